@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::glob;
 
 /// Access to configuration files. The parser itself does no IO.
-pub trait Files {
+pub trait Files: Send + Sync {
     /// Reads a whole configuration file. nginx reads as many bytes as `fstat` tells, so that a pipe or a device is
     /// empty. An error carries the operating system's number; `EISDIR` and `EIO` count as errors of reading, all
     /// others as errors of opening.
