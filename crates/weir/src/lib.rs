@@ -1,0 +1,6 @@
+//! The process layer of weir: command line, signals, pid file, sockets, privileges, master and worker.
+//!
+//! It is a library beside the binary only so that each part can be tested by itself; nothing below depends on it.
+
+pub mod args;
+pub mod paths;
