@@ -1,1 +1,4 @@
-//! To come.
+//! Executes a program: listeners, HTTP, upstreams, tunnels, reload, drain.
+
+pub mod errorlog;
+mod localtime;
