@@ -206,7 +206,9 @@ impl<'a> Site<'a> {
                 let path = self.prefix.join(path);
                 let read = || fs::read(&path).unwrap_or_default();
                 let count = |text: &[u8]| text.iter().filter(|b| **b == b'\n').count();
-                deadline.poll(|| path.exists() && count(&read()) >= *lines);
+                if !deadline.poll(|| path.exists() && count(&read()) >= *lines) {
+                    return Err(format!("not that many lines: {}", self.normal.file(&read())).into());
+                }
                 let text = self.normal.file(&read());
                 self.record(step, &text, End::Open);
             }
