@@ -61,7 +61,7 @@ fn words() {
     check("a b#c#;", "[a][b#c#]@1");
     check("a # b;\n c;", "[a][c]@2");
     check("a b\"c'd;", "[a][b\\\"c\\'d]@1");
-    check("a }b; }", "error error");
+    check("a }b; }", "error [b]@1 error");
     check("a \"x\")b;", "[a]d[x][)b]@1");
     check("if ($a = \"b\"){c;}", "[if][($a][=]d[b][)]@1{[c]@1}@1");
     check(b"a \xff\0;", "[a][\\xff\\x00]@1");
