@@ -308,6 +308,10 @@ impl Conf for Core {
             self.error_logs.clone_from(&outer.error_logs);
         }
         match merge.kind() {
+            ScopeKind::Server if !self.root.is_set() => {
+                let path = crate::lowering::absolute("html", &merge.prefixes().prefix);
+                self.root.replace(Root { path: Template::literal(path.as_bytes()), alias: false });
+            }
             // Blocks without a name of their own stay in the location that they stand in.
             ScopeKind::If | ScopeKind::LimitExcept => self.internal.inherit(&outer.internal),
             ScopeKind::Http | ScopeKind::Server | ScopeKind::Location(_) => {}
