@@ -13,12 +13,14 @@
 
 mod agent;
 pub mod body;
+pub mod date;
 mod fields;
 mod host;
 mod known;
 pub mod request;
 mod request_line;
 pub mod response;
+pub mod status;
 pub mod uri;
 
 pub use agent::Browser;
