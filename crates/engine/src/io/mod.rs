@@ -13,7 +13,7 @@ mod socket;
 mod sockets;
 
 pub use buf::{Buf, scratch};
-pub use connect::{ConnectOptions, Connecting, connect};
+pub use connect::{ConnectCall, ConnectError, ConnectOptions, Connecting, connect};
 pub use socket::{Address, Socket};
 pub use sockets::{Listener, Severity, accept_loop};
 
