@@ -8,3 +8,4 @@ pub mod http1;
 pub mod io;
 mod localtime;
 pub mod timer;
+pub mod tunnel;

@@ -1,10 +1,10 @@
 //! One clock and one set of lazy timers per reactor thread.
 //!
-//! **The clock** is read from the kernel when [`Clock::refresh`] is called and cached in between: [`Clock::now_ms`]
-//! costs a load. It is refreshed by the timers' driver, by the reactor each time it comes back from waiting for events
-//! (see [`Clock::refresh`]) and by every [`Timer::set_in`]. The cached time is therefore never ahead of the true one,
-//! and behind it by at most the length of one batch of polls, as nginx's `ngx_current_msec` is. Time comes from
-//! `tokio::time`, so a paused runtime pauses it.
+//! **The clock** is cached: [`Clock::now_ms`] costs a load and a compare as long as the thread is busy with one batch of
+//! events. The kernel's clock is read anew by the first `now_ms` after the reactor came back from waiting (the runtime
+//! made by [`runtime`] says so), after every 32nd `now_ms` (a saturated reactor never waits), by the timers' driver and
+//! by every [`Clock::refresh`]. The cached time is never ahead of the true one, and behind it by the age of the batch,
+//! as nginx's `ngx_current_msec` is. Time comes from `tokio::time`, so a paused runtime pauses it.
 //!
 //! **A timer never fires early**: it fires when a freshly read clock has reached the stored deadline, and
 //! [`Timer::set_in`] computes the deadline from a freshly read clock. (A deadline computed from a cached `now_ms` is
@@ -20,26 +20,50 @@ use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, Sleep};
 
 /// From here on a timer may be up to [`COARSE`] late.
 const LONG: u64 = 10_000;
-/// Step in milliseconds of timers that are at least [`LONG`] away.
+/// Step in milliseconds of timers that are at least [``LONG`] away.
 const COARSE: u64 = 1_000;
 /// Step in milliseconds of nearer ones. Tokio adds up to one millisecond.
 const FINE: u64 = 9;
 /// No deadline.
 const NEVER: u64 = u64::MAX;
 
+/// Answers that one reading of the kernel's clock is good for.
+const READS: u32 = 32;
+
+thread_local! {
+    /// Counts how often the thread's reactor came back from waiting.
+    static BATCH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A runtime for one reactor thread, which tells the thread's [`Clock`] of every batch of events.
+///
+/// # Errors
+/// No descriptor left for the reactor.
+pub fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .on_thread_unpark(|| BATCH.set(BATCH.get().wrapping_add(1)))
+        .build()
+}
+
 /// The thread's clock.
 pub struct Clock {
     base: Instant,
     now: Cell<u64>,
+    /// The batch of events that `now` belongs to, and how many more answers it is good for.
+    batch: Cell<u32>,
+    reads_left: Cell<u32>,
     /// Milliseconds from the Unix epoch to `base`, as the wall clock last had it.
     wall: Cell<u64>,
     /// The second in which `wall` was last compared with the system's clock.
@@ -64,6 +88,8 @@ impl Clock {
         Clock {
             base: Instant::now(),
             now: Cell::new(0),
+            batch: Cell::new(BATCH.get()),
+            reads_left: Cell::new(0),
             wall: Cell::new(wall),
             compared: Cell::new(0),
             follows_system,
@@ -72,8 +98,6 @@ impl Clock {
     }
 
     /// Reads the kernel's clock and returns the milliseconds since this clock was made.
-    ///
-    /// The reactor calls this from `on_thread_unpark` of its runtime, so that every batch of events sees a new time.
     pub fn refresh(&self) -> u64 {
         self.read().0
     }
@@ -83,6 +107,9 @@ impl Clock {
         let micros = self.base.elapsed().as_micros() as u64;
         let now = micros / 1000;
         self.now.set(now);
+        self.batch.set(BATCH.get());
+        // A clock for tests is never stale.
+        self.reads_left.set(if self.follows_system { READS } else { 0 });
         if self.follows_system && now / 1000 != self.compared.get() {
             self.compared.set(now / 1000);
             self.wall.set(system_ms().saturating_sub(now));
@@ -90,17 +117,23 @@ impl Clock {
         (now, micros.div_ceil(1000))
     }
 
-    /// Milliseconds since this clock was made, as of the last refresh. Monotonic.
+    /// Milliseconds since this clock was made, cached for the batch of events. Monotonic.
     pub fn now_ms(&self) -> u64 {
+        let left = self.reads_left.get();
+        if left == 0 || self.batch.get() != BATCH.get() {
+            return self.refresh();
+        }
+        self.reads_left.set(left - 1);
         self.now.get()
     }
 
-    /// Milliseconds since the Unix epoch, as of the last refresh.
+    /// Milliseconds since the Unix epoch, cached as [`Clock::now_ms`] is.
     pub fn unix_ms(&self) -> u64 {
-        self.wall.get() + self.now.get()
+        let now = self.now_ms();
+        self.wall.get() + now
     }
 
-    /// Seconds since the Unix epoch, as of the last refresh.
+    /// Seconds since the Unix epoch, cached as [`Clock::now_ms`] is.
     pub fn unix_secs(&self) -> u64 {
         self.unix_ms() / 1000
     }
@@ -359,7 +392,7 @@ impl Timer {
     pub fn poll_expired(&self, cx: &mut Context<'_>) -> Poll<()> {
         let entries = self.timers.entries.borrow();
         let entry = &entries[self.index as usize];
-        if entry.deadline.get() <= self.timers.clock.now_ms() {
+        if entry.deadline.get() <= self.timers.clock.now.get() {
             return Poll::Ready(());
         }
         let mut waker = entry.waker.borrow_mut();
@@ -390,8 +423,7 @@ mod tests {
 
     /// Runs `work` on a paused clock with driven timers.
     fn paused<F: Future<Output = ()>>(work: impl FnOnce(Timers) -> F) {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, async {
             let timers = Timers::new(Clock::fixed(0));
             let driver = tokio::task::spawn_local(timers.clone().drive());
@@ -536,11 +568,31 @@ mod tests {
             let clock = Clock::fixed(784_111_776_500);
             assert_eq!(&clock.http_date(), b"Sun, 06 Nov 1994 08:49:36 GMT");
             tokio::time::advance(Duration::from_millis(500)).await;
-            assert_eq!(clock.now_ms(), 0, "cached until refreshed");
-            clock.refresh();
             assert_eq!((clock.now_ms(), clock.unix_secs()), (500, 784_111_777));
             assert_eq!(&clock.http_date(), b"Sun, 06 Nov 1994 08:49:37 GMT");
         });
+    }
+
+    #[test]
+    fn the_time_is_cached_for_a_batch_and_a_bounded_number_of_reads() {
+        Builder::new_current_thread().enable_time().start_paused(true).build().unwrap().block_on(async {
+            let clock = Clock::new();
+            assert_eq!(clock.now_ms(), 0);
+            tokio::time::advance(Duration::from_millis(5)).await;
+            assert_eq!(clock.now_ms(), 0, "cached");
+            BATCH.set(BATCH.get() + 1);
+            assert_eq!(clock.now_ms(), 5, "a new batch");
+            tokio::time::advance(Duration::from_millis(5)).await;
+            let times: Vec<u64> = (0..=READS).map(|_| clock.now_ms()).collect();
+            assert_eq!((times[0], times[READS as usize]), (5, 10), "so many reads");
+        });
+    }
+
+    #[test]
+    fn a_runtime_counts_its_batches() {
+        let before = BATCH.get();
+        runtime().unwrap().block_on(async { tokio::time::sleep(Duration::from_millis(1)).await });
+        assert_ne!(BATCH.get(), before);
     }
 
     #[test]

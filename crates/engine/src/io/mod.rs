@@ -6,12 +6,16 @@
 
 pub mod buf;
 mod connect;
+#[cfg(test)]
+pub(crate) mod pair;
 mod sendfile;
 mod socket;
+mod sockets;
 
 pub use buf::{Buf, scratch};
-pub use connect::{ConnectOptions, Connecting, connect};
+pub use connect::{ConnectCall, ConnectError, ConnectOptions, Connecting, connect};
 pub use socket::{Address, Socket};
+pub use sockets::{Listener, Severity, accept_loop};
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -318,3 +322,6 @@ impl AsyncWrite for Io {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,8 @@ impl Io {
     /// Sends up to `len` bytes of `file` from `*offset` on and moves the offset by what was sent, which is returned.
     ///
     /// Returns 0 when the file ends before that (it was truncated meanwhile). With TLS, ask [`Io::poll_flush`] at the
-    /// end; with TLS the read from disk happens on the calling thread, as with `sendfile`.
+    /// end. A fast reader is served for as long as `len` lasts: bound it (nginx: `sendfile_max_chunk`, 2 MiB) for the
+    /// sake of the thread's other tasks. With TLS the read from disk happens on the calling thread, as with `sendfile`.
     pub fn poll_sendfile(
         &mut self,
         cx: &mut Context<'_>,

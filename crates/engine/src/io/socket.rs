@@ -46,7 +46,7 @@ impl From<SocketAddr> for Address {
     }
 }
 
-fn unix_address(address: &tokio::net::unix::SocketAddr) -> Address {
+pub(super) fn unix_address(address: &tokio::net::unix::SocketAddr) -> Address {
     Address::Unix(address.as_pathname().map(PathBuf::from).unwrap_or_default())
 }
 
