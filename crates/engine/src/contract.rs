@@ -54,6 +54,34 @@ pub trait Filter: Send + Sync {
 /// A handler of the log phase, after the response was sent.
 pub trait LogHandler: Send + Sync {
     fn log(&self, x: &Exchange);
+
+    /// The same for a connection that goes on as a tunnel: what will be logged when it ends, with all that is known
+    /// now already in it, so that the tunnel keeps neither request nor generation.
+    fn detach(&self, x: &Exchange) -> Option<Box<dyn TunnelLog>>;
+}
+
+/// A log line that waits for the end of its tunnel.
+pub trait TunnelLog {
+    fn log(&self, facts: &TunnelFacts);
+}
+
+/// What only the end of a tunnel tells. Times are milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct TunnelFacts {
+    /// Head and tunnel together, to the client.
+    pub bytes_sent: u64,
+    /// The tunnel alone, to the client.
+    pub body_bytes_sent: u64,
+    /// Head and tunnel together, from the client.
+    pub request_length: u64,
+    pub request_time: u64,
+    pub upstream_response_time: u64,
+    pub upstream_bytes_sent: u64,
+    pub upstream_bytes_received: u64,
+    /// Of the wall clock, since the epoch.
+    pub unix_ms: u64,
+    /// Ended by either side's end of stream rather than by an error.
+    pub complete: bool,
 }
 
 /// Appends a variable's value; false where the variable has none.

@@ -23,55 +23,13 @@ use nix::errno::Errno;
 
 use crate::localtime::local;
 
+pub use weir_syntax::Level;
+
 /// The longest line with its newline (nginx: `NGX_MAX_ERROR_STR`); what does not fit is cut off.
 pub const LONGEST_LINE: usize = 2048;
 
 /// How much of a line an error code may claim when the message is too long for it.
 const ROOM_FOR_ERRNO: usize = 50;
-
-/// How bad it is, worst first; a log of some level takes that level and all before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Level {
-    Emerg = 1,
-    Alert,
-    Crit,
-    Error,
-    Warn,
-    Notice,
-    Info,
-    Debug,
-}
-
-impl Level {
-    pub const ALL: [Level; 8] = [
-        Level::Emerg,
-        Level::Alert,
-        Level::Crit,
-        Level::Error,
-        Level::Warn,
-        Level::Notice,
-        Level::Info,
-        Level::Debug,
-    ];
-
-    /// The word in the log and in the configuration.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Level::Emerg => "emerg",
-            Level::Alert => "alert",
-            Level::Crit => "crit",
-            Level::Error => "error",
-            Level::Warn => "warn",
-            Level::Notice => "notice",
-            Level::Info => "info",
-            Level::Debug => "debug",
-        }
-    }
-
-    pub fn of_word(word: &[u8]) -> Option<Level> {
-        Level::ALL.into_iter().find(|level| level.word().as_bytes() == word)
-    }
-}
 
 /// A file that lines are appended to, shared by all logs that name its path.
 #[derive(Debug)]
@@ -279,7 +237,7 @@ impl Log {
         let second = now();
         line.start(second);
         // A Line takes everything and cuts off what does not fit.
-        let _ = write!(line, " [{}] {}#{}: ", level.word(), std::process::id(), nix::unistd::gettid());
+        let _ = write!(line, " [{}] {}#{}: ", level.as_str(), std::process::id(), nix::unistd::gettid());
         if self.connection != 0 {
             let _ = write!(line, "*{} ", self.connection);
         }
@@ -306,7 +264,7 @@ impl Log {
         }
         if level <= Level::Warn && !on_stderr && self.shared.echo.load(Ordering::Relaxed) {
             let said = &line.bytes[said_from..];
-            let start = format!("{}: [{}] ", self.shared.program, level.word());
+            let start = format!("{}: [{}] ", self.shared.program, level.as_str());
             let _ = io::stderr().write_all(&[start.as_bytes(), said].concat());
         }
     }
@@ -561,7 +519,7 @@ mod tests {
     #[test]
     fn words_name_levels() {
         for level in Level::ALL {
-            assert_eq!(Level::of_word(level.word().as_bytes()), Some(level));
+            assert_eq!(Level::of_word(level.as_str().as_bytes()), Some(level));
         }
         assert_eq!(Level::of_word(b"nonsense"), None);
     }

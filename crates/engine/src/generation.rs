@@ -72,6 +72,9 @@ pub(crate) enum Slot {
 /// What a level of the tree does, compiled.
 pub struct Location {
     pub kind: ScopeKind,
+    /// The name of the location as written; blocks inside a location (`if`) have that location's.
+    name: Box<[u8]>,
+    regex: bool,
     pub core: CoreSettings,
     pub server: LocationId,
     pub log: Log,
@@ -103,20 +106,25 @@ pub struct Handlers {
 impl Location {
     /// The name as written, for prefix replacement by `alias` and `proxy_pass`.
     pub fn name(&self) -> &[u8] {
-        match &self.kind {
-            ScopeKind::Location(pattern) => pattern.name(),
-            ScopeKind::Http | ScopeKind::Server | ScopeKind::If | ScopeKind::LimitExcept => b"",
-        }
+        &self.name
     }
 
     pub fn is_regex(&self) -> bool {
-        matches!(&self.kind, ScopeKind::Location(LocationMatch::Regex(_)))
+        self.regex
     }
 }
 
 impl Generation {
     pub fn location(&self, id: LocationId) -> &Location {
         &self.locations[id.0 as usize]
+    }
+
+    /// The address in the configuration of a connection that a listener took: the most specific one of those that
+    /// the listener serves. `None` where this generation does not listen there.
+    pub fn address_of(&self, listener: &crate::io::Address, local: &crate::io::Address) -> Option<usize> {
+        let socket = self.sockets.iter().find(|s| s.address == *listener)?;
+        let exact = socket.serves.iter().skip(1).find(|at| self.addresses[**at].address == *local);
+        exact.or(socket.serves.first()).copied()
     }
 
     /// Compiles a program.
@@ -215,8 +223,18 @@ fn compile_location(
         module.install(&scope.confs, &mut plan)?;
     }
     let Plan { handlers, tls, .. } = plan;
+    let mut named = scope;
+    while let (ScopeKind::If | ScopeKind::LimitExcept, Some(parent)) = (&named.kind, named.parent) {
+        named = http.scope(parent);
+    }
+    let (name, regex) = match &named.kind {
+        ScopeKind::Location(pattern) => (pattern.name(), matches!(pattern, LocationMatch::Regex(_))),
+        ScopeKind::Http | ScopeKind::Server | ScopeKind::If | ScopeKind::LimitExcept => (&b""[..], false),
+    };
     Ok(Location {
         kind: scope.kind.clone(),
+        name: name.into(),
+        regex,
         core,
         server: scope.server.unwrap_or(id),
         log,

@@ -7,5 +7,12 @@ pub mod http;
 pub mod http1;
 pub mod io;
 mod localtime;
+pub mod reactor;
+pub mod settings;
 pub mod timer;
+pub mod tls;
 pub mod tunnel;
+pub mod upstream;
+
+/// The version of nginx whose behaviour is the reference, `$nginx_version`.
+pub const NGINX_VERSION: &str = "1.31.4";

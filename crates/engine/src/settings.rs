@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use weir_ir::http::core::{
-    Core, IfModifiedSince, KeepaliveDisable, LingeringClose, Satisfy, ServerTokens,
-};
+use weir_ir::http::core::{Core, IfModifiedSince, KeepaliveDisable, LingeringClose, Satisfy, ServerTokens};
 use weir_ir::program::PathSpec;
 
 use crate::generation::Build;
@@ -14,7 +12,7 @@ use crate::http1;
 
 /// Settings of a level. Times are milliseconds, sizes are bytes.
 pub struct CoreSettings {
-    pub limits: http1::Limits,
+    pub limits: Arc<http1::Limits>,
     pub client_header_timeout: u64,
     pub client_body_timeout: u64,
     pub client_max_body_size: u64,
@@ -82,7 +80,7 @@ impl CoreSettings {
         let (large_buffers, large_buffer) = core.large_client_header_buffers.or((4, 8192));
         let root = core.root.get();
         Self {
-            limits: http1::Limits {
+            limits: Arc::new(http1::Limits {
                 header_buffer: core.client_header_buffer_size.or(1024) as usize,
                 large_buffers: large_buffers as usize,
                 large_buffer: large_buffer as usize,
@@ -91,7 +89,7 @@ impl CoreSettings {
                 ignore_invalid_headers: core.ignore_invalid_headers.or(true),
                 underscores_in_headers: core.underscores_in_headers.or(false),
                 allow_connect: false,
-            },
+            }),
             client_header_timeout: core.client_header_timeout.or(60_000),
             client_body_timeout: core.client_body_timeout.or(60_000),
             client_max_body_size: core.client_max_body_size.or(1 << 20),
@@ -147,7 +145,10 @@ impl CoreSettings {
             alias: root.is_some_and(|r| r.alias),
             types: types(core),
             default_type: core.default_type.get().map_or(b"text/plain"[..].into(), Clone::clone),
-            server_name: core.server_names.first().map_or_else(Box::default, |n| n.shown().into_bytes().into()),
+            server_name: core
+                .server_names
+                .first()
+                .map_or_else(Box::default, |n| n.shown().into_bytes().into()),
             limit_except: core.limit_except.clone(),
         }
     }

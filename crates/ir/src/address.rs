@@ -8,6 +8,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
     Ip(SocketAddr),
+    /// A path; empty for a socket without a name, as clients of a unix socket are.
     Unix(Arc<str>),
 }
 
@@ -17,6 +18,12 @@ impl fmt::Display for Address {
             Address::Ip(ip) => ip.fmt(f),
             Address::Unix(path) => write!(f, "unix:{path}"),
         }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Address::Ip(address)
     }
 }
 

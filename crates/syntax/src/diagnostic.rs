@@ -16,6 +16,23 @@ pub enum Level {
 }
 
 impl Level {
+    /// All levels, worst first.
+    pub const ALL: [Level; 8] = [
+        Level::Emerg,
+        Level::Alert,
+        Level::Crit,
+        Level::Error,
+        Level::Warn,
+        Level::Notice,
+        Level::Info,
+        Level::Debug,
+    ];
+
+    /// The level of a word in a configuration.
+    pub fn of_word(word: &[u8]) -> Option<Level> {
+        Level::ALL.into_iter().find(|level| level.as_str().as_bytes() == word)
+    }
+
     /// As in the brackets of a log line.
     pub fn as_str(self) -> &'static str {
         match self {

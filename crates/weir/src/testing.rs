@@ -20,7 +20,7 @@ impl Sink for Lines {
     fn write(&self, level: Level, line: &[u8]) {
         let line = String::from_utf8_lossy(line);
         let message = line.split_once(": ").map_or(&*line, |(_, message)| message);
-        self.0.lock().unwrap().push(format!("[{}] {message}", level.word()));
+        self.0.lock().unwrap().push(format!("[{}] {message}", level.as_str()));
     }
 }
 

@@ -10,6 +10,7 @@ use weir_syntax::Level;
 
 use crate::errorlog::Log;
 use crate::generation::{Generation, Location, Slot};
+use crate::http::phases::Restart;
 use crate::http::request_body::RequestBody;
 use crate::http1::request::Head;
 use crate::http1::{Known, Method};
@@ -49,7 +50,7 @@ pub struct Connection {
     /// `$connection_requests`: this request included.
     pub requests: Cell<u64>,
     /// The address in the configuration that the connection arrived at.
-    pub address: usize,
+    pub address: Cell<usize>,
     pub tls: Option<Rc<crate::tls::Session>>,
     /// Where messages about the connection go before a server is chosen.
     pub log: Log,
@@ -96,10 +97,10 @@ pub struct Exchange {
     pub host: Vec<u8>,
     /// Redirects and rewrites that are left before it is a cycle.
     pub redirects_left: u8,
-    /// The answer of the error page that is being made; `error_page` keeps the code it stands for.
-    pub error_status: u16,
-    /// The code of an `error_page code = …` that overrides the answer's own.
-    pub overwrite_status: Option<u16>,
+    /// Where the phases start again after a [`crate::contract::Flow::Redirect`].
+    pub(crate) restart: Restart,
+    /// The status that an error page was asked for; it replaces the status of what answers. 0 replaces nothing.
+    pub err_status: u16,
     /// Whether an `error_page` was followed, so that it is not followed again.
     pub error_page: bool,
     pub keepalive: bool,
@@ -115,10 +116,17 @@ pub struct Exchange {
     pub body_sent: u64,
     pub complete: bool,
     /// The head of the response as it was sent, for `$sent_http_…`.
-    pub response: Option<Box<crate::http::Response>>,
+    pub response: Option<crate::http::Response>,
+    /// The response goes out in chunks.
+    pub chunked: bool,
+    /// The request came behind another one in the same read.
+    pub pipelined: bool,
+    /// The tunnel that the connection becomes after this response.
+    pub(crate) upgraded: Option<Box<Tunnel>>,
     pub upstream_states: Vec<UpstreamState>,
     /// Bytes per second to the client; 0 is no bound.
     pub limit_rate: u64,
+    request_id: RefCell<Option<[u8; 32]>>,
     captures: RefCell<Captures>,
     values: RefCell<Vec<Value>>,
     extensions: Vec<(TypeId, Box<dyn Any>)>,
@@ -148,8 +156,8 @@ impl Exchange {
             internal: false,
             method_name: None,
             redirects_left: 10,
-            error_status: 0,
-            overwrite_status: None,
+            restart: Restart::ServerRewrite,
+            err_status: 0,
             error_page: false,
             started,
             status: 0,
@@ -157,6 +165,10 @@ impl Exchange {
             body_sent: 0,
             complete: false,
             response: None,
+            chunked: false,
+            pipelined: false,
+            request_id: RefCell::default(),
+            upgraded: None,
             upstream_states: Vec::new(),
             limit_rate: 0,
             captures: RefCell::default(),
@@ -184,6 +196,26 @@ impl Exchange {
         self.method_name.unwrap_or_else(|| self.head.method_name())
     }
 
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static [u8] {
+        if self.connection.tls.is_some() { b"https" } else { b"http" }
+    }
+
+    /// `$request_id`: 128 random bits in hexadecimal, the same for the whole request.
+    pub fn request_id(&self) -> [u8; 32] {
+        *self.request_id.borrow_mut().get_or_insert_with(|| {
+            let mut bits = [0u8; 16];
+            // The generator fails only where the system has no randomness at all; TLS would not start there.
+            let _ = aws_lc_rs::rand::fill(&mut bits);
+            let mut text = [0u8; 32];
+            for (pair, byte) in text.chunks_exact_mut(2).zip(bits) {
+                pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
+                pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
+            }
+            text
+        })
+    }
+
     pub fn header(&self, known: Known) -> Option<&[u8]> {
         self.head.first(known)
     }
@@ -207,8 +239,15 @@ impl Exchange {
         self.args = args.unwrap_or_default();
         self.uri_changed = true;
         self.internal = true;
-        self.location = self.server;
+        self.restart = Restart::ServerRewrite;
         self.clear_extensions();
+    }
+
+    /// Looks for the location of another path, without the server's own rewriting (`rewrite … last`). The caller
+    /// returns [`crate::contract::Flow::Redirect`].
+    pub fn relocate(&mut self) {
+        self.uri_changed = true;
+        self.restart = Restart::FindLocation;
     }
 
     /// Appends the value of a declared variable; false where it has none.
@@ -319,7 +358,7 @@ impl Exchange {
         self.extensions[at].1.downcast_mut().expect("the entry was found by its type")
     }
 
-    fn clear_extensions(&mut self) {
+    pub(crate) fn clear_extensions(&mut self) {
         self.extensions.clear();
     }
 

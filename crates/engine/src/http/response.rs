@@ -88,6 +88,10 @@ pub trait Source {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>>;
     fn data(&self) -> &[u8];
     fn consume(&mut self, n: usize);
+    /// Whether [`Source::data`] is all that is left, and no trailers follow: saves a turn at the end.
+    fn is_last(&self) -> bool {
+        false
+    }
     /// Called once when the whole body was sent, or when sending was given up.
     fn finish(&mut self, x: &mut super::Exchange, complete: bool) {
         let _ = (x, complete);

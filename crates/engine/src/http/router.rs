@@ -127,7 +127,10 @@ impl Locations {
         let mut locations = Self::default();
         for id in &http.scope(outer).children {
             let ScopeKind::Location(pattern) = &http.scope(*id).kind else { continue };
-            if let LocationMatch::Exact(name) | LocationMatch::Prefix(name) | LocationMatch::PrefixFinal(name) = pattern {
+            if let LocationMatch::Exact(name)
+            | LocationMatch::Prefix(name)
+            | LocationMatch::PrefixFinal(name) = pattern
+            {
                 if let Some(bare) = name.strip_suffix(b"/").filter(|bare| !bare.is_empty()) {
                     locations.slashed.entry(bare.into()).or_insert(*id);
                 }
@@ -138,7 +141,12 @@ impl Locations {
                 }
                 LocationMatch::Prefix(name) | LocationMatch::PrefixFinal(name) => {
                     let last = matches!(pattern, LocationMatch::PrefixFinal(_));
-                    locations.prefixes.push(Prefix { name: name.as_slice().into(), id: *id, last, parent: None });
+                    locations.prefixes.push(Prefix {
+                        name: name.as_slice().into(),
+                        id: *id,
+                        last,
+                        parent: None,
+                    });
                 }
                 LocationMatch::Regex(regex) => locations.regexes.push((regex.clone(), *id)),
                 LocationMatch::Named(name) => {
@@ -222,7 +230,12 @@ pub fn location(x: &Exchange, level: LocationId) -> Found {
     found
 }
 
-fn auto_redirect(generation: &Generation, locations: &Locations, uri: &[u8], found: Found) -> Option<LocationId> {
+fn auto_redirect(
+    generation: &Generation,
+    locations: &Locations,
+    uri: &[u8],
+    found: Found,
+) -> Option<LocationId> {
     if let Found::Location(id) = found {
         // A prefix of the very same name is the request's own.
         if generation.location(id).name() == uri {
@@ -237,7 +250,9 @@ fn is_final(generation: &Generation, found: Found) -> bool {
     match found {
         Found::Location(id) => match &generation.location(id).kind {
             ScopeKind::Location(LocationMatch::Prefix(_) | LocationMatch::PrefixFinal(_)) => false,
-            ScopeKind::Location(LocationMatch::Exact(_) | LocationMatch::Regex(_) | LocationMatch::Named(_))
+            ScopeKind::Location(
+                LocationMatch::Exact(_) | LocationMatch::Regex(_) | LocationMatch::Named(_),
+            )
             | ScopeKind::Http
             | ScopeKind::Server
             | ScopeKind::If

@@ -91,7 +91,7 @@ fn at(call: ConnectCall) -> impl Fn(io::Error) -> ConnectError {
 /// on or whose backlog is full (`EAGAIN`).
 pub fn connect(address: &Address, options: &ConnectOptions) -> Result<Connecting, ConnectError> {
     match address {
-        Address::Inet(to) => {
+        Address::Ip(to) => {
             let socket = open(Domain::for_address(*to), options)?;
             if options.nodelay {
                 socket.set_tcp_nodelay(true).map_err(at(ConnectCall::Setsockopt))?;
@@ -110,7 +110,7 @@ pub fn connect(address: &Address, options: &ConnectOptions) -> Result<Connecting
         Address::Unix(path) => {
             let socket = open(Domain::UNIX, options)?;
             // A unix socket connects at once or not at all.
-            let to = SockAddr::unix(path).map_err(at(ConnectCall::Connect))?;
+            let to = SockAddr::unix(&**path).map_err(at(ConnectCall::Connect))?;
             socket.connect(&to).map_err(at(ConnectCall::Connect))?;
             let socket = UnixStream::from_std(socket.into()).map_err(at(ConnectCall::Socket))?.into();
             Ok(Connecting { socket, connected: true })

@@ -2,9 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,33 +19,10 @@ pub enum Socket {
     Unix(UnixStream),
 }
 
-/// Where a socket ends.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Address {
-    /// An IP address and port.
-    Inet(SocketAddr),
-    /// A path; empty for a socket without a name, as clients of a unix socket are.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Address {
-    /// As nginx writes it: `127.0.0.1:80`, `[::1]:80`, `unix:/path`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Address::Inet(address) => address.fmt(f),
-            Address::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-impl From<SocketAddr> for Address {
-    fn from(address: SocketAddr) -> Self {
-        Address::Inet(address)
-    }
-}
+pub use weir_ir::address::Address;
 
 pub(super) fn unix_address(address: &tokio::net::unix::SocketAddr) -> Address {
-    Address::Unix(address.as_pathname().map(PathBuf::from).unwrap_or_default())
+    Address::Unix(address.as_pathname().map(|path| path.to_string_lossy().into()).unwrap_or_default())
 }
 
 macro_rules! either {
@@ -63,7 +38,7 @@ impl Socket {
     /// The peer's address.
     pub fn peer_addr(&self) -> io::Result<Address> {
         match self {
-            Socket::Tcp(tcp) => tcp.peer_addr().map(Address::Inet),
+            Socket::Tcp(tcp) => tcp.peer_addr().map(Address::Ip),
             Socket::Unix(unix) => unix.peer_addr().map(|address| unix_address(&address)),
         }
     }
@@ -71,7 +46,7 @@ impl Socket {
     /// Our own address on this connection.
     pub fn local_addr(&self) -> io::Result<Address> {
         match self {
-            Socket::Tcp(tcp) => tcp.local_addr().map(Address::Inet),
+            Socket::Tcp(tcp) => tcp.local_addr().map(Address::Ip),
             Socket::Unix(unix) => unix.local_addr().map(|address| unix_address(&address)),
         }
     }

@@ -41,7 +41,7 @@ impl Listener {
     /// Where it listens.
     pub fn local_addr(&self) -> io::Result<Address> {
         match self {
-            Listener::Tcp(tcp) => tcp.local_addr().map(Address::Inet),
+            Listener::Tcp(tcp) => tcp.local_addr().map(Address::Ip),
             Listener::Unix(unix) => unix.local_addr().map(|address| unix_address(&address)),
         }
     }
@@ -50,7 +50,7 @@ impl Listener {
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Address)>> {
         match self {
             Listener::Tcp(tcp) => {
-                tcp.poll_accept(cx).map_ok(|(stream, peer)| (Socket::Tcp(stream), Address::Inet(peer)))
+                tcp.poll_accept(cx).map_ok(|(stream, peer)| (Socket::Tcp(stream), Address::Ip(peer)))
             }
             Listener::Unix(unix) => {
                 unix.poll_accept(cx).map_ok(|(stream, peer)| (Socket::Unix(stream), unix_address(&peer)))

@@ -38,20 +38,11 @@ pub(crate) fn read(call: &mut Call<'_>) -> Result<ErrorLog, Fault> {
     let mut level = None;
     for index in 1..call.args().len() {
         let text = call.text(index);
-        let found = match text.as_str() {
-            "emerg" => Level::Emerg,
-            "alert" => Level::Alert,
-            "crit" => Level::Crit,
-            "error" => Level::Error,
-            "warn" => Level::Warn,
-            "notice" => Level::Notice,
-            "info" => Level::Info,
-            "debug" | "debug_core" | "debug_alloc" | "debug_mutex" | "debug_event" | "debug_http"
-            | "debug_mail" | "debug_stream" => Level::Debug,
-            _ => {
-                let fault = call.fail(format!("invalid log level \"{text}\""));
-                return Err(call.under(fault, index));
-            }
+        // The parts of debugging that nginx tells apart are one here.
+        let word = if text.starts_with("debug_") { b"debug" } else { call.arg(index) };
+        let Some(found) = Level::of_word(word) else {
+            let fault = call.fail(format!("invalid log level \"{text}\""));
+            return Err(call.under(fault, index));
         };
         if level.is_some() && found != Level::Debug {
             let fault = call.fail(format!("duplicate log level \"{text}\""));

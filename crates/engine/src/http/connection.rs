@@ -1,0 +1,488 @@
+//! An HTTP/1 connection of a client: its requests one after the other, and how it ends.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use weir_ir::LocationId;
+use weir_ir::http::core::LingeringClose;
+use weir_syntax::Level;
+
+use crate::contract::{TunnelFacts, TunnelLog};
+use crate::generation::Generation;
+use crate::http::exchange::{Connection, Tunnel};
+use crate::http::request_body::RequestBody;
+use crate::http::{Client, Exchange, phases, router, send};
+use crate::http1::request::{Head, Parsed, Reject};
+use crate::http1::{Browser, Known};
+use crate::io::{Address, Buf, Io, scratch};
+use crate::reactor::{Idle, Peer, Reactor};
+use crate::tunnel;
+use crate::upstream::PeerGuard;
+
+/// Milliseconds that an idle connection of a replaced generation is given to send one more request.
+const RELOAD_GRACE: u64 = 1_000;
+
+/// Serves a connection whose transport is ready, until it ends.
+pub async fn serve(
+    reactor: Rc<Reactor>,
+    generation: Arc<Generation>,
+    listener: Arc<Address>,
+    connection: Connection,
+    io: Io,
+) {
+    let client = Client { io, input: Buf::new(), timer: reactor.timers().register() };
+    let mut state = Serving {
+        idle: reactor.register_idle(),
+        served: generation,
+        connection: Rc::new(connection),
+        listener,
+        reactor,
+        head: Head::new(),
+        client: Some(client),
+        announced: false,
+    };
+    while state.request().await {}
+}
+
+struct Serving {
+    reactor: Rc<Reactor>,
+    /// The generation of the last request.
+    served: Arc<Generation>,
+    listener: Arc<Address>,
+    connection: Rc<Connection>,
+    idle: Rc<Idle>,
+    head: Head,
+    /// Taken while an exchange has it.
+    client: Option<Client>,
+    /// The client was told that the connection ends with this response.
+    announced: bool,
+}
+
+/// How waiting for a request ended.
+enum Arrival {
+    Complete,
+    Rejected(Reject),
+    Closed,
+    /// No head within `client_header_timeout`, though a part of it came.
+    Late,
+}
+
+impl Serving {
+    /// Serves one request; false where the connection is over.
+    async fn request(&mut self) -> bool {
+        let Some(mut client) = self.client.take() else { return false };
+        let first = self.connection.requests.get() == 0;
+        let pipelined = !client.input.is_empty();
+        let started = Cell::new(None);
+        let arrival = self.head(&mut client, first, &started).await;
+        self.idle.works();
+        client.timer.clear();
+        let refused = match arrival {
+            Arrival::Complete => None,
+            Arrival::Rejected(reject) => Some(reject),
+            Arrival::Closed => {
+                client.io.farewell();
+                return false;
+            }
+            Arrival::Late => {
+                self.connection.log.write_with(Level::Info, None, "client timed out", |line| {
+                    line.field("client", self.connection.peer.text());
+                });
+                if self.settings().reset_timedout_connection {
+                    client.io.reset();
+                }
+                return false;
+            }
+        };
+        self.adopt();
+        let requests = self.connection.requests.get() + 1;
+        self.connection.requests.set(requests);
+        self.reactor.counters.requests.fetch_add(1, Ordering::Relaxed);
+        let generation = Arc::clone(&self.served);
+        let (server, regex) = router::server(&generation, self.connection.address(), self.head.host());
+        let head = std::mem::take(&mut self.head);
+        let mut x = Exchange::new(
+            Rc::clone(&self.reactor),
+            Arc::clone(&generation),
+            Rc::clone(&self.connection),
+            client,
+            head,
+            server,
+        );
+        x.pipelined = pipelined;
+        if let Some(started) = started.get() {
+            x.started = started;
+        }
+        if let Some(regex) = regex {
+            let host = std::mem::take(&mut x.host);
+            x.matches(regex, &host);
+            x.host = host;
+        }
+        let ended = self.exchange(x, refused, server, requests).await;
+        match ended {
+            Ended::KeepAlive(client, head) => {
+                self.client = Some(client);
+                self.head = head;
+                self.head.reset();
+                true
+            }
+            Ended::Over => false,
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        mut x: Exchange,
+        refused: Option<Reject>,
+        server: LocationId,
+        requests: u64,
+    ) -> Ended {
+        let linger = refused.as_ref().is_some_and(|r| r.linger);
+        let response = match refused {
+            Some(reject) => {
+                x.log(Level::Info, String::from_utf8_lossy(&reject.message));
+                x.keepalive = false;
+                phases::refuse(&mut x, reject.status).await
+            }
+            None => {
+                let core = &x.generation.location(server).core;
+                let age = self.reactor.clock().now_ms().saturating_sub(self.connection.started);
+                if requests >= core.keepalive_requests
+                    || core.keepalive_timeout == 0
+                    || age > core.keepalive_time
+                    || self.is_disabled(&x)
+                {
+                    x.keepalive = false;
+                }
+                phases::run(&mut x).await
+            }
+        };
+        if response.status == 444 || response.status == 499 {
+            x.status = response.status;
+            log(&x);
+            return Ended::Over;
+        }
+        self.announced = !self.reactor.is_current(&self.served) || self.reactor.is_quitting();
+        if self.announced {
+            x.keepalive = false;
+        }
+        let core_keepalive = x.location().core.keepalive_timeout > 0;
+        if !core_keepalive {
+            x.keepalive = false;
+        }
+        // Whether the body is all here decides what the client is told of the connection.
+        if x.keepalive && !x.discard_body_input() && (x.body.is_broken() || x.body.is_awaited()) {
+            x.keepalive = false;
+        }
+        let sent = send::send(&mut x, response).await;
+        x.complete = sent.is_ok();
+        if let Some(tunnel) = x.upgraded.take() {
+            if sent.is_ok() {
+                start_tunnel(x, *tunnel);
+            }
+            return Ended::Over;
+        }
+        log(&x);
+        match sent {
+            Ok(()) => self.finish(x, linger).await,
+            Err(send::SendError::Timeout) if x.location().core.reset_timedout_connection => {
+                x.client.io.reset();
+                Ended::Over
+            }
+            Err(_) => Ended::Over,
+        }
+    }
+
+    /// Gets rid of what is left of the request's body and decides whether the connection goes on.
+    async fn finish(&mut self, mut x: Exchange, linger: bool) -> Ended {
+        let keep = x.keepalive && (x.body.is_over() || x.discard_body().await);
+        if keep {
+            let Exchange { client, head, .. } = x;
+            client.timer.clear();
+            return Ended::KeepAlive(client, head);
+        }
+        let core = &x.generation.location(x.location).core;
+        let pending = linger || !x.body.is_over() || !x.client.input.is_empty();
+        let lingers = match core.lingering_close {
+            LingeringClose::Off => false,
+            LingeringClose::On => pending,
+            LingeringClose::Always => true,
+        };
+        if lingers {
+            let (time, timeout) = (core.lingering_time, core.lingering_timeout);
+            let Exchange { client, .. } = x;
+            let timers = self.reactor.timers().clone();
+            client.io.linger(&timers, time, timeout).await;
+        } else {
+            x.client.io.farewell();
+        }
+        Ended::Over
+    }
+
+    fn settings(&self) -> &crate::settings::CoreSettings {
+        let server = self.served.addresses[self.connection.address()].default_server;
+        &self.served.location(server).core
+    }
+
+    fn is_disabled(&self, x: &Exchange) -> bool {
+        let disable = x.location().core.keepalive_disable;
+        if !(disable.msie6 || disable.safari) {
+            return false;
+        }
+        let Some(agent) = x.header(Known::UserAgent) else { return false };
+        // The two browsers in question lost the connection after a POST.
+        if disable.msie6 && memchr::memmem::find(agent, b"MSIE").is_some() {
+            return Browser::of(agent).msie6 && x.method == crate::http1::Method::Post;
+        }
+        disable.safari && Browser::of(agent).safari
+    }
+
+    /// Takes over the present generation where it still has the address that the connection came to.
+    fn adopt(&mut self) {
+        let current = self.reactor.current();
+        if Arc::ptr_eq(&current, &self.served) {
+            return;
+        }
+        if let Some(address) = current.address_of(&self.listener, &self.connection.local) {
+            self.connection.set_address(address);
+            self.served = current;
+        }
+    }
+
+    /// Waits for a request's head.
+    async fn head(&mut self, client: &mut Client, first: bool, started: &Cell<Option<u64>>) -> Arrival {
+        let (header_timeout, keepalive_timeout, min_timeout) = {
+            let core = self.settings();
+            (core.client_header_timeout, core.keepalive_timeout, core.keepalive_min_timeout)
+        };
+        let limits = Arc::clone(&self.settings().limits);
+        let clock_ms = self.reactor.clock().now_ms();
+        client.timer.set(clock_ms + if first { header_timeout } else { keepalive_timeout });
+        let idle_since = clock_ms;
+        let mut quit_seen = false;
+        poll_fn(|cx| {
+            loop {
+                if !client.input.is_empty() {
+                    if started.get().is_none() {
+                        started.set(Some(self.reactor.clock().now_ms()));
+                        client.timer.set_in(header_timeout);
+                    }
+                    match self.head.parse(&client.input, &limits) {
+                        Ok(Parsed::Complete(n)) => {
+                            client.input.consume(n);
+                            release_if_empty(&mut client.input);
+                            return Poll::Ready(Arrival::Complete);
+                        }
+                        Ok(Parsed::Partial) => {
+                            client.input.clear();
+                            client.input.release();
+                        }
+                        Err(reject) => return Poll::Ready(Arrival::Rejected(reject)),
+                    }
+                }
+                match self.poll_input(cx, client, &limits, started, header_timeout) {
+                    Poll::Ready(Some(arrival)) => return Poll::Ready(arrival),
+                    Poll::Ready(None) => {}
+                    Poll::Pending => break,
+                }
+            }
+            let waiting = started.get().is_none();
+            if client.timer.poll_expired(cx).is_ready() {
+                return Poll::Ready(if waiting && !first { Arrival::Closed } else { Arrival::Late });
+            }
+            if waiting && !first {
+                // An idle connection is told of reloads and of the end.
+                self.idle.waits(cx.waker());
+                let quitting = self.reactor.is_quitting();
+                let stale = quitting || !self.reactor.is_current(&self.served);
+                if stale && !quit_seen {
+                    quit_seen = true;
+                    let now = self.reactor.clock().now_ms();
+                    let grace = if quitting { min_timeout } else { min_timeout.max(RELOAD_GRACE) };
+                    let end = if quitting && min_timeout > 0 { idle_since + grace } else { now + grace };
+                    if end <= now {
+                        return Poll::Ready(Arrival::Closed);
+                    }
+                    if client.timer.deadline().is_none_or(|d| d > end) {
+                        client.timer.set(end);
+                    }
+                    let _ = client.timer.poll_expired(cx);
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Reads once, into the thread's scratch, and parses from there; what is left over is kept.
+    fn poll_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut Client,
+        limits: &crate::http1::Limits,
+        started: &Cell<Option<u64>>,
+        header_timeout: u64,
+    ) -> Poll<Option<Arrival>> {
+        let Client { io, input, timer } = client;
+        let clock = self.reactor.clock();
+        let head = &mut self.head;
+        let read = scratch(|bytes| {
+            let n = match io.poll_read(cx, bytes) {
+                Poll::Ready(Ok(n)) => n,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            };
+            if n == 0 {
+                return Poll::Ready(Ok(None));
+            }
+            if started.get().is_none() {
+                started.set(Some(clock.refresh()));
+                timer.set_in(header_timeout);
+            }
+            let parsed = head.parse(&bytes[..n], limits);
+            if let Ok(Parsed::Complete(taken)) = parsed {
+                input.extend(&bytes[taken..n]);
+            }
+            Poll::Ready(Ok(Some(parsed)))
+        });
+        match read {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(None)) => {
+                if !self.head.is_empty() {
+                    self.log_client(
+                        "client prematurely closed connection while reading client request headers",
+                        None,
+                    );
+                }
+                Poll::Ready(Some(Arrival::Closed))
+            }
+            Poll::Ready(Err(error)) => {
+                self.log_client("recv() failed while waiting for request", Some(&error));
+                Poll::Ready(Some(Arrival::Closed))
+            }
+            Poll::Ready(Ok(Some(Ok(Parsed::Complete(_))))) => Poll::Ready(Some(Arrival::Complete)),
+            Poll::Ready(Ok(Some(Ok(Parsed::Partial)))) => Poll::Ready(None),
+            Poll::Ready(Ok(Some(Err(reject)))) => Poll::Ready(Some(Arrival::Rejected(reject))),
+        }
+    }
+
+    fn log_client(&self, message: &str, error: Option<&io::Error>) {
+        let errno = error.and_then(io::Error::raw_os_error).map(nix::errno::Errno::from_raw);
+        self.connection.log.write_with(Level::Info, errno, message, |line| {
+            line.field("client", self.connection.peer.text());
+            line.field("server", self.connection.local.to_string().as_bytes());
+        });
+    }
+}
+
+fn release_if_empty(input: &mut Buf) {
+    if input.is_empty() {
+        input.release();
+    }
+}
+
+/// What becomes of a connection after an exchange.
+enum Ended {
+    KeepAlive(Client, Head),
+    Over,
+}
+
+/// Runs the log phase.
+fn log(x: &Exchange) {
+    for handler in &x.location().handlers.log {
+        handler.log(x);
+    }
+}
+
+/// Carries a connection on as a tunnel, which keeps nothing of the exchange but what its log lines need.
+fn start_tunnel(x: Exchange, tunnel: Tunnel) {
+    let reactor = Rc::clone(&x.reactor);
+    let handlers = &x.location().handlers.log;
+    let logs: Vec<_> = handlers.iter().filter_map(|handler| handler.detach(&x)).collect();
+    let before = Before { sent: x.sent, received: x.request_length, started: x.started };
+    let Tunnel { upstream, from_upstream, options, peer } = tunnel;
+    let Client { io, input, .. } = x.client;
+    let running = tunnel::Tunnel::new(io, upstream, input, from_upstream, options, reactor.timers());
+    reactor.register_tunnel(&running.control());
+    let task = run_tunnel(Rc::clone(&reactor), running, peer, before, logs);
+    reactor.spawn(task);
+}
+
+/// What was counted of the connection before it became a tunnel.
+struct Before {
+    sent: u64,
+    received: u64,
+    started: u64,
+}
+
+async fn run_tunnel(
+    reactor: Rc<Reactor>,
+    mut running: tunnel::Tunnel,
+    peer: Option<PeerGuard>,
+    before: Before,
+    logs: Vec<Box<dyn TunnelLog>>,
+) {
+    reactor.counters.tunnels.fetch_add(1, Ordering::Relaxed);
+    let closed = running.run().await;
+    reactor.counters.tunnels.fetch_sub(1, Ordering::Relaxed);
+    drop(running);
+    drop(peer);
+    let facts = TunnelFacts {
+        bytes_sent: before.sent + closed.bytes_down,
+        body_bytes_sent: closed.bytes_down,
+        request_length: before.received + closed.bytes_up,
+        request_time: closed.ended.saturating_sub(before.started),
+        upstream_response_time: closed.ended.saturating_sub(before.started),
+        upstream_bytes_sent: closed.bytes_up,
+        upstream_bytes_received: closed.bytes_down,
+        unix_ms: reactor.clock().unix_ms(),
+        complete: matches!(closed.reason, tunnel::Reason::Eof(_)),
+    };
+    for log in &logs {
+        log.log(&facts);
+    }
+}
+
+impl Connection {
+    pub(crate) fn address(&self) -> usize {
+        self.address.get()
+    }
+
+    pub(crate) fn set_address(&self, address: usize) {
+        self.address.set(address);
+    }
+}
+
+/// Makes the record of a new connection.
+pub fn accepted(
+    reactor: &Reactor,
+    generation: &Generation,
+    peer: Address,
+    local: Address,
+    address: usize,
+) -> Connection {
+    let number = reactor.counters.next_connection();
+    let server = generation.addresses[address].default_server;
+    Connection {
+        number,
+        peer: Peer::new(peer),
+        local,
+        started: reactor.clock().now_ms(),
+        requests: Cell::new(0),
+        address: Cell::new(address),
+        tls: None,
+        log: generation.location(server).log.with_connection(number),
+    }
+}
+
+impl RequestBody {
+    /// The state of a request without a body.
+    pub fn none() -> Self {
+        Self::of(&Head::new())
+    }
+}

@@ -1,0 +1,280 @@
+//! The phases of a request, a loop over the handlers of its location (nginx: `ngx_http_core_run_phases`).
+//!
+//! ```text
+//! post-read -> server-rewrite -> find-location -> rewrite -> preaccess -> access -> precontent -> content
+//!              ^ internal redirect ^ rewrite last  ^ named location
+//! ```
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use weir_ir::LocationId;
+use weir_ir::http::core::Satisfy;
+use weir_syntax::Level;
+
+use crate::contract::{Check, Flow, Step};
+use crate::http::router::{self, Found};
+use crate::http::special::{self, Answer};
+use crate::http::{Exchange, Response};
+
+/// The phase in which a redirected request starts again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Restart {
+    ServerRewrite,
+    FindLocation,
+    Named(LocationId),
+}
+
+/// Runs a request to its response, filters applied.
+pub async fn run(x: &mut Exchange) -> Response {
+    x.restart = Restart::ServerRewrite;
+    let mut flow = post_read(x).await;
+    loop {
+        let ended = match flow {
+            Flow::Decline | Flow::Pass => from_restart(x).await,
+            Flow::Redirect => {
+                flow = Flow::Pass;
+                continue;
+            }
+            ended @ (Flow::Answer(_) | Flow::Respond(_)) => ended,
+        };
+        flow = match ended {
+            Flow::Redirect => Flow::Pass,
+            Flow::Respond(response) => return finish(x, *response),
+            Flow::Answer(code) => match special::answer(x, code) {
+                Answer::Response(response) => return finish(x, *response),
+                Answer::Restart => Flow::Pass,
+            },
+            // No content handler took the request.
+            Flow::Decline | Flow::Pass => match special::answer(x, 404) {
+                Answer::Response(response) => return finish(x, *response),
+                Answer::Restart => Flow::Pass,
+            },
+        };
+    }
+}
+
+/// The response to a request that was refused before any phase.
+pub async fn refuse(x: &mut Exchange, code: u16) -> Response {
+    match special::answer(x, code) {
+        Answer::Response(response) => finish(x, *response),
+        Answer::Restart => Box::pin(run_restarted(x)).await,
+    }
+}
+
+async fn run_restarted(x: &mut Exchange) -> Response {
+    let flow = from_restart(x).await;
+    match flow {
+        Flow::Respond(response) => finish(x, *response),
+        Flow::Answer(code) => {
+            let response = special::plain(x, code);
+            finish(x, response)
+        }
+        Flow::Decline | Flow::Pass | Flow::Redirect => {
+            let response = special::plain(x, 404);
+            finish(x, response)
+        }
+    }
+}
+
+/// Gives the response its final status and sends it through the filters of the location.
+fn finish(x: &mut Exchange, mut response: Response) -> Response {
+    if x.err_status != 0 {
+        response.status = x.err_status;
+        response.status_line = None;
+    }
+    let generation = Arc::clone(&x.generation);
+    for filter in &generation.location(x.location).handlers.filters {
+        filter.filter(x, &mut response);
+    }
+    response
+}
+
+async fn step<'a>(handler: &'a dyn Check, x: &'a mut Exchange) -> Flow {
+    match handler.check(x) {
+        Step::Now(flow) => flow,
+        Step::Later(later) => later.await,
+    }
+}
+
+/// Asks handlers in order until one ends the phase with something to do.
+async fn each(handlers: &[Box<dyn Check>], x: &mut Exchange) -> Option<Flow> {
+    for handler in handlers {
+        match step(&**handler, x).await {
+            Flow::Decline => {}
+            Flow::Pass => return None,
+            ended @ (Flow::Answer(_) | Flow::Respond(_) | Flow::Redirect) => return Some(ended),
+        }
+    }
+    None
+}
+
+async fn post_read(x: &mut Exchange) -> Flow {
+    let generation = Arc::clone(&x.generation);
+    each(&generation.location(x.server).handlers.post_read, x).await.unwrap_or(Flow::Decline)
+}
+
+async fn from_restart(x: &mut Exchange) -> Flow {
+    let generation = Arc::clone(&x.generation);
+    let start = x.restart;
+    if start == Restart::ServerRewrite {
+        x.location = x.server;
+        // A path that the server rewrites is looked up right after, so the handlers' redirect is no restart.
+        match each(&generation.location(x.server).handlers.rewrite, x).await {
+            None | Some(Flow::Redirect | Flow::Decline | Flow::Pass) => {}
+            Some(ended @ (Flow::Answer(_) | Flow::Respond(_))) => return ended,
+        }
+    }
+    match start {
+        Restart::Named(id) => enter(x, id),
+        Restart::ServerRewrite | Restart::FindLocation => {
+            if let Some(ended) = find_location(x) {
+                return ended;
+            }
+        }
+    }
+    // The location may change within its own rewriting (`if`), so it is looked up for each phase.
+    x.restart = Restart::ServerRewrite;
+    if let Some(ended) = each(&generation.location(x.location).handlers.rewrite, x).await {
+        if matches!(ended, Flow::Redirect) && !x.take_redirect_of_rewrite() {
+            return Flow::Answer(500);
+        }
+        return ended;
+    }
+    let location = generation.location(x.location);
+    for handler in &location.handlers.preaccess {
+        match step(&**handler, x).await {
+            Flow::Decline | Flow::Pass => {}
+            ended @ (Flow::Answer(_) | Flow::Respond(_) | Flow::Redirect) => return ended,
+        }
+    }
+    if let Some(ended) = access(&location.handlers.access, location.core.satisfy, x).await {
+        return ended;
+    }
+    if let Some(ended) = each(&location.handlers.precontent, x).await {
+        return ended;
+    }
+    content(x).await
+}
+
+fn enter(x: &mut Exchange, id: LocationId) {
+    x.location = id;
+    let generation = Arc::clone(&x.generation);
+    if let Some((methods, inner)) = &generation.location(id).core.limit_except {
+        if !methods.iter().any(|m| **m == *x.method_name()) {
+            x.location = *inner;
+        }
+    }
+}
+
+fn find_location(x: &mut Exchange) -> Option<Flow> {
+    let id = match router::location(x, x.server) {
+        Found::Location(id) => id,
+        Found::None => x.server,
+        Found::Redirect(id) => {
+            x.location = id;
+            let mut target = x.generation.location(id).name().to_vec();
+            append_args(&x.args, &mut target);
+            let mut response = special::plain(x, 301);
+            response.location = Some(Cow::Owned(target));
+            return Some(Flow::Respond(Box::new(response)));
+        }
+    };
+    enter(x, id);
+    let core = &x.location().core;
+    if core.internal && !x.internal {
+        return Some(Flow::Answer(404));
+    }
+    let length = x.head.content_length().unwrap_or(0);
+    if core.client_max_body_size > 0 && length > core.client_max_body_size && !x.internal {
+        x.log(Level::Error, format_args!("client intended to send too large body: {length} bytes"));
+        return Some(Flow::Answer(413));
+    }
+    None
+}
+
+/// Appends `?args` where there are any.
+pub fn append_args(args: &[u8], out: &mut Vec<u8>) {
+    if !args.is_empty() {
+        out.push(b'?');
+        out.extend_from_slice(args);
+    }
+}
+
+async fn access(handlers: &[Box<dyn Check>], satisfy: Satisfy, x: &mut Exchange) -> Option<Flow> {
+    let mut refused = 0;
+    for handler in handlers {
+        match (step(&**handler, x).await, satisfy) {
+            (Flow::Decline, _) | (Flow::Pass, Satisfy::All) => {}
+            (Flow::Pass, Satisfy::Any) => return None,
+            (Flow::Answer(code @ (401 | 403)), Satisfy::Any) => {
+                // The code that tells how to get in is the better answer.
+                if refused != 401 {
+                    refused = code;
+                }
+            }
+            (ended @ (Flow::Answer(_) | Flow::Respond(_) | Flow::Redirect), _) => return Some(ended),
+        }
+    }
+    if refused == 0 {
+        return None;
+    }
+    if refused == 403 {
+        x.log(Level::Error, "access forbidden by rule");
+    }
+    Some(Flow::Answer(refused))
+}
+
+async fn content(x: &mut Exchange) -> Flow {
+    let generation = Arc::clone(&x.generation);
+    let handlers = &generation.location(x.location).handlers;
+    if let Some(handler) = &handlers.handler {
+        return match handler.respond(x) {
+            Step::Now(flow) => flow,
+            Step::Later(later) => later.await,
+        };
+    }
+    for handler in &handlers.content {
+        let flow = match handler.respond(x) {
+            Step::Now(flow) => flow,
+            Step::Later(later) => later.await,
+        };
+        if !matches!(flow, Flow::Decline) {
+            return flow;
+        }
+    }
+    if x.uri.ends_with(b"/") {
+        let path = String::from_utf8_lossy(&x.file_path()).into_owned();
+        x.log(Level::Error, format_args!("directory index of \"{path}\" is forbidden"));
+        return Flow::Answer(403);
+    }
+    Flow::Answer(404)
+}
+
+impl Exchange {
+    fn take_redirect_of_rewrite(&mut self) -> bool {
+        if self.redirects_left == 0 {
+            let uri = String::from_utf8_lossy(&self.uri).into_owned();
+            self.log(
+                Level::Error,
+                format_args!("rewrite or internal redirection cycle while processing \"{uri}\""),
+            );
+            return false;
+        }
+        self.redirects_left -= 1;
+        true
+    }
+
+    /// The file that the present path names: below `root`, or in place of the location's prefix with `alias`.
+    pub fn file_path(&self) -> Vec<u8> {
+        let location = self.location();
+        let mut path = location.core.root.value(self);
+        if location.core.alias && !location.is_regex() {
+            let rest = self.uri.get(location.name().len()..).unwrap_or_default();
+            path.extend_from_slice(rest);
+        } else if !location.core.alias {
+            path.extend_from_slice(&self.uri);
+        }
+        path
+    }
+}

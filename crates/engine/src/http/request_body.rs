@@ -1,0 +1,359 @@
+//! The body of a request: read whole before an upstream is asked, streamed to it, or thrown away.
+
+use std::fs::File;
+use std::future::poll_fn;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::task::{Context, Poll, ready};
+
+use weir_syntax::Level;
+
+use crate::http::Exchange;
+use crate::http1::Known;
+use crate::http1::body::{Decoder, Piece};
+use crate::http1::request::{Head, Version};
+use crate::io::scratch;
+
+/// How the body is framed and how much of it is still to come.
+#[derive(Debug)]
+enum Framing {
+    None,
+    Length(u64),
+    Chunked(Box<Decoder>),
+}
+
+/// The state of a request's body.
+#[derive(Debug)]
+pub struct RequestBody {
+    framing: Framing,
+    /// Bytes of the body received so far, framing not counted.
+    received: u64,
+    /// `100 Continue` was sent, or need not be.
+    continued: bool,
+    /// The whole body, once it was read.
+    stored: Option<Stored>,
+    /// Reading it failed; what is left of it cannot be told from the next request.
+    broken: bool,
+}
+
+/// A body that was read whole: in memory, or in a temporary file.
+#[derive(Debug)]
+pub enum Stored {
+    Memory(Vec<u8>),
+    File { file: File, length: u64 },
+}
+
+impl Stored {
+    pub fn len(&self) -> u64 {
+        match self {
+            Stored::Memory(bytes) => bytes.len() as u64,
+            Stored::File { length, .. } => *length,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads a part into `into`, up to its length.
+    ///
+    /// # Errors
+    /// The temporary file cannot be read.
+    pub fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stored::Memory(bytes) => {
+                let rest = bytes.get(offset as usize..).unwrap_or_default();
+                let n = rest.len().min(into.len());
+                into[..n].copy_from_slice(&rest[..n]);
+                Ok(n)
+            }
+            Stored::File { file, .. } => {
+                let mut file: &File = file;
+                file.seek(SeekFrom::Start(offset))?;
+                file.read(into)
+            }
+        }
+    }
+}
+
+/// Why a body could not be had: the status to answer with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyError(pub u16);
+
+impl RequestBody {
+    pub(crate) fn of(head: &Head) -> Self {
+        let framing = if head.is_chunked() {
+            Framing::Chunked(Box::new(Decoder::new()))
+        } else {
+            match head.content_length() {
+                Some(length) if length > 0 => Framing::Length(length),
+                Some(_) | None => Framing::None,
+            }
+        };
+        let expects = head.version() >= Version::HTTP_11
+            && head.first(Known::Expect).is_some_and(|e| e.eq_ignore_ascii_case(b"100-continue"));
+        Self { framing, received: 0, continued: !expects, stored: None, broken: false }
+    }
+
+    /// Whether nothing of the body is left on the connection.
+    pub fn is_over(&self) -> bool {
+        match &self.framing {
+            Framing::None => true,
+            Framing::Length(left) => *left == 0,
+            Framing::Chunked(decoder) => decoder.is_over(),
+        }
+    }
+
+    /// Whether the request has a body at all.
+    pub fn exists(&self) -> bool {
+        !matches!(self.framing, Framing::None)
+    }
+
+    pub fn is_chunked(&self) -> bool {
+        matches!(self.framing, Framing::Chunked(_))
+    }
+
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Whether the client still waits for `100 Continue` and so has sent nothing of the body.
+    pub fn is_awaited(&self) -> bool {
+        !self.continued
+    }
+
+    pub fn stored(&self) -> Option<&Stored> {
+        self.stored.as_ref()
+    }
+}
+
+impl Exchange {
+    /// Reads the whole body, into memory up to `client_body_buffer_size` and into a temporary file beyond.
+    ///
+    /// # Errors
+    /// 413 beyond `client_max_body_size`, 408 after `client_body_timeout`, 400 for bad framing or a client that
+    /// went away, 500 where the temporary file fails.
+    pub async fn read_body(&mut self) -> Result<(), BodyError> {
+        if self.body.stored.is_some() || !self.body.exists() {
+            return Ok(());
+        }
+        self.send_continue().await?;
+        let bound = self.location().core.client_body_buffer_size;
+        let mut memory = Vec::new();
+        let mut file: Option<(File, u64)> = None;
+        while !self.body.is_over() {
+            let result = poll_fn(|cx| self.poll_body_piece(cx, &mut memory)).await;
+            if let Err(error) = result {
+                self.body.broken = true;
+                self.keepalive = false;
+                return Err(error);
+            }
+            if memory.len() as u64 > bound {
+                if let Err(error) = self.spill(&mut memory, &mut file) {
+                    self.log_error(
+                        Level::Crit,
+                        Some(&error),
+                        "writing the request body to a temporary file failed",
+                    );
+                    self.keepalive = false;
+                    return Err(BodyError(500));
+                }
+            }
+        }
+        if file.is_some() {
+            if let Err(error) = self.spill(&mut memory, &mut file) {
+                self.log_error(
+                    Level::Crit,
+                    Some(&error),
+                    "writing the request body to a temporary file failed",
+                );
+                return Err(BodyError(500));
+            }
+        }
+        self.body.stored = Some(match file {
+            Some((file, length)) => Stored::File { file, length },
+            None => Stored::Memory(memory),
+        });
+        Ok(())
+    }
+
+    fn spill(&mut self, memory: &mut Vec<u8>, file: &mut Option<(File, u64)>) -> io::Result<()> {
+        if file.is_none() {
+            let dir = self.location().core.client_body_temp_path.as_ref().map(|p| p.path.to_string());
+            let dir = dir.unwrap_or_else(|| "/tmp".to_string());
+            self.log(
+                Level::Warn,
+                format_args!("a client request body is buffered to a temporary file in {dir}"),
+            );
+            *file = Some((unnamed_file(&dir)?, 0));
+        }
+        if let Some((file, length)) = file {
+            file.write_all(memory)?;
+            *length += memory.len() as u64;
+        }
+        memory.clear();
+        Ok(())
+    }
+
+    /// Lets a client that asked first send its body.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub async fn send_continue(&mut self) -> Result<(), BodyError> {
+        if self.body.continued {
+            return Ok(());
+        }
+        self.body.continued = true;
+        let client = &mut self.client;
+        let mut text: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+        let sent = poll_fn(|cx| {
+            while !text.is_empty() {
+                let n = ready!(client.io.poll_write(cx, text))?;
+                text = &text[n..];
+            }
+            client.io.poll_flush(cx)
+        });
+        sent.await.map_err(|_: io::Error| BodyError(499))
+    }
+
+    /// Appends what is there of the body to `out`: at least a byte, unless the body is over.
+    ///
+    /// # Errors
+    /// As [`Exchange::read_body`].
+    pub fn poll_body_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Vec<u8>,
+    ) -> Poll<Result<(), BodyError>> {
+        let before = out.len();
+        loop {
+            if !self.client.input.is_empty() {
+                self.take_body_input(out)?;
+            }
+            if out.len() > before || self.body.is_over() {
+                self.client.timer.clear();
+                if self.client.input.is_empty() {
+                    self.client.input.release();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let io = &mut self.client.io;
+            let input = &mut self.client.input;
+            let read = scratch(|bytes| {
+                let n = ready!(io.poll_read(cx, bytes))?;
+                input.extend(&bytes[..n]);
+                Poll::Ready(Ok::<usize, io::Error>(n))
+            });
+            match read {
+                Poll::Ready(Ok(0)) => {
+                    self.log(Level::Info, "client prematurely closed connection");
+                    return Poll::Ready(Err(BodyError(400)));
+                }
+                Poll::Ready(Ok(_)) => self.client.timer.clear(),
+                Poll::Ready(Err(error)) => {
+                    self.log_error(Level::Info, Some(&error), "recv() failed");
+                    return Poll::Ready(Err(BodyError(400)));
+                }
+                Poll::Pending => {
+                    let timeout = self.location().core.client_body_timeout;
+                    if self.client.timer.deadline().is_none() {
+                        self.client.timer.set_in(timeout);
+                    }
+                    if self.client.timer.poll_expired(cx).is_ready() {
+                        self.log(Level::Info, "client timed out");
+                        return Poll::Ready(Err(BodyError(408)));
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn take_body_input(&mut self, out: &mut Vec<u8>) -> Result<(), BodyError> {
+        let max = self.location().core.client_max_body_size;
+        match &mut self.body.framing {
+            Framing::None => Ok(()),
+            Framing::Length(left) => {
+                let n = (self.client.input.len() as u64).min(*left) as usize;
+                out.extend_from_slice(&self.client.input[..n]);
+                self.client.input.consume(n);
+                *left -= n as u64;
+                self.body.received += n as u64;
+                self.request_length += n as u64;
+                Ok(())
+            }
+            Framing::Chunked(decoder) => {
+                while !self.client.input.is_empty() && !decoder.is_over() {
+                    let Ok((taken, piece)) = decoder.next(&self.client.input) else {
+                        self.log(Level::Error, "client sent invalid chunked body");
+                        return Err(BodyError(400));
+                    };
+                    self.request_length += taken as u64;
+                    if let Piece::Data(range) = piece {
+                        self.body.received += range.len() as u64;
+                        out.extend_from_slice(&self.client.input[range]);
+                    }
+                    self.client.input.consume(taken);
+                    if max > 0 && self.body.received > max {
+                        let received = self.body.received;
+                        self.log(
+                            Level::Error,
+                            format_args!("client intended to send too large chunked body: {received} bytes"),
+                        );
+                        return Err(BodyError(413));
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Throws away what has arrived of a body that nobody read. True where all of it is gone and the connection may
+    /// carry another request.
+    pub(crate) fn discard_body_input(&mut self) -> bool {
+        let mut sink = Vec::new();
+        if self.body.broken || self.body.is_awaited() && self.body.exists() {
+            return false;
+        }
+        if self.body.is_over() {
+            return true;
+        }
+        if !self.client.input.is_empty() && self.take_body_input(&mut sink).is_err() {
+            self.body.broken = true;
+            return false;
+        }
+        self.body.is_over()
+    }
+
+    /// Reads what is left of the body and throws it away, as long as `lingering_timeout` allows.
+    ///
+    /// True where the connection may carry another request.
+    pub(crate) async fn discard_body(&mut self) -> bool {
+        if self.body.broken || self.body.is_awaited() && self.body.exists() {
+            return false;
+        }
+        let end = self.reactor.clock().refresh() + self.location().core.lingering_time;
+        let mut sink = Vec::new();
+        while !self.body.is_over() {
+            if self.reactor.clock().now_ms() > end {
+                return false;
+            }
+            self.client.timer.set_in(self.location().core.lingering_timeout);
+            sink.clear();
+            if poll_fn(|cx| self.poll_body_piece(cx, &mut sink)).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// A file without a name: the kernel forgets it with its last descriptor.
+fn unnamed_file(dir: &str) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_TMPFILE | nix::libc::O_CLOEXEC)
+        .open(dir)
+}

@@ -1,0 +1,489 @@
+//! A response onto an HTTP/1 connection: its head in nginx's order, its body framed, in as few writes as can be.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, ready};
+
+use weir_syntax::Level;
+
+use crate::http::response::{FilePart, Source};
+use crate::http::special::VERSION;
+use crate::http::{Body, Exchange, Response};
+use crate::http1::body::{CHUNK_END, ChunkHead, LAST_CHUNK};
+use crate::http1::request::Version;
+use crate::http1::{Method, date, status};
+use crate::io::Buf;
+use crate::settings::Tokens;
+
+/// Up to here a body is copied behind its head, so that both are one segment and one TLS record.
+const JOINED: usize = 4096;
+/// Files up to this size are read rather than handed to `sendfile`.
+const SMALL_FILE: u64 = 16 * 1024;
+
+/// Why a response could not be sent whole.
+#[derive(Debug)]
+pub enum SendError {
+    /// The client is gone or takes nothing for `send_timeout`.
+    Client(io::Error),
+    Timeout,
+    /// The body failed at its source, which has logged why.
+    Body,
+}
+
+/// Sends a response; what was sent stays in the exchange for the log.
+///
+/// # Errors
+/// The connection cannot be used any further.
+pub async fn send(x: &mut Exchange, mut response: Response) -> Result<(), SendError> {
+    let mut body = std::mem::take(&mut response.body);
+    if x.head.version() < Version::HTTP_10 {
+        // An HTTP/0.9 client gets the body alone.
+        x.status = response.status;
+        x.keepalive = false;
+        x.response = Some(response);
+        return transmit(x, Buf::new(), &mut body).await;
+    }
+    if matches!(response.status, 204 | 304)
+        || x.method == Method::Head
+        || (100..200).contains(&response.status)
+    {
+        finish_unsent(x, &mut body);
+        body = match body {
+            tunnel @ Body::Tunnel(_) => tunnel,
+            Body::Empty | Body::Bytes(_) | Body::File(_) | Body::Stream(_) => Body::Empty,
+        };
+    }
+    frame(x, &mut response, &body);
+    let mut head = Buf::with_capacity(1024);
+    write_head(x, &response, head.tail());
+    x.status = response.status;
+    x.response = Some(response);
+    if let Body::Tunnel(tunnel) = body {
+        x.upgraded = Some(tunnel);
+        return transmit(x, head, &mut Body::Empty).await;
+    }
+    transmit(x, head, &mut body).await
+}
+
+/// A body that no one will pull is told so.
+fn finish_unsent(x: &mut Exchange, body: &mut Body) {
+    if let Body::Stream(source) = body {
+        source.finish(x, false);
+    }
+}
+
+/// Decides how the client finds the end of the body.
+fn frame(x: &mut Exchange, response: &mut Response, body: &Body) {
+    if response.close {
+        x.keepalive = false;
+    }
+    if response.status == 204 {
+        response.content_type = None;
+        response.content_length = None;
+        response.last_modified = None;
+        return;
+    }
+    let bodiless = matches!(response.status, 304 | 100..200)
+        || x.method == Method::Head
+        || matches!(body, Body::Tunnel(_));
+    if bodiless || response.content_length.is_some() {
+        return;
+    }
+    if x.head.version() >= Version::HTTP_11 && x.location().core.chunked_transfer_encoding {
+        x.chunked = true;
+    } else {
+        x.keepalive = false;
+    }
+}
+
+fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
+    match &response.status_line {
+        Some(line) => {
+            out.extend_from_slice(b"HTTP/1.1 ");
+            out.extend_from_slice(line);
+            out.extend_from_slice(b"\r\n");
+        }
+        None => status::write_line(response.status, out),
+    }
+    let core = &x.location().core;
+    match (&response.server, &core.server_tokens) {
+        (Some(server), _) => field(b"Server: ", server, out),
+        (None, Tokens::On | Tokens::Build) => {
+            out.extend_from_slice(b"Server: weir/");
+            field(b"", VERSION.as_bytes(), out);
+        }
+        (None, Tokens::Off) => out.extend_from_slice(b"Server: weir\r\n"),
+        (None, Tokens::Text(text)) => {
+            let text = text.value(x);
+            if !text.is_empty() {
+                field(b"Server: ", &text, out);
+            }
+        }
+    }
+    match &response.date {
+        Some(date) => field(b"Date: ", date, out),
+        None => field(b"Date: ", &x.reactor.clock().http_date(), out),
+    }
+    if let Some(content_type) = &response.content_type {
+        out.extend_from_slice(b"Content-Type: ");
+        out.extend_from_slice(content_type);
+        if let Some(charset) = &response.charset {
+            out.extend_from_slice(b"; charset=");
+            out.extend_from_slice(charset);
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+    if let Some(length) = response.content_length {
+        field(b"Content-Length: ", itoa::Buffer::new().format(length).as_bytes(), out);
+    }
+    if let Some(time) = response.last_modified {
+        field(b"Last-Modified: ", date::http(time).as_ref(), out);
+    }
+    if let Some(location) = &response.location {
+        out.extend_from_slice(b"Location: ");
+        if location.first() == Some(&b'/') && !location.starts_with(b"//") && core.absolute_redirect {
+            write_origin(x, out);
+        }
+        out.extend_from_slice(location);
+        out.extend_from_slice(b"\r\n");
+    }
+    if x.chunked {
+        out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+    }
+    if response.status == 101 {
+        out.extend_from_slice(b"Connection: upgrade\r\n");
+    } else if x.keepalive {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+        if core.keepalive_header > 0 {
+            field(b"Keep-Alive: timeout=", itoa::Buffer::new().format(core.keepalive_header).as_bytes(), out);
+        }
+    } else {
+        out.extend_from_slice(b"Connection: close\r\n");
+    }
+    for (name, value) in response.headers.iter() {
+        out.extend_from_slice(name);
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// `scheme://host[:port]` of absolute redirects: the server's own name where `server_name_in_redirect` says so.
+fn write_origin(x: &Exchange, out: &mut Vec<u8>) {
+    let core = &x.location().core;
+    out.extend_from_slice(x.scheme());
+    out.extend_from_slice(b"://");
+    if core.server_name_in_redirect {
+        out.extend_from_slice(&x.server().core.server_name);
+    } else if x.host.is_empty() {
+        match &x.connection.local {
+            crate::io::Address::Ip(ip) => out.extend_from_slice(ip.ip().to_string().as_bytes()),
+            crate::io::Address::Unix(path) => out.extend_from_slice(path.as_bytes()),
+        }
+    } else {
+        out.extend_from_slice(&x.host);
+    }
+    if core.port_in_redirect {
+        let port = x.connection.local.port().unwrap_or(0);
+        let usual = if x.connection.tls.is_some() { 443 } else { 80 };
+        if port != 0 && port != usual {
+            out.push(b':');
+            out.extend_from_slice(itoa::Buffer::new().format(port).as_bytes());
+        }
+    }
+}
+
+/// Writes what is left of a timed poll: arms `send_timeout` while the client takes nothing.
+fn poll_client<T>(
+    x: &mut Exchange,
+    cx: &mut Context<'_>,
+    poll: Poll<io::Result<T>>,
+) -> Poll<Result<T, SendError>> {
+    match poll {
+        Poll::Ready(Ok(value)) => {
+            x.client.timer.clear();
+            Poll::Ready(Ok(value))
+        }
+        Poll::Ready(Err(error)) => {
+            x.log_error(Level::Info, Some(&error), "send() failed");
+            Poll::Ready(Err(SendError::Client(error)))
+        }
+        Poll::Pending => {
+            if x.client.timer.deadline().is_none() {
+                x.client.timer.set_in(x.location().core.send_timeout);
+            }
+            if x.client.timer.poll_expired(cx).is_ready() {
+                x.log(Level::Info, "client timed out");
+                return Poll::Ready(Err(SendError::Timeout));
+            }
+            Poll::Pending
+        }
+    }
+}
+
+async fn transmit(x: &mut Exchange, mut head: Buf, body: &mut Body) -> Result<(), SendError> {
+    let head_length = head.len() as u64;
+    let result = match body {
+        Body::Empty | Body::Tunnel(_) => flush(x, &mut head).await,
+        Body::Bytes(bytes) => {
+            let length = bytes.len();
+            let result = send_bytes(x, &mut head, bytes).await;
+            if result.is_ok() {
+                x.body_sent += length as u64;
+            }
+            result
+        }
+        Body::File(part) => send_file(x, &mut head, part).await,
+        Body::Stream(source) => {
+            let result = send_stream(x, &mut head, &mut **source).await;
+            source.finish(x, result.is_ok());
+            result
+        }
+    };
+    let body_sent = x.body_sent;
+    x.sent = head_length - head.len() as u64 + body_sent;
+    result
+}
+
+/// Writes all of `head`, and what TLS still holds.
+async fn flush(x: &mut Exchange, head: &mut Buf) -> Result<(), SendError> {
+    poll_fn(|cx| poll_write_all(x, cx, head)).await
+}
+
+async fn send_bytes(x: &mut Exchange, head: &mut Buf, bytes: &[u8]) -> Result<(), SendError> {
+    let mut framing: (ChunkHead, &[u8]) = (ChunkHead::new(bytes.len().max(1) as u64), b"");
+    let chunked = x.chunked;
+    if chunked {
+        framing.1 = b"\r\n0\r\n\r\n";
+    }
+    let size: &[u8] = if chunked { framing.0.as_ref() } else { b"" };
+    if head.len() + bytes.len() <= JOINED {
+        head.extend(size);
+        head.extend(bytes);
+        head.extend(framing.1);
+        return flush(x, head).await;
+    }
+    head.extend(size);
+    let (mut rest, mut tail) = (bytes, framing.1);
+    poll_fn(|cx| {
+        while !(head.is_empty() && rest.is_empty() && tail.is_empty()) {
+            let pieces = [IoSlice::new(head), IoSlice::new(rest), IoSlice::new(tail)];
+            let poll = x.client.io.poll_write_vectored(cx, &pieces);
+            let mut n = ready!(poll_client(x, cx, poll))?;
+            let of_head = n.min(head.len());
+            head.consume(of_head);
+            n -= of_head;
+            let of_rest = n.min(rest.len());
+            rest = &rest[of_rest..];
+            tail = &tail[n - of_rest..];
+        }
+        let poll = x.client.io.poll_flush(cx);
+        poll_client(x, cx, poll)
+    })
+    .await
+}
+
+async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Result<(), SendError> {
+    if x.chunked {
+        // A file's length is known, so only a filter that hides it leads here, and it turned the file to a stream.
+        head.extend(ChunkHead::new(part.length.max(1)).as_ref());
+    }
+    if part.length <= SMALL_FILE || (!x.location().core.sendfile && !x.client.io.is_tls()) {
+        return send_read_file(x, head, part).await;
+    }
+    let (mut offset, end) = (part.offset, part.offset + part.length);
+    let sent = poll_fn(|cx| {
+        while !head.is_empty() {
+            let poll = x.client.io.poll_write_more(cx, head);
+            let n = ready!(poll_client(x, cx, poll))?;
+            head.consume(n);
+        }
+        while offset < end {
+            let left = end - offset;
+            let poll = x.client.io.poll_sendfile(cx, &*part.file, &mut offset, left);
+            let n = ready!(poll_client(x, cx, poll))?;
+            if n == 0 {
+                x.log(Level::Alert, "the file was truncated while it was sent");
+                return Poll::Ready(Err(SendError::Body));
+            }
+            x.body_sent += n as u64;
+        }
+        let poll = x.client.io.poll_flush(cx);
+        poll_client(x, cx, poll)
+    });
+    sent.await?;
+    if x.chunked { send_bytes_raw(x, b"\r\n0\r\n\r\n").await } else { Ok(()) }
+}
+
+async fn send_bytes_raw(x: &mut Exchange, bytes: &[u8]) -> Result<(), SendError> {
+    let mut rest = Buf::copy_of(bytes);
+    flush(x, &mut rest).await
+}
+
+/// Reads a file piece by piece and writes it, the first piece behind the head.
+async fn send_read_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Result<(), SendError> {
+    let (mut offset, end) = (part.offset, part.offset + part.length);
+    loop {
+        let room = (end - offset).min(64 * 1024) as usize;
+        if room > 0 {
+            let got = head.fill(room, |into| {
+                nix::sys::uio::pread(&*part.file, into, offset as i64).map_err(io::Error::from)
+            });
+            match got {
+                Ok(0) => {
+                    x.log(Level::Alert, "the file was truncated while it was sent");
+                    return Err(SendError::Body);
+                }
+                Ok(n) => {
+                    offset += n as u64;
+                    x.body_sent += n as u64;
+                }
+                Err(error) => {
+                    x.log_error(Level::Crit, Some(&error), "pread() failed");
+                    return Err(SendError::Body);
+                }
+            }
+        }
+        if offset == end && x.chunked {
+            head.extend(CHUNK_END);
+            head.extend(LAST_CHUNK);
+        }
+        flush(x, head).await?;
+        if offset == end {
+            return Ok(());
+        }
+    }
+}
+
+/// How far the chunk framing of a stream is.
+#[derive(Default)]
+struct Chunks {
+    /// Bytes of the present chunk that are still to be written.
+    left: usize,
+    /// The last chunk is written, or waits in the buffer.
+    over: bool,
+    /// Something was written: what the buffer holds is a rest, and comes before anything else.
+    started: bool,
+}
+
+/// Pulls a body and writes it as it comes. The head waits for the first bytes, but not for long: it goes out when
+/// the source has nothing yet.
+async fn send_stream(x: &mut Exchange, head: &mut Buf, source: &mut dyn Source) -> Result<(), SendError> {
+    let mut chunks = Chunks::default();
+    poll_fn(|cx| {
+        loop {
+            if chunks.started && !head.is_empty() {
+                ready!(poll_write_some(x, cx, head))?;
+            }
+            match source.poll_ready(cx) {
+                Poll::Ready(Ok(true)) => ready!(poll_write_piece(x, cx, head, source, &mut chunks))?,
+                Poll::Ready(Ok(false)) => {
+                    if x.chunked && !chunks.over {
+                        chunks.over = true;
+                        write_trailers(source, head);
+                    }
+                    return poll_write_all(x, cx, head);
+                }
+                Poll::Ready(Err(_)) => {
+                    ready!(poll_write_all(x, cx, head))?;
+                    return Poll::Ready(Err(SendError::Body));
+                }
+                Poll::Pending => {
+                    chunks.started = true;
+                    ready!(poll_write_all(x, cx, head))?;
+                    return Poll::Pending;
+                }
+            }
+        }
+    })
+    .await
+}
+
+fn poll_write_all(x: &mut Exchange, cx: &mut Context<'_>, head: &mut Buf) -> Poll<Result<(), SendError>> {
+    ready!(poll_write_some(x, cx, head))?;
+    let poll = x.client.io.poll_flush(cx);
+    poll_client(x, cx, poll)
+}
+
+fn write_trailers(source: &dyn Source, out: &mut Buf) {
+    let Some(trailers) = source.trailers().filter(|t| !t.is_empty()) else {
+        out.extend(LAST_CHUNK);
+        return;
+    };
+    out.extend(b"0\r\n");
+    for (name, value) in trailers.iter() {
+        out.extend(name);
+        out.extend(b": ");
+        out.extend(value);
+        out.extend(b"\r\n");
+    }
+    out.extend(b"\r\n");
+}
+
+/// Writes what the source has, with its chunk framing. What the socket does not take of the framing waits in `head`;
+/// what it does not take of the data waits in the source.
+fn poll_write_piece(
+    x: &mut Exchange,
+    cx: &mut Context<'_>,
+    head: &mut Buf,
+    source: &mut dyn Source,
+    chunks: &mut Chunks,
+) -> Poll<Result<(), SendError>> {
+    chunks.started = true;
+    if x.chunked && chunks.left == 0 {
+        chunks.left = source.data().len();
+        head.extend(ChunkHead::new(chunks.left as u64).as_ref());
+    }
+    let is_last = source.is_last();
+    let data = source.data();
+    let data = if x.chunked { &data[..data.len().min(chunks.left)] } else { data };
+    let length = data.len();
+    let ends: &[u8] = match (x.chunked, is_last) {
+        (false, _) => b"",
+        (true, true) => b"\r\n0\r\n\r\n",
+        (true, false) => CHUNK_END,
+    };
+    let joined = head.len() + length <= JOINED || x.client.io.is_tls();
+    let mut of_ends = ends.len();
+    let of_data = if joined {
+        // One buffer, one segment; with TLS one record.
+        head.extend(data);
+        length
+    } else {
+        let pieces = [IoSlice::new(head), IoSlice::new(data), IoSlice::new(ends)];
+        let poll = x.client.io.poll_write_vectored(cx, &pieces);
+        let n = ready!(poll_client(x, cx, poll))?;
+        let of_head = n.min(head.len());
+        head.consume(of_head);
+        let of_data = (n - of_head).min(length);
+        of_ends = ends.len() - (n - of_head - of_data);
+        of_data
+    };
+    source.consume(of_data);
+    x.body_sent += of_data as u64;
+    if x.chunked {
+        chunks.left -= of_data;
+        if chunks.left == 0 {
+            chunks.over = is_last;
+            head.extend(&ends[ends.len() - of_ends..]);
+        }
+    }
+    poll_write_some(x, cx, head)
+}
+
+/// Writes without flushing TLS: more is about to come.
+fn poll_write_some(x: &mut Exchange, cx: &mut Context<'_>, head: &mut Buf) -> Poll<Result<(), SendError>> {
+    while !head.is_empty() {
+        let poll = x.client.io.poll_write(cx, head);
+        let n = ready!(poll_client(x, cx, poll))?;
+        head.consume(n);
+    }
+    Poll::Ready(Ok(()))
+}

@@ -1,0 +1,350 @@
+//! The core's variables: of the connection, the request and the response.
+
+use std::io::Write;
+
+use crate::contract::{Family, Variable};
+use crate::http::Exchange;
+use crate::http1::{Known, date};
+use crate::io::Address;
+use crate::localtime;
+
+/// Variables that need no declaration.
+pub const VARIABLES: &[Variable] = &[
+    Variable::new("args", args).with_set(|x, value| x.args = value.to_vec()),
+    Variable::new("query_string", args),
+    Variable::new("is_args", |x, out| {
+        if !x.args.is_empty() {
+            out.push(b'?');
+        }
+        true
+    }),
+    Variable::new("binary_remote_addr", binary_remote_addr),
+    Variable::new("body_bytes_sent", |x, out| number(x.body_sent, out)),
+    Variable::new("bytes_sent", |x, out| number(x.sent, out)),
+    Variable::new("connection", |x, out| number(x.connection.number, out)),
+    Variable::new("connection_requests", |x, out| number(x.connection.requests.get(), out)),
+    Variable::new("connection_time", |x, out| {
+        seconds(x.reactor.clock().now_ms() - x.connection.started, out)
+    }),
+    Variable::new("content_length", |x, out| header(x, Known::ContentLength, out)),
+    Variable::new("content_type", |x, out| header(x, Known::ContentType, out)),
+    Variable::new("document_root", |x, out| {
+        x.location().core.root.append(x, out);
+        true
+    }),
+    Variable::new("document_uri", uri),
+    Variable::new("uri", uri),
+    Variable::new("host", host),
+    Variable::new("hostname", |_, out| {
+        out.extend_from_slice(hostname().as_bytes());
+        true
+    }),
+    Variable::new("https", |x, out| {
+        if x.connection.tls.is_some() {
+            out.extend_from_slice(b"on");
+        }
+        true
+    }),
+    Variable::new("limit_rate", |x, out| number(x.limit_rate, out)),
+    Variable::new("msec", |x, out| seconds(x.reactor.clock().unix_ms(), out)),
+    Variable::new("nginx_version", |_, out| {
+        out.extend_from_slice(crate::NGINX_VERSION.as_bytes());
+        true
+    }),
+    Variable::new("pid", |_, out| number(u64::from(std::process::id()), out)),
+    Variable::new("pipe", |x, out| {
+        out.push(if x.pipelined { b'p' } else { b'.' });
+        true
+    }),
+    Variable::new("realpath_root", |x, out| {
+        use std::os::unix::ffi::{OsStrExt, OsStringExt};
+        let root = x.location().core.root.value(x);
+        let Ok(path) = std::fs::canonicalize(std::ffi::OsStr::from_bytes(&root)) else { return false };
+        out.extend_from_slice(&path.into_os_string().into_vec());
+        true
+    }),
+    Variable::new("remote_addr", |x, out| {
+        out.extend_from_slice(x.connection.peer.text());
+        true
+    }),
+    Variable::new("remote_port", |x, out| match x.connection.peer.port() {
+        Some(port) => number(u64::from(port), out),
+        None => false,
+    }),
+    Variable::new("remote_user", remote_user),
+    Variable::new("request", |x, out| {
+        out.extend_from_slice(x.head.request_line());
+        true
+    }),
+    Variable::new("request_body", |x, out| match x.body.stored() {
+        Some(crate::http::request_body::Stored::Memory(bytes)) => {
+            out.extend_from_slice(bytes);
+            true
+        }
+        Some(crate::http::request_body::Stored::File { .. }) | None => false,
+    }),
+    Variable::new("request_completion", |x, out| {
+        if x.complete {
+            out.extend_from_slice(b"OK");
+        }
+        x.complete
+    }),
+    Variable::new("request_filename", |x, out| {
+        out.extend_from_slice(&x.file_path());
+        true
+    }),
+    Variable::new("request_id", |x, out| {
+        out.extend_from_slice(&x.request_id());
+        true
+    }),
+    Variable::new("request_length", |x, out| number(x.request_length, out)),
+    Variable::new("request_method", |x, out| {
+        let name = x.method_name();
+        out.extend_from_slice(name);
+        !name.is_empty()
+    }),
+    Variable::new("request_port", |x, out| match x.head.port() {
+        0 => true,
+        port => number(u64::from(port), out),
+    }),
+    Variable::new("is_request_port", |x, out| {
+        if x.head.port() != 0 {
+            out.push(b':');
+        }
+        true
+    }),
+    Variable::new("request_time", |x, out| seconds(x.reactor.clock().now_ms() - x.started, out)),
+    Variable::new("request_uri", |x, out| {
+        out.extend_from_slice(x.head.unparsed_uri());
+        true
+    }),
+    Variable::new("scheme", |x, out| {
+        out.extend_from_slice(x.scheme());
+        true
+    }),
+    Variable::new("server_addr", |x, out| match &x.connection.local {
+        Address::Ip(inet) => write!(out, "{}", inet.ip()).is_ok(),
+        Address::Unix(path) => {
+            out.extend_from_slice(b"unix:");
+            out.extend_from_slice(path.as_bytes());
+            true
+        }
+    }),
+    Variable::new("server_name", |x, out| {
+        out.extend_from_slice(&x.server().core.server_name);
+        true
+    }),
+    Variable::new("server_port", |x, out| match &x.connection.local {
+        Address::Ip(inet) => number(u64::from(inet.port()), out),
+        Address::Unix(_) => true,
+    }),
+    Variable::new("server_protocol", |x, out| {
+        out.extend_from_slice(x.head.protocol());
+        true
+    }),
+    Variable::new("status", |x, out| {
+        let status = if x.err_status != 0 { x.err_status } else { x.status };
+        write!(out, "{status:03}").is_ok()
+    }),
+    Variable::new("time_iso8601", |x, out| {
+        let now = x.reactor.clock().unix_secs() as i64;
+        out.extend_from_slice(date::iso8601(now, (localtime::local(now).offset / 60) as i32).as_ref());
+        true
+    }),
+    Variable::new("time_local", |x, out| {
+        let now = x.reactor.clock().unix_secs() as i64;
+        out.extend_from_slice(date::log(now, (localtime::local(now).offset / 60) as i32).as_ref());
+        true
+    }),
+];
+
+/// Families of variables.
+pub const FAMILIES: &[Family] = &[
+    Family { prefix: "http_", get: http },
+    Family { prefix: "sent_http_", get: sent_http },
+    Family { prefix: "cookie_", get: cookie },
+    Family { prefix: "arg_", get: arg },
+];
+
+fn number(value: u64, out: &mut Vec<u8>) -> bool {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    true
+}
+
+/// Seconds with milliseconds, `1.234`.
+pub fn seconds(ms: u64, out: &mut Vec<u8>) -> bool {
+    number(ms / 1000, out);
+    let rest = (ms % 1000) as u16;
+    out.push(b'.');
+    out.extend_from_slice(&[
+        b'0' + (rest / 100) as u8,
+        b'0' + (rest / 10 % 10) as u8,
+        b'0' + (rest % 10) as u8,
+    ]);
+    true
+}
+
+fn args(x: &Exchange, out: &mut Vec<u8>) -> bool {
+    out.extend_from_slice(&x.args);
+    true
+}
+
+fn uri(x: &Exchange, out: &mut Vec<u8>) -> bool {
+    out.extend_from_slice(&x.uri);
+    true
+}
+
+fn host(x: &Exchange, out: &mut Vec<u8>) -> bool {
+    if x.host.is_empty() {
+        out.extend_from_slice(&x.server().core.server_name);
+    } else {
+        out.extend_from_slice(&x.host);
+    }
+    true
+}
+
+fn hostname() -> &'static str {
+    static NAME: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    NAME.get_or_init(|| {
+        nix::sys::utsname::uname().map(|u| u.nodename().to_string_lossy().to_lowercase()).unwrap_or_default()
+    })
+}
+
+fn header(x: &Exchange, known: Known, out: &mut Vec<u8>) -> bool {
+    match x.header(known) {
+        Some(value) => {
+            out.extend_from_slice(value);
+            true
+        }
+        None => false,
+    }
+}
+
+fn binary_remote_addr(x: &Exchange, out: &mut Vec<u8>) -> bool {
+    match &x.connection.peer.address {
+        Address::Ip(inet) => match inet.ip() {
+            std::net::IpAddr::V4(ip) => out.extend_from_slice(&ip.octets()),
+            std::net::IpAddr::V6(ip) => out.extend_from_slice(&ip.octets()),
+        },
+        Address::Unix(_) => out.extend_from_slice(b"unix:"),
+    }
+    true
+}
+
+/// The user of `Authorization: Basic`, whether or not the password is right.
+fn remote_user(x: &Exchange, out: &mut Vec<u8>) -> bool {
+    let Some(credentials) = x.header(Known::Authorization).and_then(crate::http::basic_credentials) else {
+        return false;
+    };
+    let end = memchr::memchr(b':', &credentials).unwrap_or(credentials.len());
+    out.extend_from_slice(&credentials[..end]);
+    end > 0
+}
+
+/// Whether a header's name is the one that a variable's name means: lower case, `_` for `-`.
+fn is_named(name: &[u8], variable: &str) -> bool {
+    name.len() == variable.len()
+        && name.iter().zip(variable.as_bytes()).all(|(n, v)| match n {
+            b'-' => *v == b'_',
+            _ => n.to_ascii_lowercase() == *v,
+        })
+}
+
+/// Several fields of a name are joined as lists are.
+fn joined<'a>(values: impl Iterator<Item = &'a [u8]>, separator: &[u8], out: &mut Vec<u8>) -> bool {
+    let mut found = false;
+    for value in values {
+        if found {
+            out.extend_from_slice(separator);
+        }
+        out.extend_from_slice(value);
+        found = true;
+    }
+    found
+}
+
+fn http(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
+    let values =
+        x.head.fields().iter().filter(|f| is_named(x.head.get(f.name), name)).map(|f| x.head.get(f.value));
+    joined(values, if name == "cookie" { b"; " } else { b", " }, out)
+}
+
+/// A header of the response as it was sent; the ones that have a place of their own included.
+fn sent_http(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
+    let Some(sent) = &x.response else { return false };
+    let mut text = |value: &Option<crate::http::response::Text>| match value {
+        Some(value) => {
+            out.extend_from_slice(value);
+            true
+        }
+        None => false,
+    };
+    match name {
+        "content_type" => {
+            let found = text(&sent.content_type);
+            if let (true, Some(charset)) = (found, &sent.charset) {
+                out.extend_from_slice(b"; charset=");
+                out.extend_from_slice(charset);
+            }
+            found
+        }
+        "content_length" => sent.content_length.is_some_and(|length| number(length, out)),
+        "location" => text(&sent.location),
+        "last_modified" => match sent.last_modified {
+            Some(time) => {
+                out.extend_from_slice(date::http(time).as_ref());
+                true
+            }
+            None => false,
+        },
+        "connection" => {
+            let value: &[u8] = match (x.status, x.keepalive) {
+                (101, _) => b"upgrade",
+                (_, true) => b"keep-alive",
+                (_, false) => b"close",
+            };
+            out.extend_from_slice(value);
+            true
+        }
+        "keep_alive" => {
+            let seconds = x.location().core.keepalive_header;
+            if x.keepalive && seconds > 0 {
+                out.extend_from_slice(b"timeout=");
+                number(seconds, out);
+            }
+            x.keepalive && seconds > 0
+        }
+        "transfer_encoding" => {
+            if x.chunked {
+                out.extend_from_slice(b"chunked");
+            }
+            x.chunked
+        }
+        _ => joined(sent.headers.iter().filter(|(n, _)| is_named(n, name)).map(|(_, v)| v), b", ", out),
+    }
+}
+
+fn cookie(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
+    for line in x.head.all(Known::Cookie) {
+        for pair in line.split(|b| *b == b';' || *b == b',') {
+            let pair = pair.trim_ascii_start();
+            let Some(at) = memchr::memchr(b'=', pair) else { continue };
+            if pair[..at].trim_ascii_end().eq_ignore_ascii_case(name.as_bytes()) {
+                out.extend_from_slice(pair[at + 1..].trim_ascii());
+                return true;
+            }
+        }
+    }
+    false
+}
+
+fn arg(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
+    for pair in x.args.split(|b| *b == b'&') {
+        let Some(at) = memchr::memchr(b'=', pair) else { continue };
+        if pair[..at].eq_ignore_ascii_case(name.as_bytes()) {
+            out.extend_from_slice(&pair[at + 1..]);
+            return true;
+        }
+    }
+    false
+}

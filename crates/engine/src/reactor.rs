@@ -1,0 +1,234 @@
+//! What belongs to one reactor thread: its clock and timers, its connections, the generation that it serves.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::net::IpAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Waker;
+
+use crate::generation::Generation;
+use crate::io::Address;
+use crate::timer::{Clock, Timers};
+use crate::tunnel;
+use crate::upstream::Pools;
+
+/// Counters of the whole worker.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub accepted: AtomicU64,
+    pub handled: AtomicU64,
+    pub requests: AtomicU64,
+    pub active: AtomicU64,
+    pub reading: AtomicU64,
+    pub writing: AtomicU64,
+    pub waiting: AtomicU64,
+    pub tunnels: AtomicU64,
+    numbers: AtomicU64,
+}
+
+impl Counters {
+    /// The next `$connection`.
+    pub fn next_connection(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// The state of one reactor thread.
+pub struct Reactor {
+    timers: Timers,
+    current: RefCell<Arc<Generation>>,
+    /// No new work is taken: the worker quits.
+    quitting: Cell<bool>,
+    idle: RefCell<Vec<Weak<Idle>>>,
+    tunnels: RefCell<Vec<Weak<tunnel::Control>>>,
+    tasks: Cell<usize>,
+    all_done: RefCell<Option<Waker>>,
+    pub counters: Arc<Counters>,
+    pub pools: Pools,
+}
+
+/// A connection's place in the list of those that may have to be told of a reload.
+#[derive(Default)]
+pub struct Idle {
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Idle {
+    /// Remembers whom to wake; called by whoever waits for a request.
+    pub fn waits(&self, waker: &Waker) {
+        let mut slot = self.waker.borrow_mut();
+        if !slot.as_ref().is_some_and(|w| w.will_wake(waker)) {
+            *slot = Some(waker.clone());
+        }
+    }
+
+    pub fn works(&self) {
+        self.waker.borrow_mut().take();
+    }
+}
+
+impl Reactor {
+    pub fn new(generation: Arc<Generation>, counters: Arc<Counters>) -> Rc<Self> {
+        Rc::new(Self {
+            timers: Timers::new(Clock::new()),
+            current: RefCell::new(generation),
+            quitting: Cell::new(false),
+            idle: RefCell::default(),
+            tunnels: RefCell::default(),
+            tasks: Cell::new(0),
+            all_done: RefCell::default(),
+            counters,
+            pools: Pools::default(),
+        })
+    }
+
+    pub fn clock(&self) -> &Clock {
+        self.timers.clock()
+    }
+
+    pub fn timers(&self) -> &Timers {
+        &self.timers
+    }
+
+    pub fn current(&self) -> Arc<Generation> {
+        Arc::clone(&self.current.borrow())
+    }
+
+    /// Whether that generation is the one that new requests are served by.
+    pub fn is_current(&self, generation: &Arc<Generation>) -> bool {
+        Arc::ptr_eq(&self.current.borrow(), generation)
+    }
+
+    pub fn is_quitting(&self) -> bool {
+        self.quitting.get()
+    }
+
+    /// Serves new requests by another generation; idle connections of the old one are told.
+    pub fn publish(&self, generation: Arc<Generation>) {
+        let before = self.current.replace(generation);
+        self.bound_tunnels(before.shutdown_timeout);
+        self.pools.retain(&self.current.borrow());
+        self.wake_idle();
+    }
+
+    /// Takes no new request; idle connections close, tunnels go on until they end or their time is up.
+    pub fn quit(&self) {
+        self.quitting.set(true);
+        let timeout = self.current.borrow().shutdown_timeout;
+        self.bound_tunnels(timeout);
+        self.pools.clear();
+        self.wake_idle();
+    }
+
+    /// `worker_shutdown_timeout`: 0 leaves tunnels alone.
+    fn bound_tunnels(&self, timeout: u64) {
+        let mut tunnels = self.tunnels.borrow_mut();
+        tunnels.retain(|t| t.strong_count() > 0);
+        if timeout > 0 {
+            let deadline = self.clock().refresh() + timeout;
+            for tunnel in tunnels.iter().filter_map(Weak::upgrade) {
+                tunnel.drain(deadline);
+            }
+        }
+    }
+
+    fn wake_idle(&self) {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|entry| entry.strong_count() > 0);
+        let wakers: Vec<_> = idle
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter_map(|entry| entry.waker.borrow_mut().take())
+            .collect();
+        drop(idle);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// A place for a connection that will wait for requests.
+    pub fn register_idle(&self) -> Rc<Idle> {
+        let entry = Rc::new(Idle::default());
+        push_weak(&mut self.idle.borrow_mut(), Rc::downgrade(&entry));
+        entry
+    }
+
+    /// Lets a running tunnel be bounded by `worker_shutdown_timeout`.
+    pub fn register_tunnel(&self, control: &Rc<tunnel::Control>) {
+        push_weak(&mut self.tunnels.borrow_mut(), Rc::downgrade(control));
+    }
+
+    /// Runs a task on this thread. A panic in it ends it alone; the panic hook has logged it.
+    pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        struct Running(Rc<Reactor>);
+        impl Drop for Running {
+            fn drop(&mut self) {
+                self.0.tasks.set(self.0.tasks.get() - 1);
+                if self.0.tasks.get() == 0 {
+                    if let Some(waker) = self.0.all_done.borrow_mut().take() {
+                        waker.wake();
+                    }
+                }
+            }
+        }
+        self.tasks.set(self.tasks.get() + 1);
+        let running = Running(Rc::clone(self));
+        tokio::task::spawn_local(async move {
+            let _running = running;
+            task.await;
+        });
+    }
+
+    /// Waits until every spawned task has ended.
+    pub async fn drained(&self) {
+        std::future::poll_fn(|cx| {
+            if self.tasks.get() == 0 {
+                return std::task::Poll::Ready(());
+            }
+            *self.all_done.borrow_mut() = Some(cx.waker().clone());
+            std::task::Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Appends, and drops dead entries whenever the list would have to grow.
+fn push_weak<T>(list: &mut Vec<Weak<T>>, entry: Weak<T>) {
+    if list.len() == list.capacity() {
+        list.retain(|e| e.strong_count() > 0);
+    }
+    list.push(entry);
+}
+
+/// The other end of a client's connection, its text made once.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub address: Address,
+    text: Box<[u8]>,
+}
+
+impl Peer {
+    pub fn new(address: Address) -> Self {
+        let text = match &address {
+            Address::Ip(inet) => match inet.ip().to_canonical() {
+                IpAddr::V4(ip) if inet.is_ipv4() => ip.to_string(),
+                IpAddr::V4(_) | IpAddr::V6(_) => inet.ip().to_string(),
+            },
+            Address::Unix(_) => "unix:".to_string(),
+        };
+        Self { address, text: text.into_bytes().into() }
+    }
+
+    /// `$remote_addr`.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// `$remote_port`; none on a unix socket.
+    pub fn port(&self) -> Option<u16> {
+        match &self.address {
+            Address::Ip(inet) => Some(inet.port()),
+            Address::Unix(_) => None,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Upstreams: groups of peers, who picks one, and the connections that are kept to them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use weir_ir::address::Address;
+
+pub mod balance;
+pub mod pool;
+
+pub use balance::{Balance, Picked, RoundRobin, Tried};
+pub use pool::{PoolSettings, Pools};
+
+/// A peer: one address of a server. Its state is shared by all threads, and carried over to the next generation.
+#[derive(Debug)]
+pub struct Peer {
+    pub address: Address,
+    /// As `$upstream_addr` shows it.
+    pub text: Box<[u8]>,
+    pub weight: u32,
+    pub max_fails: u32,
+    /// Seconds.
+    pub fail_timeout: u64,
+    pub max_conns: u32,
+    pub down: bool,
+    pub backup: bool,
+    /// Connections and tunnels that are open to it now.
+    pub conns: Arc<AtomicU32>,
+}
+
+/// Counts a connection to a peer for as long as it lives.
+#[derive(Debug)]
+pub struct PeerGuard {
+    conns: Arc<AtomicU32>,
+}
+
+impl PeerGuard {
+    pub fn new(peer: &Peer) -> Self {
+        peer.conns.fetch_add(1, Ordering::Relaxed);
+        Self { conns: Arc::clone(&peer.conns) }
+    }
+}
+
+impl Drop for PeerGuard {
+    fn drop(&mut self) {
+        self.conns.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A group of peers with its balancer and its pool's rules.
+pub struct Upstream {
+    pub name: Arc<str>,
+    pub port: u16,
+    pub explicit: bool,
+    pub peers: Arc<[Peer]>,
+    pub balance: Arc<dyn Balance>,
+    pub pool: PoolSettings,
+}
+
+impl Upstream {
+    /// Makes the group; peers that the generation before had too keep their counters.
+    pub(crate) fn open(upstream: &weir_ir::program::Upstream, before: Option<&Upstream>) -> Self {
+        let mut peers = vec![];
+        for server in &upstream.servers {
+            for address in &server.addresses {
+                let known = before.and_then(|b| b.peers.iter().find(|p| p.address == *address));
+                peers.push(Peer {
+                    address: address.clone(),
+                    text: address.to_string().into_bytes().into(),
+                    weight: server.weight,
+                    max_fails: server.max_fails,
+                    fail_timeout: server.fail_timeout,
+                    max_conns: server.max_conns,
+                    down: server.down,
+                    backup: server.backup,
+                    conns: known.map_or_else(Arc::default, |p| Arc::clone(&p.conns)),
+                });
+            }
+        }
+        let peers: Arc<[Peer]> = peers.into();
+        Self {
+            name: Arc::clone(&upstream.name),
+            port: upstream.port,
+            explicit: upstream.explicit,
+            balance: Arc::new(RoundRobin::new(Arc::clone(&peers))),
+            peers,
+            pool: PoolSettings::default(),
+        }
+    }
+
+    /// Whether this is the same group in an earlier generation.
+    pub(crate) fn is_of(&self, upstream: &weir_ir::program::Upstream) -> bool {
+        self.name == upstream.name && self.port == upstream.port
+    }
+}
+
+/// What is logged of one attempt (`$upstream_addr`, `$upstream_status`, …). Times are milliseconds.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamState {
+    /// The peer, or the group's name where no peer was live.
+    pub peer: Box<[u8]>,
+    /// `http://127.0.0.1:8080/uri`, for messages; empty before a peer is known.
+    pub url: Vec<u8>,
+    pub status: u16,
+    pub connect_time: Option<u64>,
+    pub header_time: Option<u64>,
+    pub response_time: Option<u64>,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    pub response_length: u64,
+    /// An internal redirect came after this attempt.
+    pub redirected: bool,
+}
+
+impl UpstreamState {
+    pub fn url(&self) -> Option<&[u8]> {
+        (!self.url.is_empty()).then_some(&self.url)
+    }
+}
