@@ -13,6 +13,7 @@ pub mod timer;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;
+pub mod worker;
 
 /// The version of nginx whose behaviour is the reference, `$nginx_version`.
 pub const NGINX_VERSION: &str = "1.31.4";

@@ -179,6 +179,11 @@ impl Reactor {
         });
     }
 
+    /// How many spawned tasks there are: connections and tunnels.
+    pub fn tasks(&self) -> usize {
+        self.tasks.get()
+    }
+
     /// Waits until every spawned task has ended.
     pub async fn drained(&self) {
         std::future::poll_fn(|cx| {
