@@ -166,11 +166,7 @@ impl Drop for Listening {
 }
 
 /// Goes on with the listeners that stay, starts new ones, ends the others.
-fn listen(
-    reactor: &Rc<Reactor>,
-    listeners: &mut HashMap<Key, Listening>,
-    sockets: Vec<(Key, Arc<OwnedFd>)>,
-) {
+fn listen(reactor: &Rc<Reactor>, listeners: &mut HashMap<Key, Listening>, sockets: Vec<(Key, Arc<OwnedFd>)>) {
     listeners.retain(|key, _| sockets.iter().any(|(k, _)| k == key));
     for (key, fd) in sockets {
         if listeners.contains_key(&key) {
