@@ -4,10 +4,12 @@
 
 pub mod args;
 pub mod channel;
+pub mod master;
 pub mod message;
 pub mod paths;
 pub mod pidfile;
 pub mod privileges;
+pub mod sockets;
 mod sys;
 #[cfg(test)]
 mod testing;
