@@ -1,4 +1,4 @@
 //! Executes a program: listeners, HTTP, upstreams, tunnels, reload, drain.
 
 pub mod errorlog;
-mod localtime;
+pub mod localtime;

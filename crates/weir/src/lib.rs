@@ -4,13 +4,18 @@
 
 pub mod args;
 pub mod channel;
+pub mod daemon;
 pub mod master;
 pub mod message;
 pub mod paths;
 pub mod pidfile;
 pub mod privileges;
+pub mod signaller;
 pub mod sockets;
+pub mod spawn;
 mod sys;
 #[cfg(test)]
 mod testing;
+pub mod title;
+pub mod verdict;
 pub mod wire;
