@@ -18,6 +18,7 @@ use nix::errno::Errno;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use weir_engine::errorlog::{Level, Log};
 
+use crate::message::{bytes_path, path_bytes};
 use crate::sys::{TcpOption, set_tcp_option};
 
 /// The variable in which a master tells the executable that follows it which descriptors are listening.
@@ -235,6 +236,33 @@ impl Listeners {
     pub fn sockets(&self) -> impl Iterator<Item = &Arc<OwnedFd>> {
         self.groups.iter().flat_map(|group| &group.sockets)
     }
+}
+
+impl Group {
+    /// How the group is named to the worker: kind and address as text.
+    pub fn description(&self) -> Vec<u8> {
+        let kind: &[u8] = match self.kind {
+            Kind::Stream => b"stream ",
+            Kind::Datagram => b"datagram ",
+        };
+        match &self.address {
+            Address::Ip(address) => [kind, address.to_string().as_bytes()].concat(),
+            Address::Unix(path) => [kind, b"unix:", path_bytes(path)].concat(),
+        }
+    }
+}
+
+/// Reads [`Group::description`].
+pub fn described(description: &[u8]) -> Option<(Kind, Address)> {
+    let (kind, address) = match description.strip_prefix(b"stream ") {
+        Some(address) => (Kind::Stream, address),
+        None => (Kind::Datagram, description.strip_prefix(b"datagram ")?),
+    };
+    let address = match address.strip_prefix(b"unix:") {
+        Some(path) => Address::Unix(bytes_path(path)),
+        None => Address::Ip(std::str::from_utf8(address).ok()?.parse().ok()?),
+    };
+    Some((kind, address))
 }
 
 /// The value of [`INHERITED`] for descriptors that stay open over `exec`.
@@ -657,6 +685,22 @@ mod tests {
             &[6],
             Some("[emerg] invalid socket number \"7\" in NGINX environment variable, ignoring"),
         );
+    }
+
+    #[test]
+    fn a_description_says_which_socket_it_is() {
+        #[track_caller]
+        fn check(kind: Kind, address: Address, text: &str) {
+            let group = Group { address, kind, sockets: Vec::new(), backlog: None, deferred: None };
+            assert_eq!(group.description(), text.as_bytes());
+            assert_eq!(described(text.as_bytes()), Some((group.kind, group.address)));
+        }
+        check(Kind::Stream, Address::Ip("[::1]:80".parse().unwrap()), "stream [::1]:80");
+        check(Kind::Datagram, Address::Ip("1.2.3.4:5".parse().unwrap()), "datagram 1.2.3.4:5");
+        check(Kind::Stream, Address::Unix("/run/a b".into()), "stream unix:/run/a b");
+        for nonsense in ["", "stream", "stream x", "datagram 1.2.3.4"] {
+            assert_eq!(described(nonsense.as_bytes()), None);
+        }
     }
 
     #[test]

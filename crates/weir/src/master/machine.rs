@@ -263,6 +263,11 @@ impl Machine {
         self.new_binary.is_some()
     }
 
+    /// Whether a reload is on its way.
+    pub fn is_reloading(&self) -> bool {
+        self.loading.is_some()
+    }
+
     pub fn step(&mut self, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         let then = &mut actions;
