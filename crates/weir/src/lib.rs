@@ -14,6 +14,7 @@ pub mod signaller;
 mod signals;
 pub mod sockets;
 pub mod spawn;
+pub mod startup;
 mod sys;
 #[cfg(test)]
 mod testing;

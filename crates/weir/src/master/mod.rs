@@ -4,5 +4,5 @@ pub mod machine;
 mod prepared;
 mod run;
 
-pub use prepared::{Collected, ErrorLog, Failed, Plan, Prepared, Site};
+pub use prepared::{Collected, ErrorLog, Failed, Plan, Prepared, Refused, Site};
 pub use run::{Start, run};

@@ -17,8 +17,17 @@ pub trait Site: Send + Sync + 'static {
     /// for the reload. Runs on a thread of its own.
     ///
     /// # Errors
-    /// The configuration is refused; with more to show than the lines that were logged, such as source lines.
-    fn plan(&self, log: &Log) -> Result<Plan, Vec<u8>>;
+    /// The configuration is refused.
+    fn plan(&self, log: &Log) -> Result<Plan, Refused>;
+}
+
+/// A refused configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// Every file was read and every directive known to be right in itself; nginx's `-t` says so before it goes on.
+    pub syntax_is_ok: bool,
+    /// What to show beside the lines that were logged, such as source lines.
+    pub explanation: Vec<u8>,
 }
 
 /// What a configuration asks of the processes.
@@ -37,6 +46,12 @@ pub struct Plan {
     pub identity: Identity,
     /// The `env` directives.
     pub env: Vec<Vec<u8>>,
+    /// `daemon`; looked at only at start, as the next one.
+    pub daemon: bool,
+    /// `master_process`
+    pub master_process: bool,
+    /// Every file that was read, for `-T`: name and content.
+    pub files: Vec<(PathBuf, Vec<u8>)>,
 }
 
 /// One place that errors are written to.
@@ -63,13 +78,21 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Opens what the plan names; sockets that `listeners` has are kept. `log` is told what cannot be opened.
+    /// Opens what the plan names; sockets that `listeners` has are kept.
+    ///
+    /// `log` is told which log cannot be opened; what then fails goes to the new logs and to `watch`, as in nginx.
     ///
     /// In a test everything is opened as well, since nginx's `-t` finds missing folders and rights that way.
     ///
     /// # Errors
     /// If a log or an address cannot be opened. Nothing of it stays open then.
-    pub fn open(plan: Plan, listeners: &Listeners, mode: Mode, log: &Log) -> Result<Prepared, Failed> {
+    pub fn open(
+        plan: Plan,
+        listeners: &Listeners,
+        mode: Mode,
+        log: &Log,
+        watch: Option<Arc<dyn Sink>>,
+    ) -> Result<Prepared, Failed> {
         let mut files = BTreeMap::new();
         for path in &plan.logs {
             let file = LogFile::open(path).map_err(|error| {
@@ -77,11 +100,6 @@ impl Prepared {
                 Failed
             })?;
             files.insert(path.clone(), Arc::new(file));
-        }
-        let mut listeners =
-            listeners.open(&plan.listens, mode, log, || std::thread::sleep(PAUSE)).map_err(|_| Failed)?;
-        if mode == Mode::Run {
-            listeners.configure(&plan.listens, log);
         }
         let outputs = plan.error_logs.iter().filter_map(|(level, place)| {
             let target = match place {
@@ -91,7 +109,16 @@ impl Prepared {
             };
             Some(Output { level: *level, target })
         });
-        let log = log.with_outputs(outputs.collect());
+        let outputs: Vec<Output> = outputs.collect();
+        let watch = watch.map(|sink| Output { level: Level::Warn, target: Target::Sink(sink) });
+        let watched = log.with_outputs(outputs.iter().cloned().chain(watch).collect());
+        let log = log.with_outputs(outputs);
+        let mut listeners = listeners
+            .open(&plan.listens, mode, &watched, || std::thread::sleep(PAUSE))
+            .map_err(|_| Failed)?;
+        if mode == Mode::Run {
+            listeners.configure(&plan.listens, &watched);
+        }
         Ok(Prepared { plan, listeners, files, log })
     }
 
@@ -101,6 +128,11 @@ impl Prepared {
             ErrorLog::File(path) => self.files.get(path),
             ErrorLog::Stderr | ErrorLog::Sink(_) => None,
         })
+    }
+
+    /// Whether standard error is a log itself.
+    pub fn logs_to_stderr(&self) -> bool {
+        self.plan.error_logs.iter().any(|(_, place)| matches!(place, ErrorLog::Stderr))
     }
 
     /// Whether a worker of `other` can load this without being started anew.
@@ -147,7 +179,7 @@ impl Prepared {
             }
         }
         if let Some(file) = self.error_log_file()
-            && !self.plan.error_logs.iter().any(|(_, place)| matches!(place, ErrorLog::Stderr))
+            && !self.logs_to_stderr()
             && let Ok(file) = file.duplicate()
         {
             // It was logged if it failed.
@@ -208,6 +240,9 @@ mod tests {
             pid: folder.path("pid"),
             identity: Identity::default(),
             env: Vec::new(),
+            daemon: true,
+            master_process: true,
+            files: Vec::new(),
         }
     }
 
@@ -215,7 +250,8 @@ mod tests {
     fn logs_are_opened_and_reopened_by_name() {
         let folder = Folder::new();
         let (log, lines) = memory(Level::Info);
-        let prepared = Prepared::open(plan(&folder), &Listeners::default(), Mode::Run, &log).ok().unwrap();
+        let prepared =
+            Prepared::open(plan(&folder), &Listeners::default(), Mode::Run, &log, None).ok().unwrap();
         let logs: Vec<PathBuf> = prepared.passed_logs().into_iter().map(|log| log.path).collect();
         assert_eq!(logs, [folder.path("access.log"), folder.path("error.log")]);
         prepared.log.write(Level::Notice, "one");
@@ -234,7 +270,7 @@ mod tests {
         let (log, lines) = memory(Level::Info);
         let path = folder.path("no/access.log");
         let plan = Plan { logs: vec![path.clone()], ..plan(&folder) };
-        assert!(Prepared::open(plan, &Listeners::default(), Mode::Test, &log).is_err());
+        assert!(Prepared::open(plan, &Listeners::default(), Mode::Test, &log, None).is_err());
         let text = format!("[emerg] open() \"{}\" failed (2: No such file or directory)", path.display());
         assert_eq!(lines.take(), [text]);
     }

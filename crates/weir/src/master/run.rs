@@ -14,10 +14,10 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook_tokio::SignalsInfo;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep_until};
-use weir_engine::errorlog::{Level, Output, Target};
+use weir_engine::errorlog::{Level, Output, Sink, Target};
 
 use super::machine::{Action, Event, Exit, Machine, Signal};
-use super::prepared::{Collected, Plan, Prepared, Site};
+use super::prepared::{Collected, Plan, Prepared, Refused, Site};
 use crate::channel;
 use crate::message::{FromWorker, ToWorker};
 use crate::sockets::{Listeners, Mode};
@@ -53,7 +53,7 @@ pub struct Start<S> {
 pub fn run<S: Site>(start: Start<S>) -> io::Result<()> {
     title::set(&title::master(&start.program, &start.arguments));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async move {
+    let result = runtime.block_on(async move {
         let numbers = Signal::ALL.map(Signal::number);
         let signals = SignalsInfo::<WithOrigin>::new(numbers)?;
         let (send, events) = unbounded_channel();
@@ -82,7 +82,10 @@ pub fn run<S: Site>(start: Start<S>) -> io::Result<()> {
         master.current.log.started();
         master.serve(signals, events).await;
         Ok(())
-    })
+    });
+    // A configuration that is still being read, perhaps waiting for a name server, must not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
 /// What reaches the master from its own tasks.
@@ -262,18 +265,19 @@ impl<S: Site> Master<S> {
             let open = |plan: Plan| {
                 let moved = plan.pid != pid;
                 if moved {
-                    pidfile::create(&plan.pid, false, &log).map_err(|_| Vec::new())?;
+                    pidfile::create(&plan.pid, false, &log).map_err(|_| Refused::default())?;
                 }
                 let new_pid = plan.pid.clone();
-                Prepared::open(plan, &listeners, Mode::Run, &log).map_err(|_| {
+                let watch = Some(collected.clone() as Arc<dyn Sink>);
+                Prepared::open(plan, &listeners, Mode::Run, &log, watch).map_err(|_| {
                     if moved {
                         pidfile::remove(&new_pid, &log);
                     }
-                    Vec::new()
+                    Refused::default()
                 })
             };
             let result = site.plan(&log).and_then(open).map(Box::new);
-            let result = result.map_err(|more| [collected.take(), more].concat());
+            let result = result.map_err(|refused| [collected.take(), refused.explanation].concat());
             // Nobody listens only when the master is gone.
             let _ = send.send(News::Planned { generation, result });
         });

@@ -1,10 +1,11 @@
 //! Signals, reloads, upgrades and deaths, as seen from outside.
 
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{Signal as Number, kill};
@@ -12,6 +13,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use weir::args::Signal;
 use weir::pidfile;
+use weir::privileges;
 use weir::signaller;
 use weir_engine::errorlog::Log;
 
@@ -29,6 +31,9 @@ pub const TESTS: &[(&str, fn())] = &[
     ("logs_are_reopened_in_both_processes", logs_are_reopened_in_both_processes),
     ("an_upgrade_serves_all_along", an_upgrade_serves_all_along),
     ("an_upgrade_can_be_taken_back", an_upgrade_can_be_taken_back),
+    ("a_worker_keeps_no_privileges", a_worker_keeps_no_privileges),
+    ("the_command_line_prints_and_exits_as_nginx", the_command_line_prints_and_exits_as_nginx),
+    ("a_second_server_fails_on_the_terminal", a_second_server_fails_on_the_terminal),
 ];
 
 /// How long anything may take on a busy machine.
@@ -74,17 +79,31 @@ impl Server {
         let folder = std::env::temp_dir().join(format!("weir-it-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // An address of this test alone, so that nothing else takes its port.
+        static NEXT: AtomicU8 = AtomicU8::new(100);
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        let ip = Ipv4Addr::new(127, NEXT.fetch_add(1, Ordering::Relaxed), high, low | 1);
+        let address = TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap();
         let server = Server { folder, address };
         server.configure(more);
-        let launcher = Command::new(std::env::current_exe().unwrap())
-            .arg("--master")
-            .arg(&server.folder)
-            .env("SECRET", "x")
-            .status()
-            .unwrap();
+        std::os::unix::fs::symlink(std::env::current_exe().unwrap(), server.folder.join("it")).unwrap();
+        let launcher = server.command(&["-e", "stderr"]).env("SECRET", "x").status().unwrap();
         assert!(launcher.success());
         server
+    }
+
+    /// The program as it is called for this server.
+    fn command(&self, options: &[&str]) -> Command {
+        let mut command = Command::new(self.folder.join("it"));
+        command.arg("-p").arg(&self.folder).args(options);
+        command
+    }
+
+    /// Calls it; exit code, standard output, standard error.
+    fn call(&self, options: &[&str]) -> (i32, String, String) {
+        let output = self.command(options).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     }
 
     fn configure(&self, more: &str) {
@@ -102,7 +121,7 @@ impl Server {
         pidfile::read(&pid_file(&self.folder)).unwrap()
     }
 
-    /// `-s`, with its exit code and what it prints.
+    /// Signals the master without reading the configuration; exit code and what is printed.
     fn signal(&self, signal: Signal) -> (i32, String) {
         let mut stderr = Vec::new();
         let log = Log::new("it", Vec::new());
@@ -300,5 +319,74 @@ fn an_upgrade_can_be_taken_back() {
     until("the pid file is back", || pidfile::read(&pid_file(&server.folder)).is_ok_and(|pid| pid == old));
     server.logged(&format!("new binary process {new} exited with code 0\n"));
     assert_ne!(server.ask().pid, first.pid);
+    server.stop(Signal::Quit);
+}
+
+fn a_worker_keeps_no_privileges() {
+    let server = Server::start("privileges", "limits");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.ask().pid)).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_ascii_whitespace().map(str::to_owned).collect::<Vec<String>>()
+    };
+    if privileges::privileged() {
+        let account = privileges::default_account().unwrap();
+        assert_eq!(field("Uid:"), vec![account.uid.to_string(); 4]);
+        assert_eq!(field("Gid:"), vec![account.gid.to_string(); 4]);
+        assert_eq!(field("Groups:"), [account.gid.to_string()]);
+        assert_eq!(field("CapEff:"), ["0000000000000000"]);
+    } else {
+        assert_eq!(field("Uid:"), vec![nix::unistd::geteuid().to_string(); 4]);
+    }
+    let worker = server.ask().pid;
+    let limits = std::fs::read_to_string(format!("/proc/{worker}/limits")).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_ascii_whitespace().collect::<Vec<_>>()[3..5], ["99", "99"]);
+    assert_eq!(std::fs::read_link(format!("/proc/{worker}/cwd")).unwrap(), PathBuf::from("/"));
+    server.stop(Signal::Quit);
+}
+
+fn the_command_line_prints_and_exits_as_nginx() {
+    let server = Server::start("options", "");
+    server.ask();
+    #[track_caller]
+    fn check(server: &Server, options: &[&str], code: i32, stdout: &str, stderr: &str) {
+        assert_eq!(server.call(options), (code, stdout.to_owned(), stderr.to_owned()), "{options:?}");
+    }
+    let conf = server.folder.join("conf").display().to_string();
+    let ok = format!("it: the configuration file {conf} syntax is ok\n");
+    let passed = format!("it: configuration file {conf} test is successful\n");
+    let failed = format!("it: configuration file {conf} test failed\n");
+    let log = server.folder.join("first.log").display().to_string();
+    let file = ["-c", "conf", "-e", &log];
+    let with = |more: &[&'static str]| -> Vec<&str> { [&file[..], more].concat() };
+    check(&server, &with(&["-t"]), 0, "", &format!("{ok}{passed}"));
+    check(&server, &with(&["-tq"]), 0, "", "");
+    let dump = format!("# configuration file conf:\nlisten {}\n\n\n", server.address);
+    check(&server, &with(&["-qT"]), 0, &dump, "");
+    check(&server, &["-v"], 0, "", "weir version: weir/0.1.0\n");
+    check(&server, &["-x"], 1, "", "it: invalid option: \"x\"\n");
+    check(&server, &with(&["-s", "reload"]), 0, "", "");
+    server.configure("refuse bad");
+    check(&server, &with(&["-t"]), 1, "", &format!("it: [emerg] bad\nexplained\n{failed}"));
+    check(&server, &with(&["-tq"]), 1, "", &format!("it: [emerg] bad\nexplained\n{failed}"));
+    check(&server, &with(&["-s", "reload"]), 1, "", "it: [emerg] bad\nexplained\n");
+    check(&server, &["-e", "/no/log", "-v", "-s", "reload"], 0, "", "weir version: weir/0.1.0\n");
+    let (code, _, stderr) = server.call(&["-e", "/no/log", "-t"]);
+    let alert = "it: [alert] could not open error log file: open() \"/no/log\" failed (2: No such file or directory)\n";
+    assert!(code == 1 && stderr.starts_with(alert), "{stderr}");
+    server.configure("");
+    check(&server, &["-c", "conf", "--directives"], 1, "", "it: invalid option: \"-\"\n");
+    server.stop(Signal::Quit);
+}
+
+fn a_second_server_fails_on_the_terminal() {
+    let server = Server::start("second", "");
+    let log = server.folder.join("first.log").display().to_string();
+    let (code, stdout, stderr) = server.call(&["-e", &log]);
+    let line = format!("it: [emerg] bind() to {} failed (98: Address already in use)\n", server.address);
+    let last = "it: [emerg] still could not bind()\n";
+    assert_eq!((code, stdout, stderr), (1, String::new(), format!("{}{last}", line.repeat(5))));
+    server.ask();
     server.stop(Signal::Quit);
 }

@@ -1,30 +1,30 @@
 //! A configuration and an engine that are just enough to see what the processes do.
 //!
 //! The configuration is the file `conf`: lines `listen ADDRESS`, `env NAME=VALUE`, and for trouble `refuse TEXT` (the
-//! master does), `refuse-late TEXT` (the worker does) and `fatal` (the worker exits with 2). A worker answers each
+//! master does), `limits` (a worker with few rights), `refuse-late TEXT` (the worker does) and `fatal` (the worker exits with 2). A worker answers each
 //! connection with a line: its pid, the generation, and its variable `WHO`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt;
-use weir::daemon;
-use weir::master::{self, ErrorLog, Plan, Prepared, Site, Start};
-use weir::message::FromWorker;
-use weir::pidfile;
-use weir::privileges::{FATAL_EXIT, Identity};
-use weir::sockets::{Address, INHERITED, ListenSpec, Listeners, Mode, described};
+use weir::args::Options;
+use weir::master::{ErrorLog, Plan, Prepared, Refused, Site};
+use weir::message::{FromWorker, bytes_path};
+use weir::paths::Paths;
+use weir::privileges::{FATAL_EXIT, Identity, default_account, privileged};
+use weir::sockets::{Address, ListenSpec, described};
 use weir::spawn;
+use weir::startup::House;
 use weir::worker::{self, Order};
 use weir_engine::errorlog::{Level, Log, Output, Target};
 
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Site for Folder {
-    fn plan(&self, log: &Log) -> Result<Plan, Vec<u8>> {
-        let text = std::fs::read_to_string(self.0.join("conf")).map_err(|_| Vec::new())?;
+    fn plan(&self, log: &Log) -> Result<Plan, Refused> {
+        let text = std::fs::read_to_string(self.0.join("conf")).map_err(|_| Refused::default())?;
         let path = self.0.join("error.log");
         let mut plan = Plan {
             snapshot: text.as_bytes().into(),
@@ -34,8 +34,19 @@ impl Site for Folder {
             pid: self.0.join("pid"),
             identity: Identity::default(),
             env: Vec::new(),
+            daemon: true,
+            master_process: true,
+            files: vec![("conf".into(), text.clone().into_bytes())],
         };
         for line in text.lines() {
+            if line == "limits" {
+                plan.identity = Identity {
+                    account: privileged().then(|| default_account().unwrap()),
+                    nofile: Some(99),
+                    working_directory: Some("/".into()),
+                    ..Identity::default()
+                };
+            }
             match line.split_once(' ') {
                 Some(("listen", address)) => {
                     let address = match address.strip_prefix("unix:") {
@@ -47,7 +58,7 @@ impl Site for Folder {
                 Some(("env", directive)) => plan.env.push(directive.as_bytes().to_vec()),
                 Some(("refuse", text)) => {
                     log.write(Level::Emerg, text);
-                    return Err(b"explained\n".to_vec());
+                    return Err(Refused { syntax_is_ok: false, explanation: b"explained\n".to_vec() });
                 }
                 _ => {}
             }
@@ -56,42 +67,38 @@ impl Site for Folder {
     }
 }
 
-pub fn master(folder: &str, arguments: Vec<Vec<u8>>) -> ExitCode {
-    let site = Arc::new(Folder(folder.into()));
-    let stderr = vec![Output { level: Level::Notice, target: Target::Stderr }];
-    let log = Log::starting("it", stderr);
-    let inherited = std::env::var(INHERITED).ok();
-    let listeners = match &inherited {
-        Some(list) => Listeners::inherit(list.as_bytes(), &log),
-        None => Listeners::default(),
-    };
-    let plan = site.plan(&log).unwrap();
-    let Ok(first) = Prepared::open(plan, &listeners, Mode::Run, &log) else { return ExitCode::FAILURE };
-    drop(listeners);
-    let parent = match inherited {
-        Some(_) => nix::unistd::getppid().as_raw(),
-        None => {
-            let launcher = std::process::id() as i32;
-            daemon::detach(&log).unwrap();
-            launcher
-        }
-    };
-    pidfile::create(&first.plan.pid, false, &log).unwrap();
-    let start = Start {
-        site,
-        first,
-        program: "it".into(),
-        arguments,
-        variables: std::env::vars_os().collect(),
-        daemonized: true,
-        parent,
-        inherited: inherited.is_some(),
-    };
-    master::run(start).unwrap();
-    ExitCode::SUCCESS
+/// The house that a test executable is.
+pub struct StandIn;
+
+impl House for StandIn {
+    type Site = Folder;
+
+    fn built_in(&self) -> &[&str] {
+        &["--with-nothing"]
+    }
+
+    fn site(&self, paths: &Paths, _: &Options) -> Folder {
+        Folder(bytes_path(&paths.prefix))
+    }
+
+    fn directives(&self) -> String {
+        "none\n".into()
+    }
+
+    fn demo(&self, _: bool) -> i32 {
+        0
+    }
+
+    fn work(&self, program: &str) -> i32 {
+        worker(program)
+    }
+
+    fn alone(&self, _: Prepared, _: Folder, _: &str) -> i32 {
+        0
+    }
 }
 
-pub fn worker(program: &str) -> ExitCode {
+fn worker(program: &str) -> i32 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let log = Log::new(program, vec![Output { level: Level::Warn, target: Target::Stderr }]);
     runtime.block_on(async {
@@ -104,7 +111,7 @@ pub fn worker(program: &str) -> ExitCode {
                 Order::Load { generation, snapshot, sockets, logs } => {
                     let text = String::from_utf8(snapshot.to_vec()).unwrap();
                     if text.contains("fatal") {
-                        return ExitCode::from(FATAL_EXIT as u8);
+                        return FATAL_EXIT;
                     }
                     if let Some((_, text)) = text.split_once("refuse-late ") {
                         let diagnostics = text.as_bytes().to_vec();
@@ -126,7 +133,7 @@ pub fn worker(program: &str) -> ExitCode {
                         writeln!(file, "worker reopened").unwrap();
                     }
                 }
-                Order::Quit | Order::Terminate => return ExitCode::SUCCESS,
+                Order::Quit | Order::Terminate => return 0,
             }
         }
     })
