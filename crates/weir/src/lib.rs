@@ -11,7 +11,7 @@ pub mod paths;
 pub mod pidfile;
 pub mod privileges;
 pub mod signaller;
-mod signals;
+pub mod signals;
 pub mod sockets;
 pub mod spawn;
 pub mod startup;

@@ -8,10 +8,11 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use nix::unistd;
+use nix::unistd::{self, AccessFlags, access};
 use socket2::{Domain, SockRef, Type};
 
 use crate::sockets::{INHERITED, inheritance};
@@ -81,13 +82,15 @@ pub fn take_channel() -> io::Result<UnixStream> {
     Ok(channel.into())
 }
 
-/// Starts the executable of the same name as this one with the same arguments and the listening sockets.
+/// Starts the executable of the same name as this one with the same arguments and the listening sockets. A name without
+/// a slash is looked for in `path`, as the shell did that started this one; nginx would not find it.
 ///
 /// # Errors
 /// Those of `dup(2)`, `fork(2)` and `execve(2)`.
 pub fn new_binary(
     arguments: &[Vec<u8>],
     variables: &Variables,
+    path: &OsStr,
     sockets: impl Iterator<Item = Arc<OwnedFd>>,
 ) -> io::Result<i32> {
     let Some((name, arguments)) = arguments.split_first() else {
@@ -95,13 +98,23 @@ pub fn new_binary(
     };
     // Duplicates are not closed on exec; here they live until the new process has its own.
     let passed = sockets.map(|socket| unistd::dup(&*socket)).collect::<Result<Vec<OwnedFd>, _>>()?;
-    let child = Command::new(OsStr::from_bytes(name))
+    let child = Command::new(located(name, path))
+        .arg0(OsStr::from_bytes(name))
         .args(arguments.iter().map(|argument| OsStr::from_bytes(argument)))
         .env_clear()
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .env(INHERITED, inheritance(passed.iter().map(|socket| socket.as_raw_fd())))
         .spawn()?;
     Ok(child.id() as i32)
+}
+
+fn located(name: &[u8], path: &OsStr) -> PathBuf {
+    let name = Path::new(OsStr::from_bytes(name));
+    if name.components().count() > 1 || name.is_absolute() || name.starts_with(".") {
+        return name.to_owned();
+    }
+    let mut candidates = std::env::split_paths(path).map(|folder| folder.join(name));
+    candidates.find(|file| access(file, AccessFlags::X_OK).is_ok()).unwrap_or_else(|| name.to_owned())
 }
 
 #[cfg(test)]
@@ -124,6 +137,15 @@ mod tests {
         check(&["A=b=c", "NONE", "EMPTY="], &[("A", "b=c"), ("EMPTY", ""), ("TZ", "UTC")]);
         check(&["TZ=CET"], &[("TZ", "CET")]);
         check(&["A=1", "A=2"], &[("A", "1"), ("TZ", "UTC")]);
+    }
+
+    #[test]
+    fn a_bare_name_is_looked_for_where_the_shell_found_it() {
+        let path = OsStr::new("/no/such/folder:/bin");
+        assert_eq!(located(b"sh", path), Path::new("/bin/sh"));
+        for name in ["./sh", "a/sh", "/x/sh", "no-such-program"] {
+            assert_eq!(located(name.as_bytes(), path), Path::new(name));
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::message::bytes_path;
 use crate::paths::{ErrorLog, Paths};
 use crate::sockets::{INHERITED, Listeners, Mode};
 use crate::spawn::Variables;
-use crate::{daemon, pidfile, signaller, spawn};
+use crate::{daemon, pidfile, signaller, signals, spawn};
 
 /// The floors below, as far as the processes need them.
 pub trait House {
@@ -116,6 +116,9 @@ fn serve(
         if daemon::detach(&log).is_err() {
             return 1;
         }
+    }
+    if let Err(error) = signals::hold() {
+        log.write_errno(Level::Alert, error, "sigprocmask() failed");
     }
     if pidfile::create(&first.plan.pid, false, &log).is_err() || stderr_to_log(&first).is_err() {
         return 1;

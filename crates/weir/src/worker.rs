@@ -1,7 +1,8 @@
 //! The worker's side of the channel and of signals: what it is told, from whichever of the two it comes.
 //!
 //! A worker normally hears from its master, but like nginx's it also obeys signals sent to itself: QUIT, TERM, INT, and
-//! USR1; HUP and USR2 are ignored with a message. When the master is gone it goes on serving, as nginx's does.
+//! USR1; HUP and USR2 are ignored with a message. When the master is gone it goes on serving, as nginx's does. A process
+//! without a master (`master_process off`) has only its signals, and reloads by itself.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -21,6 +22,8 @@ use crate::signals;
 pub enum Order {
     /// Build a generation and say whether it serves.
     Load { generation: u64, snapshot: std::sync::Arc<[u8]>, sockets: Vec<PassedSocket>, logs: Vec<PassedLog> },
+    /// Read the configuration again; only without a master.
+    Reload,
     /// Go on in these log files; `None`: open them again yourself.
     Reopen(Option<Vec<PassedLog>>),
     /// Finish what is in flight, then exit.
@@ -33,7 +36,10 @@ pub enum Order {
 pub struct Orders {
     receiver: tokio::sync::mpsc::UnboundedReceiver<io::Result<Option<ToWorker>>>,
     signals: SignalsInfo<WithOrigin>,
+    /// There is nobody at the other end of the channel any more.
     master_gone: bool,
+    /// There never was.
+    alone: bool,
     log: Log,
 }
 
@@ -55,7 +61,7 @@ impl Answers {
 /// If the channel ends or says something else first.
 pub async fn attach(channel: UnixStream, log: Log) -> io::Result<(Identity, Orders, Answers)> {
     let (sender, mut messages) = channel::open(channel)?;
-    let signals = SignalsInfo::<WithOrigin>::new(Signal::ALL.map(Signal::number))?;
+    let signals = signals::catch()?;
     let Some(ToWorker::Start(identity)) = messages.receive().await? else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the channel did not start with an identity"));
     };
@@ -70,10 +76,21 @@ pub async fn attach(channel: UnixStream, log: Log) -> io::Result<(Identity, Orde
             }
         }
     });
-    Ok((identity, Orders { receiver, signals, master_gone: false, log }, Answers(sender)))
+    let orders = Orders { receiver, signals, master_gone: false, alone: false, log };
+    Ok((identity, orders, Answers(sender)))
 }
 
 impl Orders {
+    /// Orders by signals alone.
+    ///
+    /// # Errors
+    /// If signals cannot be caught.
+    pub fn without_master(log: Log) -> io::Result<Orders> {
+        let signals = signals::catch()?;
+        let (_, receiver) = tokio::sync::mpsc::unbounded_channel();
+        Ok(Orders { receiver, signals, master_gone: true, alone: true, log })
+    }
+
     /// The next thing to do. Cancel safe.
     pub async fn next(&mut self) -> Order {
         loop {
@@ -121,6 +138,7 @@ impl Orders {
             Signal::Quit => (", shutting down", Some(Order::Quit)),
             Signal::Terminate | Signal::Interrupt => (", exiting", Some(Order::Terminate)),
             Signal::Reopen => (", reopening logs", Some(Order::Reopen(None))),
+            Signal::Reload if self.alone => (", reconfiguring", Some(Order::Reload)),
             Signal::Reload | Signal::Upgrade => (", ignoring", None),
             // A terminal sends it to the whole group for each change of its size.
             Signal::StopAccepting => ("", None),

@@ -46,7 +46,8 @@ pub struct Start<S> {
 
 /// Runs until a signal ends it; the pid file is gone by then, and the process should exit with 0.
 ///
-/// The pid file is written by the caller, who can still say on the terminal that it failed.
+/// The pid file is written by the caller, who can still say on the terminal that it failed, and who should let signals
+/// wait before with [`signals::hold`].
 ///
 /// # Errors
 /// If there is no runtime or signals cannot be caught.
@@ -54,8 +55,7 @@ pub fn run<S: Site>(start: Start<S>) -> io::Result<()> {
     title::set(&title::master(&start.program, &start.arguments));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async move {
-        let numbers = Signal::ALL.map(Signal::number);
-        let signals = SignalsInfo::<WithOrigin>::new(numbers)?;
+        let signals = signals::catch()?;
         let (send, events) = unbounded_channel();
         let mut master = Master {
             machine: Machine::new(start.daemonized),
@@ -385,7 +385,9 @@ impl<S: Site> Master<S> {
         }
         let variables = spawn::environment(&self.current.plan.env, &self.variables);
         let sockets = self.current.listeners.sockets().cloned();
-        match spawn::new_binary(&self.arguments, &variables, sockets) {
+        let path = self.variables.iter().find(|(name, _)| name == "PATH");
+        let path = path.map(|(_, path)| path.clone()).unwrap_or_default();
+        match spawn::new_binary(&self.arguments, &variables, &path, sockets) {
             Ok(pid) => Event::Upgraded { pid },
             Err(error) => {
                 let text = format!("execve() failed while executing new binary process \"{program}\"");

@@ -25,6 +25,7 @@ pub const TESTS: &[(&str, fn())] = &[
         "a_dead_worker_is_replaced_and_no_connection_refused",
         a_dead_worker_is_replaced_and_no_connection_refused,
     ),
+    ("reloads_leave_nothing_open", reloads_leave_nothing_open),
     ("a_fatal_worker_stays_away_until_a_reload", a_fatal_worker_stays_away_until_a_reload),
     ("another_environment_takes_another_worker", another_environment_takes_another_worker),
     ("unix_sockets_and_pid_file_go_with_the_master", unix_sockets_and_pid_file_go_with_the_master),
@@ -198,6 +199,22 @@ fn a_reload_is_answered_and_keeps_the_worker() {
     let environment = std::fs::read(format!("/proc/{}/environ", first.pid)).unwrap();
     assert!(!environment.windows(6).any(|name| name == b"SECRET"));
     server.stop(Signal::Stop);
+}
+
+fn reloads_leave_nothing_open() {
+    let server = Server::start("flat", "");
+    let worker = server.ask().pid;
+    let open = |pid: i32| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    // The first reload has what every later one has.
+    assert_eq!(server.signal(Signal::Reload).0, 0);
+    let master = server.master();
+    let before = open(master);
+    for _ in 0..30 {
+        assert_eq!(server.signal(Signal::Reload).0, 0);
+    }
+    assert_eq!(server.ask(), Answer { pid: worker, generation: 32, who: String::new() });
+    until("descriptors in flight are closed", || open(master) <= before);
+    server.stop(Signal::Quit);
 }
 
 fn a_dead_worker_is_replaced_and_no_connection_refused() {

@@ -133,6 +133,7 @@ fn worker(program: &str) -> i32 {
                         writeln!(file, "worker reopened").unwrap();
                     }
                 }
+                Order::Reload => unreachable!("this worker has a master"),
                 Order::Quit | Order::Terminate => return 0,
             }
         }
