@@ -71,6 +71,10 @@ pub async fn attach(channel: UnixStream, log: Log) -> io::Result<(Identity, Orde
         loop {
             let message = messages.receive().await;
             let last = !matches!(message, Ok(Some(_)));
+            if message.is_err() {
+                // Out of step, or out of descriptors: the master has to know that only signals are heard from now on.
+                messages.close();
+            }
             if send.send(message).is_err() || last {
                 return;
             }

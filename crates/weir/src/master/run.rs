@@ -164,6 +164,9 @@ impl<S: Site> Master<S> {
     fn told(&mut self, news: News) -> Event {
         match news {
             News::Event(event) => {
+                if let Event::Deaf { pid } = event {
+                    self.workers.remove(&pid);
+                }
                 if let Event::Refused { diagnostics, .. } = &event {
                     for line in String::from_utf8_lossy(diagnostics).lines() {
                         self.current.log.write(Level::Emerg, line);
@@ -204,13 +207,17 @@ impl<S: Site> Master<S> {
                 }
             }
             Action::Spawn { generation } => return Ok(Some(self.spawn(generation))),
-            Action::Quit { pid } => self.tell(pid, ToWorker::Quit),
-            Action::Terminate { pid } => self.tell(pid, ToWorker::Terminate),
-            Action::Kill { pid } => {
-                if let Err(error) = kill(Pid::from_raw(pid), Number::SIGKILL) {
-                    self.current.log.write_errno(Level::Alert, error, format_args!("kill({pid}, 9) failed"));
+            Action::Quit { pid } => {
+                if !self.tell(pid, ToWorker::Quit) {
+                    self.kill(pid, Number::SIGQUIT);
                 }
             }
+            Action::Terminate { pid } => {
+                if !self.tell(pid, ToWorker::Terminate) {
+                    self.kill(pid, Number::SIGTERM);
+                }
+            }
+            Action::Kill { pid } => self.kill(pid, Number::SIGKILL),
             Action::Reap => self.reap(),
             Action::CloseListeners => self.close_listeners(),
             Action::Commit { generation } => self.commit(generation),
@@ -316,10 +323,15 @@ impl<S: Site> Master<S> {
         Event::Spawned { pid, generation }
     }
 
-    fn tell(&self, pid: i32, message: ToWorker) {
-        if let Some(worker) = self.workers.get(&pid) {
-            // A worker that is gone is noticed by its exit.
-            let _ = worker.send(message);
+    /// Whether the worker still listens.
+    fn tell(&self, pid: i32, message: ToWorker) -> bool {
+        self.workers.get(&pid).is_some_and(|worker| worker.send(message).is_ok())
+    }
+
+    fn kill(&self, pid: i32, signal: Number) {
+        if let Err(error) = kill(Pid::from_raw(pid), signal) {
+            let text = format!("kill({pid}, {}) failed", signal as i32);
+            self.current.log.write_errno(Level::Alert, error, text);
         }
     }
 
@@ -421,7 +433,7 @@ fn load(generation: u64, prepared: &Prepared) -> ToWorker {
     }
 }
 
-/// Sends in order; a worker that is gone is noticed by its exit.
+/// Sends in order; a worker that does not hear is noticed by [`listen`].
 async fn dictate(mut sender: channel::Sender, mut queue: UnboundedReceiver<ToWorker>) {
     while let Some(message) = queue.recv().await {
         if sender.send(&message).await.is_err() {
@@ -431,7 +443,7 @@ async fn dictate(mut sender: channel::Sender, mut queue: UnboundedReceiver<ToWor
 }
 
 async fn listen(pid: i32, mut receiver: channel::Receiver, send: UnboundedSender<News>) {
-    // A worker that talks nonsense is not listened to any more; it still obeys and is still reaped.
+    // A worker that talks nonsense is not listened to any more.
     while let Ok(Some(message)) = receiver.receive().await {
         let event = match message {
             FromWorker::Ready { generation } => Event::Ready { pid, generation },
@@ -444,6 +456,8 @@ async fn listen(pid: i32, mut receiver: channel::Receiver, send: UnboundedSender
             return;
         }
     }
+    // Nobody takes it only when the master is gone.
+    let _ = send.send(News::Event(Event::Deaf { pid }));
 }
 
 async fn expired(alarm: Option<Instant>) {

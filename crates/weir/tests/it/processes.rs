@@ -238,7 +238,7 @@ fn a_fatal_worker_stays_away_until_a_reload() {
     let first = server.ask();
     server.configure("fatal");
     let (code, text) = server.signal(Signal::Reload);
-    assert_eq!((code, text.as_str()), (1, "the worker process exited while loading the configuration\n"));
+    assert_eq!((code, text.as_str()), (1, "the worker process was lost while loading the configuration\n"));
     server
         .logged(&format!("worker process {} exited with fatal code 2 and cannot be respawned\n", first.pid));
     server.configure("");

@@ -114,6 +114,10 @@ pub enum Event {
         generation: u64,
         diagnostics: Vec<u8>,
     },
+    /// A worker closed its channel: it is about to exit, or it lost its way in it and hears only signals from now on.
+    Deaf {
+        pid: i32,
+    },
     Upgraded {
         pid: i32,
     },
@@ -198,6 +202,8 @@ struct Worker {
     ready: bool,
     /// Was asked to end.
     exiting: bool,
+    /// Cannot be sent a configuration any more.
+    deaf: bool,
     /// Whether another takes its place when it dies.
     respawn: bool,
 }
@@ -209,6 +215,9 @@ struct Loading {
     /// Who has it; `None` while it is read and while its worker is started.
     worker: Option<i32>,
 }
+
+/// The verdict on a reload whose worker does not answer any more.
+const LOST: &[u8] = b"the worker process was lost while loading the configuration\n";
 
 fn shutting_down() -> Action {
     Action::Verdict(Err(b"the server is shutting down\n".to_vec()))
@@ -286,6 +295,7 @@ impl Machine {
             Event::Refused { pid, generation, diagnostics } => {
                 self.refused(pid, generation, diagnostics, then)
             }
+            Event::Deaf { pid } => self.deaf(pid, then),
             Event::Upgraded { pid } => {
                 then.push(Action::Log(Level::Notice, format!("start new binary process {pid}")));
                 self.new_binary = Some(pid);
@@ -432,7 +442,7 @@ impl Machine {
             }
             return;
         }
-        let current = self.workers.iter().find(|worker| worker.ready && !worker.exiting);
+        let current = self.workers.iter().find(|worker| worker.ready && !worker.exiting && !worker.deaf);
         match current.filter(|_| !replace) {
             Some(worker) => {
                 self.loading = Some(Loading { generation, worker: Some(worker.pid) });
@@ -453,7 +463,7 @@ impl Machine {
 
     fn spawned(&mut self, pid: i32, generation: u64, then: &mut Vec<Action>) {
         then.push(Action::Log(Level::Notice, format!("start worker process {pid}")));
-        self.workers.push(Worker { pid, ready: false, exiting: false, respawn: true });
+        self.workers.push(Worker { pid, ready: false, exiting: false, deaf: false, respawn: true });
         if self.is_loading(generation) {
             self.loading = Some(Loading { generation, worker: Some(pid) });
         }
@@ -535,6 +545,20 @@ impl Machine {
         self.exit_if_alone(then);
     }
 
+    fn deaf(&mut self, pid: i32, then: &mut Vec<Action>) {
+        let others = self.workers.iter().any(|worker| worker.pid != pid && !worker.exiting);
+        let Some(worker) = self.workers.iter_mut().find(|worker| worker.pid == pid) else { return };
+        worker.deaf = true;
+        if let Some(Loading { generation, worker: Some(loading) }) = self.loading
+            && loading == pid
+        {
+            // One that was started beside the others for this generation alone has no place to be filled.
+            worker.respawn &= worker.ready || !others;
+            then.push(Action::Discard { generation });
+            self.loaded(Err(LOST.to_vec()), then);
+        }
+    }
+
     fn worker_gone(&mut self, worker: Worker, then: &mut Vec<Action>) {
         let mut replacement = false;
         if let Some(Loading { generation, worker: Some(pid) }) = self.loading
@@ -543,7 +567,7 @@ impl Machine {
             // A worker that never served was started for this generation alone, beside or after the others.
             replacement = !worker.ready && self.workers.iter().any(|other| !other.exiting);
             then.push(Action::Discard { generation });
-            self.loaded(Err(b"the worker process exited while loading the configuration\n".to_vec()), then);
+            self.loaded(Err(LOST.to_vec()), then);
         }
         if replacement || worker.exiting || !worker.respawn || self.stage != Stage::Running {
             return;

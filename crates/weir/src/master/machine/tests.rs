@@ -133,7 +133,7 @@ fn a_replacement_that_dies_leaves_the_old_worker_alone() {
     let event = Event::Planned { generation: 2, replace: true };
     story.then(event, [notice("start worker processes"), Action::Spawn { generation: 2 }]);
     story.then(Event::Spawned { pid: 11, generation: 2 }, [notice("start worker process 11")]);
-    let verdict = no("the worker process exited while loading the configuration\n");
+    let verdict = no("the worker process was lost while loading the configuration\n");
     story.dies(11, [Action::Discard { generation: 2 }, verdict]);
     story.dies(10, [Action::Spawn { generation: 1 }]);
 }
@@ -143,8 +143,41 @@ fn a_worker_that_dies_of_a_reload_comes_back_with_the_old_configuration() {
     let mut story = Story::running();
     story.reload(2);
     story.then(planned(2), [Action::Load { pid: 10, generation: 2 }]);
-    let verdict = no("the worker process exited while loading the configuration\n");
+    let verdict = no("the worker process was lost while loading the configuration\n");
     story.dies(10, [Action::Discard { generation: 2 }, verdict, Action::Spawn { generation: 1 }]);
+}
+
+#[test]
+fn a_worker_that_lost_its_channel_is_replaced_by_the_next_reload() {
+    let mut story = Story::running();
+    story.reload(2);
+    story.then(planned(2), [Action::Load { pid: 10, generation: 2 }]);
+    let verdict = no("the worker process was lost while loading the configuration\n");
+    story.then(Event::Deaf { pid: 10 }, [Action::Discard { generation: 2 }, verdict]);
+    story.reload(3);
+    story.then(planned(3), [notice("start worker processes"), Action::Spawn { generation: 3 }]);
+    story.then(Event::Spawned { pid: 11, generation: 3 }, [notice("start worker process 11")]);
+    story.then(
+        Event::Ready { pid: 11, generation: 3 },
+        [Action::Commit { generation: 3 }, Action::Quit { pid: 10 }, Action::Verdict(Ok(()))],
+    );
+}
+
+#[test]
+fn the_end_of_a_channel_may_be_seen_before_the_end_of_its_worker() {
+    let mut story = Story::running();
+    story.then(Event::Deaf { pid: 10 }, []);
+    story.dies(10, [Action::Spawn { generation: 1 }]);
+    story.then(Event::Spawned { pid: 11, generation: 1 }, [notice("start worker process 11")]);
+    story.then(Event::Ready { pid: 11, generation: 1 }, []);
+    story.reload(2);
+    let event = Event::Planned { generation: 2, replace: true };
+    story.then(event, [notice("start worker processes"), Action::Spawn { generation: 2 }]);
+    story.then(Event::Spawned { pid: 12, generation: 2 }, [notice("start worker process 12")]);
+    let verdict = no("the worker process was lost while loading the configuration\n");
+    story.then(Event::Deaf { pid: 12 }, [Action::Discard { generation: 2 }, verdict]);
+    story.dies(12, []);
+    story.dies(11, [Action::Spawn { generation: 1 }]);
 }
 
 #[test]
