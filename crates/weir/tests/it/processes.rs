@@ -239,8 +239,8 @@ fn a_fatal_worker_stays_away_until_a_reload() {
     server.configure("fatal");
     let (code, text) = server.signal(Signal::Reload);
     assert_eq!((code, text.as_str()), (1, "the worker process was lost while loading the configuration\n"));
-    server
-        .logged(&format!("worker process {} exited with fatal code 2 and cannot be respawned\n", first.pid));
+    let fatal = format!("worker process {} exited with fatal code 2 and cannot be respawned\n", first.pid);
+    until("the master gives up", || server.log().contains(&fatal));
     server.configure("");
     assert_eq!(server.signal(Signal::Reload).0, 0);
     assert_eq!(server.ask().generation, 3);
