@@ -182,7 +182,8 @@ fn run_all(
         for _ in 0..jobs.max(1) {
             scope.spawn(|| {
                 while let Some((name, path)) = list.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let verdict = verdict(path, setup, record).unwrap_or_else(|e| Verdict::Failed(e.to_string()));
+                    let verdict =
+                        verdict(path, setup, record).unwrap_or_else(|e| Verdict::Failed(e.to_string()));
                     if let Ok(mut verdicts) = verdicts.lock() {
                         verdicts.insert((*name).clone(), verdict);
                     }

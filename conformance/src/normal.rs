@@ -64,7 +64,9 @@ impl Normal {
     fn message(&self, head: &[u8], body: &[u8], how: Framing) -> String {
         let named = named_in(body);
         let mut head = self.text(head);
-        if named > 0 && let Framing::Length(n) = how {
+        if named > 0
+            && let Framing::Length(n) = how
+        {
             // A shorter name makes a shorter error page; the placeholder counts as nothing.
             let length = |n: usize| format!("Content-Length: {n}\n");
             head = head.replacen(&length(n), &length(n.saturating_sub(named)), 1);

@@ -374,7 +374,8 @@ fn ports(case: &Path, steps: &[Step]) -> Result<Vec<(u16, String)>> {
         let path = entry?.path();
         if path.is_file() {
             let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
-            names.extend(text.split("%%PORT_").skip(1).filter_map(|t| Some(t.split_once("%%")?.0.to_owned())));
+            names
+                .extend(text.split("%%PORT_").skip(1).filter_map(|t| Some(t.split_once("%%")?.0.to_owned())));
         }
     }
     for step in steps {

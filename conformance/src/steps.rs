@@ -193,9 +193,7 @@ fn verb(head: &str, block: &[&str]) -> Result<Verb> {
         ["shut", name] => Verb::Shut { name: own(name) },
         ["close", name] => Verb::Close { name: own(name) },
         ["backend", name, port] => Verb::Backend { name: own(name), port: own(port), manual: false },
-        ["backend", name, port, "manual"] => {
-            Verb::Backend { name: own(name), port: own(port), manual: true }
-        }
+        ["backend", name, port, "manual"] => Verb::Backend { name: own(name), port: own(port), manual: true },
         ["reply", name, ref after @ ..] => {
             let after = match after {
                 [] => After::Follow,

@@ -131,7 +131,8 @@ impl Wire {
     }
 
     pub fn connect(port: u16) -> Result<Self> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).map_err(|e| format!("connect to {port}: {e}"))?;
+        let stream =
+            TcpStream::connect(("127.0.0.1", port)).map_err(|e| format!("connect to {port}: {e}"))?;
         stream.set_nodelay(true)?;
         Ok(Self::new(stream))
     }
@@ -246,7 +247,11 @@ mod tests {
         check("HTTP/1.1 100 Continue\r\n\r\n", Kind::Response, Some(25));
         check("HTTP/1.0 200 OK\r\n\r\nrest", Kind::Response, None);
         check("GET / HTTP/1.1\r\n\r\nrest", Kind::Request, Some(18));
-        check("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\nx", Kind::Request, Some(59));
+        check(
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\nx",
+            Kind::Request,
+            Some(59),
+        );
     }
 
     #[test]
