@@ -1,0 +1,358 @@
+//! A generation: one configuration, compiled for execution and shared by all threads.
+//!
+//! It never changes once it is published. A reload publishes another; requests finish on the one that they
+//! began with.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use weir_ir::core::error_log::{ErrorLog, Target};
+use weir_ir::core::{Events, Main};
+use weir_ir::http::HttpCore;
+use weir_ir::http::listen::{Protocols, Socket};
+use weir_ir::program::{LocationMatch, Origin, Program, ScopeKind};
+use weir_ir::{LocationId, VariableId};
+use weir_syntax::{Diagnostic, Level};
+
+use crate::contract::{AnyInstall, Check, Content, Evaluate, Family, Filter, LogHandler, Variable};
+use crate::errorlog::{self, Log, LogFile};
+use crate::http::router::{Locations, ServerNames};
+use crate::http::template::Piece;
+use crate::http::{Template, variables};
+use crate::settings::CoreSettings;
+use crate::tls::ServerTls;
+use crate::upstream::Upstream;
+
+/// What compiling takes from the process: files that it holds open, state that outlives generations.
+pub struct Resources {
+    /// Logs by absolute path; every path that the program names is there.
+    pub files: HashMap<Arc<str>, Arc<LogFile>>,
+    /// The log before any configuration says otherwise.
+    pub log: Log,
+    /// The generation before, whose peers and sessions are carried over.
+    pub before: Option<Arc<Generation>>,
+}
+
+/// One configuration, ready to be executed.
+pub struct Generation {
+    /// Counted from 1 by the master.
+    pub number: u64,
+    pub locations: Vec<Location>,
+    /// In the order of the program's addresses.
+    pub addresses: Vec<Address>,
+    pub sockets: Vec<Socket>,
+    pub upstreams: Vec<Arc<Upstream>>,
+    pub(crate) slots: Vec<Slot>,
+    pub log: Log,
+    /// Connections that a thread holds at most, clients and upstreams together.
+    pub worker_connections: u64,
+    /// Milliseconds that connections of this generation live on after it was replaced; 0 is no bound.
+    pub shutdown_timeout: u64,
+    pub(crate) files: HashMap<Arc<str>, Arc<LogFile>>,
+}
+
+/// An address and the servers on it.
+pub struct Address {
+    pub address: weir_ir::address::Address,
+    pub protocols: Protocols,
+    pub names: ServerNames,
+    pub default_server: LocationId,
+}
+
+/// Where a declared variable has its value from.
+pub(crate) enum Slot {
+    /// Written by handlers (`set`, captures).
+    Stored,
+    /// Computed when asked for, then kept for the request unless it is volatile.
+    Computed { evaluate: Box<dyn Evaluate>, volatile: bool },
+    /// One of weir's own, asked by name at compile time.
+    Builtin,
+}
+
+/// What a level of the tree does, compiled.
+pub struct Location {
+    pub kind: ScopeKind,
+    pub core: CoreSettings,
+    pub server: LocationId,
+    pub log: Log,
+    pub children: Locations,
+    pub handlers: Handlers,
+    pub tls: Option<Arc<ServerTls>>,
+}
+
+/// The handlers of a level, in the order of nginx's phases.
+#[derive(Default)]
+pub struct Handlers {
+    /// After the head was read, before any rewriting: of the server.
+    pub post_read: Vec<Box<dyn Check>>,
+    /// The rewrite phase; of a server level it is the server-rewrite phase.
+    pub rewrite: Vec<Box<dyn Check>>,
+    pub preaccess: Vec<Box<dyn Check>>,
+    pub access: Vec<Box<dyn Check>>,
+    pub precontent: Vec<Box<dyn Check>>,
+    /// The handler of the location (`proxy_pass`, …), which stands alone.
+    pub handler: Option<Arc<dyn Content>>,
+    /// The handler ends in a slash and a request without it is sent there (`auto_redirect`).
+    pub auto_redirect: bool,
+    /// Handlers of any location, asked in order until one has content (index, static).
+    pub content: Vec<Box<dyn Content>>,
+    pub filters: Vec<Box<dyn Filter>>,
+    pub log: Vec<Box<dyn LogHandler>>,
+}
+
+impl Location {
+    /// The name as written, for prefix replacement by `alias` and `proxy_pass`.
+    pub fn name(&self) -> &[u8] {
+        match &self.kind {
+            ScopeKind::Location(pattern) => pattern.name(),
+            ScopeKind::Http | ScopeKind::Server | ScopeKind::If | ScopeKind::LimitExcept => b"",
+        }
+    }
+
+    pub fn is_regex(&self) -> bool {
+        matches!(&self.kind, ScopeKind::Location(LocationMatch::Regex(_)))
+    }
+}
+
+impl Generation {
+    pub fn location(&self, id: LocationId) -> &Location {
+        &self.locations[id.0 as usize]
+    }
+
+    /// Compiles a program.
+    ///
+    /// # Errors
+    /// Everything that the modules object to, in nginx's words.
+    pub fn compile(
+        number: u64,
+        program: &Program,
+        modules: &[&dyn AnyInstall],
+        resources: Resources,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let process = program.main.main::<Main>();
+        let events = program.main.main::<Events>();
+        let Resources { files, log, before } = resources;
+        let log = with_logs(&log, &process.error_logs, &files);
+        let mut faults = vec![];
+        let mut build = Build::new(program, modules, files, before, log.clone());
+        let mut locations = vec![];
+        let mut addresses = vec![];
+        let mut sockets = vec![];
+        if let Some(http) = &program.http {
+            build.open_upstreams();
+            for module in modules {
+                if let Err(fault) = module.prepare(&http.main, &mut build) {
+                    faults.push(fault);
+                }
+            }
+            for index in 0..http.scopes.len() {
+                match compile_location(LocationId(index as u32), &mut build, modules) {
+                    Ok(location) => locations.push(location),
+                    Err(fault) => faults.push(fault),
+                }
+            }
+            for bound in &http.bound {
+                addresses.push(Address {
+                    address: bound.address.clone(),
+                    protocols: bound.protocols,
+                    names: ServerNames::new(http, &bound.servers),
+                    default_server: bound.default_server,
+                });
+            }
+            sockets = weir_ir::http::listen::sockets(http);
+        }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let Build { slots, upstreams, files, .. } = build;
+        Ok(Self {
+            number,
+            locations,
+            addresses,
+            sockets,
+            upstreams,
+            slots,
+            log,
+            worker_connections: events.worker_connections.or(512),
+            shutdown_timeout: process.worker_shutdown_timeout.or(0),
+            files,
+        })
+    }
+
+    /// The logs that this generation writes to, by path.
+    pub fn files(&self) -> &HashMap<Arc<str>, Arc<LogFile>> {
+        &self.files
+    }
+}
+
+fn with_logs(log: &Log, logs: &[ErrorLog], files: &HashMap<Arc<str>, Arc<LogFile>>) -> Log {
+    if logs.is_empty() {
+        return log.clone();
+    }
+    let outputs = logs.iter().filter_map(|l| {
+        let target = match &l.target {
+            Target::Stderr => errorlog::Target::Stderr,
+            Target::File(path) => errorlog::Target::File(Arc::clone(files.get(path)?)),
+        };
+        Some(errorlog::Output { level: l.level, target })
+    });
+    log.with_outputs(outputs.collect())
+}
+
+fn compile_location(
+    id: LocationId,
+    build: &mut Build<'_>,
+    modules: &[&dyn AnyInstall],
+) -> Result<Location, Diagnostic> {
+    let program = build.program;
+    let http = program.http.as_ref().expect("levels exist only in an http block");
+    let scope = http.scope(id);
+    let core_conf = scope.confs.get::<HttpCore>();
+    let core = CoreSettings::compile(&core_conf, build);
+    let log = with_logs(&build.log, &core_conf.error_logs, &build.files);
+    let mut plan = Plan { build, id, handlers: Handlers::default(), tls: None };
+    for module in modules {
+        module.install(&scope.confs, &mut plan)?;
+    }
+    let Plan { handlers, tls, .. } = plan;
+    Ok(Location {
+        kind: scope.kind.clone(),
+        core,
+        server: scope.server.unwrap_or(id),
+        log,
+        children: Locations::new(http, id),
+        handlers,
+        tls,
+    })
+}
+
+/// Compiling: what a module's `prepare` may look at and register with.
+pub struct Build<'p> {
+    pub program: &'p Program,
+    modules: &'p [&'p dyn AnyInstall],
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) upstreams: Vec<Arc<Upstream>>,
+    files: HashMap<Arc<str>, Arc<LogFile>>,
+    pub before: Option<Arc<Generation>>,
+    pub log: Log,
+}
+
+impl<'p> Build<'p> {
+    fn new(
+        program: &'p Program,
+        modules: &'p [&'p dyn AnyInstall],
+        files: HashMap<Arc<str>, Arc<LogFile>>,
+        before: Option<Arc<Generation>>,
+        log: Log,
+    ) -> Self {
+        let entries = program.http.as_ref().map_or(&[][..], |h| &h.variables.entries);
+        let slots = entries.iter().map(|entry| match entry.origin {
+            Origin::Builtin => Slot::Builtin,
+            Origin::Declared | Origin::Unknown => Slot::Stored,
+        });
+        Self { program, modules, slots: slots.collect(), upstreams: vec![], files, before, log }
+    }
+
+    fn open_upstreams(&mut self) {
+        let http = self.program.http.as_ref().expect("called for an http block");
+        for upstream in &http.upstreams {
+            let before = self.before.as_ref().and_then(|g| g.upstreams.iter().find(|u| u.is_of(upstream)));
+            self.upstreams.push(Arc::new(Upstream::open(upstream, before.map(|u| &**u))));
+        }
+    }
+
+    /// Gives a declared variable its evaluation. `volatile` values are computed each time anew.
+    pub fn define(&mut self, id: VariableId, evaluate: Box<dyn Evaluate>, volatile: bool) {
+        self.slots[id.0 as usize] = Slot::Computed { evaluate, volatile };
+    }
+
+    /// The open log of a path that the configuration named.
+    pub fn file(&self, path: &str) -> Option<Arc<LogFile>> {
+        self.files.get(path).cloned()
+    }
+
+    pub fn upstream(&self, index: usize) -> Arc<Upstream> {
+        Arc::clone(&self.upstreams[index])
+    }
+
+    /// Replaces an upstream by what a balancer or pool module makes of it.
+    pub fn replace_upstream(&mut self, index: usize, upstream: Upstream) {
+        self.upstreams[index] = Arc::new(upstream);
+    }
+
+    /// A variable's own function where weir has one: spine first, then the modules.
+    pub fn builtin(&self, name: &str) -> Option<Variable> {
+        find_builtin(self.modules, name)
+    }
+
+    pub fn template(&self, template: &weir_ir::Template) -> Template {
+        let http = self.program.http.as_ref();
+        let pieces = template.parts.iter().map(|part| match part {
+            weir_ir::Part::Literal(text) => Piece::Literal(text.clone()),
+            weir_ir::Part::Capture(n) => Piece::Capture(*n),
+            weir_ir::Part::Variable(id) => {
+                let variables = &http.expect("variables are of the http block").variables;
+                // A declared variable shadows a changeable one of weir's own only in its slot.
+                if variables.entries[id.0 as usize].origin == Origin::Declared {
+                    match self.builtin(variables.name(*id)) {
+                        Some(own) => Piece::Get(own.get),
+                        None => Piece::Slot(*id),
+                    }
+                } else {
+                    self.piece(variables.name(*id), *id)
+                }
+            }
+        });
+        Template { pieces: pieces.collect() }
+    }
+
+    fn piece(&self, name: &str, id: VariableId) -> Piece {
+        if let Some(variable) = self.builtin(name) {
+            return Piece::Get(variable.get);
+        }
+        match find_family(self.modules, name) {
+            Some((family, rest)) => Piece::GetOf(family.get, rest.into()),
+            None => Piece::Slot(id),
+        }
+    }
+}
+
+/// Finds a variable of weir's own by name.
+pub fn find_builtin(modules: &[&dyn AnyInstall], name: &str) -> Option<Variable> {
+    let own = variables::VARIABLES.iter();
+    own.chain(modules.iter().flat_map(|m| m.variables())).find(|v| v.name == name).copied()
+}
+
+/// Finds the family that a variable's name belongs to, and the rest of the name.
+pub fn find_family<'n>(modules: &[&dyn AnyInstall], name: &'n str) -> Option<(Family, &'n str)> {
+    let own = variables::FAMILIES.iter();
+    let mut families = own.chain(modules.iter().flat_map(|m| m.families()));
+    families.find_map(|f| name.strip_prefix(f.prefix).map(|rest| (*f, rest)))
+}
+
+/// Compiling one level: what a module's `install` adds its handlers to.
+pub struct Plan<'b, 'p> {
+    pub build: &'b mut Build<'p>,
+    pub id: LocationId,
+    pub handlers: Handlers,
+    pub tls: Option<Arc<ServerTls>>,
+}
+
+impl Plan<'_, '_> {
+    pub fn kind(&self) -> &ScopeKind {
+        &self.scope().kind
+    }
+
+    pub fn scope(&self) -> &weir_ir::Scope {
+        self.build.program.http.as_ref().expect("levels exist only in an http block").scope(self.id)
+    }
+
+    pub fn template(&self, template: &weir_ir::Template) -> Template {
+        self.build.template(template)
+    }
+
+    /// A fault of the configuration that shows only now.
+    pub fn fail(&self, message: impl Into<Vec<u8>>) -> Diagnostic {
+        Diagnostic::new(Level::Emerg, message)
+    }
+}

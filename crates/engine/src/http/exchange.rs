@@ -1,0 +1,360 @@
+//! An exchange: one request and everything that is known of it until its line is logged.
+
+use std::any::{Any, TypeId};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use weir_ir::{LocationId, Regex, VariableId};
+use weir_syntax::Level;
+
+use crate::errorlog::Log;
+use crate::generation::{Generation, Location, Slot};
+use crate::http::request_body::RequestBody;
+use crate::http1::request::Head;
+use crate::http1::{Known, Method};
+use crate::io::{Buf, Io};
+use crate::reactor::{Peer, Reactor};
+use crate::timer::Timer;
+use crate::tunnel;
+use crate::upstream::UpstreamState;
+
+/// The client's side of an exchange over HTTP/1.
+pub struct Client {
+    pub io: Io,
+    /// Bytes that were read and belong to nobody yet: the body's start, or the next request.
+    pub input: Buf,
+    /// One timer for whatever the client is waited for.
+    pub timer: Timer,
+}
+
+/// What a response with [`crate::http::Body::Tunnel`] leaves to the connection.
+pub struct Tunnel {
+    pub upstream: Io,
+    /// Bytes of the upstream after its head.
+    pub from_upstream: Buf,
+    pub options: tunnel::Options,
+    /// Where the tunnel's traffic is accounted.
+    pub peer: Option<crate::upstream::PeerGuard>,
+}
+
+/// What is known of the connection that the request came over.
+pub struct Connection {
+    /// `$connection`: counted over the process.
+    pub number: u64,
+    pub peer: Peer,
+    pub local: crate::io::Address,
+    /// Milliseconds of the reactor's clock at accept.
+    pub started: u64,
+    /// `$connection_requests`: this request included.
+    pub requests: Cell<u64>,
+    /// The address in the configuration that the connection arrived at.
+    pub address: usize,
+    pub tls: Option<Rc<crate::tls::Session>>,
+    /// Where messages about the connection go before a server is chosen.
+    pub log: Log,
+}
+
+/// A value kept for the length of a request.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Value {
+    #[default]
+    Unknown,
+    Missing,
+    Known(Vec<u8>),
+}
+
+/// Groups of the last regular expression that matched.
+#[derive(Clone, Debug, Default)]
+pub struct Captures {
+    subject: Vec<u8>,
+    groups: Vec<Option<(usize, usize)>>,
+}
+
+/// One request on its way through the phases.
+pub struct Exchange {
+    pub reactor: Rc<Reactor>,
+    pub generation: Arc<Generation>,
+    pub connection: Rc<Connection>,
+    pub client: Client,
+    pub head: Head,
+    pub body: RequestBody,
+    /// The level whose settings hold now: a server at first, then a location.
+    pub location: LocationId,
+    pub server: LocationId,
+    /// The present path, decoded; differs from the head's after a rewrite or an internal redirect.
+    pub uri: Vec<u8>,
+    pub args: Vec<u8>,
+    /// The path was rewritten, or was never as the client sent it.
+    pub uri_changed: bool,
+    /// Came about by an internal redirect, so that `internal` locations are open to it.
+    pub internal: bool,
+    /// `error_page` may make a GET out of any method.
+    pub method: Method,
+    pub method_name: Option<&'static [u8]>,
+    /// The host without port, lower case; of the request line or of `Host`.
+    pub host: Vec<u8>,
+    /// Redirects and rewrites that are left before it is a cycle.
+    pub redirects_left: u8,
+    /// The answer of the error page that is being made; `error_page` keeps the code it stands for.
+    pub error_status: u16,
+    /// The code of an `error_page code = …` that overrides the answer's own.
+    pub overwrite_status: Option<u16>,
+    /// Whether an `error_page` was followed, so that it is not followed again.
+    pub error_page: bool,
+    pub keepalive: bool,
+    /// Milliseconds of the reactor's clock at the first byte of the request.
+    pub started: u64,
+    /// Bytes of head and body received.
+    pub request_length: u64,
+    /// The status sent, or to be logged; 0 while there is none.
+    pub status: u16,
+    /// Bytes sent to the client, head included.
+    pub sent: u64,
+    /// Bytes of body sent, without chunk framing counted apart.
+    pub body_sent: u64,
+    pub complete: bool,
+    /// The head of the response as it was sent, for `$sent_http_…`.
+    pub response: Option<Box<crate::http::Response>>,
+    pub upstream_states: Vec<UpstreamState>,
+    /// Bytes per second to the client; 0 is no bound.
+    pub limit_rate: u64,
+    captures: RefCell<Captures>,
+    values: RefCell<Vec<Value>>,
+    extensions: Vec<(TypeId, Box<dyn Any>)>,
+}
+
+impl Exchange {
+    pub fn new(
+        reactor: Rc<Reactor>,
+        generation: Arc<Generation>,
+        connection: Rc<Connection>,
+        client: Client,
+        head: Head,
+        server: LocationId,
+    ) -> Self {
+        let started = reactor.clock().now_ms();
+        Self {
+            body: RequestBody::of(&head),
+            method: head.method(),
+            uri: head.path().to_vec(),
+            args: head.args().to_vec(),
+            host: head.host().to_vec(),
+            keepalive: head.keeps_alive(),
+            request_length: head.raw().len() as u64,
+            location: server,
+            server,
+            uri_changed: false,
+            internal: false,
+            method_name: None,
+            redirects_left: 10,
+            error_status: 0,
+            overwrite_status: None,
+            error_page: false,
+            started,
+            status: 0,
+            sent: 0,
+            body_sent: 0,
+            complete: false,
+            response: None,
+            upstream_states: Vec::new(),
+            limit_rate: 0,
+            captures: RefCell::default(),
+            values: RefCell::default(),
+            extensions: Vec::new(),
+            reactor,
+            generation,
+            connection,
+            client,
+            head,
+        }
+    }
+
+    /// The level whose settings hold now.
+    pub fn location(&self) -> &Location {
+        self.generation.location(self.location)
+    }
+
+    pub fn server(&self) -> &Location {
+        self.generation.location(self.server)
+    }
+
+    /// The method as sent, or as an error page made it.
+    pub fn method_name(&self) -> &[u8] {
+        self.method_name.unwrap_or_else(|| self.head.method_name())
+    }
+
+    pub fn header(&self, known: Known) -> Option<&[u8]> {
+        self.head.first(known)
+    }
+
+    /// The extension of the present path, after the last dot of its last segment.
+    pub fn exten(&self) -> &[u8] {
+        let name = memchr::memrchr(b'/', &self.uri).map_or(&self.uri[..], |at| &self.uri[at + 1..]);
+        memchr::memrchr(b'.', name).map_or(b"", |at| &name[at + 1..])
+    }
+
+    /// Sets another path, as `rewrite`, `try_files` and redirects do.
+    pub fn set_uri(&mut self, uri: Vec<u8>) {
+        self.uri = uri;
+        self.uri_changed = true;
+    }
+
+    /// Starts the phases again at another path (`ngx_http_internal_redirect`). The caller returns
+    /// [`crate::contract::Flow::Redirect`].
+    pub fn redirect(&mut self, uri: Vec<u8>, args: Option<Vec<u8>>) {
+        self.uri = uri;
+        self.args = args.unwrap_or_default();
+        self.uri_changed = true;
+        self.internal = true;
+        self.location = self.server;
+        self.clear_extensions();
+    }
+
+    /// Appends the value of a declared variable; false where it has none.
+    pub fn variable(&self, id: VariableId, out: &mut Vec<u8>) -> bool {
+        let index = id.0 as usize;
+        match self.values.borrow().get(index) {
+            Some(Value::Known(value)) => {
+                out.extend_from_slice(value);
+                return true;
+            }
+            Some(Value::Missing) => return false,
+            Some(Value::Unknown) | None => {}
+        }
+        match &self.generation.slots[index] {
+            Slot::Stored | Slot::Builtin => false,
+            Slot::Computed { evaluate, volatile: true } => evaluate.evaluate(self, out),
+            Slot::Computed { evaluate, volatile: false } => {
+                let mut value = Vec::new();
+                let found = evaluate.evaluate(self, &mut value);
+                if found {
+                    out.extend_from_slice(&value);
+                }
+                self.keep(id, if found { Value::Known(value) } else { Value::Missing });
+                found
+            }
+        }
+    }
+
+    /// Gives a declared variable its value for the rest of the request.
+    pub fn set_variable(&self, id: VariableId, value: Vec<u8>) {
+        self.keep(id, Value::Known(value));
+    }
+
+    pub fn unset_variable(&self, id: VariableId) {
+        self.keep(id, Value::Missing);
+    }
+
+    fn keep(&self, id: VariableId, value: Value) {
+        let mut values = self.values.borrow_mut();
+        let index = id.0 as usize;
+        if values.len() <= index {
+            values.resize_with(self.generation.slots.len().max(index + 1), Value::default);
+        }
+        values[index] = value;
+    }
+
+    /// Forgets computed values, as nginx does at an internal redirect to another server's or error's URI.
+    pub fn forget_computed(&self) {
+        for (value, slot) in self.values.borrow_mut().iter_mut().zip(&self.generation.slots) {
+            if matches!(slot, Slot::Computed { .. }) {
+                *value = Value::Unknown;
+            }
+        }
+    }
+
+    /// Matches `subject`; on success the groups are at hand as `$1` to `$9` and as the named variables.
+    pub fn matches(&self, regex: &Regex, subject: &[u8]) -> bool {
+        if regex.groups() == 0 {
+            return regex.is_match(subject);
+        }
+        match regex.captures(subject) {
+            Ok(Some(groups)) => {
+                for (index, id) in regex.named() {
+                    match groups.get(*index).copied().flatten() {
+                        Some((start, end)) => self.keep(*id, Value::Known(subject[start..end].to_vec())),
+                        None => self.keep(*id, Value::Missing),
+                    }
+                }
+                *self.captures.borrow_mut() = Captures { subject: subject.to_vec(), groups };
+                true
+            }
+            Ok(None) => false,
+            Err(reason) => {
+                let pattern = String::from_utf8_lossy(regex.source()).into_owned();
+                self.log(Level::Alert, format_args!("pcre2_match() failed: {reason} on \"{pattern}\""));
+                false
+            }
+        }
+    }
+
+    /// Appends a group of the last match; false where it did not take part.
+    pub fn capture(&self, n: u8, out: &mut Vec<u8>) -> bool {
+        let captures = self.captures.borrow();
+        match captures.groups.get(usize::from(n)).copied().flatten() {
+            Some((start, end)) => {
+                out.extend_from_slice(&captures.subject[start..end]);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// What a module keeps of this request until the next internal redirect.
+    pub fn extension<T: 'static>(&self) -> Option<&T> {
+        let id = TypeId::of::<T>();
+        self.extensions.iter().find(|(t, _)| *t == id).and_then(|(_, v)| v.downcast_ref())
+    }
+
+    pub fn extension_mut<T: 'static + Default>(&mut self) -> &mut T {
+        let id = TypeId::of::<T>();
+        let at = match self.extensions.iter().position(|(t, _)| *t == id) {
+            Some(at) => at,
+            None => {
+                self.extensions.push((id, Box::new(T::default())));
+                self.extensions.len() - 1
+            }
+        };
+        self.extensions[at].1.downcast_mut().expect("the entry was found by its type")
+    }
+
+    fn clear_extensions(&mut self) {
+        self.extensions.clear();
+    }
+
+    pub fn log_handle(&self) -> &Log {
+        &self.location().log
+    }
+
+    /// Writes to the error log of the present location, with the request's context after the message.
+    pub fn log(&self, level: Level, message: impl std::fmt::Display) {
+        self.log_error(level, None, message);
+    }
+
+    /// As [`Exchange::log`], with the error of the operating system that it is about.
+    pub fn log_error(&self, level: Level, error: Option<&std::io::Error>, message: impl std::fmt::Display) {
+        let log = &self.location().log;
+        if !log.takes(level) {
+            return;
+        }
+        let errno = error.and_then(std::io::Error::raw_os_error).map(nix::errno::Errno::from_raw);
+        let log = log.with_connection(self.connection.number);
+        log.write_with(level, errno, message, |line| {
+            line.field("client", self.connection.peer.text());
+            line.field("server", &self.server().core.server_name);
+            if !self.head.request_line().is_empty() {
+                line.quoted("request", self.head.request_line());
+            }
+            if let Some(upstream) = self.upstream_states.last().and_then(UpstreamState::url) {
+                line.quoted("upstream", upstream);
+            }
+            if let Some(host) = self.header(Known::Host) {
+                line.quoted("host", host);
+            }
+            if let Some(referer) = self.header(Known::Referer) {
+                line.quoted("referrer", referer);
+            }
+        });
+    }
+}

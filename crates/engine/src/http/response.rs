@@ -1,0 +1,183 @@
+//! A response on its way out: what nginx keeps in `headers_out`, and a body that is pulled.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use crate::http1::Known;
+
+pub type Text = Cow<'static, [u8]>;
+
+/// Header fields in order, their bytes in one buffer.
+#[derive(Clone, Debug, Default)]
+pub struct Headers {
+    bytes: Vec<u8>,
+    fields: Vec<HeaderField>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct HeaderField {
+    start: u32,
+    name_end: u32,
+    end: u32,
+    known: Known,
+}
+
+impl Headers {
+    pub fn push(&mut self, name: &[u8], value: &[u8]) {
+        self.push_known(Known::of(name), name, value);
+    }
+
+    /// As [`Headers::push`] where it is known which header it is.
+    pub fn push_known(&mut self, known: Known, name: &[u8], value: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(name);
+        let name_end = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        // A response head is far below 4 GiB: buffers of the upstream bound it.
+        self.fields.push(HeaderField {
+            start: start as u32,
+            name_end: name_end as u32,
+            end: self.bytes.len() as u32,
+            known,
+        });
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.fields.iter().map(|f| self.pair(f))
+    }
+
+    fn pair(&self, f: &HeaderField) -> (&[u8], &[u8]) {
+        (&self.bytes[f.start as usize..f.name_end as usize], &self.bytes[f.name_end as usize..f.end as usize])
+    }
+
+    /// The values of all fields of that name, in any case.
+    pub fn all<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        self.iter().filter(move |(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+    }
+
+    pub fn first(&self, known: Known) -> Option<&[u8]> {
+        self.fields.iter().find(|f| f.known == known).map(|f| self.pair(f).1)
+    }
+
+    /// Takes all fields of that name out.
+    pub fn remove(&mut self, name: &[u8]) {
+        let bytes = &self.bytes;
+        self.fields.retain(|f| !bytes[f.start as usize..f.name_end as usize].eq_ignore_ascii_case(name));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.fields.clear();
+    }
+}
+
+/// A body that is pulled by whoever sends it.
+pub trait Source {
+    /// Makes bytes ready. `Ok(true)`: [`Source::data`] has some; `Ok(false)`: the body is over.
+    ///
+    /// # Errors
+    /// The body cannot be completed; what was sent is cut off and the connection closed.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>>;
+    fn data(&self) -> &[u8];
+    fn consume(&mut self, n: usize);
+    /// Called once when the whole body was sent, or when sending was given up.
+    fn finish(&mut self, x: &mut super::Exchange, complete: bool) {
+        let _ = (x, complete);
+    }
+    /// The trailer fields, once the body is over.
+    fn trailers(&self) -> Option<&Headers> {
+        None
+    }
+}
+
+/// A part of a file.
+#[derive(Clone, Debug)]
+pub struct FilePart {
+    pub file: Arc<File>,
+    pub offset: u64,
+    pub length: u64,
+}
+
+/// The body of a response.
+#[derive(Default)]
+pub enum Body {
+    #[default]
+    Empty,
+    Bytes(Text),
+    File(FilePart),
+    Stream(Box<dyn Source>),
+    /// The connection becomes a tunnel to the upstream after the head (status 101, or 200 to CONNECT).
+    Tunnel(Box<crate::http::exchange::Tunnel>),
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Body::Empty => f.write_str("Empty"),
+            Body::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
+            Body::File(part) => part.fmt(f),
+            Body::Stream(_) => f.write_str("Stream"),
+            Body::Tunnel(_) => f.write_str("Tunnel"),
+        }
+    }
+}
+
+/// A response: the fields that nginx writes at fixed places, the others in order, and the body.
+#[derive(Debug, Default)]
+pub struct Response {
+    pub status: u16,
+    /// `404 Not Found` where the upstream said it in its own words.
+    pub status_line: Option<Text>,
+    /// Replaces weir's own `Server`; an upstream's, with `proxy_pass_header`.
+    pub server: Option<Text>,
+    /// Replaces the present time in `Date`.
+    pub date: Option<Text>,
+    pub content_type: Option<Text>,
+    pub charset: Option<Text>,
+    /// Length of the body before any transfer coding; `None` is not known.
+    pub content_length: Option<u64>,
+    /// Seconds since the epoch.
+    pub last_modified: Option<i64>,
+    /// An absolute path is completed with scheme, host and port where `absolute_redirect` says so.
+    pub location: Option<Text>,
+    pub headers: Headers,
+    pub body: Body,
+    /// Whether byte ranges may be cut out of the body.
+    pub allow_ranges: bool,
+    /// The connection is closed after this response, whatever the request asked for.
+    pub close: bool,
+}
+
+impl Response {
+    pub fn new(status: u16) -> Self {
+        Self { status, ..Self::default() }
+    }
+
+    /// A response with a body in memory.
+    pub fn with_body(status: u16, content_type: impl Into<Text>, body: impl Into<Text>) -> Self {
+        let body = body.into();
+        Self {
+            status,
+            content_type: Some(content_type.into()),
+            content_length: Some(body.len() as u64),
+            body: if body.is_empty() { Body::Empty } else { Body::Bytes(body) },
+            ..Self::default()
+        }
+    }
+
+    /// Tells filters that the body will differ from what the head says of it (`ngx_http_clear_content_length` and
+    /// friends): length, ranges, and a strong `ETag` becomes weak.
+    pub fn body_changes(&mut self) {
+        self.content_length = None;
+        self.allow_ranges = false;
+        self.headers.remove(b"Accept-Ranges");
+    }
+}

@@ -1,0 +1,96 @@
+//! Templates ready for evaluation: each variable is a function or a slot, found once at load.
+
+use weir_ir::VariableId;
+
+use crate::contract::{Get, GetOf};
+use crate::http::Exchange;
+
+/// Text with variables.
+#[derive(Clone, Default)]
+pub struct Template {
+    pub(crate) pieces: Vec<Piece>,
+}
+
+#[derive(Clone)]
+pub(crate) enum Piece {
+    Literal(Box<[u8]>),
+    Get(Get),
+    GetOf(GetOf, Box<str>),
+    Slot(VariableId),
+    Capture(u8),
+}
+
+impl Template {
+    pub fn literal(text: &[u8]) -> Self {
+        Self { pieces: if text.is_empty() { vec![] } else { vec![Piece::Literal(text.into())] } }
+    }
+
+    /// The text, where no variable is in it.
+    pub fn as_literal(&self) -> Option<&[u8]> {
+        match self.pieces.as_slice() {
+            [] => Some(b""),
+            [Piece::Literal(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Appends the value; variables without a value add nothing.
+    pub fn append(&self, x: &Exchange, out: &mut Vec<u8>) {
+        for piece in &self.pieces {
+            piece.append(x, out);
+        }
+    }
+
+    pub fn value(&self, x: &Exchange) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.append(x, &mut out);
+        out
+    }
+
+    /// Calls `each` for every variable and literal by itself, with whether it has a value: for escaping.
+    pub fn each(&self, x: &Exchange, mut each: impl FnMut(Segment<'_>)) {
+        let mut value = Vec::new();
+        for piece in &self.pieces {
+            if let Piece::Literal(text) = piece {
+                each(Segment::Literal(text));
+                continue;
+            }
+            value.clear();
+            if piece.append(x, &mut value) {
+                each(Segment::Value(&value));
+            } else {
+                each(Segment::Missing);
+            }
+        }
+    }
+
+    /// nginx's truth of a predicate value: neither empty nor `0`.
+    pub fn is_true(&self, x: &Exchange) -> bool {
+        let value = self.value(x);
+        !value.is_empty() && value != b"0"
+    }
+}
+
+/// A piece of an evaluated template.
+#[derive(Clone, Copy, Debug)]
+pub enum Segment<'a> {
+    Literal(&'a [u8]),
+    Value(&'a [u8]),
+    /// A variable that has no value.
+    Missing,
+}
+
+impl Piece {
+    fn append(&self, x: &Exchange, out: &mut Vec<u8>) -> bool {
+        match self {
+            Piece::Literal(text) => {
+                out.extend_from_slice(text);
+                true
+            }
+            Piece::Get(get) => get(x, out),
+            Piece::GetOf(get, rest) => get(x, rest, out),
+            Piece::Slot(id) => x.variable(*id, out),
+            Piece::Capture(n) => x.capture(*n, out),
+        }
+    }
+}

@@ -1,0 +1,475 @@
+//! The head of an upstream's answer, as nginx reads it, and the trailers behind a chunked body.
+
+use std::borrow::Cow;
+
+use super::fields::{BadLine, Field, Fields, LONGEST, Line, Rules, Scan, Span};
+use super::known::Known;
+use super::request::{Version, decimal, holds};
+
+/// An answer that is no answer: the next upstream is tried (`proxy_next_upstream invalid_header`), or else the client gets 502.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid {
+    /// nginx's line for the error log, level `error`.
+    pub message: Cow<'static, [u8]>,
+}
+
+impl Invalid {
+    fn new(message: &'static str) -> Self {
+        Self { message: Cow::Borrowed(message.as_bytes()) }
+    }
+
+    fn quoting(parts: &[&[u8]]) -> Self {
+        Self { message: Cow::Owned(parts.concat()) }
+    }
+}
+
+/// How far a parse came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// All of the input is taken; more is needed.
+    Partial,
+    /// The head is complete; this many bytes of the input belonged to it.
+    Complete(usize),
+    /// There is no status line: nginx logs `upstream sent no valid HTTP/1.0 header` at level `error` and passes everything on as the body
+    /// of an HTTP/0.9 answer. What was taken before this call is in `raw`; nothing of this call's input is taken.
+    Headless,
+}
+
+/// Where the body of an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Behind its head.
+    Empty,
+    /// After this many bytes.
+    Length(u64),
+    /// With its last chunk.
+    Chunked,
+    /// With the connection.
+    UntilClose,
+    /// Never: the connection is a tunnel from here on.
+    Tunnel,
+}
+
+/// Headers of which the first counts and later ones are left out.
+const SINGLE: u128 = Known::Status.bit()
+    | Known::ContentType.bit()
+    | Known::Date.bit()
+    | Known::LastModified.bit()
+    | Known::ETag.bit()
+    | Known::Server.bit()
+    | Known::Location.bit()
+    | Known::Refresh.bit()
+    | Known::Expires.bit()
+    | Known::XAccelRedirect.bit()
+    | Known::XAccelExpires.bit()
+    | Known::XAccelLimitRate.bit();
+
+const GULP: usize = 4096;
+
+const RULES: Rules = Rules { underscores: true, skip_status_lines: true };
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Start,
+    /// This many bytes of `HTTP/` have been read.
+    Protocol(u8),
+    MajorStart,
+    Major,
+    MinorStart,
+    Minor,
+    /// This many digits of the status have been read.
+    Status(u8),
+    AfterStatus,
+    Text,
+    Lf,
+    Fields,
+}
+
+/// The head of one answer: what was received, and where in it everything is. Reset and used again for the next.
+#[derive(Clone, Debug, Default)]
+pub struct Head {
+    raw: Vec<u8>,
+    stage: Stage,
+    pos: usize,
+    scan: Scan,
+    fields: Fields,
+    dropped: Vec<Field>,
+    major: u16,
+    minor: u16,
+    status: u16,
+    status_start: usize,
+    status_end: usize,
+    content_length: Option<u64>,
+    chunked: bool,
+    close: bool,
+}
+
+impl Head {
+    /// Without any buffer yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Forgets the answer; buffers of an ordinary size stay.
+    pub fn reset(&mut self) {
+        const KEPT: usize = 8192;
+        let Self { raw, fields, dropped, .. } = std::mem::take(self);
+        (self.raw, self.fields, self.dropped) = (raw, fields, dropped);
+        self.raw.clear();
+        self.raw.shrink_to(KEPT);
+        self.fields.clear();
+        self.dropped.clear();
+    }
+
+    /// Takes what the connection gave; `limit` is `proxy_buffer_size`, which the head must fit.
+    ///
+    /// # Errors
+    /// `Invalid` as soon as the answer cannot be one; call `reset` before the next parse.
+    pub fn parse(&mut self, input: &[u8], limit: usize) -> Result<Parsed, Invalid> {
+        let limit = limit.min(LONGEST);
+        let whole = self.raw.len();
+        let mut taken = 0;
+        loop {
+            let rest = input.get(taken..).unwrap_or_default();
+            if rest.is_empty() {
+                return Ok(Parsed::Partial);
+            }
+            let gulp = rest.len().min(GULP).min((limit + 1).saturating_sub(self.raw.len())).max(1);
+            let before = self.raw.len();
+            self.raw.extend_from_slice(&rest[..gulp]);
+            if self.stage != Stage::Fields {
+                match self.read_status_line() {
+                    None => {
+                        self.raw.truncate(whole);
+                        return Ok(Parsed::Headless);
+                    }
+                    Some(false) => {}
+                    Some(true) => self.open_fields()?,
+                }
+            }
+            if self.stage == Stage::Fields
+                && let Some(end) = self.read_fields()?
+                && end <= limit
+            {
+                self.raw.truncate(end);
+                return Ok(Parsed::Complete(taken + end - before));
+            }
+            if self.raw.len() >= limit {
+                return Err(Invalid::new("upstream sent too big header"));
+            }
+            taken += gulp;
+        }
+    }
+
+    /// True when the line is complete, `None` when it is no status line.
+    fn read_status_line(&mut self) -> Option<bool> {
+        while let Some(&byte) = self.raw.get(self.pos) {
+            match self.stage {
+                Stage::Start | Stage::Protocol(_) => {
+                    let read = if let Stage::Protocol(read) = self.stage { read } else { 0 };
+                    if b"HTTP/".get(read as usize) != Some(&byte) {
+                        return None;
+                    }
+                    self.stage = if byte == b'/' { Stage::MajorStart } else { Stage::Protocol(read + 1) };
+                }
+                Stage::MajorStart if !matches!(byte, b'1'..=b'9') => return None,
+                Stage::Major if byte == b'.' => self.stage = Stage::MinorStart,
+                Stage::Minor if byte == b' ' => self.stage = Stage::Status(0),
+                Stage::MajorStart | Stage::Major => {
+                    self.major = number(self.major, byte)?;
+                    self.stage = Stage::Major;
+                }
+                Stage::MinorStart | Stage::Minor => {
+                    self.minor = number(self.minor, byte)?;
+                    self.stage = Stage::Minor;
+                }
+                Stage::Status(0) if byte == b' ' => {}
+                Stage::Status(read) => {
+                    self.status = number(self.status, byte)?;
+                    if read == 0 {
+                        self.status_start = self.pos;
+                    }
+                    self.stage = if read == 2 { Stage::AfterStatus } else { Stage::Status(read + 1) };
+                }
+                Stage::AfterStatus | Stage::Text => match byte {
+                    b'\r' | b'\n' => {
+                        self.status_end = self.pos;
+                        self.stage = if byte == b'\r' { Stage::Lf } else { Stage::Fields };
+                    }
+                    b' ' | b'.' => self.stage = Stage::Text,
+                    _ if self.stage == Stage::Text => {}
+                    _ => return None,
+                },
+                Stage::Lf if byte == b'\n' => self.stage = Stage::Fields,
+                Stage::Lf => return None,
+                Stage::Fields => return Some(true),
+            }
+            self.pos += 1;
+            if self.stage == Stage::Fields {
+                return Some(true);
+            }
+        }
+        Some(false)
+    }
+
+    fn open_fields(&mut self) -> Result<(), Invalid> {
+        self.scan = Scan::at(self.pos);
+        if self.version() < Version::HTTP_11 {
+            if self.status == 103 {
+                return Err(Invalid::new("upstream sent HTTP/1.0 response with early hints"));
+            }
+            self.close = true;
+        }
+        Ok(())
+    }
+
+    fn read_fields(&mut self) -> Result<Option<usize>, Invalid> {
+        loop {
+            match self.scan.next(&self.raw, RULES) {
+                Ok(Line::Field { name, value, odd }) => {
+                    let known = if odd { Known::Other } else { Known::of(self.get(name)) };
+                    self.field(Field { name, value, known })?;
+                }
+                Ok(Line::End) => return Ok(Some(self.scan.pos)),
+                Ok(Line::Partial) => return Ok(None),
+                Err(bad) => return Err(bad_field("header", &self.raw, &self.scan, bad)),
+            }
+        }
+    }
+
+    #[inline]
+    fn field(&mut self, field: Field) -> Result<(), Invalid> {
+        // Early hints are passed on unjudged.
+        if self.status != 103 {
+            if SINGLE & field.known.bit() != 0 && self.fields.has(field.known) {
+                self.dropped.push(field);
+                return Ok(());
+            }
+            match field.known {
+                Known::ContentLength => self.length_field(field)?,
+                Known::TransferEncoding => self.coding_field(field)?,
+                Known::Connection => self.close |= holds(self.get(field.value), b"close"),
+                _ => {}
+            }
+        }
+        self.fields.push(field);
+        Ok(())
+    }
+
+    fn length_field(&mut self, field: Field) -> Result<(), Invalid> {
+        self.check_framing(field, Known::TransferEncoding)?;
+        let length = decimal(self.get(field.value)).ok_or_else(|| {
+            let (name, value) = (self.get(field.name), self.get(field.value));
+            Invalid::quoting(&[
+                b"upstream sent invalid \"Content-Length\" header: \"",
+                name,
+                b": ",
+                value,
+                b"\"",
+            ])
+        })?;
+        self.content_length = Some(length);
+        Ok(())
+    }
+
+    fn coding_field(&mut self, field: Field) -> Result<(), Invalid> {
+        self.check_framing(field, Known::ContentLength)?;
+        let coding = self.get(field.value);
+        if !coding.eq_ignore_ascii_case(b"chunked") {
+            return Err(Invalid::quoting(&[
+                b"upstream sent unknown \"Transfer-Encoding\": \"",
+                coding,
+                b"\"",
+            ]));
+        }
+        self.chunked = true;
+        Ok(())
+    }
+
+    /// Neither length nor coding may be said twice, nor one beside the other.
+    fn check_framing(&self, field: Field, other: Known) -> Result<(), Invalid> {
+        if let Some(previous) = self.fields.first(field.known) {
+            return Err(Invalid { message: Cow::Owned(self.duplicate(field, *previous)) });
+        }
+        if self.fields.has(other) {
+            return Err(Invalid::new(
+                "upstream sent \"Content-Length\" and \"Transfer-Encoding\" headers at the same time",
+            ));
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn duplicate(&self, field: Field, previous: Field) -> Vec<u8> {
+        [
+            b"upstream sent duplicate header line: \"",
+            self.get(field.name),
+            b": ",
+            self.get(field.value),
+            b"\", previous value: \"",
+            self.get(previous.name),
+            b": ",
+            self.get(previous.value),
+            b"\"",
+        ]
+        .concat()
+    }
+
+    /// The text of a span of this head.
+    #[inline]
+    pub fn get(&self, span: Span) -> &[u8] {
+        span.of(&self.raw, &[])
+    }
+
+    /// The head as received.
+    pub fn raw(&self) -> &[u8] {
+        &self.raw
+    }
+
+    /// Three digits, as the upstream sent them: 0 to 999.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The status with the upstream's own reason, as it is passed on: `200 OK`.
+    pub fn status_line(&self) -> &[u8] {
+        self.raw.get(self.status_start..self.status_end).unwrap_or_default()
+    }
+
+    /// Any, as far as it has three digits at most.
+    pub fn version(&self) -> Version {
+        Version(self.major.saturating_mul(1000).saturating_add(self.minor))
+    }
+
+    /// Whether another head follows this one (RFC 9110 section 15.2). nginx knows only 103 as such.
+    pub fn is_interim(&self) -> bool {
+        matches!(self.status, 100..=199) && self.status != 101
+    }
+
+    /// In the order received, without dropped ones.
+    pub fn fields(&self) -> &[Field] {
+        &self.fields.list
+    }
+
+    /// Whether there is such a header.
+    pub fn has(&self, known: Known) -> bool {
+        self.fields.has(known)
+    }
+
+    /// The value of the first such header.
+    pub fn first(&self, known: Known) -> Option<&[u8]> {
+        self.fields.first(known).map(|field| self.get(field.value))
+    }
+
+    /// The values of all such headers.
+    pub fn all(&self, known: Known) -> impl Iterator<Item = &[u8]> {
+        let fields = if self.has(known) { self.fields() } else { &[] };
+        fields.iter().filter(move |field| field.known == known).map(|field| self.get(field.value))
+    }
+
+    /// The values of the headers of a name that need not be known, in any case.
+    pub fn named<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        self.fields()
+            .iter()
+            .filter(|field| self.get(field.name).eq_ignore_ascii_case(name))
+            .map(|field| self.get(field.value))
+    }
+
+    /// nginx's lines, level `warn`, for repeated headers of which only the first is passed on.
+    pub fn warnings(&self) -> impl Iterator<Item = Vec<u8>> {
+        self.dropped.iter().filter_map(|field| {
+            let mut line = self.duplicate(*field, *self.fields.first(field.known)?);
+            line.extend_from_slice(b", ignored");
+            Some(line)
+        })
+    }
+
+    /// As said by the head; `framing` knows whether it counts.
+    pub fn content_length(&self) -> Option<u64> {
+        self.content_length
+    }
+
+    /// Whether the body comes in chunks.
+    pub fn is_chunked(&self) -> bool {
+        self.chunked
+    }
+
+    /// Where the body ends, given the request it answers (RFC 9112 section 6.3). A 101 to a request that asked for no upgrade
+    /// is the caller's to refuse.
+    pub fn framing(&self, to_head: bool) -> Framing {
+        match (self.status, self.content_length) {
+            (101, _) => Framing::Tunnel,
+            (100..=199 | 204 | 304, _) => Framing::Empty,
+            _ if to_head => Framing::Empty,
+            _ if self.chunked => Framing::Chunked,
+            (_, Some(0)) => Framing::Empty,
+            (_, Some(length)) => Framing::Length(length),
+            (_, None) => Framing::UntilClose,
+        }
+    }
+
+    /// Whether the connection may serve another request once the body, if any, is read to its end.
+    pub fn keeps_alive(&self) -> bool {
+        !self.close && self.status != 101
+    }
+}
+
+/// Appends a digit to a number that has at most two before it.
+fn number(number: u16, byte: u8) -> Option<u16> {
+    if number > 99 || !byte.is_ascii_digit() { None } else { Some(number * 10 + u16::from(byte - b'0')) }
+}
+
+#[cold]
+fn bad_field(what: &str, raw: &[u8], scan: &Scan, bad: BadLine) -> Invalid {
+    let shown = raw.get(scan.line..bad.end).unwrap_or_default();
+    let byte = format!("\\x{:02x}...\"", raw.get(bad.end).copied().unwrap_or_default());
+    Invalid::quoting(&[b"upstream sent invalid ", what.as_bytes(), b": \"", shown, byte.as_bytes()])
+}
+
+/// The trailer section behind the last chunk of an answer (`proxy_pass_trailers`).
+#[derive(Clone, Debug, Default)]
+pub struct Trailers {
+    raw: Vec<u8>,
+    scan: Scan,
+    fields: Vec<Field>,
+}
+
+impl Trailers {
+    /// Takes what came behind `body::Piece::Trailers`; `limit` is `proxy_buffer_size`, which all of it must fit.
+    ///
+    /// # Errors
+    /// `Invalid` as soon as a line cannot be one; the answer is cut short.
+    pub fn parse(&mut self, input: &[u8], limit: usize) -> Result<Parsed, Invalid> {
+        let before = self.raw.len();
+        let room = limit.min(LONGEST).saturating_sub(before);
+        self.raw.extend_from_slice(&input[..input.len().min(room)]);
+        loop {
+            match self.scan.next(&self.raw, RULES) {
+                Ok(Line::Field { name, value, odd }) => {
+                    let known = if odd { Known::Other } else { Known::of(name.of(&self.raw, &[])) };
+                    self.fields.push(Field { name, value, known });
+                }
+                Ok(Line::End) => {
+                    self.raw.truncate(self.scan.pos);
+                    return Ok(Parsed::Complete(self.scan.pos - before));
+                }
+                Ok(Line::Partial) if input.len() >= room => {
+                    return Err(Invalid::new("upstream sent too big trailers"));
+                }
+                Ok(Line::Partial) => return Ok(Parsed::Partial),
+                Err(bad) => return Err(bad_field("trailer", &self.raw, &self.scan, bad)),
+            }
+        }
+    }
+
+    /// In the order received.
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    /// The text of a span of these trailers.
+    pub fn get(&self, span: Span) -> &[u8] {
+        span.of(&self.raw, &[])
+    }
+}

@@ -1,0 +1,3 @@
+//! Tables of bytes and what nginx made of them.
+
+mod requests;

@@ -1,0 +1,203 @@
+//! Opening upstream connections without waiting for the handshake where that is not needed.
+//!
+//! `connect` starts; the caller may send at once. On loopback, on unix sockets and with TCP Fast Open the first send
+//! succeeds right away and saves one turn of the reactor and the question for `SO_ERROR`.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::task::{Context, Poll, ready};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
+use socket2::{Domain, SockAddr, Type};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::{Address, Socket};
+
+/// What is set on a socket before it connects.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectOptions {
+    /// The local address (nginx: `proxy_bind`); the port is chosen by the kernel at connect where it is 0.
+    pub bind: Option<SocketAddr>,
+    /// `IP_TRANSPARENT` for `proxy_bind … transparent`; IPv4 only.
+    pub transparent: bool,
+    /// `TCP_NODELAY`, which small requests on upgraded connections need.
+    pub nodelay: bool,
+    /// `SO_KEEPALIVE` (nginx: `proxy_socket_keepalive`).
+    pub keepalive: bool,
+    /// `SO_RCVBUF` in bytes.
+    pub receive_buffer: Option<usize>,
+}
+
+/// A connection on its way.
+pub struct Connecting {
+    socket: Socket,
+    connected: bool,
+}
+
+/// The system call that a connection failed in, in nginx's words (`connect() to 127.0.0.1:80 failed`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectCall {
+    /// No descriptor left, or the family is not supported.
+    Socket,
+    /// An option was refused.
+    Setsockopt,
+    /// The local address is not ours.
+    Bind,
+    /// The peer, or the way to it, refuses. The only one for which nginx tries the next upstream.
+    Connect,
+}
+
+/// Why a connection could not be started. Converts into the [`io::Error`] in it.
+#[derive(Debug)]
+pub struct ConnectError {
+    /// Where.
+    pub call: ConnectCall,
+    /// What the kernel said.
+    pub error: io::Error,
+}
+
+impl std::fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.call {
+            ConnectCall::Socket => "socket() failed",
+            ConnectCall::Setsockopt => "setsockopt() failed",
+            ConnectCall::Bind => "bind() failed",
+            ConnectCall::Connect => "connect() failed",
+        })
+    }
+}
+
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl From<ConnectError> for io::Error {
+    fn from(e: ConnectError) -> Self {
+        e.error
+    }
+}
+
+fn at(call: ConnectCall) -> impl Fn(io::Error) -> ConnectError {
+    move |error| ConnectError { call, error }
+}
+
+/// Starts a connection to `address`. Must be called on a reactor thread.
+///
+/// # Errors
+/// What `socket`, `bind` and `connect` say at once: no descriptor left, no route, a unix socket that nobody listens
+/// on or whose backlog is full (`EAGAIN`).
+pub fn connect(address: &Address, options: &ConnectOptions) -> Result<Connecting, ConnectError> {
+    match address {
+        Address::Inet(to) => {
+            let socket = open(Domain::for_address(*to), options)?;
+            if options.nodelay {
+                socket.set_tcp_nodelay(true).map_err(at(ConnectCall::Setsockopt))?;
+            }
+            if let Some(from) = options.bind {
+                bind(&socket, from, options.transparent)?;
+            }
+            let connected = match socket.connect(&(*to).into()) {
+                Ok(()) => true,
+                Err(e) if e.raw_os_error() == Some(Errno::EINPROGRESS as i32) => false,
+                Err(e) => return Err(at(ConnectCall::Connect)(e)),
+            };
+            let socket = TcpStream::from_std(socket.into()).map_err(at(ConnectCall::Socket))?.into();
+            Ok(Connecting { socket, connected })
+        }
+        Address::Unix(path) => {
+            let socket = open(Domain::UNIX, options)?;
+            // A unix socket connects at once or not at all.
+            let to = SockAddr::unix(path).map_err(at(ConnectCall::Connect))?;
+            socket.connect(&to).map_err(at(ConnectCall::Connect))?;
+            let socket = UnixStream::from_std(socket.into()).map_err(at(ConnectCall::Socket))?.into();
+            Ok(Connecting { socket, connected: true })
+        }
+    }
+}
+
+fn open(domain: Domain, options: &ConnectOptions) -> Result<socket2::Socket, ConnectError> {
+    let socket =
+        socket2::Socket::new(domain, Type::STREAM.nonblocking(), None).map_err(at(ConnectCall::Socket))?;
+    if options.keepalive {
+        socket.set_keepalive(true).map_err(at(ConnectCall::Setsockopt))?;
+    }
+    if let Some(bytes) = options.receive_buffer {
+        socket.set_recv_buffer_size(bytes).map_err(at(ConnectCall::Setsockopt))?;
+    }
+    Ok(socket)
+}
+
+fn bind(socket: &socket2::Socket, from: SocketAddr, transparent: bool) -> Result<(), ConnectError> {
+    if transparent {
+        let set = match from {
+            SocketAddr::V4(_) => socket.set_ip_transparent_v4(true),
+            // No safe wrapper sets IPV6_TRANSPARENT.
+            SocketAddr::V6(_) => Err(io::ErrorKind::Unsupported.into()),
+        };
+        set.map_err(at(ConnectCall::Setsockopt))?;
+    }
+    if from.port() == 0 {
+        // The kernel then picks the port at connect, so that many connections may share it. A kernel that does not
+        // know the option still connects.
+        let _ = setsockopt(socket, sockopt::IpBindAddressNoPort, &true);
+    }
+    socket.bind(&from.into()).map_err(at(ConnectCall::Bind))
+}
+
+impl Connecting {
+    /// Sends without waiting: the number of bytes that the kernel took, 0 while the handshake is under way.
+    ///
+    /// # Errors
+    /// Those of the connection attempt, where it has failed meanwhile (`ECONNREFUSED`), and of sending.
+    pub fn try_send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        loop {
+            match self.socket.options().send_vectored_with_flags(pieces, MsgFlags::MSG_NOSIGNAL.bits()) {
+                Ok(sent) => {
+                    self.connected = true;
+                    return Ok(sent);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+                Err(e) if e.raw_os_error() == Some(Errno::ENOTCONN as i32) => return Ok(0),
+                Err(e) if e.raw_os_error() == Some(Errno::EINPROGRESS as i32) => return Ok(0),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Whether the connection is known to be up: something was sent, or [`Connecting::poll_connected`] said so.
+    pub fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// Waits for the end of the handshake.
+    pub fn poll_connected(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.connected {
+            ready!(self.socket.poll_write_ready(cx))?;
+            if let Some(e) = self.socket.take_error()? {
+                return Poll::Ready(Err(e));
+            }
+            self.connected = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Waits for the end of the handshake and gives the socket.
+    pub async fn connected(mut self) -> io::Result<Socket> {
+        std::future::poll_fn(|cx| self.poll_connected(cx)).await?;
+        Ok(self.socket)
+    }
+
+    /// The socket as it is.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// The socket as it is, connected or not: reading and writing wait for the handshake and report its failure.
+    pub fn into_socket(self) -> Socket {
+        self.socket
+    }
+}

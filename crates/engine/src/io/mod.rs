@@ -1,0 +1,327 @@
+//! A connection's bytes: plain or TLS, over TCP or a unix socket, behind one enum without trait objects.
+//!
+//! All of it lives on one reactor thread. Poll functions keep the task's waker registered with the reactor when they
+//! answer `Pending`; a message costs one read and one write, because a read that returns less than was asked for
+//! clears the readiness and the next poll makes no system call.
+
+pub mod buf;
+mod connect;
+#[cfg(test)]
+pub(crate) mod pair;
+mod sendfile;
+mod socket;
+mod sockets;
+
+pub use buf::{Buf, scratch};
+pub use connect::{ConnectCall, ConnectError, ConnectOptions, Connecting, connect};
+pub use socket::{Address, Socket};
+pub use sockets::{Listener, Severity, accept_loop};
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use rustls::{ClientConnection, ServerConnection};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::{client, server};
+
+use crate::timer::Timers;
+
+/// One end of a connection.
+pub enum Io {
+    /// No TLS.
+    Plain(Socket),
+    /// We accepted the connection. Boxed: a session takes several KiB.
+    TlsServer(Box<server::TlsStream<Socket>>),
+    /// We opened the connection.
+    TlsClient(Box<client::TlsStream<Socket>>),
+}
+
+/// The TLS state of a connection taken apart by [`Io::into_parts`].
+pub enum Session {
+    /// There was no TLS.
+    None,
+    /// We accepted.
+    Server(Box<ServerConnection>),
+    /// We connected.
+    Client(Box<ClientConnection>),
+}
+
+macro_rules! stream {
+    ($io:expr, $s:ident => $call:expr) => {
+        match $io {
+            Io::Plain($s) => $call,
+            Io::TlsServer(tls) => {
+                let $s = &mut **tls;
+                $call
+            }
+            Io::TlsClient(tls) => {
+                let $s = &mut **tls;
+                $call
+            }
+        }
+    };
+}
+
+impl Io {
+    /// The socket below, with or without TLS on it.
+    pub fn socket(&self) -> &Socket {
+        match self {
+            Io::Plain(socket) => socket,
+            Io::TlsServer(tls) => tls.get_ref().0,
+            Io::TlsClient(tls) => tls.get_ref().0,
+        }
+    }
+
+    fn socket_mut(&mut self) -> &mut Socket {
+        match self {
+            Io::Plain(socket) => socket,
+            Io::TlsServer(tls) => tls.get_mut().0,
+            Io::TlsClient(tls) => tls.get_mut().0,
+        }
+    }
+
+    /// The server side session, where we accepted TLS.
+    pub fn server_session(&self) -> Option<&ServerConnection> {
+        match self {
+            Io::TlsServer(tls) => Some(tls.get_ref().1),
+            Io::Plain(_) | Io::TlsClient(_) => None,
+        }
+    }
+
+    /// The client side session, where we opened TLS.
+    pub fn client_session(&self) -> Option<&ClientConnection> {
+        match self {
+            Io::TlsClient(tls) => Some(tls.get_ref().1),
+            Io::Plain(_) | Io::TlsServer(_) => None,
+        }
+    }
+
+    /// Whether TLS is spoken.
+    pub fn is_tls(&self) -> bool {
+        !matches!(self, Io::Plain(_))
+    }
+
+    /// Takes the connection apart. Bytes that the session holds stay in the session.
+    pub fn into_parts(self) -> (Socket, Session) {
+        match self {
+            Io::Plain(socket) => (socket, Session::None),
+            Io::TlsServer(tls) => {
+                let (socket, session) = tls.into_inner();
+                (socket, Session::Server(Box::new(session)))
+            }
+            Io::TlsClient(tls) => {
+                let (socket, session) = tls.into_inner();
+                (socket, Session::Client(Box::new(session)))
+            }
+        }
+    }
+
+    /// Reads what is there, up to `into.len()` bytes; 0 is the end of the stream.
+    ///
+    /// A TLS peer that closes the socket without a close_notify counts as an end, not as an error: clients do that
+    /// all the time, and what HTTP frames is checked by HTTP (nginx: `SSL_OP_IGNORE_UNEXPECTED_EOF`).
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let tls = self.is_tls();
+        let mut read = ReadBuf::new(into);
+        let polled = stream!(self, s => Pin::new(s).poll_read(cx, &mut read));
+        polled.map(|result| match result {
+            Ok(()) => Ok(read.filled().len()),
+            Err(e) if tls && e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            Err(e) => Err(e),
+        })
+    }
+
+    /// Writes as much as the peer takes now. With TLS, written means taken by the session: ask [`Io::poll_flush`]
+    /// before waiting for anything else.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        stream!(self, s => Pin::new(s).poll_write(cx, bytes))
+    }
+
+    /// As [`Io::poll_write`] for several pieces: one `writev`, or one run of TLS records.
+    pub fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        stream!(self, s => Pin::new(s).poll_write_vectored(cx, pieces))
+    }
+
+    /// As [`Io::poll_write`], saying that more follows at once: on a plain socket the kernel may wait for it to fill
+    /// the segment (`MSG_MORE`; nginx: `tcp_nopush`). For the head before a [`Io::poll_sendfile`].
+    pub fn poll_write_more(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Io::Plain(socket) => sendfile::poll_send_more(socket, cx, bytes),
+            Io::TlsServer(tls) => Pin::new(&mut **tls).poll_write(cx, bytes),
+            Io::TlsClient(tls) => Pin::new(&mut **tls).poll_write(cx, bytes),
+        }
+    }
+
+    /// Sends the TLS records that the socket did not take yet; nothing to do on a plain socket.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Io::Plain(_) => Poll::Ready(Ok(())),
+            Io::TlsServer(tls) => Pin::new(&mut **tls).poll_flush(cx),
+            Io::TlsClient(tls) => Pin::new(&mut **tls).poll_flush(cx),
+        }
+    }
+
+    /// Ends our direction: close_notify with TLS, then FIN. Reading goes on.
+    pub fn poll_shutdown_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        stream!(self, s => Pin::new(s).poll_shutdown(cx))
+    }
+
+    /// Whether a read would find something: plaintext held by the session, bytes, an end or an error on the socket.
+    /// With TLS this may be an incomplete record, so a read after it may still wait.
+    pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.plaintext_waiting() {
+            return Poll::Ready(Ok(()));
+        }
+        self.socket().poll_read_ready(cx)
+    }
+
+    /// Whether the socket takes bytes. Readiness is a hint: only a write that waits clears it.
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket().poll_write_ready(cx)
+    }
+
+    /// Whether the TLS session holds decrypted bytes that no readiness of the socket will announce.
+    pub fn plaintext_waiting(&mut self) -> bool {
+        let state = match self {
+            Io::Plain(_) => return false,
+            Io::TlsServer(tls) => tls.get_mut().1.process_new_packets(),
+            Io::TlsClient(tls) => tls.get_mut().1.process_new_packets(),
+        };
+        // A broken session is reported by the read that follows.
+        state.map_or(true, |state| state.plaintext_bytes_to_read() > 0)
+    }
+
+    /// Waits until an idle connection is of no more use: closed, broken, or sent something that nobody asked for.
+    /// TLS housekeeping (session tickets) is taken in silently.
+    pub fn poll_stale(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut byte = [0u8; 1];
+        self.poll_read(cx, &mut byte).map(|_| ())
+    }
+
+    /// Whether a pooled connection must not be used again. No system call while nothing has arrived. Whoever waits in
+    /// [`Io::poll_stale`] must poll again afterwards to be woken.
+    pub fn is_stale(&mut self) -> bool {
+        match self {
+            Io::Plain(socket) => {
+                let mut byte = [0u8; 1];
+                !matches!(socket.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+            }
+            Io::TlsServer(_) | Io::TlsClient(_) => {
+                self.poll_stale(&mut Context::from_waker(Waker::noop())).is_ready()
+            }
+        }
+    }
+
+    /// One attempt, without waiting, to tell a TLS peer that we are done (close_notify), before the connection is
+    /// dropped. A plain connection needs nothing: dropping it sends the FIN.
+    pub fn farewell(&mut self) {
+        let cx = &mut Context::from_waker(Waker::noop());
+        let _ = match self {
+            Io::Plain(_) => return,
+            Io::TlsServer(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+            Io::TlsClient(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+        };
+    }
+
+    /// Closes with a reset instead of a FIN (nginx: `reset_timedout_connection`, code 444).
+    pub fn reset(self) {
+        self.socket().linger_zero();
+    }
+
+    /// nginx's lingering close: ends our direction, then reads and forgets what the client still sends, so that no
+    /// reset destroys a response on its way. Ends at the client's end, after `idle_ms` without data
+    /// (`lingering_timeout`) and after `total_ms` at the latest (`lingering_time`).
+    pub async fn linger(mut self, timers: &Timers, total_ms: u64, idle_ms: u64) {
+        let timer = timers.register();
+        let end = timers.clock().refresh().saturating_add(total_ms);
+        timer.set(end.min(timers.clock().now_ms().saturating_add(idle_ms)));
+        let mut ended = false;
+        std::future::poll_fn(|cx| {
+            if timer.poll_expired(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            if !ended {
+                match self.poll_shutdown_write(cx) {
+                    Poll::Ready(Ok(())) => ended = true,
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => {}
+                }
+            }
+            // Below TLS: what comes is not looked at, so it need not be decrypted.
+            let socket = self.socket_mut();
+            scratch(|bytes| {
+                loop {
+                    let mut read = ReadBuf::new(bytes);
+                    match Pin::new(&mut *socket).poll_read(cx, &mut read) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Ok(())) if !read.filled().is_empty() => {
+                            timer.set(end.min(timers.clock().refresh().saturating_add(idle_ms)));
+                        }
+                        Poll::Ready(_) => return Poll::Ready(()),
+                    }
+                }
+            })
+        })
+        .await;
+    }
+}
+
+impl From<Socket> for Io {
+    fn from(socket: Socket) -> Self {
+        Io::Plain(socket)
+    }
+}
+
+impl From<server::TlsStream<Socket>> for Io {
+    fn from(tls: server::TlsStream<Socket>) -> Self {
+        Io::TlsServer(Box::new(tls))
+    }
+}
+
+impl From<client::TlsStream<Socket>> for Io {
+    fn from(tls: client::TlsStream<Socket>) -> Self {
+        Io::TlsClient(Box::new(tls))
+    }
+}
+
+/// For the libraries that want tokio's traits (hyper for HTTP/2, TLS inside TLS).
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let io = self.get_mut();
+        let tls = io.is_tls();
+        match stream!(io, s => Pin::new(s).poll_read(cx, buf)) {
+            Poll::Ready(Err(e)) if tls && e.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+            other => other,
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_write(cx, bytes)
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_flush(cx)
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_shutdown_write(cx)
+    }
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_write_vectored(cx, pieces)
+    }
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;

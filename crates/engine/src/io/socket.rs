@@ -1,0 +1,174 @@
+//! A stream socket, TCP or unix, with the options that nginx's directives set on it.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A connected stream socket registered with the thread's reactor.
+pub enum Socket {
+    /// TCP over IPv4 or IPv6.
+    Tcp(TcpStream),
+    /// A unix stream socket.
+    Unix(UnixStream),
+}
+
+/// Where a socket ends.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Address {
+    /// An IP address and port.
+    Inet(SocketAddr),
+    /// A path; empty for a socket without a name, as clients of a unix socket are.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    /// As nginx writes it: `127.0.0.1:80`, `[::1]:80`, `unix:/path`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Inet(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Address::Inet(address)
+    }
+}
+
+pub(super) fn unix_address(address: &tokio::net::unix::SocketAddr) -> Address {
+    Address::Unix(address.as_pathname().map(PathBuf::from).unwrap_or_default())
+}
+
+macro_rules! either {
+    ($socket:expr, $s:ident => $call:expr) => {
+        match $socket {
+            Socket::Tcp($s) => $call,
+            Socket::Unix($s) => $call,
+        }
+    };
+}
+
+impl Socket {
+    /// The peer's address.
+    pub fn peer_addr(&self) -> io::Result<Address> {
+        match self {
+            Socket::Tcp(tcp) => tcp.peer_addr().map(Address::Inet),
+            Socket::Unix(unix) => unix.peer_addr().map(|address| unix_address(&address)),
+        }
+    }
+
+    /// Our own address on this connection.
+    pub fn local_addr(&self) -> io::Result<Address> {
+        match self {
+            Socket::Tcp(tcp) => tcp.local_addr().map(Address::Inet),
+            Socket::Unix(unix) => unix.local_addr().map(|address| unix_address(&address)),
+        }
+    }
+
+    /// nginx: `tcp_nodelay`. Nothing to do on a unix socket.
+    pub fn set_nodelay(&self, on: bool) -> io::Result<()> {
+        match self {
+            Socket::Tcp(tcp) => tcp.set_nodelay(on),
+            Socket::Unix(_) => Ok(()),
+        }
+    }
+
+    /// The pending error of the socket (`SO_ERROR`), which reading it clears.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        either!(self, s => s.take_error())
+    }
+
+    /// Lets the close send a reset and drop what was not sent (`SO_LINGER` of zero seconds).
+    pub fn linger_zero(&self) {
+        // A socket that refuses is closed the ordinary way.
+        let _ = self.options().set_linger(Some(Duration::ZERO));
+    }
+
+    /// All other socket options.
+    pub fn options(&self) -> SockRef<'_> {
+        either!(self, s => SockRef::from(s))
+    }
+
+    /// Waits until a read would not wait.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, s => s.poll_read_ready(cx))
+    }
+
+    /// Waits until a write would not wait.
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, s => s.poll_write_ready(cx))
+    }
+
+    /// Reads if the socket is known to be readable; `WouldBlock`, without a system call, if it is not.
+    pub fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+        either!(self, s => s.try_read(into))
+    }
+
+    /// Runs `work` if the socket is known to be ready; a `WouldBlock` from it clears the readiness.
+    pub fn try_io<T>(&self, interest: Interest, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        either!(self, s => s.try_io(interest, work))
+    }
+}
+
+impl From<TcpStream> for Socket {
+    fn from(tcp: TcpStream) -> Self {
+        Socket::Tcp(tcp)
+    }
+}
+
+impl From<UnixStream> for Socket {
+    fn from(unix: UnixStream) -> Self {
+        Socket::Unix(unix)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        either!(self, s => s.as_fd())
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        either!(self, s => s.fmt(f))
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), s => Pin::new(s).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), s => Pin::new(s).poll_write(cx, bytes))
+    }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self.get_mut(), s => Pin::new(s).poll_shutdown(cx))
+    }
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(self.get_mut(), s => Pin::new(s).poll_write_vectored(cx, pieces))
+    }
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,162 @@
+//! The core's settings at one level with every default filled in, as requests read them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use weir_ir::http::core::{
+    Core, IfModifiedSince, KeepaliveDisable, LingeringClose, Satisfy, ServerTokens,
+};
+use weir_ir::program::PathSpec;
+
+use crate::generation::Build;
+use crate::http::Template;
+use crate::http1;
+
+/// Settings of a level. Times are milliseconds, sizes are bytes.
+pub struct CoreSettings {
+    pub limits: http1::Limits,
+    pub client_header_timeout: u64,
+    pub client_body_timeout: u64,
+    pub client_max_body_size: u64,
+    pub client_body_buffer_size: u64,
+    pub client_body_temp_path: Option<PathSpec>,
+    pub send_timeout: u64,
+    pub keepalive_timeout: u64,
+    /// Seconds in the `Keep-Alive` header; 0 leaves it out.
+    pub keepalive_header: u64,
+    pub keepalive_min_timeout: u64,
+    pub keepalive_time: u64,
+    pub keepalive_requests: u64,
+    pub keepalive_disable: KeepaliveDisable,
+    pub lingering_close: LingeringClose,
+    pub lingering_time: u64,
+    pub lingering_timeout: u64,
+    pub reset_timedout_connection: bool,
+    pub tcp_nodelay: bool,
+    pub sendfile: bool,
+    pub satisfy: Satisfy,
+    pub internal: bool,
+    pub absolute_redirect: bool,
+    pub server_name_in_redirect: bool,
+    pub port_in_redirect: bool,
+    pub msie_padding: bool,
+    pub log_not_found: bool,
+    pub log_subrequest: bool,
+    pub recursive_error_pages: bool,
+    pub server_tokens: Tokens,
+    pub if_modified_since: IfModifiedSince,
+    pub max_ranges: Option<u64>,
+    pub chunked_transfer_encoding: bool,
+    pub etag: bool,
+    pub error_pages: Vec<ErrorPage>,
+    pub root: Template,
+    /// `root` is an `alias`.
+    pub alias: bool,
+    pub types: Arc<HashMap<Box<[u8]>, Box<[u8]>>>,
+    pub default_type: Box<[u8]>,
+    /// The first name of the server, `$server_name`.
+    pub server_name: Box<[u8]>,
+    pub limit_except: Option<(Vec<Box<[u8]>>, weir_ir::LocationId)>,
+}
+
+/// `server_tokens`, ready.
+pub enum Tokens {
+    /// With the version.
+    On,
+    Off,
+    /// With version and build.
+    Build,
+    Text(Template),
+}
+
+/// `error_page`, ready.
+pub struct ErrorPage {
+    pub code: u16,
+    pub overwrite: Option<u16>,
+    pub target: Template,
+    pub args: Vec<u8>,
+}
+
+impl CoreSettings {
+    pub(crate) fn compile(core: &Core, build: &Build<'_>) -> Self {
+        let (large_buffers, large_buffer) = core.large_client_header_buffers.or((4, 8192));
+        let root = core.root.get();
+        Self {
+            limits: http1::Limits {
+                header_buffer: core.client_header_buffer_size.or(1024) as usize,
+                large_buffers: large_buffers as usize,
+                large_buffer: large_buffer as usize,
+                max_headers: core.max_headers.or(1000) as usize,
+                merge_slashes: core.merge_slashes.or(true),
+                ignore_invalid_headers: core.ignore_invalid_headers.or(true),
+                underscores_in_headers: core.underscores_in_headers.or(false),
+                allow_connect: false,
+            },
+            client_header_timeout: core.client_header_timeout.or(60_000),
+            client_body_timeout: core.client_body_timeout.or(60_000),
+            client_max_body_size: core.client_max_body_size.or(1 << 20),
+            client_body_buffer_size: core.client_body_buffer_size.or(16 << 10),
+            client_body_temp_path: core.client_body_temp_path.get().cloned(),
+            send_timeout: core.send_timeout.or(60_000),
+            keepalive_timeout: core.keepalive_timeout.or(75_000),
+            keepalive_header: core.keepalive_header.or(0),
+            keepalive_min_timeout: core.keepalive_min_timeout.or(0),
+            keepalive_time: core.keepalive_time.or(3_600_000),
+            keepalive_requests: core.keepalive_requests.or(1000),
+            keepalive_disable: core.keepalive_disable.or(KeepaliveDisable { msie6: true, safari: false }),
+            lingering_close: core.lingering_close.or(LingeringClose::On),
+            lingering_time: core.lingering_time.or(30_000),
+            lingering_timeout: core.lingering_timeout.or(5_000),
+            reset_timedout_connection: core.reset_timedout_connection.or(false),
+            tcp_nodelay: core.tcp_nodelay.or(true),
+            sendfile: core.sendfile.or(false),
+            satisfy: core.satisfy.or(Satisfy::All),
+            internal: core.internal.or(false),
+            absolute_redirect: core.absolute_redirect.or(true),
+            server_name_in_redirect: core.server_name_in_redirect.or(false),
+            port_in_redirect: core.port_in_redirect.or(true),
+            msie_padding: core.msie_padding.or(true),
+            log_not_found: core.log_not_found.or(true),
+            log_subrequest: core.log_subrequest.or(false),
+            recursive_error_pages: core.recursive_error_pages.or(false),
+            server_tokens: match core.server_tokens.get() {
+                None | Some(ServerTokens::On) => Tokens::On,
+                Some(ServerTokens::Off) => Tokens::Off,
+                Some(ServerTokens::Build) => Tokens::Build,
+                Some(ServerTokens::Text(text)) => Tokens::Text(build.template(text)),
+            },
+            if_modified_since: core.if_modified_since.or(IfModifiedSince::Exact),
+            max_ranges: core.max_ranges.get().copied(),
+            chunked_transfer_encoding: core.chunked_transfer_encoding.or(true),
+            etag: core.etag.or(true),
+            error_pages: core
+                .error_pages
+                .iter()
+                .map(|page| ErrorPage {
+                    code: page.code,
+                    overwrite: page.overwrite,
+                    target: build.template(&page.target),
+                    args: page.args.clone(),
+                })
+                .collect(),
+            root: match root {
+                Some(root) => build.template(&root.path),
+                // Only the `http` level itself has none.
+                None => Template::default(),
+            },
+            alias: root.is_some_and(|r| r.alias),
+            types: types(core),
+            default_type: core.default_type.get().map_or(b"text/plain"[..].into(), Clone::clone),
+            server_name: core.server_names.first().map_or_else(Box::default, |n| n.shown().into_bytes().into()),
+            limit_except: core.limit_except.clone(),
+        }
+    }
+}
+
+fn types(core: &Core) -> Arc<HashMap<Box<[u8]>, Box<[u8]>>> {
+    let Some(types) = core.types.get() else {
+        let defaults = [("html", "text/html"), ("gif", "image/gif"), ("jpg", "image/jpeg")];
+        return Arc::new(defaults.map(|(e, t)| (e.as_bytes().into(), t.as_bytes().into())).into());
+    };
+    Arc::new(types.iter().cloned().collect())
+}

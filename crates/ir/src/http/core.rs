@@ -1,0 +1,625 @@
+//! `ngx_http_core_module`: the settings that the spine itself executes.
+
+use std::sync::Arc;
+
+use crate::contract::{Conf, Contexts, Directive, Module, Setting, Takes};
+use crate::http::listen::Listen;
+use crate::http::server_name::ServerName;
+use crate::lowering::{Call, Fault, Merge};
+use crate::program::{LocationId, LocationMatch, PathSpec, ScopeKind};
+use crate::regex::Regex;
+use crate::template::Template;
+use crate::value;
+
+const HTTP: Contexts = Contexts::HTTP;
+const HTTP_SERVER: Contexts = Contexts::HTTP_SERVER;
+const SCOPES: Contexts = Contexts::SCOPES;
+const SCOPES_IF: Contexts = SCOPES.or(Contexts::LOCATION_IF);
+
+const HASH: &str = "weir's tables size themselves";
+const POOL: &str = "weir has no memory pools to size";
+
+pub struct HttpCore;
+
+type D = Directive<HttpCore>;
+
+impl Module for HttpCore {
+    const NAME: &'static str = "http_core";
+    type Main = ();
+    type Scope = Core;
+    const DIRECTIVES: &'static [Directive<Self>] = &[
+        D::scope("variables_hash_max_size", HTTP, Takes::ONE, |_, c| c.number().map(drop)).accepted(HASH),
+        D::scope("variables_hash_bucket_size", HTTP, Takes::ONE, |_, c| c.number().map(drop)).accepted(HASH),
+        D::scope("server_names_hash_max_size", HTTP, Takes::ONE, |_, c| c.number().map(drop)).accepted(HASH),
+        D::scope("server_names_hash_bucket_size", HTTP, Takes::ONE, |_, c| c.number().map(drop))
+            .accepted(HASH),
+        D::scope("types_hash_max_size", SCOPES, Takes::ONE, |_, c| c.number().map(drop)).accepted(HASH),
+        D::scope("types_hash_bucket_size", SCOPES, Takes::ONE, |_, c| c.number().map(drop)).accepted(HASH),
+        D::scope("connection_pool_size", HTTP_SERVER, Takes::ONE, |_, c| c.size().map(drop)).accepted(POOL),
+        D::scope("request_pool_size", HTTP_SERVER, Takes::ONE, |_, c| c.size().map(drop)).accepted(POOL),
+        D::scope("server", HTTP, Takes::BLOCK, server),
+        D::scope("location", Contexts::SERVER.or(Contexts::LOCATION), Takes::ONE_TWO.with_block(), location),
+        D::scope("limit_except", Contexts::LOCATION, Takes::ONE_MORE.with_block(), limit_except),
+        D::scope("listen", Contexts::SERVER, Takes::ONE_MORE, crate::http::listen::read),
+        D::scope("server_name", Contexts::SERVER, Takes::ONE_MORE, crate::http::server_name::read),
+        D::scope("client_header_timeout", HTTP_SERVER, Takes::ONE, |s, c| s.client_header_timeout.msec(c)),
+        D::scope("client_header_buffer_size", HTTP_SERVER, Takes::ONE, |s, c| {
+            s.client_header_buffer_size.size(c)
+        }),
+        D::scope("large_client_header_buffers", HTTP_SERVER, Takes::TWO, |s, c| {
+            s.large_client_header_buffers.put_with(c, |c| c.buffers())
+        }),
+        D::scope("max_headers", HTTP_SERVER, Takes::ONE, |s, c| s.max_headers.number(c)),
+        D::scope("ignore_invalid_headers", HTTP_SERVER, Takes::FLAG, |s, c| s.ignore_invalid_headers.flag(c)),
+        D::scope("merge_slashes", HTTP_SERVER, Takes::FLAG, |s, c| s.merge_slashes.flag(c)),
+        D::scope("underscores_in_headers", HTTP_SERVER, Takes::FLAG, |s, c| s.underscores_in_headers.flag(c)),
+        D::scope("types", SCOPES, Takes::BLOCK, types),
+        D::scope("default_type", SCOPES, Takes::ONE, |s, c| {
+            s.default_type.put_with(c, |c| Ok(c.arg(0).into()))
+        }),
+        D::scope("root", SCOPES_IF, Takes::ONE, root),
+        D::scope("alias", Contexts::LOCATION, Takes::ONE, root),
+        D::scope("client_max_body_size", SCOPES, Takes::ONE, |s, c| s.client_max_body_size.offset(c)),
+        D::scope("client_body_buffer_size", SCOPES, Takes::ONE, |s, c| s.client_body_buffer_size.size(c)),
+        D::scope("client_body_timeout", SCOPES, Takes::ONE, |s, c| s.client_body_timeout.msec(c)),
+        D::scope("client_body_temp_path", SCOPES, Takes::ONE_TO_FOUR, |s, c| {
+            s.client_body_temp_path.put_with(c, temp_path)
+        }),
+        D::scope("client_body_in_single_buffer", SCOPES, Takes::FLAG, |_, c| c.flag().map(drop))
+            .accepted("a body in memory is one buffer"),
+        D::scope("sendfile", SCOPES_IF, Takes::FLAG, |s, c| s.sendfile.flag(c)),
+        D::scope("sendfile_max_chunk", SCOPES, Takes::ONE, |_, c| c.size().map(drop))
+            .accepted("a connection gives way after a bounded amount of work"),
+        D::scope("aio", SCOPES, Takes::ONE, aio).accepted("files never block a connection for long"),
+        D::scope("aio_write", SCOPES, Takes::FLAG, |_, c| c.flag().map(drop))
+            .accepted("files never block a connection for long"),
+        D::scope("read_ahead", SCOPES, Takes::ONE, |_, c| c.size().map(drop))
+            .accepted("the kernel reads ahead by itself"),
+        D::scope("directio", SCOPES, Takes::ONE, directio).accepted("files go out through the page cache"),
+        D::scope("directio_alignment", SCOPES, Takes::ONE, |_, c| c.offset().map(drop))
+            .accepted("files go out through the page cache"),
+        D::scope("output_buffers", SCOPES, Takes::TWO, |_, c| c.buffers().map(drop))
+            .accepted("buffers belong to a thread, not to a request"),
+        D::scope("tcp_nopush", SCOPES, Takes::FLAG, |_, c| c.flag().map(drop))
+            .accepted("a response head goes out in one packet with what follows"),
+        D::scope("tcp_nodelay", SCOPES, Takes::FLAG, |s, c| s.tcp_nodelay.flag(c)),
+        D::scope("send_timeout", SCOPES, Takes::ONE, |s, c| s.send_timeout.msec(c)),
+        D::scope("send_lowat", SCOPES, Takes::ONE, |_, c| c.size().map(drop))
+            .accepted("it has no effect on Linux"),
+        D::scope("postpone_output", SCOPES, Takes::ONE, |_, c| c.size().map(drop))
+            .accepted("small pieces of a response are joined before they are sent"),
+        D::scope("keepalive_time", SCOPES, Takes::ONE, |s, c| s.keepalive_time.msec(c)),
+        D::scope("keepalive_timeout", SCOPES, Takes::ONE_TWO, keepalive_timeout),
+        D::scope("keepalive_min_timeout", SCOPES, Takes::ONE, |s, c| s.keepalive_min_timeout.msec(c)),
+        D::scope("keepalive_requests", SCOPES, Takes::ONE, |s, c| s.keepalive_requests.number(c)),
+        D::scope("keepalive_disable", SCOPES, Takes::ONE_TWO, keepalive_disable),
+        D::scope("satisfy", SCOPES, Takes::ONE, |s, c| {
+            s.satisfy.one_of(c, &[("all", Satisfy::All), ("any", Satisfy::Any)])
+        }),
+        D::scope("internal", Contexts::LOCATION, Takes::NONE, |s, c| s.internal.put(c, true)),
+        D::scope("lingering_close", SCOPES, Takes::ONE, |s, c| {
+            let words = [
+                ("off", LingeringClose::Off),
+                ("on", LingeringClose::On),
+                ("always", LingeringClose::Always),
+            ];
+            s.lingering_close.one_of(c, &words)
+        }),
+        D::scope("lingering_time", SCOPES, Takes::ONE, |s, c| s.lingering_time.msec(c)),
+        D::scope("lingering_timeout", SCOPES, Takes::ONE, |s, c| s.lingering_timeout.msec(c)),
+        D::scope("reset_timedout_connection", SCOPES, Takes::FLAG, |s, c| {
+            s.reset_timedout_connection.flag(c)
+        }),
+        D::scope("absolute_redirect", SCOPES, Takes::FLAG, |s, c| s.absolute_redirect.flag(c)),
+        D::scope("server_name_in_redirect", SCOPES, Takes::FLAG, |s, c| s.server_name_in_redirect.flag(c)),
+        D::scope("port_in_redirect", SCOPES, Takes::FLAG, |s, c| s.port_in_redirect.flag(c)),
+        D::scope("msie_padding", SCOPES, Takes::FLAG, |s, c| s.msie_padding.flag(c)),
+        D::scope("log_not_found", SCOPES, Takes::FLAG, |s, c| s.log_not_found.flag(c)),
+        D::scope("log_subrequest", SCOPES, Takes::FLAG, |s, c| s.log_subrequest.flag(c)),
+        D::scope("recursive_error_pages", SCOPES, Takes::FLAG, |s, c| s.recursive_error_pages.flag(c)),
+        D::scope("server_tokens", SCOPES, Takes::ONE, server_tokens),
+        D::scope("if_modified_since", SCOPES, Takes::ONE, |s, c| {
+            let words = [
+                ("off", IfModifiedSince::Off),
+                ("exact", IfModifiedSince::Exact),
+                ("before", IfModifiedSince::Before),
+            ];
+            s.if_modified_since.one_of(c, &words)
+        }),
+        D::scope("max_ranges", SCOPES, Takes::ONE, |s, c| s.max_ranges.number(c)),
+        D::scope("chunked_transfer_encoding", SCOPES, Takes::FLAG, |s, c| {
+            s.chunked_transfer_encoding.flag(c)
+        }),
+        D::scope("etag", SCOPES, Takes::FLAG, |s, c| s.etag.flag(c)),
+        D::scope("error_page", SCOPES_IF, Takes::TWO_MORE, error_page),
+        D::scope("error_log", SCOPES, Takes::ONE_MORE, |s, c| {
+            let log = crate::core::error_log::read(c)?;
+            s.error_logs.push(log);
+            Ok(())
+        }),
+    ];
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Satisfy {
+    All,
+    Any,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LingeringClose {
+    Off,
+    On,
+    Always,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IfModifiedSince {
+    Off,
+    Exact,
+    Before,
+}
+
+/// What responses say of the server: `server_tokens`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerTokens {
+    On,
+    Off,
+    Build,
+    /// Any other text, which may hold variables; an empty one leaves the header out.
+    Text(Template),
+}
+
+/// `root` or `alias`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    pub path: Template,
+    pub alias: bool,
+}
+
+/// One `error_page`: what to do instead of the plain page of some codes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErrorPage {
+    pub code: u16,
+    /// `=code`: the code of the answer; `Some(0)` is `=`, the code of whatever answers.
+    pub overwrite: Option<u16>,
+    pub target: Template,
+    /// The arguments after `?` in a literal target.
+    pub args: Vec<u8>,
+}
+
+/// Which browsers are not kept alive, `keepalive_disable`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeepaliveDisable {
+    pub msie6: bool,
+    pub safari: bool,
+}
+
+/// The core's settings at one level.
+#[derive(Clone, Debug, Default)]
+pub struct Core {
+    /// Of the server itself, not inherited.
+    pub listens: Vec<Listen>,
+    /// Of the server itself, not inherited.
+    pub server_names: Vec<ServerName>,
+    /// Methods that a `limit_except` block spares, and the block.
+    pub limit_except: Option<(Vec<Box<[u8]>>, LocationId)>,
+    /// Milliseconds, as are all times here.
+    pub client_header_timeout: Setting<u64>,
+    pub client_header_buffer_size: Setting<u64>,
+    pub large_client_header_buffers: Setting<(u64, u64)>,
+    pub max_headers: Setting<u64>,
+    pub ignore_invalid_headers: Setting<bool>,
+    pub merge_slashes: Setting<bool>,
+    pub underscores_in_headers: Setting<bool>,
+    pub types: Setting<Arc<Vec<(Box<[u8]>, Box<[u8]>)>>>,
+    pub default_type: Setting<Box<[u8]>>,
+    pub root: Setting<Root>,
+    pub client_max_body_size: Setting<u64>,
+    pub client_body_buffer_size: Setting<u64>,
+    pub client_body_timeout: Setting<u64>,
+    pub client_body_temp_path: Setting<PathSpec>,
+    pub sendfile: Setting<bool>,
+    pub tcp_nodelay: Setting<bool>,
+    pub send_timeout: Setting<u64>,
+    pub keepalive_time: Setting<u64>,
+    pub keepalive_timeout: Setting<u64>,
+    /// Seconds told to the client in `Keep-Alive: timeout=`; 0 tells nothing.
+    pub keepalive_header: Setting<u64>,
+    pub keepalive_min_timeout: Setting<u64>,
+    pub keepalive_requests: Setting<u64>,
+    pub keepalive_disable: Setting<KeepaliveDisable>,
+    pub satisfy: Setting<Satisfy>,
+    /// Not inherited.
+    pub internal: Setting<bool>,
+    pub lingering_close: Setting<LingeringClose>,
+    pub lingering_time: Setting<u64>,
+    pub lingering_timeout: Setting<u64>,
+    pub reset_timedout_connection: Setting<bool>,
+    pub absolute_redirect: Setting<bool>,
+    pub server_name_in_redirect: Setting<bool>,
+    pub port_in_redirect: Setting<bool>,
+    pub msie_padding: Setting<bool>,
+    pub log_not_found: Setting<bool>,
+    pub log_subrequest: Setting<bool>,
+    pub recursive_error_pages: Setting<bool>,
+    pub server_tokens: Setting<ServerTokens>,
+    pub if_modified_since: Setting<IfModifiedSince>,
+    pub max_ranges: Setting<u64>,
+    pub chunked_transfer_encoding: Setting<bool>,
+    pub etag: Setting<bool>,
+    pub error_pages: Vec<ErrorPage>,
+    pub error_logs: Vec<crate::core::error_log::ErrorLog>,
+}
+
+impl Conf for Core {
+    const EVERY_LEVEL: bool = true;
+
+    fn inherit(&mut self, outer: &Self, merge: &mut Merge<'_>) -> Result<(), Fault> {
+        macro_rules! settings {
+            ($($field:ident),* $(,)?) => { $(self.$field.inherit(&outer.$field);)* };
+        }
+        settings!(
+            client_header_timeout,
+            client_header_buffer_size,
+            large_client_header_buffers,
+            max_headers,
+            ignore_invalid_headers,
+            merge_slashes,
+            underscores_in_headers,
+            types,
+            default_type,
+            client_max_body_size,
+            client_body_buffer_size,
+            client_body_timeout,
+            client_body_temp_path,
+            sendfile,
+            tcp_nodelay,
+            send_timeout,
+            keepalive_time,
+            keepalive_timeout,
+            keepalive_header,
+            keepalive_min_timeout,
+            keepalive_requests,
+            keepalive_disable,
+            satisfy,
+            lingering_close,
+            lingering_time,
+            lingering_timeout,
+            reset_timedout_connection,
+            absolute_redirect,
+            server_name_in_redirect,
+            port_in_redirect,
+            msie_padding,
+            log_not_found,
+            log_subrequest,
+            recursive_error_pages,
+            server_tokens,
+            if_modified_since,
+            max_ranges,
+            chunked_transfer_encoding,
+            etag,
+            root,
+        );
+        if self.error_pages.is_empty() {
+            self.error_pages.clone_from(&outer.error_pages);
+        }
+        if self.error_logs.is_empty() {
+            self.error_logs.clone_from(&outer.error_logs);
+        }
+        match merge.kind() {
+            ScopeKind::Server if !self.root.is_set() => {
+                let path = crate::lowering::absolute("html", &merge.prefixes().prefix);
+                self.root.replace(Root { path: Template::literal(path.as_bytes()), alias: false });
+            }
+            // Blocks without a name of their own stay in the location that they stand in.
+            ScopeKind::If | ScopeKind::LimitExcept => self.internal.inherit(&outer.internal),
+            ScopeKind::Http | ScopeKind::Server | ScopeKind::Location(_) => {}
+        }
+        if let Some((_, size)) = self.large_client_header_buffers.get() {
+            let small = self.client_header_buffer_size.or(1024);
+            if *size < small {
+                return Err(merge.fail(
+                    "the \"large_client_header_buffers\" size must be equal to or greater than \"connection_pool_size\"",
+                ));
+            }
+        }
+        let temp = self.client_body_temp_path.or(PathSpec {
+            path: crate::lowering::absolute("client_body_temp", &merge.prefixes().prefix),
+            levels: [0; 3],
+        });
+        merge.directory(temp);
+        Ok(())
+    }
+}
+
+fn server(_: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+    let id = call.descend(ScopeKind::Server);
+    call.http().servers.push(id);
+    let mut core = std::mem::take(call.http().scope_mut(id).confs.get_mut::<HttpCore>());
+    let mut result = Ok(());
+    if core.listens.is_empty() {
+        result = crate::http::listen::add_default(&mut core, id, call);
+    }
+    if core.server_names.is_empty() {
+        core.server_names.push(ServerName::Exact("".into()));
+    }
+    *call.http().scope_mut(id).confs.get_mut::<HttpCore>() = core;
+    result
+}
+
+fn location(_: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+    let pattern = location_match(call)?;
+    let parent = call.location();
+    if let ScopeKind::Location(outer) = call.http().scope(parent).kind.clone() {
+        nested(&outer, &pattern, call)?;
+    }
+    call.descend(ScopeKind::Location(pattern));
+    Ok(())
+}
+
+fn location_match(call: &mut Call<'_>) -> Result<LocationMatch, Fault> {
+    let first = call.arg(0);
+    if call.args().len() == 2 {
+        let name = call.arg(1);
+        return match first {
+            b"=" => Ok(LocationMatch::Exact(name.into())),
+            b"^~" => Ok(LocationMatch::PrefixFinal(name.into())),
+            b"~" => Ok(LocationMatch::Regex(Regex::compile(name, false, call)?)),
+            b"~*" => Ok(LocationMatch::Regex(Regex::compile(name, true, call)?)),
+            _ => {
+                let fault = call.fail(format!("invalid location modifier \"{}\"", call.text(0)));
+                Err(call.under(fault, 0))
+            }
+        };
+    }
+    // The modifier may be written without a space before the name.
+    match first {
+        [b'=', name @ ..] => Ok(LocationMatch::Exact(name.into())),
+        [b'^', b'~', name @ ..] => Ok(LocationMatch::PrefixFinal(name.into())),
+        [b'~', b'*', name @ ..] => Ok(LocationMatch::Regex(Regex::compile(name, true, call)?)),
+        [b'~', name @ ..] => Ok(LocationMatch::Regex(Regex::compile(name, false, call)?)),
+        [b'@', ..] => Ok(LocationMatch::Named(first.into())),
+        _ => Ok(LocationMatch::Prefix(first.into())),
+    }
+}
+
+fn nested(outer: &LocationMatch, inner: &LocationMatch, call: &Call<'_>) -> Result<(), Fault> {
+    let shown = |m: &LocationMatch| String::from_utf8_lossy(m.name()).into_owned();
+    let (inside, around) = (shown(inner), shown(outer));
+    match (outer, inner) {
+        (LocationMatch::Exact(_), _) => {
+            Err(call.fail(format!("location \"{inside}\" cannot be inside the exact location \"{around}\"")))
+        }
+        (LocationMatch::Named(_), _) => {
+            Err(call.fail(format!("location \"{inside}\" cannot be inside the named location \"{around}\"")))
+        }
+        (_, LocationMatch::Named(_)) => {
+            Err(call.fail(format!("named location \"{inside}\" can be on the server level only")))
+        }
+        (LocationMatch::Prefix(prefix) | LocationMatch::PrefixFinal(prefix), inner)
+            if !matches!(inner, LocationMatch::Regex(_)) && !inner.name().starts_with(prefix) =>
+        {
+            Err(call.fail(format!("location \"{inside}\" is outside location \"{around}\"")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn limit_except(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+    if core.limit_except.is_some() {
+        return Err(call.duplicate());
+    }
+    const METHODS: [&str; 15] = [
+        "GET",
+        "HEAD",
+        "POST",
+        "PUT",
+        "DELETE",
+        "MKCOL",
+        "COPY",
+        "MOVE",
+        "OPTIONS",
+        "PROPFIND",
+        "PROPPATCH",
+        "LOCK",
+        "UNLOCK",
+        "PATCH",
+        "CONNECT",
+    ];
+    let mut methods: Vec<Box<[u8]>> = vec![];
+    for index in 0..call.args().len() {
+        let method = call.arg(index).to_ascii_uppercase();
+        if !METHODS.iter().any(|m| m.as_bytes() == method) {
+            let fault = call.fail(format!("invalid method \"{}\"", call.text(index)));
+            return Err(call.under(fault, index));
+        }
+        // GET allows HEAD too.
+        if method == b"GET" {
+            methods.push(b"HEAD".as_slice().into());
+        }
+        methods.push(method.into());
+    }
+    let id = call.descend(ScopeKind::LimitExcept);
+    core.limit_except = Some((methods, id));
+    Ok(())
+}
+
+fn types(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+    // A second block of one level adds to the first.
+    let mut all = core.types.get().map(|t| t.to_vec()).unwrap_or_default();
+    call.entries(|entry| {
+        let content_type: Box<[u8]> = entry.name().into();
+        for index in 0..entry.args().len() {
+            let exten = entry.arg(index).to_ascii_lowercase();
+            if let Some(known) = all.iter_mut().find(|(e, _): &&mut (Box<[u8]>, Box<[u8]>)| **e == *exten) {
+                let message = format!(
+                    "duplicate extension \"{}\", content type: \"{}\", previous content type: \"{}\"",
+                    entry.text(index),
+                    String::from_utf8_lossy(&content_type),
+                    String::from_utf8_lossy(&known.1)
+                );
+                entry.warn(message);
+                known.1.clone_from(&content_type);
+                continue;
+            }
+            all.push((exten.into(), content_type.clone()));
+        }
+        Ok(())
+    })?;
+    core.types.replace(Arc::new(all));
+    Ok(())
+}
+
+fn root(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+    let alias = call.name() == b"alias";
+    if let Some(before) = core.root.get() {
+        if before.alias == alias {
+            return Err(call.duplicate());
+        }
+        let (this, that) = if alias { ("alias", "root") } else { ("root", "alias") };
+        return Err(call
+            .fail(format!("\"{this}\" directive is duplicate, \"{that}\" directive was specified earlier")));
+    }
+    let text = call.arg(0);
+    if text.windows(14).any(|w| w == b"$document_root") || text.windows(16).any(|w| w == b"${document_root}")
+    {
+        return Err(call.fail(format!(
+            "the $document_root variable cannot be used in the \"{}\" directive",
+            if alias { "alias" } else { "root" }
+        )));
+    }
+    if text.windows(14).any(|w| w == b"$realpath_root") || text.windows(16).any(|w| w == b"${realpath_root}")
+    {
+        return Err(call.fail(format!(
+            "the $realpath_root variable cannot be used in the \"{}\" directive",
+            if alias { "alias" } else { "root" }
+        )));
+    }
+    let mut path = call.template(0)?;
+    if let Some(text) = path.as_literal() {
+        let text = String::from_utf8_lossy(text).into_owned();
+        let trimmed = if alias { text.as_str() } else { text.strip_suffix('/').unwrap_or(&text) };
+        path = Template::literal(crate::lowering::absolute(trimmed, &call.prefixes().prefix).as_bytes());
+    }
+    core.root.replace(Root { path, alias });
+    Ok(())
+}
+
+/// A directory with the lengths of its levels of subdirectories.
+///
+/// # Errors
+/// `invalid value "x"` for a level that is not 1 to 3 characters.
+pub fn temp_path(call: &mut Call<'_>) -> Result<PathSpec, Fault> {
+    let mut levels = [0u8; 3];
+    for (slot, index) in levels.iter_mut().zip(1..call.args().len()) {
+        match value::number(call.arg(index)) {
+            Some(length @ 1..=3) => *slot = length as u8,
+            _ => {
+                let fault = call.fail(format!("invalid value \"{}\"", call.text(index)));
+                return Err(call.under(fault, index));
+            }
+        }
+    }
+    let path: Arc<str> = call.path(0).trim_end_matches('/').into();
+    let spec = PathSpec { path, levels };
+    call.directory(spec.clone())?;
+    Ok(spec)
+}
+
+fn aio(_: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+    match call.arg(0) {
+        b"on" | b"off" | b"threads" => Ok(()),
+        pool if pool.starts_with(b"threads=") && pool.len() > 8 => Ok(()),
+        _ => Err(call.refuse("invalid value")),
+    }
+}
+
+fn directio(_: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+    if call.arg(0) == b"off" { Ok(()) } else { call.offset().map(drop) }
+}
+
+fn keepalive_timeout(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+    core.keepalive_timeout.msec(call)?;
+    if call.args().len() == 2 {
+        let seconds = value::sec(call.arg(1)).ok_or_else(|| call.under(call.refuse("invalid value"), 1))?;
+        core.keepalive_header.replace(seconds);
+    }
+    Ok(())
+}
+
+fn keepalive_disable(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+    if core.keepalive_disable.is_set() {
+        return Err(call.duplicate());
+    }
+    let mut disable = KeepaliveDisable::default();
+    for index in 0..call.args().len() {
+        match call.arg(index) {
+            b"none" => {}
+            b"msie6" => disable.msie6 = true,
+            b"safari" => disable.safari = true,
+            _ => {
+                let fault = call.fail(format!("invalid value \"{}\"", call.text(index)));
+                return Err(call.under(fault, index));
+            }
+        }
+    }
+    core.keepalive_disable.replace(disable);
+    Ok(())
+}
+
+fn server_tokens(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+    core.server_tokens.put_with(call, |call| {
+        Ok(match call.arg(0) {
+            b"on" => ServerTokens::On,
+            b"off" => ServerTokens::Off,
+            b"build" => ServerTokens::Build,
+            _ => ServerTokens::Text(call.template(0)?),
+        })
+    })
+}
+
+fn error_page(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+    let last = call.args().len() - 1;
+    let mut codes_end = last;
+    let mut overwrite = None;
+    if last >= 1 && call.arg(last - 1).first() == Some(&b'=') {
+        let code = &call.arg(last - 1)[1..];
+        overwrite = Some(match value::number(code) {
+            _ if code.is_empty() => 0,
+            Some(code) => u16::try_from(code).unwrap_or(u16::MAX),
+            None => {
+                let fault = call.fail(format!("invalid value \"{}\"", call.text(last - 1)));
+                return Err(call.under(fault, last - 1));
+            }
+        });
+        codes_end = last - 1;
+    }
+    let uri = call.arg(last);
+    let mut target = call.template(last)?;
+    let mut args = vec![];
+    if target.as_literal().is_some() && uri.first() == Some(&b'/') {
+        if let Some(at) = memchr::memchr(b'?', uri) {
+            args = uri[at + 1..].to_vec();
+            target = Template::literal(&uri[..at]);
+        }
+    }
+    for index in 0..codes_end {
+        let text = call.arg(index);
+        let code = match value::number(text) {
+            Some(499) => {
+                return Err(call.under(call.fail(format!("invalid value \"{}\"", call.text(index))), index));
+            }
+            Some(code @ 300..=599) => code as u16,
+            Some(_) => {
+                let fault = call.fail(format!("value \"{}\" must be between 300 and 599", call.text(index)));
+                return Err(call.under(fault, index));
+            }
+            None => {
+                return Err(call.under(call.fail(format!("invalid value \"{}\"", call.text(index))), index));
+            }
+        };
+        core.error_pages.push(ErrorPage { code, overwrite, target: target.clone(), args: args.clone() });
+    }
+    Ok(())
+}

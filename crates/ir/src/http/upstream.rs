@@ -1,0 +1,191 @@
+//! `ngx_http_upstream_module`: groups of servers.
+
+use std::sync::Arc;
+
+use crate::address::{self, Authority, Form, Host};
+use crate::contract::{Confs, Contexts, Directive, Module, Takes};
+use crate::lowering::{At, Call, Fault, Merge};
+use crate::program::{Server, Upstream};
+use crate::value;
+
+pub struct HttpUpstream;
+
+type D = Directive<HttpUpstream>;
+
+impl Module for HttpUpstream {
+    const NAME: &'static str = "http_upstream";
+    type Main = ();
+    type Scope = ();
+    const DIRECTIVES: &'static [Directive<Self>] = &[
+        D::scope("upstream", Contexts::HTTP, Takes::ONE.with_block(), upstream),
+        D::scope("server", Contexts::UPSTREAM, Takes::ONE_MORE, server),
+    ];
+
+    fn init((): &mut (), merge: &mut Merge<'_>) -> Result<(), Fault> {
+        resolve(merge)
+    }
+}
+
+fn upstream((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
+    let name = call.text(0);
+    let authority = address::parse(call.arg(0), Form::default());
+    if let Ok(Authority { port: Some(port), .. }) = authority {
+        return Err(call.fail(format!("upstream \"{name}\" may not have port {port}")));
+    }
+    let position = call.position();
+    let upstreams = &mut call.http().upstreams;
+    let index = match upstreams.iter().position(|u| u.name.eq_ignore_ascii_case(&name)) {
+        Some(index) if upstreams[index].explicit => {
+            return Err(call.fail(format!("duplicate upstream \"{name}\"")));
+        }
+        // A `proxy_pass` further up named it already.
+        Some(index) if upstreams[index].port == 0 => {
+            upstreams[index].explicit = true;
+            upstreams[index].position = position;
+            index
+        }
+        Some(index) => {
+            let before = &upstreams[index];
+            let message = format!(
+                "upstream \"{name}\" may not have port {} in {}:{}",
+                before.port, before.position.file, before.position.line
+            );
+            return Err(call.fail(message));
+        }
+        None => {
+            upstreams.push(Upstream {
+                name: name.as_str().into(),
+                port: 0,
+                default_port: 0,
+                authority: None,
+                explicit: true,
+                servers: vec![],
+                confs: Confs::default(),
+                position,
+            });
+            upstreams.len() - 1
+        }
+    };
+    call.read_block(Contexts::UPSTREAM, At::Upstream(index));
+    if call.http().upstreams[index].servers.is_empty() {
+        return Err(call.fail("no servers are inside upstream"));
+    }
+    Ok(())
+}
+
+fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
+    let authority = address::parse(call.arg(0), Form::default()).map_err(|reason| {
+        let fault = call.fail(format!("{reason} in upstream \"{}\"", call.text(0)));
+        call.under(fault, 0)
+    })?;
+    let addresses = call.addresses(&authority, 80).map_err(|reason| {
+        let fault = call.fail(format!("{reason} in upstream \"{}\"", call.text(0)));
+        call.under(fault, 0)
+    })?;
+    let mut server = Server {
+        name: call.text(0).into(),
+        addresses,
+        weight: 1,
+        max_conns: 0,
+        max_fails: 1,
+        fail_timeout: 10,
+        down: false,
+        backup: false,
+    };
+    for index in 1..call.args().len() {
+        let text = call.text(index);
+        let (key, val) = text.split_once('=').map_or((text.as_str(), None), |(k, v)| (k, Some(v)));
+        let number = |v: &str| value::number(v.as_bytes()).and_then(|n| u32::try_from(n).ok());
+        let parsed = match (key, val) {
+            ("weight", Some(v)) => number(v).filter(|n| *n > 0).map(|n| server.weight = n),
+            ("max_conns", Some(v)) => number(v).map(|n| server.max_conns = n),
+            ("max_fails", Some(v)) => number(v).map(|n| server.max_fails = n),
+            ("fail_timeout", Some(v)) => value::sec(v.as_bytes()).map(|n| server.fail_timeout = n),
+            ("backup", None) => {
+                server.backup = true;
+                Some(())
+            }
+            ("down", None) => {
+                server.down = true;
+                Some(())
+            }
+            ("resolve", None) | ("service" | "route" | "slow_start", Some(_)) | ("drain", None) => {
+                let fault =
+                    call.fail(format!("the \"{key}\" parameter is known but not supported by weir yet"));
+                return Err(call.under(fault, index));
+            }
+            _ => None,
+        };
+        if parsed.is_none() {
+            return Err(call.invalid_parameter(index));
+        }
+    }
+    call.upstream().servers.push(server);
+    Ok(())
+}
+
+impl Call<'_> {
+    /// The upstream that an address of a `…_pass` directive names: a block of that name, now or further down,
+    /// or an implicit group of the addresses that the name resolves to.
+    pub fn upstream_of(&mut self, authority: &Authority, default_port: u16) -> usize {
+        let name: Arc<str> = match &authority.host {
+            Host::Unix(path) => format!("unix:{path}").into(),
+            Host::Any | Host::Ip(_) | Host::Name(_) => (&*authority.host_text).into(),
+        };
+        let port = match authority.host {
+            Host::Unix(_) => 0,
+            Host::Any | Host::Ip(_) | Host::Name(_) => authority.port.unwrap_or(0),
+        };
+        let position = self.position();
+        let upstreams = &mut self.http().upstreams;
+        let same = |u: &Upstream| {
+            u.name.eq_ignore_ascii_case(&name)
+                && (u.port == port && (u.explicit || u.default_port == default_port || port != 0))
+        };
+        if let Some(index) = upstreams.iter().position(same) {
+            return index;
+        }
+        upstreams.push(Upstream {
+            name,
+            port,
+            default_port,
+            authority: Some(authority.clone()),
+            explicit: false,
+            servers: vec![],
+            confs: Confs::default(),
+            position,
+        });
+        upstreams.len() - 1
+    }
+}
+
+/// Gives implicit upstreams their addresses, now that it is known which names are blocks.
+fn resolve(merge: &mut Merge<'_>) -> Result<(), Fault> {
+    for index in 0..merge.http().upstreams.len() {
+        let upstream = &merge.http().upstreams[index];
+        let (false, Some(authority)) = (upstream.explicit, upstream.authority.clone()) else { continue };
+        let default_port = upstream.default_port;
+        let addresses = crate::lowering::addresses(merge.world(), &authority, default_port);
+        let addresses = addresses.map_err(|reason| {
+            let upstream = &merge.http().upstreams[index];
+            let (name, at) = (upstream.name.clone(), upstream.position.clone());
+            merge.fail_nowhere(format!("{reason} in upstream \"{name}\" in {}:{}", at.file, at.line))
+        })?;
+        let upstream = &mut merge.http().upstreams[index];
+        let port = authority.port.unwrap_or(default_port);
+        upstream.servers.push(Server {
+            name: match &authority.host {
+                Host::Unix(_) => Arc::clone(&upstream.name),
+                Host::Any | Host::Ip(_) | Host::Name(_) => format!("{}:{port}", upstream.name).into(),
+            },
+            addresses,
+            weight: 1,
+            max_conns: 0,
+            max_fails: 1,
+            fail_timeout: 10,
+            down: false,
+            backup: false,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,14 @@
+//! The process layer of weir: command line, signals, pid file, sockets, privileges, master and worker.
+//!
+//! It is a library beside the binary only so that each part can be tested by itself; nothing below depends on it.
+
+pub mod args;
+pub mod channel;
+pub mod message;
+pub mod paths;
+pub mod pidfile;
+pub mod privileges;
+mod sys;
+#[cfg(test)]
+mod testing;
+pub mod wire;

@@ -1,0 +1,65 @@
+//! The system calls that no crate wraps safely: taking over descriptors by number, and `setpriority`.
+#![allow(unsafe_code)]
+
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+use crate::channel::DESCRIPTORS_AT_ONCE;
+
+/// Reads one byte of a unix stream socket and the descriptors that came with it.
+///
+/// # Errors
+/// Those of `recvmsg(2)`, and `ENOBUFS` when more descriptors came than may be passed at once.
+pub fn receive_descriptors(socket: BorrowedFd<'_>) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut byte = [0];
+    let mut space = cmsg_space!([RawFd; DESCRIPTORS_AT_ONCE]);
+    let mut buffers = [IoSliceMut::new(&mut byte)];
+    let received =
+        recvmsg::<()>(socket.as_raw_fd(), &mut buffers, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let mut fds = Vec::new();
+    for control in received.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(raw) = control {
+            // SAFETY: the kernel has just opened these descriptors for this message and nothing else knows them.
+            fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    Ok((received.bytes, fds))
+}
+
+/// Takes over descriptors that the program before `exec` left open, from now on closed on exec. Numbers that are not
+/// open, standard streams and repetitions give `None`. Works once a process, before anything else is opened: the second
+/// call takes nothing.
+pub fn inherited_descriptors(numbers: &[RawFd]) -> Vec<Option<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let first = !TAKEN.swap(true, Ordering::SeqCst);
+    let mut seen = Vec::new();
+    numbers
+        .iter()
+        .map(|&number| {
+            if !first || number <= 2 || seen.contains(&number) {
+                return None;
+            }
+            // SAFETY: fcntl takes no pointer here and reports a number that is not open as an error.
+            Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }).ok()?;
+            seen.push(number);
+            // SAFETY: the descriptor is open, was named by the process that started this one for exactly this
+            // purpose, and is taken once only; the caller has opened nothing yet that could have this number.
+            Some(unsafe { OwnedFd::from_raw_fd(number) })
+        })
+        .collect()
+}
+
+/// Sets the scheduling priority of this process (`worker_priority`), -20 to 19.
+///
+/// # Errors
+/// `EACCES` or `EPERM` without the privilege for it.
+pub fn set_priority(priority: i32) -> Result<(), Errno> {
+    // SAFETY: takes numbers only.
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, priority) }).map(drop)
+}
