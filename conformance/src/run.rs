@@ -44,7 +44,7 @@ pub fn run(case: &Path, setup: &Setup) -> Result<String> {
         match site.play(&steps) {
             // Another process took a port between its choice and its use.
             Err(e) if attempt < 3 && e.to_string().contains("Address already in use") => {}
-            Err(e) => return Err(e),
+            Err(e) => return Err(format!("{e}{}", site.last_words()).into()),
             Ok(()) => return Ok(std::mem::take(&mut site.transcript)),
         }
     }
@@ -89,6 +89,13 @@ impl<'a> Site<'a> {
             site.configure("nginx.conf")?;
         }
         Ok(site)
+    }
+
+    /// The end of the server's log, for the message about a step that went wrong.
+    fn last_words(&self) -> String {
+        let log = self.normal.file(&fs::read(self.prefix.join("logs/error.log")).unwrap_or_default());
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(5)..].iter().map(|line| format!("\n    log: {line}")).collect()
     }
 
     fn configure(&self, file: &str) -> Result<()> {
