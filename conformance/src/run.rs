@@ -158,12 +158,13 @@ impl<'a> Site<'a> {
             }
             Verb::Recv { name, take } => {
                 let wire = self.wire(name)?;
-                let (kind, (bytes, end)) = match *take {
+                let (kind, (bytes, end)) = match take {
                     Take::Response => (Some(Kind::Response), wire.message(deadline, Kind::Response)?),
                     Take::Head => (Some(Kind::ResponseHead), wire.message(deadline, Kind::ResponseHead)?),
                     Take::Request => (Some(Kind::Request), wire.message(deadline, Kind::Request)?),
                     Take::All => (Some(Kind::Response), wire.take(deadline, |_| None)?),
-                    Take::Bytes(n) => (None, wire.take(deadline, |b| (b.len() >= n).then_some(n))?),
+                    Take::Bytes(n) => (None, wire.take(deadline, |b| (b.len() >= *n).then_some(*n))?),
+                    Take::Until(text) => (None, wire.take(deadline, |b| end_of(text, b))?),
                 };
                 let text = match kind {
                     Some(kind) => self.normal.messages(&bytes, kind),
@@ -336,6 +337,11 @@ fn request(method: &str, uri: &str, headers: &[u8], body: Option<&[u8]>) -> Vec<
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(body.unwrap_or_default());
     out
+}
+
+/// Where `text` first ends in `bytes`.
+fn end_of(text: &str, bytes: &[u8]) -> Option<usize> {
+    bytes.windows(text.len()).position(|w| w == text.as_bytes()).map(|at| at + text.len())
 }
 
 fn answer(port: u16, request: &[u8], deadline: Deadline) -> Result<Vec<u8>> {
