@@ -5,6 +5,9 @@
 pub mod args;
 pub mod channel;
 pub mod daemon;
+pub mod demo;
+mod glob;
+pub mod house;
 pub mod master;
 pub mod message;
 pub mod paths;
