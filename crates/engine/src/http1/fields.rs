@@ -58,45 +58,60 @@ pub struct Field {
 #[derive(Clone, Debug)]
 pub(crate) struct Fields {
     pub(crate) list: Vec<Field>,
-    /// A bit per `Known` seen; `first` is only read where it is set, so that it needs no clearing.
-    present: u128,
     first: [u16; Known::COUNT],
 }
 
+/// No such field.
+const NONE: u16 = u16::MAX;
+
 impl Default for Fields {
     fn default() -> Self {
-        Self { list: Vec::new(), present: 0, first: [0; Known::COUNT] }
+        Self { list: Vec::new(), first: [NONE; Known::COUNT] }
     }
 }
 
 impl Fields {
     pub(crate) fn clear(&mut self) {
         self.list.clear();
-        self.present = 0;
+        self.first = [NONE; Known::COUNT];
     }
 
     #[inline]
     pub(crate) fn push(&mut self, field: Field) {
-        if self.present & field.known.bit() == 0 {
-            self.present |= field.known.bit();
-            self.first[field.known as usize] = self.list.len().min(u16::MAX as usize) as u16;
+        let first = &mut self.first[field.known as usize];
+        if *first == NONE {
+            *first = self.list.len().min(NONE as usize - 1) as u16;
         }
         self.list.push(field);
     }
 
     #[inline]
     pub(crate) fn has(&self, known: Known) -> bool {
-        self.present & known.bit() != 0
+        self.first[known as usize] != NONE
     }
 
     #[inline]
     pub(crate) fn first(&self, known: Known) -> Option<&Field> {
-        if !self.has(known) || known == Known::Other {
+        let at = self.first[known as usize];
+        if at == NONE {
             return None;
         }
-        let at = self.first[known as usize] as usize;
-        self.list.get(at..)?.iter().find(|field| field.known == known)
+        // Only a head of more fields than an index can tell makes this look further than at one.
+        self.list.get(at as usize..)?.iter().find(|field| field.known == known)
     }
+}
+
+/// A set of known headers.
+pub(crate) type Set = [bool; Known::COUNT];
+
+pub(crate) const fn set(of: &[Known]) -> Set {
+    let mut set = [false; Known::COUNT];
+    let mut at = 0;
+    while at < of.len() {
+        set[of[at] as usize] = true;
+        at += 1;
+    }
+    set
 }
 
 /// What a byte means inside of a header name.
@@ -162,7 +177,7 @@ enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
     /// A line `name: value`; `odd` tells of characters that a name must not have.
-    Field { name: Span, value: Span, odd: bool },
+    Field { field: Field, odd: bool },
     /// The empty line.
     End,
     /// All bytes are read; come back with more.
@@ -206,6 +221,50 @@ impl Scan {
 
     #[inline]
     pub(crate) fn next(&mut self, buf: &[u8], rules: Rules) -> Result<Line, BadLine> {
+        if self.stage == Stage::Start
+            && let Some(field) = self.ordinary(buf)
+        {
+            return Ok(Line::Field { field, odd: false });
+        }
+        self.step(buf, rules)
+    }
+
+    /// A whole line with a plain name that ends with CR LF, which is all that most heads have.
+    #[inline]
+    fn ordinary(&mut self, buf: &[u8]) -> Option<Field> {
+        let line = self.pos;
+        let text = buf.get(line..)?;
+        let name_len = colon(text)?;
+        let known = Known::at(text, name_len);
+        if known == Known::Other
+            && (name_len == 0 || !text[..name_len].iter().all(|byte| CLASSES[*byte as usize] == Class::Plain))
+        {
+            return None;
+        }
+        let mut value = name_len + 1;
+        while *text.get(value)? == b' ' {
+            value += 1;
+        }
+        let mut end = value + control(text.get(value..)?)?;
+        if text.get(end..end + 2)? != b"\r\n" {
+            return None;
+        }
+        self.line = line;
+        self.pos = line + end + 2;
+        while text[end - 1] == b' ' && end > value {
+            end -= 1;
+        }
+        self.value = line + value;
+        self.value_end = line + end;
+        Some(Field {
+            name: Span::raw(line, line + name_len),
+            value: Span::raw(line + value, line + end),
+            known,
+        })
+    }
+
+    /// The general case, byte by byte where need be.
+    fn step(&mut self, buf: &[u8], rules: Rules) -> Result<Line, BadLine> {
         loop {
             match self.stage {
                 Stage::Start => {
@@ -242,7 +301,7 @@ impl Scan {
                             self.value = self.pos;
                             self.value_end = self.pos;
                             if byte == b'\n' {
-                                return Ok(self.field());
+                                return Ok(self.field(buf));
                             }
                             self.stage = Stage::Cr;
                         }
@@ -281,14 +340,14 @@ impl Scan {
                         self.value_end -= 1;
                     }
                     if byte == b'\n' {
-                        return Ok(self.field());
+                        return Ok(self.field(buf));
                     }
                     self.pos += 1;
                     self.stage = Stage::Cr;
                 }
                 Stage::Cr => match buf.get(self.pos) {
                     None => return Ok(Line::Partial),
-                    Some(b'\n') => return Ok(self.field()),
+                    Some(b'\n') => return Ok(self.field(buf)),
                     Some(_) => return Err(BadLine { end: self.value_end }),
                 },
                 Stage::LastCr => match buf.get(self.pos) {
@@ -314,13 +373,13 @@ impl Scan {
     }
 
     /// The line that ends with the LF at `pos`.
-    #[inline]
-    fn field(&mut self) -> Line {
+    fn field(&mut self, buf: &[u8]) -> Line {
         self.pos += 1;
         self.stage = Stage::Start;
+        let name = Span::raw(self.line, self.name_end);
+        let known = if self.odd { Known::Other } else { Known::of(name.of(buf, &[])) };
         Line::Field {
-            name: Span::raw(self.line, self.name_end),
-            value: Span::raw(self.value, self.value_end),
+            field: Field { name, value: Span::raw(self.value, self.value_end), known },
             odd: self.odd,
         }
     }
@@ -328,4 +387,38 @@ impl Scan {
     fn is_status_line(&self, buf: &[u8]) -> bool {
         buf.get(self.line..=self.pos) == Some(b"HTTP/".as_slice())
     }
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+
+/// Where the first colon is, if it is near and enough bytes are there to look at words.
+#[inline]
+fn colon(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while at < 64 {
+        let word = u64::from_le_bytes(*text.get(at..)?.first_chunk()?) ^ (ONES * b':' as u64);
+        let hit = word.wrapping_sub(ONES) & !word & HIGHS;
+        if hit != 0 {
+            return Some(at + hit.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    None
+}
+
+/// Where the first byte is that may end a value. Short values are looked at here, since a call for vector code only pays for long ones.
+#[inline]
+fn control(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while at < 48 {
+        let Some(word) = text.get(at..)?.first_chunk() else { break };
+        let word = u64::from_le_bytes(*word);
+        let hit = word.wrapping_sub(ONES * b' ' as u64) & !word & HIGHS;
+        if hit != 0 {
+            return Some(at + hit.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    memchr3(b'\n', b'\r', 0, &text[at..]).map(|found| at + found)
 }

@@ -4,7 +4,7 @@ macro_rules! known {
     ($($variant:ident = $name:literal,)*) => {
         /// A header name the house knows; everything else is `Other`.
         ///
-        /// One set serves requests and responses: a name means the same in both, and the presence bits of a head fit one `u128`.
+        /// One set serves requests and responses: a name means the same in both.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
         #[repr(u8)]
         pub enum Known {
@@ -122,44 +122,82 @@ const fn slots() -> [u8; 256] {
 
 static SLOTS: [u8; 256] = slots();
 
+/// A name laid out for comparison eight bytes at a time.
+struct Pattern {
+    len: usize,
+    /// In lower case, as little-endian words, zero behind its end.
+    words: [u64; WORDS],
+    /// What counts of each word: all bits but the case of letters, nothing behind the end.
+    masks: [u64; WORDS],
+}
+
+/// Enough for the longest name.
+const WORDS: usize = 4;
+
+const fn patterns() -> [Pattern; NAMES.len()] {
+    let mut patterns = [const { Pattern { len: 0, words: [0; WORDS], masks: [0; WORDS] } }; NAMES.len()];
+    let mut at = 0;
+    while at < NAMES.len() {
+        let name = NAMES[at].as_bytes();
+        patterns[at].len = name.len();
+        let mut byte = 0;
+        while byte < name.len() {
+            let shift = byte % 8 * 8;
+            let mask = if name[byte].is_ascii_alphabetic() { !0x20 } else { 0xff };
+            patterns[at].words[byte / 8] |= ((name[byte] & mask) as u64) << shift;
+            patterns[at].masks[byte / 8] |= (mask as u64) << shift;
+            byte += 1;
+        }
+        at += 1;
+    }
+    patterns
+}
+
+static PATTERNS: [Pattern; NAMES.len()] = patterns();
+
 impl Known {
     /// How many there are, `Other` included.
     pub const COUNT: usize = NAMES.len();
 
     /// The known header of this name in any case.
-    ///
-    /// Exact for names made of letters, digits, `-` and `_`; a caller that lets other bytes pass does not ask.
-    #[inline]
     pub fn of(name: &[u8]) -> Self {
-        if name.is_empty() {
+        let mut padded = [0; 8 * WORDS];
+        match padded.get_mut(..name.len()) {
+            Some(place) => place.copy_from_slice(name),
+            None => return Self::Other,
+        }
+        Self::at(&padded, name.len())
+    }
+
+    /// As `of` for the first `len` bytes of `text`, which best has as many behind them as a word needs to be full.
+    #[inline]
+    pub(crate) fn at(text: &[u8], len: usize) -> Self {
+        let Some(name) = text.get(..len) else { return Self::Other };
+        if len == 0 {
             return Self::Other;
         }
         let at = SLOTS[slot(name)] as usize;
-        if same_name(name, NAMES[at].as_bytes()) { VARIANTS[at] } else { Self::Other }
+        let pattern = &PATTERNS[at];
+        if pattern.len != len {
+            return Self::Other;
+        }
+        let (full, _) = text.as_chunks::<8>();
+        let Some(full) = full.get(..len.div_ceil(8)) else {
+            let same = name.eq_ignore_ascii_case(NAMES[at].as_bytes());
+            return if same { VARIANTS[at] } else { Self::Other };
+        };
+        for (text, (word, mask)) in full.iter().zip(pattern.words.iter().zip(&pattern.masks)) {
+            if u64::from_le_bytes(*text) & mask != *word {
+                return Self::Other;
+            }
+        }
+        VARIANTS[at]
     }
 
     /// The name in lower case, empty for `Other`.
     pub const fn name(self) -> &'static str {
         NAMES[self as usize]
     }
-
-    pub(crate) const fn bit(self) -> u128 {
-        1 << self as u8
-    }
-}
-
-/// Compares eight bytes at a time with the case bit set: among bytes that a header name may hold, that bit tells
-/// nothing but upper from lower case.
-#[inline]
-fn same_name(name: &[u8], lower: &[u8]) -> bool {
-    const CASE: u64 = 0x2020_2020_2020_2020;
-    if name.len() != lower.len() {
-        return false;
-    }
-    let (words, tail) = name.as_chunks::<8>();
-    let (lower_words, lower_tail) = lower.as_chunks::<8>();
-    words.iter().zip(lower_words).all(|(a, b)| u64::from_le_bytes(*a) | CASE == u64::from_le_bytes(*b))
-        && tail.iter().zip(lower_tail).all(|(a, b)| a | 0x20 == *b)
 }
 
 #[cfg(test)]
@@ -171,17 +209,29 @@ mod tests {
         for (at, name) in NAMES.iter().enumerate().skip(1) {
             assert_eq!(Known::of(name.as_bytes()), VARIANTS[at]);
             assert_eq!(Known::of(name.to_ascii_uppercase().as_bytes()), VARIANTS[at]);
+            assert_eq!(Known::at(name.as_bytes(), name.len()), VARIANTS[at]);
             assert_eq!(VARIANTS[at].name(), *name);
-            assert!(VARIANTS[at] as usize == at && at < 128);
+            assert!(VARIANTS[at] as usize == at);
         }
     }
 
     #[test]
     fn near_names_are_other() {
-        for name in
-            ["", "x", "hos", "hosts", "h0st", "content_length", "content-lengtH2", "x-real-iq", "_ost"]
-        {
+        for name in [
+            "",
+            "x",
+            "hos",
+            "hosts",
+            "h0st",
+            "content_length",
+            "content-lengtH2",
+            "x-real-iq",
+            "_ost",
+            "content\rlength",
+            "Content\rLength",
+        ] {
             assert_eq!(Known::of(name.as_bytes()), Known::Other, "{name}");
+            assert_eq!(Known::at(name.as_bytes(), name.len()), Known::Other, "{name}");
         }
     }
 }
