@@ -18,6 +18,7 @@ pub struct Span {
 }
 
 impl Span {
+    #[inline]
     pub(crate) fn raw(start: usize, end: usize) -> Self {
         Self { start: start as u32, end: end as u32 }
     }
@@ -34,6 +35,11 @@ impl Span {
     /// Whether it holds no byte.
     pub fn is_empty(self) -> bool {
         self.start == self.end
+    }
+
+    /// Where it starts among the bytes received.
+    pub(crate) fn start(self) -> usize {
+        (self.start & !OWN) as usize
     }
 
     #[inline]
@@ -76,13 +82,16 @@ impl Fields {
         self.first = [NONE; Known::COUNT];
     }
 
+    /// Adds a field; true if it is the first of its name, as far as the name is known.
     #[inline]
-    pub(crate) fn push(&mut self, field: Field) {
+    pub(crate) fn push(&mut self, field: Field) -> bool {
         let first = &mut self.first[field.known as usize];
-        if *first == NONE {
+        let is_first = *first == NONE;
+        if is_first {
             *first = self.list.len().min(NONE as usize - 1) as u16;
         }
         self.list.push(field);
+        is_first
     }
 
     #[inline]
@@ -209,62 +218,19 @@ impl Scan {
         Self { pos, line: pos, ..Self::default() }
     }
 
-    /// Where the value of the last line starts.
-    pub(crate) fn value_start(&self) -> usize {
-        self.value
-    }
-
-    /// Where it ends, without the spaces behind it.
+    /// Where the value of the last line ends, without the spaces behind it.
     pub(crate) fn value_end(&self) -> usize {
         self.value_end
     }
 
+    /// Whether the next byte starts a line, so that `ordinary` may be tried.
     #[inline]
+    pub(crate) fn at_line(&self) -> bool {
+        self.stage == Stage::Start
+    }
+
+    /// The next line, or what stands in its place.
     pub(crate) fn next(&mut self, buf: &[u8], rules: Rules) -> Result<Line, BadLine> {
-        if self.stage == Stage::Start
-            && let Some(field) = self.ordinary(buf)
-        {
-            return Ok(Line::Field { field, odd: false });
-        }
-        self.step(buf, rules)
-    }
-
-    /// A whole line with a plain name that ends with CR LF, which is all that most heads have.
-    #[inline]
-    fn ordinary(&mut self, buf: &[u8]) -> Option<Field> {
-        let line = self.pos;
-        let text = buf.get(line..)?;
-        let name_len = colon(text)?;
-        let known = Known::at(text, name_len);
-        if known == Known::Other
-            && (name_len == 0 || !text[..name_len].iter().all(|byte| CLASSES[*byte as usize] == Class::Plain))
-        {
-            return None;
-        }
-        let mut value = name_len + 1;
-        while *text.get(value)? == b' ' {
-            value += 1;
-        }
-        let mut end = value + control(text.get(value..)?)?;
-        if text.get(end..end + 2)? != b"\r\n" {
-            return None;
-        }
-        self.line = line;
-        self.pos = line + end + 2;
-        while text[end - 1] == b' ' && end > value {
-            end -= 1;
-        }
-        self.value = line + value;
-        self.value_end = line + end;
-        Some(Field {
-            name: Span::raw(line, line + name_len),
-            value: Span::raw(line + value, line + end),
-            known,
-        })
-    }
-
-    /// The general case, byte by byte where need be.
-    fn step(&mut self, buf: &[u8], rules: Rules) -> Result<Line, BadLine> {
         loop {
             match self.stage {
                 Stage::Start => {
@@ -389,36 +355,76 @@ impl Scan {
     }
 }
 
+/// How many zero bytes must stand behind what was received, so that `ordinary` can look ahead without looking for the end.
+pub(crate) const PADDING: usize = 64;
+const AHEAD: usize = 32;
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 
-/// Where the first colon is, if it is near and enough bytes are there to look at words.
+/// The line at `pos` and where the next one starts, if all of it is there and it is as most are: a plain name, CR LF at its end.
+///
+/// `padded` is what was received with `PADDING` behind it; no line runs into the padding, since a zero byte ends every search.
 #[inline]
-fn colon(text: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    while at < 64 {
-        let word = u64::from_le_bytes(*text.get(at..)?.first_chunk()?) ^ (ONES * b':' as u64);
-        let hit = word.wrapping_sub(ONES) & !word & HIGHS;
-        if hit != 0 {
-            return Some(at + hit.trailing_zeros() as usize / 8);
-        }
-        at += 8;
+pub(crate) fn ordinary(padded: &[u8], pos: usize) -> Option<(Field, usize)> {
+    let window: &[u8; AHEAD] = padded.get(pos..)?.first_chunk()?;
+    let words = words(window);
+    let name_len = first(words.map(|word| zeros(word ^ (ONES * b':' as u64))))?;
+    let known = Known::within(window, &words, name_len);
+    if known == Known::Other && !is_plain(&window[..name_len]) {
+        return None;
     }
-    None
+    let name_end = pos + name_len;
+    let mut value = name_end + 1;
+    while *padded.get(value)? == b' ' {
+        value += 1;
+    }
+    let mut cr = value;
+    loop {
+        let ahead = padded.get(cr..)?.first_chunk()?;
+        if let Some(found) = first(self::words(ahead).map(controls)) {
+            cr += found;
+            break;
+        }
+        cr += AHEAD;
+    }
+    if *padded.get(cr..)?.first_chunk()? != *b"\r\n" {
+        return None;
+    }
+    let mut end = cr;
+    while *padded.get(end - 1)? == b' ' && end > value {
+        end -= 1;
+    }
+    Some((Field { name: Span::raw(pos, name_end), value: Span::raw(value, end), known }, cr + 2))
 }
 
-/// Where the first byte is that may end a value. Short values are looked at here, since a call for vector code only pays for long ones.
+fn is_plain(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|byte| CLASSES[*byte as usize] == Class::Plain)
+}
+
 #[inline]
-fn control(text: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    while at < 48 {
-        let Some(word) = text.get(at..)?.first_chunk() else { break };
-        let word = u64::from_le_bytes(*word);
-        let hit = word.wrapping_sub(ONES * b' ' as u64) & !word & HIGHS;
-        if hit != 0 {
-            return Some(at + hit.trailing_zeros() as usize / 8);
-        }
-        at += 8;
+fn words(bytes: &[u8; AHEAD]) -> [u64; AHEAD / 8] {
+    let (chunks, _) = bytes.as_chunks::<8>();
+    std::array::from_fn(|at| u64::from_le_bytes(chunks[at]))
+}
+
+/// Marks the zero bytes of a word; nothing below the lowest mark is wrong.
+#[inline]
+fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(ONES) & !word & HIGHS
+}
+
+/// Marks the bytes of a word that are below a space; nothing below the lowest mark is wrong.
+#[inline]
+fn controls(word: u64) -> u64 {
+    word.wrapping_sub(ONES * b' ' as u64) & !word & HIGHS
+}
+
+/// The first byte marked.
+#[inline]
+fn first(marks: [u64; AHEAD / 8]) -> Option<usize> {
+    if marks.iter().fold(0, |all, mark| all | mark) == 0 {
+        return None;
     }
-    memchr3(b'\n', b'\r', 0, &text[at..]).map(|found| at + found)
+    let at = marks.iter().position(|mark| *mark != 0)?;
+    Some(at * 8 + marks[at].trailing_zeros() as usize / 8)
 }

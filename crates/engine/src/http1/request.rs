@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::fields::{BadLine, Field, Fields, LONGEST, Line, Rules, Scan, Set, Span, set};
+use super::fields::{BadLine, Field, Fields, LONGEST, Line, PADDING, Rules, Scan, Set, Span, ordinary, set};
 use super::known::Known;
 use super::request_line::{BadRequestLine, RequestLine};
 use super::{host, uri};
@@ -191,7 +191,6 @@ struct Now {
     scan: Scan,
     room: Room,
     line_done: bool,
-    counted: usize,
     method: Method,
     version: Version,
     path: Span,
@@ -211,7 +210,6 @@ impl Default for Now {
             scan: Scan::default(),
             room: Room::default(),
             line_done: false,
-            counted: 0,
             method: Method::Other,
             version: Version::HTTP_10,
             path: Span::default(),
@@ -265,19 +263,22 @@ impl Head {
                 return Err(Reject::new(494, "client sent too large request"));
             }
             self.raw.extend_from_slice(&rest[..gulp]);
-            if let Some(end) = self.advance(limits)? {
-                self.raw.truncate(end);
+            let received = self.raw.len();
+            self.raw.extend_from_slice(&[0; PADDING]);
+            let end = self.advance(received, limits);
+            self.raw.truncate(if let Ok(Some(end)) = end { end } else { received });
+            if let Some(end) = end? {
                 return Ok(Parsed::Complete(taken + end - before));
             }
             taken += gulp;
         }
     }
 
-    /// The offset behind the head, once it is complete.
-    fn advance(&mut self, limits: &Limits) -> Result<Option<usize>, Reject> {
+    /// The offset behind the head, once it is complete; `raw` holds what was received and padding behind it.
+    fn advance(&mut self, received: usize, limits: &Limits) -> Result<Option<usize>, Reject> {
         if !self.now.line_done {
             let known_method = self.now.line.method_is_over();
-            let done = self.now.line.run(&self.raw);
+            let done = self.now.line.run(self.raw.get(..received).unwrap_or_default());
             if !known_method && self.now.line.method_is_over() {
                 self.now.method = Method::of(self.raw.get(..self.now.line.method_end).unwrap_or_default());
             }
@@ -314,7 +315,17 @@ impl Head {
         }
         let rules = Rules { underscores: limits.underscores_in_headers, skip_status_lines: false };
         loop {
-            let line = match self.now.scan.next(&self.raw, rules) {
+            if self.now.scan.at_line() {
+                while let Some((field, next)) = ordinary(&self.raw, self.now.scan.pos) {
+                    if !self.now.room.take(next - self.now.scan.pos, true, limits) {
+                        self.now.scan = Scan::at(self.now.scan.pos);
+                        return Err(self.too_large());
+                    }
+                    self.now.scan.pos = next;
+                    self.field(field, limits)?;
+                }
+            }
+            let line = match self.now.scan.next(self.raw.get(..received).unwrap_or_default(), rules) {
                 Ok(line) => line,
                 Err(_) if !self.now.room.take(self.now.scan.pos - self.now.scan.line, false, limits) => {
                     return Err(self.too_large());
@@ -326,7 +337,11 @@ impl Head {
                     if !self.now.room.take(self.now.scan.pos - self.now.scan.line, true, limits) {
                         return Err(self.too_large());
                     }
-                    self.field(field, odd, limits)?;
+                    if odd && limits.ignore_invalid_headers {
+                        self.ignored.push(Span::raw(self.now.scan.line, self.now.scan.value_end()));
+                    } else {
+                        self.field(field, limits)?;
+                    }
                 }
                 Line::End => {
                     if !self.now.room.take(self.now.scan.pos - self.now.scan.line, true, limits) {
@@ -374,23 +389,15 @@ impl Head {
     }
 
     #[inline]
-    fn field(&mut self, field: Field, odd: bool, limits: &Limits) -> Result<(), Reject> {
-        if odd && limits.ignore_invalid_headers {
-            self.ignored.push(Span::raw(self.now.scan.line, self.now.scan.value_end()));
-            return Ok(());
-        }
-        if self.now.counted >= limits.max_headers {
+    fn field(&mut self, field: Field, limits: &Limits) -> Result<(), Reject> {
+        if self.fields.list.len() >= limits.max_headers {
             return Err(Reject { linger: true, ..Reject::new(494, "client sent too many header lines") });
         }
-        self.now.counted += 1;
-        let known = field.known;
-        if UNIQUE[known as usize]
-            && let Some(previous) = self.fields.first(known)
-        {
-            return Err(self.duplicate(field, *previous));
+        let is_first = self.fields.push(field);
+        if UNIQUE[field.known as usize] && !is_first {
+            return Err(self.duplicate(field));
         }
-        self.fields.push(field);
-        match known {
+        match field.known {
             Known::Host => self.host_field(field.value),
             Known::Connection => {
                 self.connection_field(field.value);
@@ -401,7 +408,7 @@ impl Head {
     }
 
     fn host_field(&mut self, value: Span) -> Result<(), Reject> {
-        let start = self.now.scan.value_start();
+        let start = value.start();
         let (host, port) = host::place(&self.raw, start, start + value.len(), &mut self.own)
             .map_err(|host::BadHost| Reject::new(400, "client sent invalid host header"))?;
         // The host of an absolute form wins (RFC 9112 section 3.2.2).
@@ -487,7 +494,8 @@ impl Head {
     }
 
     #[cold]
-    fn duplicate(&self, field: Field, previous: Field) -> Reject {
+    fn duplicate(&self, field: Field) -> Reject {
+        let previous = self.fields.first(field.known).copied().unwrap_or_default();
         let what: &[u8] = if field.known == Known::Host { b"host header" } else { b"header line" };
         Reject::quoting(
             400,
@@ -703,6 +711,14 @@ impl Room {
     /// Makes room for a line of `len` bytes so far; false if there is none.
     #[inline]
     fn take(&mut self, len: usize, complete: bool, limits: &Limits) -> bool {
+        if complete && len <= self.buffer - self.used {
+            self.used += len;
+            return true;
+        }
+        self.grow(len, complete, limits)
+    }
+
+    fn grow(&mut self, len: usize, complete: bool, limits: &Limits) -> bool {
         loop {
             let left = self.buffer - self.used;
             if len < left || (complete && len == left) {

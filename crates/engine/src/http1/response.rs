@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::fields::{BadLine, Field, Fields, LONGEST, Line, Rules, Scan, Set, Span, set};
+use super::fields::{BadLine, Field, Fields, LONGEST, Line, PADDING, Rules, Scan, Set, Span, ordinary, set};
 use super::known::Known;
 use super::request::{Version, decimal, holds};
 
@@ -155,12 +155,17 @@ impl Head {
                     Some(true) => self.open_fields()?,
                 }
             }
-            if self.now.stage == Stage::Fields
-                && let Some(end) = self.read_fields()?
-                && end <= limit
-            {
-                self.raw.truncate(end);
-                return Ok(Parsed::Complete(taken + end - before));
+            if self.now.stage == Stage::Fields {
+                let received = self.raw.len();
+                self.raw.extend_from_slice(&[0; PADDING]);
+                let end = self.read_fields(received);
+                self.raw.truncate(received);
+                if let Some(end) = end?
+                    && end <= limit
+                {
+                    self.raw.truncate(end);
+                    return Ok(Parsed::Complete(taken + end - before));
+                }
             }
             if self.raw.len() >= limit {
                 return Err(Invalid::new("upstream sent too big header"));
@@ -231,9 +236,16 @@ impl Head {
         Ok(())
     }
 
-    fn read_fields(&mut self) -> Result<Option<usize>, Invalid> {
+    /// The offset behind the head, once it is complete; `raw` holds what was received and padding behind it.
+    fn read_fields(&mut self, received: usize) -> Result<Option<usize>, Invalid> {
         loop {
-            match self.now.scan.next(&self.raw, RULES) {
+            if self.now.scan.at_line() {
+                while let Some((field, next)) = ordinary(&self.raw, self.now.scan.pos) {
+                    self.now.scan.pos = next;
+                    self.field(field)?;
+                }
+            }
+            match self.now.scan.next(self.raw.get(..received).unwrap_or_default(), RULES) {
                 Ok(Line::Field { field, .. }) => self.field(field)?,
                 Ok(Line::End) => return Ok(Some(self.now.scan.pos)),
                 Ok(Line::Partial) => return Ok(None),

@@ -68,15 +68,10 @@ impl UriScan {
     #[inline]
     pub fn run(&mut self, buf: &[u8], mut pos: usize) -> usize {
         while !self.tail {
-            let rest = buf.get(pos..).unwrap_or_default();
-            let plain =
-                rest.iter().position(|byte| CLASSES[*byte as usize] != Class::Plain).unwrap_or(rest.len());
-            self.in_segment |= plain > 0;
-            pos += plain;
             let Some(&byte) = buf.get(pos) else { return pos };
             match CLASSES[byte as usize] {
+                Class::Plain => self.in_segment = true,
                 Class::Stop => return pos,
-                Class::Plain => {}
                 Class::Slash if self.in_segment => {
                     self.exten = None;
                     self.in_segment = false;
@@ -98,15 +93,22 @@ impl UriScan {
             }
             pos += 1;
         }
-        let rest = buf.get(pos..).unwrap_or_default();
-        for (at, byte) in rest.iter().enumerate() {
-            match CLASSES[*byte as usize] {
-                Class::Stop => return pos + at,
-                Class::Hash => self.complex = true,
-                _ => {}
+        loop {
+            while let Some(bytes) = buf.get(pos..).and_then(|rest| rest.first_chunk())
+                && !has_tail_special(u64::from_le_bytes(*bytes))
+            {
+                pos += 8;
+            }
+            for _ in 0..8 {
+                let Some(&byte) = buf.get(pos) else { return pos };
+                match CLASSES[byte as usize] {
+                    Class::Stop => return pos,
+                    Class::Hash => self.complex = true,
+                    _ => {}
+                }
+                pos += 1;
             }
         }
-        buf.len()
     }
 
     /// Scans a whole URI that starts with `/`, as a pseudo-header or a directive holds it; anything that no URI holds is an error.
@@ -122,6 +124,15 @@ impl UriScan {
     pub fn needs_work(&self) -> bool {
         self.complex || self.quoted
     }
+}
+
+/// Whether any of eight bytes is a control, a space or a `#`.
+#[inline]
+fn has_tail_special(word: u64) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
+    let low = word.wrapping_sub(ONES * 0x21) & !word;
+    (low | zeros(word ^ (ONES * b'#' as u64)) | zeros(word ^ (ONES * 0x7f))) & (ONES * 0x80) != 0
 }
 
 /// What `normalize` found. `path` and `exten` are offsets in the output, `args` in the input.
