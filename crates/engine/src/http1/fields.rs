@@ -367,21 +367,23 @@ const HIGHS: u64 = 0x8080_8080_8080_8080;
 #[inline]
 pub(crate) fn ordinary(padded: &[u8], pos: usize) -> Option<(Field, usize)> {
     let window: &[u8; AHEAD] = padded.get(pos..)?.first_chunk()?;
-    let words = words(window);
-    let name_len = first(words.map(|word| zeros(word ^ (ONES * b':' as u64))))?;
-    let known = Known::within(window, &words, name_len);
+    let name_len = find(window, |word| zeros(word ^ (ONES * b':' as u64)))?;
+    let known = Known::within(window, name_len);
     if known == Known::Other && !is_plain(&window[..name_len]) {
         return None;
     }
     let name_end = pos + name_len;
     let mut value = name_end + 1;
-    while *padded.get(value)? == b' ' {
+    if *padded.get(value)? == b' ' {
         value += 1;
+        while *padded.get(value)? == b' ' {
+            value += 1;
+        }
     }
     let mut cr = value;
     loop {
         let ahead = padded.get(cr..)?.first_chunk()?;
-        if let Some(found) = first(self::words(ahead).map(controls)) {
+        if let Some(found) = find(ahead, controls) {
             cr += found;
             break;
         }
@@ -401,12 +403,6 @@ fn is_plain(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|byte| CLASSES[*byte as usize] == Class::Plain)
 }
 
-#[inline]
-fn words(bytes: &[u8; AHEAD]) -> [u64; AHEAD / 8] {
-    let (chunks, _) = bytes.as_chunks::<8>();
-    std::array::from_fn(|at| u64::from_le_bytes(chunks[at]))
-}
-
 /// Marks the zero bytes of a word; nothing below the lowest mark is wrong.
 #[inline]
 fn zeros(word: u64) -> u64 {
@@ -419,12 +415,15 @@ fn controls(word: u64) -> u64 {
     word.wrapping_sub(ONES * b' ' as u64) & !word & HIGHS
 }
 
-/// The first byte marked.
-#[inline]
-fn first(marks: [u64; AHEAD / 8]) -> Option<usize> {
-    if marks.iter().fold(0, |all, mark| all | mark) == 0 {
-        return None;
+/// The first byte that `mark` marks.
+#[inline(always)]
+fn find(bytes: &[u8; AHEAD], mark: impl Fn(u64) -> u64) -> Option<usize> {
+    let (words, _) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let marks = mark(u64::from_le_bytes(*word));
+        if marks != 0 {
+            return Some(at * 8 + marks.trailing_zeros() as usize / 8);
+        }
     }
-    let at = marks.iter().position(|mark| *mark != 0)?;
-    Some(at * 8 + marks[at].trailing_zeros() as usize / 8)
+    None
 }

@@ -58,6 +58,9 @@ pub fn validate_host(text: &[u8]) -> Result<Host, BadHost> {
     let mut last_dot = None;
     let mut at = usize::from(literal);
     let end = loop {
+        while text.get(at).is_some_and(|byte| CLASSES[*byte as usize] == Class::Plain) {
+            at += 1;
+        }
         let Some(&byte) = text.get(at) else {
             if literal {
                 return Err(BadHost);

@@ -166,21 +166,27 @@ impl Known {
             Some(place) => place.copy_from_slice(name),
             None => return Self::Other,
         }
-        let (chunks, _) = padded.as_chunks::<8>();
-        Self::within(&padded, &std::array::from_fn(|at| u64::from_le_bytes(chunks[at])), name.len())
+        Self::within(&padded, name.len())
     }
 
-    /// As `of` for the first `len` bytes of `text`, whatever stands behind them; `words` are the same bytes.
-    #[inline]
-    pub(crate) fn within(text: &[u8; 8 * WORDS], words: &[u64; WORDS], len: usize) -> Self {
+    /// As `of` for the first `len` bytes of `text`, whatever stands behind them.
+    #[inline(always)]
+    pub(crate) fn within(text: &[u8; 8 * WORDS], len: usize) -> Self {
         if len == 0 || len > text.len() {
             return Self::Other;
         }
         let at = SLOTS[slot(len, text[0], text[len - 1], text[len / 2])] as usize;
         let pattern = &PATTERNS[at];
-        let differs =
-            (0..WORDS).fold(0, |all, at| all | ((words[at] & pattern.masks[at]) ^ pattern.words[at]));
-        if pattern.len == len && differs == 0 { VARIANTS[at] } else { Self::Other }
+        if pattern.len != len {
+            return Self::Other;
+        }
+        let (words, _) = text.as_chunks::<8>();
+        let patterns = pattern.words.iter().zip(&pattern.masks);
+        let differs = words
+            .iter()
+            .zip(patterns)
+            .fold(0, |all, (text, (word, mask))| all | ((u64::from_le_bytes(*text) & mask) ^ word));
+        if differs == 0 { VARIANTS[at] } else { Self::Other }
     }
 
     /// The name in lower case, empty for `Other`.

@@ -151,8 +151,9 @@ pub enum Parsed {
     Complete(usize),
 }
 
-/// Headers that a request may have once; a second one is a 400.
-static UNIQUE: Set = set(&[
+/// Headers that a request may have once, a second one being a 400, and `Connection`.
+static JUDGED: Set = set(&[
+    Known::Connection,
     Known::Host,
     Known::IfModifiedSince,
     Known::IfUnmodifiedSince,
@@ -388,23 +389,25 @@ impl Head {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn field(&mut self, field: Field, limits: &Limits) -> Result<(), Reject> {
         if self.fields.list.len() >= limits.max_headers {
             return Err(Reject { linger: true, ..Reject::new(494, "client sent too many header lines") });
         }
         let is_first = self.fields.push(field);
-        if UNIQUE[field.known as usize] && !is_first {
+        if JUDGED[field.known as usize] { self.judge_field(field, is_first) } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn judge_field(&mut self, field: Field, is_first: bool) -> Result<(), Reject> {
+        if field.known == Known::Connection {
+            self.connection_field(field.value);
+        } else if !is_first {
             return Err(self.duplicate(field));
+        } else if field.known == Known::Host {
+            return self.host_field(field.value);
         }
-        match field.known {
-            Known::Host => self.host_field(field.value),
-            Known::Connection => {
-                self.connection_field(field.value);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     fn host_field(&mut self, value: Span) -> Result<(), Reject> {

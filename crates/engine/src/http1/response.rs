@@ -50,8 +50,11 @@ pub enum Framing {
     Tunnel,
 }
 
-/// Headers of which the first counts and later ones are left out.
-static SINGLE: Set = set(&[
+/// Headers of which the first counts and later ones are left out, and those that frame the body.
+static JUDGED: Set = set(&[
+    Known::ContentLength,
+    Known::TransferEncoding,
+    Known::Connection,
     Known::Status,
     Known::ContentType,
     Known::Date,
@@ -254,20 +257,30 @@ impl Head {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn field(&mut self, field: Field) -> Result<(), Invalid> {
         // Early hints are passed on unjudged.
-        if self.now.status != 103 {
-            if SINGLE[field.known as usize] && self.fields.has(field.known) {
+        if JUDGED[field.known as usize] && self.now.status != 103 {
+            return self.judge_field(field);
+        }
+        self.fields.push(field);
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn judge_field(&mut self, field: Field) -> Result<(), Invalid> {
+        match field.known {
+            Known::ContentLength => self.length_field(field)?,
+            Known::TransferEncoding => self.coding_field(field)?,
+            Known::Connection => {
+                let value = self.get(field.value);
+                self.now.close |= !value.eq_ignore_ascii_case(b"keep-alive") && holds(value, b"close");
+            }
+            single if self.fields.has(single) => {
                 self.dropped.push(field);
                 return Ok(());
             }
-            match field.known {
-                Known::ContentLength => self.length_field(field)?,
-                Known::TransferEncoding => self.coding_field(field)?,
-                Known::Connection => self.now.close |= holds(self.get(field.value), b"close"),
-                _ => {}
-            }
+            _ => {}
         }
         self.fields.push(field);
         Ok(())
