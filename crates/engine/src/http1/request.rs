@@ -4,45 +4,11 @@ use std::borrow::Cow;
 
 use super::fields::{BadLine, Field, Fields, LONGEST, Line, PADDING, Rules, Scan, Set, Span, ordinary, set};
 use super::known::Known;
+use super::limits::Room;
 use super::request_line::{BadRequestLine, RequestLine};
 use super::{host, uri};
 
-/// What the directives of the server allow a head to be. nginx takes them from the default server of the address (or the one that
-/// SNI chose), since they are needed before `Host` is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// `client_header_buffer_size`, in bytes: what is read into first.
-    pub header_buffer: usize,
-    /// `large_client_header_buffers`: how many.
-    pub large_buffers: usize,
-    /// `large_client_header_buffers`: the size of each, in bytes; no line may be longer.
-    pub large_buffer: usize,
-    /// `max_headers`: header lines, ignored ones not counted.
-    pub max_headers: usize,
-    /// `merge_slashes`.
-    pub merge_slashes: bool,
-    /// `ignore_invalid_headers`: lines with odd names are left out rather than passed on.
-    pub ignore_invalid_headers: bool,
-    /// `underscores_in_headers`: `_` is no odd character.
-    pub underscores_in_headers: bool,
-    /// `allow_connect`: CONNECT over HTTP/1.1 is not answered with 405.
-    pub allow_connect: bool,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            header_buffer: 1024,
-            large_buffers: 4,
-            large_buffer: 8192,
-            max_headers: 1000,
-            merge_slashes: true,
-            ignore_invalid_headers: true,
-            underscores_in_headers: false,
-            allow_connect: false,
-        }
-    }
-}
+pub use super::limits::Limits;
 
 /// A method that nginx tells from others; the name as sent is in the head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -523,7 +489,7 @@ impl Head {
         /// What nginx's log line of 2048 bytes leaves for the quoted header.
         const SHOWN: usize = 2048 - 300;
         let line = self.raw.get(self.now.scan.line..).unwrap_or_default();
-        let left = self.now.room.buffer - self.now.room.used;
+        let left = self.now.room.left();
         let reject = if left == 0 || line.is_empty() {
             Reject::new(494, "client sent too large request")
         } else {
@@ -689,53 +655,6 @@ impl Head {
             Persistence::Unsaid => self.now.version > Version::HTTP_10,
             Persistence::Close => false,
             Persistence::KeepAlive => true,
-        }
-    }
-}
-
-/// The buffers nginx would have filled by now: a head is too large when its lines, none of them split over two
-/// buffers, do not fit `client_header_buffer_size` and `large_client_header_buffers`.
-#[derive(Clone, Copy, Debug, Default)]
-struct Room {
-    /// Size of the buffer in use; 0 before the first.
-    buffer: usize,
-    /// Where the line that is being read starts in it.
-    used: usize,
-    large: usize,
-}
-
-impl Room {
-    fn open(&mut self, limits: &Limits) {
-        if self.buffer == 0 {
-            self.buffer = limits.header_buffer.max(1);
-        }
-    }
-
-    /// Makes room for a line of `len` bytes so far; false if there is none.
-    #[inline]
-    fn take(&mut self, len: usize, complete: bool, limits: &Limits) -> bool {
-        if complete && len <= self.buffer - self.used {
-            self.used += len;
-            return true;
-        }
-        self.grow(len, complete, limits)
-    }
-
-    fn grow(&mut self, len: usize, complete: bool, limits: &Limits) -> bool {
-        loop {
-            let left = self.buffer - self.used;
-            if len < left || (complete && len == left) {
-                if complete {
-                    self.used += len;
-                }
-                return true;
-            }
-            if (left > 0 && left >= limits.large_buffer) || self.large >= limits.large_buffers {
-                return false;
-            }
-            self.large += 1;
-            self.buffer = limits.large_buffer.max(1);
-            self.used = 0;
         }
     }
 }

@@ -137,7 +137,7 @@ impl Head {
     /// # Errors
     /// `Invalid` as soon as the answer cannot be one; call `reset` before the next parse.
     pub fn parse(&mut self, input: &[u8], limit: usize) -> Result<Parsed, Invalid> {
-        let limit = limit.min(LONGEST);
+        let limit = limit.clamp(1, LONGEST);
         let whole = self.raw.len();
         let mut taken = 0;
         loop {
@@ -145,7 +145,8 @@ impl Head {
             if rest.is_empty() {
                 return Ok(Parsed::Partial);
             }
-            let gulp = rest.len().min(GULP).min((limit + 1).saturating_sub(self.raw.len())).max(1);
+            // What does not fit is never looked at.
+            let gulp = rest.len().min(GULP).min(limit.saturating_sub(self.raw.len()));
             let before = self.raw.len();
             self.raw.extend_from_slice(&rest[..gulp]);
             if self.now.stage != Stage::Fields {
@@ -163,9 +164,7 @@ impl Head {
                 self.raw.extend_from_slice(&[0; PADDING]);
                 let end = self.read_fields(received);
                 self.raw.truncate(received);
-                if let Some(end) = end?
-                    && end <= limit
-                {
+                if let Some(end) = end? {
                     self.raw.truncate(end);
                     return Ok(Parsed::Complete(taken + end - before));
                 }

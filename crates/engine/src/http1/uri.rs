@@ -428,3 +428,127 @@ pub fn decode_unsafe<'a>(uri: &'a [u8], out: &mut Vec<u8>) -> Result<Option<&'a 
 fn is_safe(path: &[u8]) -> bool {
     !path.is_empty() && !path.contains(&0) && path.split(|byte| *byte == b'/').all(|segment| segment != b"..")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(bytes: &[u8]) -> String {
+        String::from_utf8_lossy(bytes).into_owned()
+    }
+
+    #[track_caller]
+    fn check_normal(uri: &str, merge: bool, expected: Option<(&str, Option<&str>, Option<&str>)>) {
+        let mut out = b"before".to_vec();
+        let found = normalize(uri.as_bytes(), merge, &mut out).ok().map(|normal| {
+            assert_eq!(normal.path_end, out.len());
+            let exten = normal.exten.map(|start| text(&out[start..]));
+            (text(&out[6..]), exten, normal.args.map(|(start, end)| uri[start..end].to_owned()))
+        });
+        let expected = expected
+            .map(|(path, exten, args)| (path.to_owned(), exten.map(str::to_owned), args.map(str::to_owned)));
+        assert_eq!(found, expected, "{uri}");
+    }
+
+    #[test]
+    fn normalized_behind_other_text() {
+        check_normal("/a/../b.c?d#e", true, Some(("/b.c", Some("c"), Some("d"))));
+        check_normal("/..", true, None);
+        check_normal("//..", true, None);
+        check_normal("//..", false, Some(("/", None, None)));
+        check_normal("//a//..", false, Some(("//a/", None, None)));
+        check_normal("/a/./b/.?", true, Some(("/a/b/", None, Some(""))));
+        check_normal("/a.b/..c", true, Some(("/a.b/..c", None, None)));
+        check_normal("", true, Some(("", None, None)));
+        check_normal("/%2", true, None);
+        check_normal("/%00", true, None);
+    }
+
+    #[track_caller]
+    fn check_scan(uri: &str, expected: Option<(bool, bool, bool)>) {
+        let found = UriScan::of(uri.as_bytes()).ok().map(|scan| (scan.complex, scan.quoted, scan.plus));
+        assert_eq!(found, expected, "{uri}");
+    }
+
+    #[test]
+    fn scanned() {
+        check_scan("/a/b.c?d", Some((false, false, false)));
+        check_scan("/a//b", Some((true, false, false)));
+        check_scan("/.a", Some((true, false, false)));
+        check_scan("/a%2f", Some((false, true, false)));
+        check_scan("/a+b", Some((false, false, true)));
+        check_scan("/a?b#c23456789", Some((true, false, false)));
+        check_scan("/a?b2345678901#", Some((true, false, false)));
+        check_scan("/a?%+//..", Some((false, false, false)));
+        for bad in
+            ["", "a", "*", "/ ", "/a b", "/a?b c", "/a?b2345678901 c", "/\x7f", "/a?\x7f", "/a?b2345678\x01"]
+        {
+            check_scan(bad, None);
+        }
+    }
+
+    /// Which of the bytes are escaped, as ranges.
+    fn escaped(kind: Escape) -> String {
+        let all: Vec<u8> = (0x21..0x7f).filter(|byte| needs_escape(&[*byte], kind)).collect();
+        text(&all)
+    }
+
+    /// The sets of nginx 1.31.5.
+    #[test]
+    fn escapes() {
+        assert_eq!(escaped(Escape::Uri), "\"#%<>?\\^`{|}");
+        assert_eq!(escaped(Escape::Args), "\"#%&+;<>?\\^`{|}");
+        assert_eq!(escaped(Escape::Component), "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}");
+        assert_eq!(escaped(Escape::Html), "\"#%'<>\\^`{|}");
+        assert_eq!(escaped(Escape::Refresh), "\"'<>\\^`{|~");
+        assert_eq!(escaped(Escape::Memcached), "%");
+        for kind in [Escape::Uri, Escape::Args, Escape::Component, Escape::Html, Escape::Refresh] {
+            assert!((0..=0x20).chain(0x7f..=0xff).all(|byte| needs_escape(&[byte], kind)));
+        }
+        assert!((0..=0x20).all(|byte| needs_escape(&[byte], Escape::MailAuth)));
+        assert!((0x7f..=0xff).all(|byte| !needs_escape(&[byte], Escape::MailAuth)));
+        let mut out = Vec::new();
+        escape(b"/a b\xff?", Escape::Uri, &mut out);
+        escape_html(b"<a href=\"&'\">", &mut out);
+        assert_eq!(text(&out), "/a%20b%FF%3F&lt;a href=&quot;&amp;'&quot;&gt;");
+    }
+
+    #[track_caller]
+    fn check_unescape(from: &str, kind: Unescape, expected: &str, read: usize) {
+        let mut out = Vec::new();
+        let taken = unescape(from.as_bytes(), kind, &mut out);
+        assert_eq!((text(&out).as_str(), taken), (expected, read), "{from} {kind:?}");
+    }
+
+    #[test]
+    fn unescapes() {
+        check_unescape("a%20b%3fc?d", Unescape::All, "a b?c?d", 11);
+        check_unescape("a%20b%3fc?d", Unescape::Uri, "a b?", 8);
+        check_unescape("a%20b?c", Unescape::Redirect, "a%20b?", 6);
+        check_unescape("%41%25%7f%80", Unescape::Redirect, "A%25%7f%80", 12);
+        check_unescape("%zz%4zb%", Unescape::All, "zzb", 8);
+        check_unescape("%4", Unescape::All, "", 2);
+    }
+
+    #[track_caller]
+    fn check_unsafe(uri: &str, expected: Result<(&str, Option<&str>), BadUri>) {
+        let mut out = Vec::new();
+        let found = decode_unsafe(uri.as_bytes(), &mut out).map(|args| args.map(text));
+        assert_eq!(
+            found.map(|args| (text(&out), args)),
+            expected.map(|(path, args)| (path.to_owned(), args.map(str::to_owned))),
+            "{uri}"
+        );
+    }
+
+    #[test]
+    fn paths_of_others() {
+        check_unsafe("/a%20b?c%20d", Ok(("/a b", Some("c%20d"))));
+        check_unsafe("a/..b/...", Ok(("a/..b/...", None)));
+        for bad in
+            ["", "?a", "..", "../a", "/a/../b", "/a/..", "/a/..?b", "/%2e%2e/b", "/%2e.", "/a%00", "/a\0"]
+        {
+            check_unsafe(bad, Err(BadUri));
+        }
+    }
+}

@@ -227,3 +227,12 @@ fn trailers() {
     assert_eq!(message(b"A: b\r\n\r\n", 7), Err(b"upstream sent too big trailers".to_vec()));
     assert_eq!(message(b"A b\r\n\r\n", 99), Err(b"upstream sent invalid trailer: \"A\\x20...\"".to_vec()));
 }
+
+/// Found by fuzzing: bytes beyond the limit decided what the answer was.
+#[test]
+fn nothing_beyond_the_limit_is_looked_at() {
+    for step in [1, 2] {
+        same(&in_pieces(b"HH", 1, |_| step), b"upstream sent too big header", b"HH");
+        same(&in_pieces(b"HTTP/1.1 200 OK\r\n\x00", 17, |_| step * 9), b"upstream sent too big header", b"");
+    }
+}
