@@ -49,10 +49,10 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    pub(crate) fn open(&mut self, limits: &Limits) {
-        if self.buffer == 0 {
-            self.buffer = limits.header_buffer.max(1);
-        }
+    /// Blank lines before a request line take room too, but are forgotten when they have filled the buffer.
+    pub(crate) fn open(&mut self, blank: usize, limits: &Limits) {
+        self.buffer = limits.header_buffer.max(1);
+        self.used = (self.used + blank) % self.buffer;
     }
 
     /// Makes room for a line of `len` bytes so far; false if there is none.

@@ -218,6 +218,7 @@ impl Head {
         if self.raw.is_empty() {
             // Blank lines before a request line are passed over.
             taken = input.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(input.len());
+            self.now.room.open(taken, limits);
         }
         loop {
             let rest = input.get(taken..).unwrap_or_default();
@@ -254,7 +255,6 @@ impl Head {
                     if self.now.line.pos == 0 {
                         return Ok(None);
                     }
-                    self.now.room.open(limits);
                     if !self.now.room.take(self.now.line.pos, done, limits) {
                         return Err(Reject::new(414, "client sent too long URI"));
                     }
@@ -265,7 +265,6 @@ impl Head {
                 Err(bad) => {
                     // What does not fit is never looked at.
                     let complete = bad == BadRequestLine::Http09Method;
-                    self.now.room.open(limits);
                     if !self.now.room.take(self.now.line.pos, complete, limits) {
                         return Err(Reject::new(414, "client sent too long URI"));
                     }
