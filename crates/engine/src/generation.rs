@@ -302,9 +302,11 @@ impl<'p> Build<'p> {
         Arc::clone(&self.upstreams[index])
     }
 
-    /// Replaces an upstream by what a balancer or pool module makes of it.
-    pub fn replace_upstream(&mut self, index: usize, upstream: Upstream) {
-        self.upstreams[index] = Arc::new(upstream);
+    /// Lets a module of the `upstream` context change a group: its balancer, its pool's rules.
+    pub fn edit_upstream(&mut self, index: usize, edit: impl FnOnce(&mut Upstream)) {
+        if let Some(group) = Arc::get_mut(&mut self.upstreams[index]) {
+            edit(group);
+        }
     }
 
     /// A variable's own function where weir has one: spine first, then the modules.

@@ -94,6 +94,32 @@ impl Upstream {
         }
     }
 
+    /// A group of one address, for a request that names it.
+    pub fn of_address(name: &str, port: u16, address: Address) -> Self {
+        let peer = Peer {
+            text: address.to_string().into_bytes().into(),
+            address: Arc::new(address),
+            weight: 1,
+            max_fails: 1,
+            fail_timeout: 10,
+            max_conns: 0,
+            down: false,
+            backup: false,
+            conns: Arc::default(),
+        };
+        let peers: Arc<[Peer]> = [peer].into();
+        Self {
+            name: name.into(),
+            port,
+            explicit: false,
+            balance: Arc::new(RoundRobin::new(Arc::clone(&peers))),
+            peers,
+            // Nobody would ask this group again.
+            pool: PoolSettings { connections: 0, ..PoolSettings::default() },
+            pool_id: PoolId::of("", 0),
+        }
+    }
+
     /// Whether this is the same group in an earlier generation.
     pub(crate) fn is_of(&self, upstream: &weir_ir::program::Upstream) -> bool {
         self.name == upstream.name && self.port == upstream.port

@@ -1,0 +1,3 @@
+//! The modules of the `http` context, by nginx's names.
+
+pub mod proxy;
