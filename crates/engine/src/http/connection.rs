@@ -162,7 +162,7 @@ impl Serving {
                 phases::run(&mut x).await
             }
         };
-        if response.status == 444 || response.status == 499 {
+        if matches!(response.status, 408 | 444 | 499) {
             x.status = response.status;
             log(&x);
             return Ended::Over;
