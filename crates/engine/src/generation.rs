@@ -157,7 +157,8 @@ impl Generation {
                 match compile_location(LocationId(index as u32), &mut build, modules) {
                     Ok(mut location) => {
                         // An `if` goes on with the handler of the location around it, unless it has its own.
-                        let parent = http.scopes[index].parent.filter(|_| matches!(location.kind, ScopeKind::If));
+                        let parent =
+                            http.scopes[index].parent.filter(|_| matches!(location.kind, ScopeKind::If));
                         if let (None, Some(parent)) = (&location.handlers.handler, parent) {
                             let outer = locations.get(parent.0 as usize).map(|l: &Location| &l.handlers);
                             location.handlers.handler = outer.and_then(|h| h.handler.clone());

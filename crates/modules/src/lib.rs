@@ -1,1 +1,13 @@
-//! To come.
+//! Every nginx module, one file or folder each, and the order in which they are asked.
+
+pub mod http;
+#[cfg(test)]
+mod testing;
+
+use weir_engine::contract::AnyInstall;
+
+/// The modules of the `http` block, each phase and the chain of filters in this order.
+pub const HTTP: &[&dyn AnyInstall] = &[
+    // Before all else that defines variables: a `map` or `geo` of the same name takes precedence over `set`.
+    &http::Rewrite,
+];

@@ -139,7 +139,8 @@ async fn from_restart(x: &mut Exchange) -> Flow {
     // The location may change within its own rewriting (`if`), so it is looked up for each phase.
     x.restart = Restart::ServerRewrite;
     // A request without a location stays in its server, whose rewriting is done.
-    let rewrite = if x.location == x.server { &[][..] } else { &generation.location(x.location).handlers.rewrite };
+    let rewrite =
+        if x.location == x.server { &[][..] } else { &generation.location(x.location).handlers.rewrite };
     if let Some(ended) = each(rewrite, x).await {
         if matches!(ended, Flow::Redirect) && !x.take_redirect_of_rewrite() {
             return Flow::Answer(500);
