@@ -10,4 +10,5 @@ use weir_engine::contract::AnyInstall;
 pub const HTTP: &[&dyn AnyInstall] = &[
     // Before all else that defines variables: a `map` or `geo` of the same name takes precedence over `set`.
     &http::Rewrite,
+    &http::Map,
 ];

@@ -23,7 +23,7 @@ pub(crate) enum Answer {
 pub(crate) fn answer(x: &mut Exchange, code: u16) -> Answer {
     if matches!(code, 408 | 444 | 499) {
         // No page and no answer: the connection is closed.
-        return Answer::Response(Box::new(Response::new(code)));
+        return Answer::Response(Box::new(Response { unsent: true, ..Response::new(code) }));
     }
     // After these nobody knows where the next request would begin, or the client has to be rid of.
     if matches!(code, 400 | 413 | 414 | 494..=497 | 500 | 501) {
