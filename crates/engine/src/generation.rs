@@ -164,7 +164,16 @@ impl Generation {
             }
             for index in 0..http.scopes.len() {
                 match compile_location(LocationId(index as u32), &mut build, modules) {
-                    Ok(location) => locations.push(location),
+                    Ok(mut location) => {
+                        // An `if` goes on with the handler of the location around it, unless it has its own.
+                        let parent =
+                            http.scopes[index].parent.filter(|_| matches!(location.kind, ScopeKind::If));
+                        if let (None, Some(parent)) = (&location.handlers.handler, parent) {
+                            let outer = locations.get(parent.0 as usize).map(|l: &Location| &l.handlers);
+                            location.handlers.handler = outer.and_then(|h| h.handler.clone());
+                        }
+                        locations.push(location);
+                    }
                     Err(fault) => faults.push(fault),
                 }
             }
@@ -312,6 +321,11 @@ impl<'p> Build<'p> {
     /// A variable's own function where weir has one: spine first, then the modules.
     pub fn builtin(&self, name: &str) -> Option<Variable> {
         find_builtin(self.modules, name)
+    }
+
+    /// The family that a variable of that name belongs to (`http_…`), and the rest of the name.
+    pub fn family<'n>(&self, name: &'n str) -> Option<(Family, &'n str)> {
+        find_family(self.modules, name)
     }
 
     pub fn template(&self, template: &weir_ir::Template) -> Template {

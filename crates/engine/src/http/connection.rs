@@ -162,7 +162,7 @@ impl Serving {
                 phases::run(&mut x).await
             }
         };
-        if response.status == 444 || response.status == 499 {
+        if response.unsent {
             x.status = response.status;
             log(&x);
             return Ended::Over;

@@ -139,13 +139,12 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
     if let Some(time) = response.last_modified {
         field(b"Last-Modified: ", date::http(time).as_ref(), out);
     }
-    if let Some(location) = &response.location {
+    // Only a target that is completed has a place of its own; others stand among the other fields.
+    let completed = core.absolute_redirect && response.location.as_ref().is_some_and(|l| l.starts_with(b"/"));
+    if let Some(location) = response.location.as_ref().filter(|_| completed) {
         out.extend_from_slice(b"Location: ");
-        if location.first() == Some(&b'/') && !location.starts_with(b"//") && core.absolute_redirect {
-            write_origin(x, out);
-        }
-        out.extend_from_slice(location);
-        out.extend_from_slice(b"\r\n");
+        write_origin(x, out);
+        field(b"", location, out);
     }
     if x.chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
@@ -159,6 +158,9 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
         }
     } else {
         out.extend_from_slice(b"Connection: close\r\n");
+    }
+    if let Some(location) = response.location.as_ref().filter(|_| !completed) {
+        field(b"Location: ", location, out);
     }
     for (name, value) in response.headers.iter() {
         out.extend_from_slice(name);

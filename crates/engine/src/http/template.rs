@@ -47,6 +47,19 @@ impl Template {
         out
     }
 
+    /// As [`Template::append`], with every capture written by `capture`: for escaping.
+    pub fn append_with(&self, x: &Exchange, out: &mut Vec<u8>, capture: impl Fn(&[u8], &mut Vec<u8>)) {
+        for piece in &self.pieces {
+            if let Piece::Capture(n) = piece {
+                let mut value = Vec::new();
+                x.capture(*n, &mut value);
+                capture(&value, out);
+            } else {
+                piece.append(x, out);
+            }
+        }
+    }
+
     /// Calls `each` for every variable and literal by itself, with whether it has a value: for escaping.
     pub fn each(&self, x: &Exchange, mut each: impl FnMut(Segment<'_>)) {
         let mut value = Vec::new();

@@ -1,3 +1,9 @@
-//! The modules of the `http` context, by nginx's names.
+//! The modules of the `http` block.
 
+pub mod map;
 pub mod proxy;
+pub mod rewrite;
+
+pub use map::Map;
+pub use proxy::Proxy;
+pub use rewrite::Rewrite;
