@@ -14,6 +14,8 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::Map,
     // Takes its location whole, so its place among the content handlers does not matter.
     &http::Proxy,
+    // After everything: it runs in the log phase.
+    &http::Log,
 ];
 
 /// The modules of the `upstream` context: balancers first, then what wraps them.

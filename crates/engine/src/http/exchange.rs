@@ -116,9 +116,9 @@ pub struct Exchange {
     pub request_length: u64,
     /// The status sent, or to be logged; 0 while there is none.
     pub status: u16,
-    /// Bytes sent to the client, head included.
+    /// Bytes sent to the client, head and framing included; without those of TLS.
     pub sent: u64,
-    /// Bytes of body sent, without chunk framing counted apart.
+    /// Bytes sent behind the head: the body and its chunk framing.
     pub body_sent: u64,
     pub complete: bool,
     /// The head of the response as it was sent, for `$sent_http_…`.
@@ -132,6 +132,8 @@ pub struct Exchange {
     pub upstream_states: Vec<UpstreamState>,
     /// The headers of the last upstream response, where the configuration asks for any (`$upstream_http_…`).
     pub upstream_headers: Option<crate::http::Headers>,
+    /// The client's address as a trusted proxy told it, in place of the connection's own.
+    real_peer: Option<Box<Peer>>,
     /// Bytes per second to the client; 0 is no bound.
     pub limit_rate: u64,
     request_id: RefCell<Option<[u8; 32]>>,
@@ -181,6 +183,7 @@ impl Exchange {
             upgraded: None,
             upstream_states: Vec::new(),
             upstream_headers: None,
+            real_peer: None,
             limit_rate: 0,
             captures: RefCell::default(),
             values: RefCell::default(),
@@ -200,6 +203,16 @@ impl Exchange {
 
     pub fn server(&self) -> &Location {
         self.generation.location(self.server)
+    }
+
+    /// The client: the connection's other end, or whom a trusted proxy named.
+    pub fn peer(&self) -> &Peer {
+        self.real_peer.as_deref().unwrap_or(&self.connection.peer)
+    }
+
+    /// Takes another address for the client's, for the rest of the request.
+    pub fn set_peer(&mut self, peer: Peer) {
+        self.real_peer = Some(Box::new(peer));
     }
 
     /// The method as sent, or as an error page made it.
@@ -416,7 +429,7 @@ impl Exchange {
         let errno = error.and_then(std::io::Error::raw_os_error).map(nix::errno::Errno::from_raw);
         let log = log.with_connection(self.connection.number);
         log.write_with(level, errno, message, |line| {
-            line.field("client", self.connection.peer.text());
+            line.field("client", self.peer().text());
             line.field("server", &self.server().core.server_name);
             if !self.head.request_line().is_empty() {
                 line.quoted("request", self.head.request_line());

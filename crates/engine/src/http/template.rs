@@ -20,6 +20,19 @@ pub(crate) enum Piece {
     Capture(u8),
 }
 
+/// One variable, ready to be asked for.
+#[derive(Clone)]
+pub struct Reference {
+    pub(crate) piece: Piece,
+}
+
+impl Reference {
+    /// Appends the value; false where the variable has none.
+    pub fn append(&self, x: &Exchange, out: &mut Vec<u8>) -> bool {
+        self.piece.append(x, out)
+    }
+}
+
 impl Template {
     pub fn literal(text: &[u8]) -> Self {
         Self { pieces: if text.is_empty() { vec![] } else { vec![Piece::Literal(text.into())] } }
