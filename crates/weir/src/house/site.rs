@@ -43,7 +43,7 @@ impl Configuration {
             reading: Reading {
                 conf_file: paths.conf_file.clone(),
                 prefixes: Prefixes { prefix: text(&paths.prefix), conf: text(&paths.conf_prefix), error_log },
-                globals: options.globals.clone(),
+                globals: options.directives.clone(),
             },
             explain: options.explain_errors || std::io::stderr().is_terminal(),
         }
