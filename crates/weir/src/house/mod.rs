@@ -1,8 +1,8 @@
 //! The house around the processes: configurations are read by `syntax` and `ir`, served by `engine`, with `modules`.
 
 mod directives;
-mod snapshot;
 mod site;
+mod snapshot;
 mod work;
 mod world;
 
