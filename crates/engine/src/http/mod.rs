@@ -1,5 +1,6 @@
 //! HTTP: an exchange and its phases, independent of the protocol that carries it.
 
+pub mod accept;
 pub mod connection;
 pub mod exchange;
 pub mod phases;

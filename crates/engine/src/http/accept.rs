@@ -1,0 +1,53 @@
+//! From an accepted socket to a served connection: its address in the configuration, TLS, then HTTP.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::http::connection;
+use crate::io::{Address, Buf, Io, Socket};
+use crate::reactor::{Counters, Reactor};
+use crate::tls::{self, Accepted};
+
+/// Counts a connection as active while it lives.
+struct Active(Arc<Counters>);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves a connection that `listener` took from `peer`, until it ends. The acceptor spawns this on its reactor.
+///
+/// `listener` is the address of the listening socket, as it is among the generation's sockets.
+pub async fn serve(reactor: Rc<Reactor>, listener: Arc<Address>, socket: Socket, peer: Address) {
+    let counters = &reactor.counters;
+    counters.accepted.fetch_add(1, Ordering::Relaxed);
+    counters.handled.fetch_add(1, Ordering::Relaxed);
+    counters.active.fetch_add(1, Ordering::Relaxed);
+    let _active = Active(Arc::clone(counters));
+    let generation = reactor.current();
+    // A socket that is gone already has no address any more, and nobody to be told.
+    let Ok(local) = socket.local_addr() else { return };
+    let Some(address) = generation.address_of(&listener, &local) else { return };
+    let mut record = connection::accepted(&reactor, &generation, peer, local, address);
+    let (io, input) = if generation.addresses[address].protocols.ssl {
+        // Boxed, so that what a handshake takes is given back before the connection waits for requests.
+        let handshake = Box::pin(tls::accept(&reactor, &generation, &listener, &mut record, socket));
+        match handshake.await {
+            None => return,
+            Some(Accepted::Tls { io, session }) => {
+                record.tls = Some(session);
+                (io, Buf::new())
+            }
+            Some(Accepted::Plain { io, input }) => {
+                record.plain_on_tls = true;
+                (io, input)
+            }
+        }
+    } else {
+        (Io::Plain(socket), Buf::new())
+    };
+    connection::serve(reactor, generation, listener, record, io, input).await;
+}

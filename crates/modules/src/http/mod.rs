@@ -1,0 +1,3 @@
+//! Modules of the `http` block.
+
+pub mod ssl;
