@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::http::connection;
-use crate::io::{Address, Buf, Io, Socket};
+use crate::http::connection::{self, Start};
+use crate::io::{Address, Io, Socket};
 use crate::reactor::{Counters, Reactor};
 use crate::tls::{self, Accepted};
 
@@ -32,22 +32,19 @@ pub async fn serve(reactor: Rc<Reactor>, listener: Arc<Address>, socket: Socket,
     let Ok(local) = socket.local_addr() else { return };
     let Some(address) = generation.address_of(&listener, &local) else { return };
     let mut record = connection::accepted(&reactor, &generation, peer, local, address);
-    let (io, input) = if generation.addresses[address].protocols.ssl {
+    let (io, start) = if generation.addresses[address].protocols.ssl {
         // Boxed, so that what a handshake takes is given back before the connection waits for requests.
         let handshake = Box::pin(tls::accept(&reactor, &generation, &listener, &mut record, socket));
         match handshake.await {
             None => return,
             Some(Accepted::Tls { io, session }) => {
                 record.tls = Some(session);
-                (io, Buf::new())
+                (io, Start::default())
             }
-            Some(Accepted::Plain { io, input }) => {
-                record.plain_on_tls = true;
-                (io, input)
-            }
+            Some(Accepted::Plain { io, input }) => (io, Start { input, plain_on_tls: true }),
         }
     } else {
-        (Io::Plain(socket), Buf::new())
+        (Io::Plain(socket), Start::default())
     };
-    connection::serve(reactor, generation, listener, record, io, input).await;
+    connection::serve_from(reactor, generation, listener, record, io, start).await;
 }

@@ -27,21 +27,42 @@ use crate::upstream::PeerGuard;
 /// Milliseconds that an idle connection of a replaced generation is given to send one more request.
 const RELOAD_GRACE: u64 = 1_000;
 
-/// Serves a connection whose transport is ready, until it ends. `input` is what was read of it already.
+/// Serves a connection whose transport is ready, until it ends.
 pub async fn serve(
     reactor: Rc<Reactor>,
     generation: Arc<Generation>,
     listener: Arc<Address>,
     connection: Connection,
     io: Io,
-    input: Buf,
 ) {
-    let client = Client { io, input, timer: reactor.timers().register() };
+    serve_from(reactor, generation, listener, connection, io, Start::default()).await;
+}
+
+/// How a connection begins for HTTP.
+#[derive(Default)]
+pub struct Start {
+    /// What was read of it already.
+    pub input: Buf,
+    /// Plain HTTP came to a port where TLS is spoken: every request is answered with 497.
+    pub plain_on_tls: bool,
+}
+
+/// As [`serve`], for a connection that something was learned of before.
+pub async fn serve_from(
+    reactor: Rc<Reactor>,
+    generation: Arc<Generation>,
+    listener: Arc<Address>,
+    connection: Connection,
+    io: Io,
+    start: Start,
+) {
+    let client = Client { io, input: start.input, timer: reactor.timers().register() };
     let mut state = Serving {
         idle: reactor.register_idle(),
         server: connection_server(&generation, &connection),
         served: generation,
         connection: Rc::new(connection),
+        plain_on_tls: start.plain_on_tls,
         listener,
         reactor,
         head: Head::new(),
@@ -59,6 +80,7 @@ struct Serving {
     server: LocationId,
     listener: Arc<Address>,
     connection: Rc<Connection>,
+    plain_on_tls: bool,
     idle: Rc<Idle>,
     head: Head,
     /// Taken while an exchange has it.
@@ -154,7 +176,7 @@ impl Serving {
                 x.keepalive = false;
                 phases::refuse(&mut x, reject.status).await
             }
-            None if self.connection.plain_on_tls => {
+            None if self.plain_on_tls => {
                 x.log(Level::Info, "client sent plain HTTP request to HTTPS port");
                 phases::refuse(&mut x, 497).await
             }
@@ -495,7 +517,6 @@ pub fn accepted(
         requests: Cell::new(0),
         address: Cell::new(address),
         tls: None,
-        plain_on_tls: false,
         log: generation.location(server).log.with_connection(number),
     }
 }

@@ -52,8 +52,6 @@ pub struct Connection {
     /// The address in the configuration that the connection arrived at.
     pub address: Cell<usize>,
     pub tls: Option<Rc<crate::tls::Session>>,
-    /// Plain HTTP came to a port where TLS is spoken: every request is answered with 497.
-    pub plain_on_tls: bool,
     /// Where messages about the connection go before a server is chosen.
     pub log: Log,
 }
