@@ -44,7 +44,7 @@ pub fn run(case: &Path, setup: &Setup) -> Result<String> {
         match site.play(&steps) {
             // Another process took a port between its choice and its use.
             Err(e) if attempt < 3 && e.to_string().contains("Address already in use") => {}
-            Err(e) => return Err(e),
+            Err(e) => return Err(format!("{e}{}", site.last_words()).into()),
             Ok(()) => return Ok(std::mem::take(&mut site.transcript)),
         }
     }
@@ -89,6 +89,13 @@ impl<'a> Site<'a> {
             site.configure("nginx.conf")?;
         }
         Ok(site)
+    }
+
+    /// The end of the server's log, for the message about a step that went wrong.
+    fn last_words(&self) -> String {
+        let log = self.normal.file(&fs::read(self.prefix.join("logs/error.log")).unwrap_or_default());
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(5)..].iter().map(|line| format!("\n    log: {line}")).collect()
     }
 
     fn configure(&self, file: &str) -> Result<()> {
@@ -151,12 +158,13 @@ impl<'a> Site<'a> {
             }
             Verb::Recv { name, take } => {
                 let wire = self.wire(name)?;
-                let (kind, (bytes, end)) = match *take {
+                let (kind, (bytes, end)) = match take {
                     Take::Response => (Some(Kind::Response), wire.message(deadline, Kind::Response)?),
                     Take::Head => (Some(Kind::ResponseHead), wire.message(deadline, Kind::ResponseHead)?),
                     Take::Request => (Some(Kind::Request), wire.message(deadline, Kind::Request)?),
                     Take::All => (Some(Kind::Response), wire.take(deadline, |_| None)?),
-                    Take::Bytes(n) => (None, wire.take(deadline, |b| (b.len() >= n).then_some(n))?),
+                    Take::Bytes(n) => (None, wire.take(deadline, |b| (b.len() >= *n).then_some(*n))?),
+                    Take::Until(text) => (None, wire.take(deadline, |b| end_of(text, b))?),
                 };
                 let text = match kind {
                     Some(kind) => self.normal.messages(&bytes, kind),
@@ -329,6 +337,11 @@ fn request(method: &str, uri: &str, headers: &[u8], body: Option<&[u8]>) -> Vec<
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(body.unwrap_or_default());
     out
+}
+
+/// Where `text` first ends in `bytes`.
+fn end_of(text: &str, bytes: &[u8]) -> Option<usize> {
+    bytes.windows(text.len()).position(|w| w == text.as_bytes()).map(|at| at + text.len())
 }
 
 fn answer(port: u16, request: &[u8], deadline: Deadline) -> Result<Vec<u8>> {

@@ -37,6 +37,8 @@ pub enum Take {
     All,
     /// So many bytes.
     Bytes(usize),
+    /// Everything up to and with this text.
+    Until(String),
 }
 
 /// What a scripted backend does after it answered.
@@ -190,6 +192,9 @@ fn verb(head: &str, block: &[&str]) -> Result<Verb> {
         ["recv", name, "request"] => Verb::Recv { name: own(name), take: Take::Request },
         ["recv", name, "all"] => Verb::Recv { name: own(name), take: Take::All },
         ["recv", name, "bytes", n] => Verb::Recv { name: own(name), take: Take::Bytes(n.parse()?) },
+        ["recv", name, "until", ref text @ ..] if !text.is_empty() => {
+            Verb::Recv { name: own(name), take: Take::Until(text.join(" ")) }
+        }
         ["shut", name] => Verb::Shut { name: own(name) },
         ["close", name] => Verb::Close { name: own(name) },
         ["backend", name, port] => Verb::Backend { name: own(name), port: own(port), manual: false },

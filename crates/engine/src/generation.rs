@@ -21,7 +21,7 @@ use crate::http::template::Piece;
 use crate::http::{Template, variables};
 use crate::settings::CoreSettings;
 use crate::tls::ServerTls;
-use crate::upstream::Upstream;
+use crate::upstream::{self, Upstream};
 
 /// What compiling takes from the process: files that it holds open, state that outlives generations.
 pub struct Resources {
@@ -99,8 +99,17 @@ pub struct Handlers {
     pub auto_redirect: bool,
     /// Handlers of any location, asked in order until one has content (index, static).
     pub content: Vec<Box<dyn Content>>,
+    /// What modules want to find again from the location of a request, by type.
+    pub facts: Vec<Box<dyn std::any::Any + Send + Sync>>,
     pub filters: Vec<Box<dyn Filter>>,
     pub log: Vec<Box<dyn LogHandler>>,
+}
+
+impl Handlers {
+    /// What a module left here of that type.
+    pub fn fact<T: 'static>(&self) -> Option<&T> {
+        self.facts.iter().find_map(|fact| fact.downcast_ref())
+    }
 }
 
 impl Location {
@@ -293,9 +302,11 @@ impl<'p> Build<'p> {
         Arc::clone(&self.upstreams[index])
     }
 
-    /// Replaces an upstream by what a balancer or pool module makes of it.
-    pub fn replace_upstream(&mut self, index: usize, upstream: Upstream) {
-        self.upstreams[index] = Arc::new(upstream);
+    /// Lets a module of the `upstream` context change a group: its balancer, its pool's rules.
+    pub fn edit_upstream(&mut self, index: usize, edit: impl FnOnce(&mut Upstream)) {
+        if let Some(group) = Arc::get_mut(&mut self.upstreams[index]) {
+            edit(group);
+        }
     }
 
     /// A variable's own function where weir has one: spine first, then the modules.
@@ -337,13 +348,13 @@ impl<'p> Build<'p> {
 
 /// Finds a variable of weir's own by name.
 pub fn find_builtin(modules: &[&dyn AnyInstall], name: &str) -> Option<Variable> {
-    let own = variables::VARIABLES.iter();
+    let own = variables::VARIABLES.iter().chain(upstream::variables::VARIABLES);
     own.chain(modules.iter().flat_map(|m| m.variables())).find(|v| v.name == name).copied()
 }
 
 /// Finds the family that a variable's name belongs to, and the rest of the name.
 pub fn find_family<'n>(modules: &[&dyn AnyInstall], name: &'n str) -> Option<(Family, &'n str)> {
-    let own = variables::FAMILIES.iter();
+    let own = variables::FAMILIES.iter().chain(upstream::variables::FAMILIES);
     let mut families = own.chain(modules.iter().flat_map(|m| m.families()));
     families.find_map(|f| name.strip_prefix(f.prefix).map(|rest| (*f, rest)))
 }

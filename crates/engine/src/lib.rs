@@ -6,13 +6,14 @@ pub mod generation;
 pub mod http;
 pub mod http1;
 pub mod io;
-mod localtime;
+pub mod localtime;
 pub mod reactor;
 pub mod settings;
 pub mod timer;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;
+pub mod worker;
 
 /// The version of nginx whose behaviour is the reference, `$nginx_version`.
 pub const NGINX_VERSION: &str = "1.31.4";

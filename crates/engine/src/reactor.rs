@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Waker;
 
 use crate::generation::Generation;
+use crate::http1::response;
 use crate::io::Address;
 use crate::timer::{Clock, Timers};
 use crate::tunnel;
@@ -47,7 +48,12 @@ pub struct Reactor {
     all_done: RefCell<Option<Waker>>,
     pub counters: Arc<Counters>,
     pub pools: Pools,
+    /// Heads of upstream responses that wait for their next use.
+    heads: RefCell<Vec<response::Head>>,
 }
+
+/// Heads that a thread keeps.
+const HEADS: usize = 32;
 
 /// A connection's place in the list of those that may have to be told of a reload.
 #[derive(Default)]
@@ -81,11 +87,25 @@ impl Reactor {
             all_done: RefCell::default(),
             counters,
             pools: Pools::default(),
+            heads: RefCell::default(),
         })
     }
 
     pub fn clock(&self) -> &Clock {
         self.timers.clock()
+    }
+
+    /// A head to parse an upstream's answer with.
+    pub(crate) fn take_head(&self) -> response::Head {
+        self.heads.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn put_head(&self, mut head: response::Head) {
+        let mut heads = self.heads.borrow_mut();
+        if heads.len() < HEADS {
+            head.reset();
+            heads.push(head);
+        }
     }
 
     pub fn timers(&self) -> &Timers {
@@ -177,6 +197,11 @@ impl Reactor {
             let _running = running;
             task.await;
         });
+    }
+
+    /// How many spawned tasks there are: connections and tunnels.
+    pub fn tasks(&self) -> usize {
+        self.tasks.get()
     }
 
     /// Waits until every spawned task has ended.

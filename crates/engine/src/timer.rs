@@ -9,7 +9,7 @@
 //! **A timer never fires early**: it fires when a freshly read clock has reached the stored deadline, and
 //! [`Timer::set_in`] computes the deadline from a freshly read clock. (A deadline computed from a cached `now_ms` is
 //! early by as much as the cache is old; that is the caller's choice.) It may be late: by up to 10 ms where it was
-//! less than 10 s away, by up to one second where it was farther. Deadlines are rounded up to these steps so that many
+//! at most 10 s away, by up to one second where it was farther. Deadlines are rounded up to these steps so that many
 //! connections share one wake-up.
 //!
 //! **Moving a deadline is a store.** Each timer has one place in a heap, at or before its deadline. Moving the deadline
@@ -29,7 +29,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{Instant, Sleep};
 
-/// From here on a timer may be up to [`COARSE`] late.
+/// A timer farther away than this, in milliseconds, may be up to [`COARSE`] late.
 const LONG: u64 = 10_000;
 /// Step in milliseconds of timers that are at least [``LONG`] away.
 const COARSE: u64 = 1_000;
@@ -355,7 +355,7 @@ impl Inner {
 
 /// When to look at a deadline: at its next step, so that neighbours share a wake-up.
 fn place(now: u64, deadline: u64) -> u64 {
-    let step = if deadline.saturating_sub(now) >= LONG { COARSE } else { FINE };
+    let step = if deadline.saturating_sub(now) > LONG { COARSE } else { FINE };
     deadline.checked_next_multiple_of(step).unwrap_or(NEVER - 1)
 }
 
@@ -432,23 +432,25 @@ mod tests {
         });
     }
 
-    /// Sets a timer `ms` away at `start` and checks how late it fires.
+    /// Sets a timer `ms` away when the clock shows `start` microseconds and checks how late it fires.
     #[track_caller]
     fn check_lateness(start: u64, ms: u64, at_most: u64) {
         paused(|timers| async move {
-            tokio::time::advance(Duration::from_millis(start)).await;
-            timers.clock().refresh();
+            tokio::time::advance(Duration::from_micros(start)).await;
             let begun = Instant::now();
             timers.sleep(ms).await;
-            let took = begun.elapsed().as_millis() as u64;
-            assert!(took >= ms, "fired early: {took} < {ms}");
-            assert!(took <= ms + at_most, "fired late: {took} > {ms} + {at_most}");
+            let took = begun.elapsed();
+            assert!(took >= Duration::from_millis(ms), "fired early: {took:?} < {ms} ms");
+            assert!(
+                took <= Duration::from_millis(ms + at_most),
+                "fired late: {took:?} > {ms} + {at_most} ms"
+            );
         });
     }
 
     #[test]
     fn fires_never_early_and_at_most_a_step_late() {
-        for start in [0, 1, 7, 999, 12_345] {
+        for start in [0, 1_000, 7_000, 8_999, 999_500, 12_345_678] {
             for ms in [1, 2, 9, 10, 100, 500, 9_999] {
                 check_lateness(start, ms, 10);
             }
@@ -456,6 +458,16 @@ mod tests {
                 check_lateness(start, ms, 1_001);
             }
         }
+    }
+
+    #[test]
+    fn a_started_millisecond_does_not_count() {
+        paused(|timers| async move {
+            tokio::time::advance(Duration::from_micros(8_999)).await;
+            let timer = timers.register();
+            timer.set_in(1);
+            assert_eq!((timers.clock().now_ms(), timer.deadline()), (8, Some(10)));
+        });
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub mod contract;
 pub mod core;
 pub mod http;
 mod lower;
-mod lowering;
+pub mod lowering;
 pub mod program;
 pub mod regex;
 pub mod table;

@@ -44,7 +44,8 @@ pub struct Prefixes {
     pub prefix: Arc<str>,
     /// The folder of the configuration file.
     pub conf: Arc<str>,
-    /// The error log in force before the configuration names one (`-e`, or the compiled default).
+    /// The error log in force where the configuration names none (`-e`, or the compiled default); empty is standard
+    /// error.
     pub error_log: Arc<str>,
 }
 

@@ -95,6 +95,12 @@ impl Sender {
 }
 
 impl Receiver {
+    /// Closes both directions, whoever else holds the other half.
+    pub fn close(&self) {
+        // Fails only if the other end has done so before.
+        let _ = socket2::SockRef::from(&*self.0).shutdown(std::net::Shutdown::Both);
+    }
+
     /// The next message, or `None` when the other side closed between messages. Not cancel safe: give it a task of its
     /// own.
     ///
@@ -227,6 +233,15 @@ mod tests {
             answer.send(&FromWorker::Drained).await.unwrap();
             drop((answer, receiver));
             assert_eq!(answers.receive().await.unwrap(), Some(FromWorker::Drained));
+            assert_eq!(answers.receive::<FromWorker>().await.unwrap(), None);
+            assert_eq!(sender.send(&ToWorker::Quit).await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        });
+    }
+
+    #[test]
+    fn an_end_that_gives_up_is_noticed() {
+        with_ends(|(mut sender, mut answers), (_answer, receiver)| async move {
+            receiver.close();
             assert_eq!(answers.receive::<FromWorker>().await.unwrap(), None);
             assert_eq!(sender.send(&ToWorker::Quit).await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
         });

@@ -4,11 +4,24 @@
 
 pub mod args;
 pub mod channel;
+pub mod daemon;
+pub mod demo;
+mod glob;
+pub mod house;
+pub mod master;
 pub mod message;
 pub mod paths;
 pub mod pidfile;
 pub mod privileges;
+pub mod signaller;
+pub mod signals;
+pub mod sockets;
+pub mod spawn;
+pub mod startup;
 mod sys;
 #[cfg(test)]
 mod testing;
+pub mod title;
+pub mod verdict;
 pub mod wire;
+pub mod worker;

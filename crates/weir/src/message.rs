@@ -16,7 +16,10 @@ use std::sync::Arc;
 use crate::privileges::Identity;
 use crate::wire::{Malformed, Reader, Writer};
 
-/// A listening socket with the description that the engine gave it.
+/// A listening socket and [`crate::sockets::Group::description`].
+///
+/// Sockets of one description keep their order over all generations, and new ones come last: the worker recognises the
+/// ones that it has by their place, and every one of them must be accepted on, also when there are fewer threads now.
 #[derive(Clone, Debug)]
 pub struct PassedSocket {
     pub description: Vec<u8>,

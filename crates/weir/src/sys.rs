@@ -1,4 +1,4 @@
-//! The system calls that no crate wraps safely: taking over descriptors by number, and `setpriority`.
+//! The system calls that no crate wraps safely: descriptors by number, TCP options of listeners, `setpriority`.
 #![allow(unsafe_code)]
 
 use std::io::{self, IoSliceMut};
@@ -62,4 +62,50 @@ pub fn inherited_descriptors(numbers: &[RawFd]) -> Vec<Option<OwnedFd>> {
 pub fn set_priority(priority: i32) -> Result<(), Errno> {
     // SAFETY: takes numbers only.
     Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, priority) }).map(drop)
+}
+
+/// The options of listening TCP sockets that take an `int`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpOption {
+    /// Seconds to wait for data before a connection is accepted.
+    DeferAccept,
+    /// Length of the queue of fast-open connections.
+    FastOpen,
+    /// Seconds.
+    KeepIdle,
+    /// Seconds.
+    KeepInterval,
+    KeepCount,
+}
+
+impl TcpOption {
+    pub fn name(self) -> &'static str {
+        match self {
+            TcpOption::DeferAccept => "TCP_DEFER_ACCEPT",
+            TcpOption::FastOpen => "TCP_FASTOPEN",
+            TcpOption::KeepIdle => "TCP_KEEPIDLE",
+            TcpOption::KeepInterval => "TCP_KEEPINTVL",
+            TcpOption::KeepCount => "TCP_KEEPCNT",
+        }
+    }
+}
+
+/// Sets one.
+///
+/// # Errors
+/// Those of `setsockopt(2)`.
+pub fn set_tcp_option(socket: BorrowedFd<'_>, option: TcpOption, value: i32) -> Result<(), Errno> {
+    let number = match option {
+        TcpOption::DeferAccept => libc::TCP_DEFER_ACCEPT,
+        TcpOption::FastOpen => libc::TCP_FASTOPEN,
+        TcpOption::KeepIdle => libc::TCP_KEEPIDLE,
+        TcpOption::KeepInterval => libc::TCP_KEEPINTVL,
+        TcpOption::KeepCount => libc::TCP_KEEPCNT,
+    };
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the pointer is to an int that lives over the call, and the length is that of an int.
+    let result = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, number, (&raw const value).cast(), length)
+    };
+    Errno::result(result).map(drop)
 }

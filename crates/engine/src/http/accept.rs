@@ -18,15 +18,12 @@ impl Drop for Active {
     }
 }
 
-/// Serves a connection that `listener` took from `peer`, until it ends. The acceptor spawns this on its reactor.
+/// Serves a connection that a listener took, until it ends.
 ///
 /// `listener` is the address of the listening socket, as it is among the generation's sockets.
-pub async fn serve(reactor: Rc<Reactor>, listener: Arc<Address>, socket: Socket, peer: Address) {
-    let counters = &reactor.counters;
-    counters.accepted.fetch_add(1, Ordering::Relaxed);
-    counters.handled.fetch_add(1, Ordering::Relaxed);
-    counters.active.fetch_add(1, Ordering::Relaxed);
-    let _active = Active(Arc::clone(counters));
+pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket: Socket, peer: Address) {
+    reactor.counters.active.fetch_add(1, Ordering::Relaxed);
+    let _active = Active(Arc::clone(&reactor.counters));
     let generation = reactor.current();
     // A socket that is gone already has no address any more, and nobody to be told.
     let Ok(local) = socket.local_addr() else { return };

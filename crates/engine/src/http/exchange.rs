@@ -124,6 +124,8 @@ pub struct Exchange {
     /// The tunnel that the connection becomes after this response.
     pub(crate) upgraded: Option<Box<Tunnel>>,
     pub upstream_states: Vec<UpstreamState>,
+    /// The headers of the last upstream response, where the configuration asks for any (`$upstream_http_…`).
+    pub upstream_headers: Option<crate::http::Headers>,
     /// Bytes per second to the client; 0 is no bound.
     pub limit_rate: u64,
     request_id: RefCell<Option<[u8; 32]>>,
@@ -170,6 +172,7 @@ impl Exchange {
             request_id: RefCell::default(),
             upgraded: None,
             upstream_states: Vec::new(),
+            upstream_headers: None,
             limit_rate: 0,
             captures: RefCell::default(),
             values: RefCell::default(),
@@ -386,7 +389,7 @@ impl Exchange {
                 line.quoted("request", self.head.request_line());
             }
             if let Some(upstream) = self.upstream_states.last().and_then(UpstreamState::url) {
-                line.quoted("upstream", upstream);
+                line.quoted("upstream", &upstream);
             }
             if let Some(host) = self.header(Known::Host) {
                 line.quoted("host", host);

@@ -148,8 +148,10 @@ pub struct Response {
     pub charset: Option<Text>,
     /// Length of the body before any transfer coding; `None` is not known.
     pub content_length: Option<u64>,
-    /// Seconds since the epoch.
+    /// Seconds since the epoch; written as `Last-Modified`.
     pub last_modified: Option<i64>,
+    /// The time of a `Last-Modified` that stands among the headers already, as an upstream wrote it.
+    pub modified: Option<i64>,
     /// An absolute path is completed with scheme, host and port where `absolute_redirect` says so.
     pub location: Option<Text>,
     pub headers: Headers,

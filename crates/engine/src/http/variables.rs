@@ -324,6 +324,26 @@ fn sent_http(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
     }
 }
 
+/// A header of the upstream's response, whether or not it went on to the client.
+pub(crate) fn upstream_http(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
+    let Some(headers) = &x.upstream_headers else { return false };
+    joined(headers.iter().filter(|(n, _)| is_named(n, name)).map(|(_, v)| v), b", ", out)
+}
+
+/// A cookie that the upstream sets.
+pub(crate) fn upstream_cookie(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
+    let Some(headers) = &x.upstream_headers else { return false };
+    for value in headers.all(b"Set-Cookie") {
+        let pair = value.split(|b| *b == b';').next().unwrap_or_default();
+        let Some(at) = memchr::memchr(b'=', pair) else { continue };
+        if pair[..at].trim_ascii().eq_ignore_ascii_case(name.as_bytes()) {
+            out.extend_from_slice(pair[at + 1..].trim_ascii());
+            return true;
+        }
+    }
+    false
+}
+
 fn cookie(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
     for line in x.head.all(Known::Cookie) {
         for pair in line.split(|b| *b == b';' || *b == b',') {

@@ -18,6 +18,7 @@ pub struct Span {
 }
 
 impl Span {
+    #[inline]
     pub(crate) fn raw(start: usize, end: usize) -> Self {
         Self { start: start as u32, end: end as u32 }
     }
@@ -34,6 +35,11 @@ impl Span {
     /// Whether it holds no byte.
     pub fn is_empty(self) -> bool {
         self.start == self.end
+    }
+
+    /// Where it starts among the bytes received.
+    pub(crate) fn start(self) -> usize {
+        (self.start & !OWN) as usize
     }
 
     #[inline]
@@ -58,45 +64,63 @@ pub struct Field {
 #[derive(Clone, Debug)]
 pub(crate) struct Fields {
     pub(crate) list: Vec<Field>,
-    /// A bit per `Known` seen; `first` is only read where it is set, so that it needs no clearing.
-    present: u128,
     first: [u16; Known::COUNT],
 }
 
+/// No such field.
+const NONE: u16 = u16::MAX;
+
 impl Default for Fields {
     fn default() -> Self {
-        Self { list: Vec::new(), present: 0, first: [0; Known::COUNT] }
+        Self { list: Vec::new(), first: [NONE; Known::COUNT] }
     }
 }
 
 impl Fields {
     pub(crate) fn clear(&mut self) {
         self.list.clear();
-        self.present = 0;
+        self.first = [NONE; Known::COUNT];
     }
 
+    /// Adds a field; true if it is the first of its name, as far as the name is known.
     #[inline]
-    pub(crate) fn push(&mut self, field: Field) {
-        if self.present & field.known.bit() == 0 {
-            self.present |= field.known.bit();
-            self.first[field.known as usize] = self.list.len().min(u16::MAX as usize) as u16;
+    pub(crate) fn push(&mut self, field: Field) -> bool {
+        let first = &mut self.first[field.known as usize];
+        let is_first = *first == NONE;
+        if is_first {
+            *first = self.list.len().min(NONE as usize - 1) as u16;
         }
         self.list.push(field);
+        is_first
     }
 
     #[inline]
     pub(crate) fn has(&self, known: Known) -> bool {
-        self.present & known.bit() != 0
+        self.first[known as usize] != NONE
     }
 
     #[inline]
     pub(crate) fn first(&self, known: Known) -> Option<&Field> {
-        if !self.has(known) || known == Known::Other {
+        let at = self.first[known as usize];
+        if at == NONE {
             return None;
         }
-        let at = self.first[known as usize] as usize;
-        self.list.get(at..)?.iter().find(|field| field.known == known)
+        // Only a head of more fields than an index can tell makes this look further than at one.
+        self.list.get(at as usize..)?.iter().find(|field| field.known == known)
     }
+}
+
+/// A set of known headers.
+pub(crate) type Set = [bool; Known::COUNT];
+
+pub(crate) const fn set(of: &[Known]) -> Set {
+    let mut set = [false; Known::COUNT];
+    let mut at = 0;
+    while at < of.len() {
+        set[of[at] as usize] = true;
+        at += 1;
+    }
+    set
 }
 
 /// What a byte means inside of a header name.
@@ -162,7 +186,7 @@ enum Stage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
     /// A line `name: value`; `odd` tells of characters that a name must not have.
-    Field { name: Span, value: Span, odd: bool },
+    Field { field: Field, odd: bool },
     /// The empty line.
     End,
     /// All bytes are read; come back with more.
@@ -194,17 +218,18 @@ impl Scan {
         Self { pos, line: pos, ..Self::default() }
     }
 
-    /// Where the value of the last line starts.
-    pub(crate) fn value_start(&self) -> usize {
-        self.value
-    }
-
-    /// Where it ends, without the spaces behind it.
+    /// Where the value of the last line ends, without the spaces behind it.
     pub(crate) fn value_end(&self) -> usize {
         self.value_end
     }
 
+    /// Whether the next byte starts a line, so that `ordinary` may be tried.
     #[inline]
+    pub(crate) fn at_line(&self) -> bool {
+        self.stage == Stage::Start
+    }
+
+    /// The next line, or what stands in its place.
     pub(crate) fn next(&mut self, buf: &[u8], rules: Rules) -> Result<Line, BadLine> {
         loop {
             match self.stage {
@@ -242,7 +267,7 @@ impl Scan {
                             self.value = self.pos;
                             self.value_end = self.pos;
                             if byte == b'\n' {
-                                return Ok(self.field());
+                                return Ok(self.field(buf));
                             }
                             self.stage = Stage::Cr;
                         }
@@ -281,14 +306,14 @@ impl Scan {
                         self.value_end -= 1;
                     }
                     if byte == b'\n' {
-                        return Ok(self.field());
+                        return Ok(self.field(buf));
                     }
                     self.pos += 1;
                     self.stage = Stage::Cr;
                 }
                 Stage::Cr => match buf.get(self.pos) {
                     None => return Ok(Line::Partial),
-                    Some(b'\n') => return Ok(self.field()),
+                    Some(b'\n') => return Ok(self.field(buf)),
                     Some(_) => return Err(BadLine { end: self.value_end }),
                 },
                 Stage::LastCr => match buf.get(self.pos) {
@@ -314,13 +339,13 @@ impl Scan {
     }
 
     /// The line that ends with the LF at `pos`.
-    #[inline]
-    fn field(&mut self) -> Line {
+    fn field(&mut self, buf: &[u8]) -> Line {
         self.pos += 1;
         self.stage = Stage::Start;
+        let name = Span::raw(self.line, self.name_end);
+        let known = if self.odd { Known::Other } else { Known::of(name.of(buf, &[])) };
         Line::Field {
-            name: Span::raw(self.line, self.name_end),
-            value: Span::raw(self.value, self.value_end),
+            field: Field { name, value: Span::raw(self.value, self.value_end), known },
             odd: self.odd,
         }
     }
@@ -328,4 +353,77 @@ impl Scan {
     fn is_status_line(&self, buf: &[u8]) -> bool {
         buf.get(self.line..=self.pos) == Some(b"HTTP/".as_slice())
     }
+}
+
+/// How many zero bytes must stand behind what was received, so that `ordinary` can look ahead without looking for the end.
+pub(crate) const PADDING: usize = 64;
+const AHEAD: usize = 32;
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+
+/// The line at `pos` and where the next one starts, if all of it is there and it is as most are: a plain name, CR LF at its end.
+///
+/// `padded` is what was received with `PADDING` behind it; no line runs into the padding, since a zero byte ends every search.
+#[inline]
+pub(crate) fn ordinary(padded: &[u8], pos: usize) -> Option<(Field, usize)> {
+    let window: &[u8; AHEAD] = padded.get(pos..)?.first_chunk()?;
+    let name_len = find(window, |word| zeros(word ^ (ONES * b':' as u64)))?;
+    let known = Known::within(window, name_len);
+    if known == Known::Other && !is_plain(&window[..name_len]) {
+        return None;
+    }
+    let name_end = pos + name_len;
+    let mut value = name_end + 1;
+    if *padded.get(value)? == b' ' {
+        value += 1;
+        while *padded.get(value)? == b' ' {
+            value += 1;
+        }
+    }
+    let mut cr = value;
+    loop {
+        let ahead = padded.get(cr..)?.first_chunk()?;
+        if let Some(found) = find(ahead, controls) {
+            cr += found;
+            break;
+        }
+        cr += AHEAD;
+    }
+    if *padded.get(cr..)?.first_chunk()? != *b"\r\n" {
+        return None;
+    }
+    let mut end = cr;
+    while *padded.get(end - 1)? == b' ' && end > value {
+        end -= 1;
+    }
+    Some((Field { name: Span::raw(pos, name_end), value: Span::raw(value, end), known }, cr + 2))
+}
+
+fn is_plain(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(|byte| CLASSES[*byte as usize] == Class::Plain)
+}
+
+/// Marks the zero bytes of a word; nothing below the lowest mark is wrong.
+#[inline]
+fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(ONES) & !word & HIGHS
+}
+
+/// Marks the bytes of a word that are below a space; nothing below the lowest mark is wrong.
+#[inline]
+fn controls(word: u64) -> u64 {
+    word.wrapping_sub(ONES * b' ' as u64) & !word & HIGHS
+}
+
+/// The first byte that `mark` marks.
+#[inline(always)]
+fn find(bytes: &[u8; AHEAD], mark: impl Fn(u64) -> u64) -> Option<usize> {
+    let (words, _) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let marks = mark(u64::from_le_bytes(*word));
+        if marks != 0 {
+            return Some(at * 8 + marks.trailing_zeros() as usize / 8);
+        }
+    }
+    None
 }

@@ -17,13 +17,39 @@ pub struct Host {
     pub upper: bool,
 }
 
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'-' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'='
-        )
+/// What a byte means in a host.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Class {
+    Plain,
+    Upper,
+    Dot,
+    Colon,
+    Bracket,
+    Percent,
+    Bad,
 }
+
+const fn classes() -> [Class; 256] {
+    let mut classes = [Class::Bad; 256];
+    let mut at = 0;
+    while at < 256 {
+        classes[at] = match at as u8 {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'~' => Class::Plain,
+            b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=' => Class::Plain,
+            b'A'..=b'Z' => Class::Upper,
+            b'.' => Class::Dot,
+            b':' => Class::Colon,
+            b']' => Class::Bracket,
+            b'%' => Class::Percent,
+            _ => Class::Bad,
+        };
+        at += 1;
+    }
+    classes
+}
+
+static CLASSES: [Class; 256] = classes();
 
 /// Checks a host with its optional port: RFC 3986's `reg-name` or a bracketed literal, no empty labels inside.
 pub fn validate_host(text: &[u8]) -> Result<Host, BadHost> {
@@ -32,26 +58,29 @@ pub fn validate_host(text: &[u8]) -> Result<Host, BadHost> {
     let mut last_dot = None;
     let mut at = usize::from(literal);
     let end = loop {
+        while text.get(at).is_some_and(|byte| CLASSES[*byte as usize] == Class::Plain) {
+            at += 1;
+        }
         let Some(&byte) = text.get(at) else {
             if literal {
                 return Err(BadHost);
             }
             break at;
         };
-        match byte {
-            b'A'..=b'Z' => upper = true,
-            b'.' => {
+        match CLASSES[byte as usize] {
+            Class::Plain => {}
+            Class::Upper => upper = true,
+            Class::Dot => {
                 if at > 0 && last_dot == Some(at - 1) {
                     return Err(BadHost);
                 }
                 last_dot = Some(at);
             }
-            b':' if !literal => break at,
-            b':' => {}
-            b']' if literal => break at + 1,
-            b'%' if !literal => {}
-            byte if is_host_byte(byte) => {}
-            _ => return Err(BadHost),
+            Class::Colon if !literal => break at,
+            Class::Colon => {}
+            Class::Bracket if literal => break at + 1,
+            Class::Percent if !literal => {}
+            Class::Bracket | Class::Percent | Class::Bad => return Err(BadHost),
         }
         at += 1;
     };

@@ -17,6 +17,7 @@ pub mod date;
 mod fields;
 mod host;
 mod known;
+mod limits;
 pub mod request;
 mod request_line;
 pub mod response;

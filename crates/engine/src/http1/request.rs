@@ -2,47 +2,13 @@
 
 use std::borrow::Cow;
 
-use super::fields::{BadLine, Field, Fields, LONGEST, Line, Rules, Scan, Span};
+use super::fields::{BadLine, Field, Fields, LONGEST, Line, PADDING, Rules, Scan, Set, Span, ordinary, set};
 use super::known::Known;
+use super::limits::Room;
 use super::request_line::{BadRequestLine, RequestLine};
 use super::{host, uri};
 
-/// What the directives of the server allow a head to be. nginx takes them from the default server of the address (or the one that
-/// SNI chose), since they are needed before `Host` is read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// `client_header_buffer_size`, in bytes: what is read into first.
-    pub header_buffer: usize,
-    /// `large_client_header_buffers`: how many.
-    pub large_buffers: usize,
-    /// `large_client_header_buffers`: the size of each, in bytes; no line may be longer.
-    pub large_buffer: usize,
-    /// `max_headers`: header lines, ignored ones not counted.
-    pub max_headers: usize,
-    /// `merge_slashes`.
-    pub merge_slashes: bool,
-    /// `ignore_invalid_headers`: lines with odd names are left out rather than passed on.
-    pub ignore_invalid_headers: bool,
-    /// `underscores_in_headers`: `_` is no odd character.
-    pub underscores_in_headers: bool,
-    /// `allow_connect`: CONNECT over HTTP/1.1 is not answered with 405.
-    pub allow_connect: bool,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            header_buffer: 1024,
-            large_buffers: 4,
-            large_buffer: 8192,
-            max_headers: 1000,
-            merge_slashes: true,
-            ignore_invalid_headers: true,
-            underscores_in_headers: false,
-            allow_connect: false,
-        }
-    }
-}
+pub use super::limits::Limits;
 
 /// A method that nginx tells from others; the name as sent is in the head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -151,19 +117,22 @@ pub enum Parsed {
     Complete(usize),
 }
 
-/// Headers that a request may have once; a second one is a 400.
-const UNIQUE: u128 = Known::Host.bit()
-    | Known::IfModifiedSince.bit()
-    | Known::IfUnmodifiedSince.bit()
-    | Known::IfMatch.bit()
-    | Known::IfNoneMatch.bit()
-    | Known::ContentLength.bit()
-    | Known::ContentRange.bit()
-    | Known::IfRange.bit()
-    | Known::TransferEncoding.bit()
-    | Known::Expect.bit()
-    | Known::Authorization.bit()
-    | Known::ProxyAuthorization.bit();
+/// Headers that a request may have once, a second one being a 400, and `Connection`.
+static JUDGED: Set = set(&[
+    Known::Connection,
+    Known::Host,
+    Known::IfModifiedSince,
+    Known::IfUnmodifiedSince,
+    Known::IfMatch,
+    Known::IfNoneMatch,
+    Known::ContentLength,
+    Known::ContentRange,
+    Known::IfRange,
+    Known::TransferEncoding,
+    Known::Expect,
+    Known::Authorization,
+    Known::ProxyAuthorization,
+]);
 
 /// How many bytes are taken over at once: a head fits, and little of a body is copied in vain.
 const GULP: usize = 4096;
@@ -172,17 +141,23 @@ const GULP: usize = 4096;
 ///
 /// Made once a connection and reset between requests; it keeps its buffers.
 /// After a `Reject` it holds what was understood until then, for the log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Head {
     raw: Vec<u8>,
+    /// What is not in `raw` as it is meant: a normalised path, a lower-cased host.
     own: Vec<u8>,
+    fields: Fields,
+    ignored: Vec<Span>,
+    now: Now,
+}
+
+/// What a reset clears.
+#[derive(Clone, Copy, Debug)]
+struct Now {
     line: RequestLine,
     scan: Scan,
     room: Room,
     line_done: bool,
-    fields: Fields,
-    ignored: Vec<Span>,
-    counted: usize,
     method: Method,
     version: Version,
     path: Span,
@@ -195,18 +170,13 @@ pub struct Head {
     chunked: bool,
 }
 
-impl Default for Head {
+impl Default for Now {
     fn default() -> Self {
         Self {
-            raw: Vec::new(),
-            own: Vec::new(),
             line: RequestLine::default(),
             scan: Scan::default(),
             room: Room::default(),
             line_done: false,
-            fields: Fields::default(),
-            ignored: Vec::new(),
-            counted: 0,
             method: Method::Other,
             version: Version::HTTP_10,
             path: Span::default(),
@@ -230,8 +200,7 @@ impl Head {
     /// Forgets the request; buffers of an ordinary size stay.
     pub fn reset(&mut self) {
         const KEPT: usize = 8192;
-        let Self { raw, own, fields, ignored, .. } = std::mem::take(self);
-        (self.raw, self.own, self.fields, self.ignored) = (raw, own, fields, ignored);
+        self.now = Now::default();
         self.raw.clear();
         self.raw.shrink_to(KEPT);
         self.own.clear();
@@ -249,6 +218,7 @@ impl Head {
         if self.raw.is_empty() {
             // Blank lines before a request line are passed over.
             taken = input.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(input.len());
+            self.now.room.open(taken, limits);
         }
         loop {
             let rest = input.get(taken..).unwrap_or_default();
@@ -261,67 +231,93 @@ impl Head {
                 return Err(Reject::new(494, "client sent too large request"));
             }
             self.raw.extend_from_slice(&rest[..gulp]);
-            if let Some(end) = self.advance(limits)? {
-                self.raw.truncate(end);
+            let received = self.raw.len();
+            self.raw.extend_from_slice(&[0; PADDING]);
+            let end = self.advance(received, limits);
+            self.raw.truncate(if let Ok(Some(end)) = end { end } else { received });
+            if let Some(end) = end? {
                 return Ok(Parsed::Complete(taken + end - before));
             }
             taken += gulp;
         }
     }
 
-    /// The offset behind the head, once it is complete.
-    fn advance(&mut self, limits: &Limits) -> Result<Option<usize>, Reject> {
-        if !self.line_done {
-            let known_method = self.line.method_is_over();
-            let done = self.line.run(&self.raw);
-            if !known_method && self.line.method_is_over() {
-                self.method = Method::of(self.raw.get(..self.line.method_end).unwrap_or_default());
+    /// The offset behind the head, once it is complete; `raw` holds what was received and padding behind it.
+    fn advance(&mut self, received: usize, limits: &Limits) -> Result<Option<usize>, Reject> {
+        if !self.now.line_done {
+            let known_method = self.now.line.method_is_over();
+            let done = self.now.line.run(self.raw.get(..received).unwrap_or_default());
+            if !known_method && self.now.line.method_is_over() {
+                self.now.method = Method::of(self.raw.get(..self.now.line.method_end).unwrap_or_default());
             }
             match done {
                 Ok(done) => {
-                    if self.line.pos == 0 {
+                    if self.now.line.pos == 0 {
                         return Ok(None);
                     }
-                    self.room.open(limits);
-                    if !self.room.take(self.line.pos, done, limits) {
+                    if !self.now.room.take(self.now.line.pos, done, limits) {
                         return Err(Reject::new(414, "client sent too long URI"));
                     }
                     if !done {
                         return Ok(None);
                     }
                 }
-                Err(bad) => return Err(self.bad_line(bad)),
+                Err(bad) => {
+                    // What does not fit is never looked at.
+                    let complete = bad == BadRequestLine::Http09Method;
+                    if !self.now.room.take(self.now.line.pos, complete, limits) {
+                        return Err(Reject::new(414, "client sent too long URI"));
+                    }
+                    return Err(self.bad_line(bad));
+                }
             }
-            self.line_done = true;
-            self.version = Version(self.line.version());
+            self.now.line_done = true;
+            self.now.version = Version(self.now.line.version());
             self.place_uri(limits)?;
-            if self.version < Version::HTTP_10 {
-                return Ok(Some(self.line.pos));
+            if self.now.version < Version::HTTP_10 {
+                return Ok(Some(self.now.line.pos));
             }
-            self.scan = Scan::at(self.line.pos);
+            self.now.scan = Scan::at(self.now.line.pos);
         }
         let rules = Rules { underscores: limits.underscores_in_headers, skip_status_lines: false };
         loop {
-            let line = match self.scan.next(&self.raw, rules) {
+            if self.now.scan.at_line() {
+                while let Some((field, next)) = ordinary(&self.raw, self.now.scan.pos) {
+                    if !self.now.room.take(next - self.now.scan.pos, true, limits) {
+                        self.now.scan = Scan::at(self.now.scan.pos);
+                        return Err(self.too_large());
+                    }
+                    self.now.scan.pos = next;
+                    self.field(field, limits)?;
+                }
+            }
+            let line = match self.now.scan.next(self.raw.get(..received).unwrap_or_default(), rules) {
                 Ok(line) => line,
+                Err(_) if !self.now.room.take(self.now.scan.pos - self.now.scan.line, false, limits) => {
+                    return Err(self.too_large());
+                }
                 Err(bad) => return Err(self.bad_field(bad)),
             };
             match line {
-                Line::Field { name, value, odd } => {
-                    if !self.room.take(self.scan.pos - self.scan.line, true, limits) {
+                Line::Field { field, odd } => {
+                    if !self.now.room.take(self.now.scan.pos - self.now.scan.line, true, limits) {
                         return Err(self.too_large());
                     }
-                    self.field(name, value, odd, limits)?;
+                    if odd && limits.ignore_invalid_headers {
+                        self.ignored.push(Span::raw(self.now.scan.line, self.now.scan.value_end()));
+                    } else {
+                        self.field(field, limits)?;
+                    }
                 }
                 Line::End => {
-                    if !self.room.take(self.scan.pos - self.scan.line, true, limits) {
+                    if !self.now.room.take(self.now.scan.pos - self.now.scan.line, true, limits) {
                         return Err(self.too_large());
                     }
                     self.judge(limits)?;
-                    return Ok(Some(self.scan.pos));
+                    return Ok(Some(self.now.scan.pos));
                 }
                 Line::Partial => {
-                    if !self.room.take(self.scan.pos - self.scan.line, false, limits) {
+                    if !self.now.room.take(self.now.scan.pos - self.now.scan.line, false, limits) {
                         return Err(self.too_large());
                     }
                     return Ok(None);
@@ -331,7 +327,7 @@ impl Head {
     }
 
     fn place_uri(&mut self, limits: &Limits) -> Result<(), Reject> {
-        let line = &self.line;
+        let line = &self.now.line;
         let scan = line.uri;
         let path_end = scan.args.map_or(line.uri_end, |args| args - 1);
         if scan.needs_work() || line.empty_path {
@@ -341,83 +337,78 @@ impl Head {
             }
             let normal = uri::normalize(written, limits.merge_slashes, &mut self.own)
                 .map_err(|uri::BadUri| Reject::new(400, "client sent invalid request"))?;
-            self.path = Span::own(0, normal.path_end);
-            self.exten = normal.exten.map_or(Span::default(), |exten| Span::own(exten, normal.path_end));
-            self.args = normal.args.map_or(Span::default(), |(start, end)| {
+            self.now.path = Span::own(0, normal.path_end);
+            self.now.exten = normal.exten.map_or(Span::default(), |exten| Span::own(exten, normal.path_end));
+            self.now.args = normal.args.map_or(Span::default(), |(start, end)| {
                 Span::raw(line.uri_start + start, line.uri_start + end)
             });
         } else {
-            self.path = Span::raw(line.uri_start, path_end);
-            self.exten = scan.exten.map_or(Span::default(), |exten| Span::raw(exten, path_end));
-            self.args = scan.args.map_or(Span::default(), |args| Span::raw(args, line.uri_end));
+            self.now.path = Span::raw(line.uri_start, path_end);
+            self.now.exten = scan.exten.map_or(Span::default(), |exten| Span::raw(exten, path_end));
+            self.now.args = scan.args.map_or(Span::default(), |args| Span::raw(args, line.uri_end));
         }
         if let Some((start, end)) = line.host {
-            (self.host, self.port) = host::place(&self.raw, start, end, &mut self.own)
+            (self.now.host, self.now.port) = host::place(&self.raw, start, end, &mut self.own)
                 .map_err(|host::BadHost| Reject::new(400, "client sent invalid host in request line"))?;
         }
         Ok(())
     }
 
-    #[inline]
-    fn field(&mut self, name: Span, value: Span, odd: bool, limits: &Limits) -> Result<(), Reject> {
-        if odd && limits.ignore_invalid_headers {
-            self.ignored.push(Span::raw(self.scan.line, self.scan.value_end()));
-            return Ok(());
-        }
-        if self.counted >= limits.max_headers {
+    #[inline(always)]
+    fn field(&mut self, field: Field, limits: &Limits) -> Result<(), Reject> {
+        if self.fields.list.len() >= limits.max_headers {
             return Err(Reject { linger: true, ..Reject::new(494, "client sent too many header lines") });
         }
-        self.counted += 1;
-        let known = if odd { Known::Other } else { Known::of(self.get(name)) };
-        let field = Field { name, value, known };
-        if UNIQUE & known.bit() != 0
-            && let Some(previous) = self.fields.first(known)
-        {
-            return Err(self.duplicate(field, *previous));
+        let is_first = self.fields.push(field);
+        if JUDGED[field.known as usize] { self.judge_field(field, is_first) } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn judge_field(&mut self, field: Field, is_first: bool) -> Result<(), Reject> {
+        if field.known == Known::Connection {
+            self.connection_field(field.value);
+        } else if !is_first {
+            return Err(self.duplicate(field));
+        } else if field.known == Known::Host {
+            return self.host_field(field.value);
         }
-        self.fields.push(field);
-        match known {
-            Known::Host => self.host_field(value),
-            Known::Connection => {
-                self.connection_field(value);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
+        Ok(())
     }
 
     fn host_field(&mut self, value: Span) -> Result<(), Reject> {
-        let start = self.scan.value_start();
+        let start = value.start();
         let (host, port) = host::place(&self.raw, start, start + value.len(), &mut self.own)
             .map_err(|host::BadHost| Reject::new(400, "client sent invalid host header"))?;
         // The host of an absolute form wins (RFC 9112 section 3.2.2).
-        if self.host.is_empty() {
-            (self.host, self.port) = (host, port);
+        if self.now.host.is_empty() {
+            (self.now.host, self.now.port) = (host, port);
         }
         Ok(())
     }
 
     fn connection_field(&mut self, value: Span) {
         let value = self.get(value);
-        if holds(value, b"close") {
-            self.persistence = Persistence::Close;
+        if value.eq_ignore_ascii_case(b"keep-alive") {
+            self.now.persistence = Persistence::KeepAlive;
+        } else if holds(value, b"close") {
+            self.now.persistence = Persistence::Close;
         } else if holds(value, b"keep-alive") {
-            self.persistence = Persistence::KeepAlive;
+            self.now.persistence = Persistence::KeepAlive;
         }
     }
 
     /// What can only be said of the head as a whole.
     fn judge(&mut self, limits: &Limits) -> Result<(), Reject> {
-        if !self.fields.has(Known::Host) && self.version > Version::HTTP_10 {
+        if !self.fields.has(Known::Host) && self.now.version > Version::HTTP_10 {
             return Err(Reject::new(400, "client sent HTTP/1.1 request without \"Host\" header"));
         }
         if let Some(length) = self.first(Known::ContentLength) {
             let length = decimal(length)
                 .ok_or_else(|| Reject::new(400, "client sent invalid \"Content-Length\" header"))?;
-            self.content_length = Some(length);
+            self.now.content_length = Some(length);
         }
         if let Some(coding) = self.first(Known::TransferEncoding) {
-            if self.version < Version::HTTP_11 {
+            if self.now.version < Version::HTTP_11 {
                 return Err(Reject::new(
                     400,
                     "client sent HTTP/1.0 request with \"Transfer-Encoding\" header",
@@ -427,23 +418,23 @@ impl Head {
                 let parts: [&[u8]; 3] = [b"client sent unknown \"Transfer-Encoding\": \"", coding, b"\""];
                 return Err(Reject::quoting(501, &parts));
             }
-            if self.content_length.is_some() {
+            if self.now.content_length.is_some() {
                 return Err(Reject::new(
                     400,
                     "client sent \"Content-Length\" and \"Transfer-Encoding\" headers at the same time",
                 ));
             }
-            self.chunked = true;
+            self.now.chunked = true;
         }
-        if self.method == Method::Connect {
-            if self.version != Version::HTTP_11 || !limits.allow_connect {
+        if self.now.method == Method::Connect {
+            if self.now.version != Version::HTTP_11 || !limits.allow_connect {
                 return Err(Reject::new(405, "client sent CONNECT method"));
             }
-            if self.content_length.is_some_and(|length| length > 0) || self.chunked {
+            if self.now.content_length.is_some_and(|length| length > 0) || self.now.chunked {
                 return Err(Reject::new(400, "client sent CONNECT request with body"));
             }
         }
-        if self.method == Method::Trace {
+        if self.now.method == Method::Trace {
             return Err(Reject::new(405, "client sent TRACE method"));
         }
         Ok(())
@@ -457,7 +448,7 @@ impl Head {
             BadRequestLine::Version => Reject::new(505, "client sent invalid version"),
             BadRequestLine::Http09Method => {
                 // The answer goes out as the request came: without a head.
-                self.version = Version::HTTP_09;
+                self.now.version = Version::HTTP_09;
                 Reject::new(400, "client sent invalid method in HTTP/0.9 request")
             }
         }
@@ -465,13 +456,14 @@ impl Head {
 
     #[cold]
     fn bad_field(&self, bad: BadLine) -> Reject {
-        let shown = self.raw.get(self.scan.line..bad.end).unwrap_or_default();
+        let shown = self.raw.get(self.now.scan.line..bad.end).unwrap_or_default();
         let byte = format!("\\x{:02x}...\"", self.raw.get(bad.end).copied().unwrap_or_default());
         Reject::quoting(400, &[b"client sent invalid header line: \"", shown, byte.as_bytes()])
     }
 
     #[cold]
-    fn duplicate(&self, field: Field, previous: Field) -> Reject {
+    fn duplicate(&self, field: Field) -> Reject {
+        let previous = self.fields.first(field.known).copied().unwrap_or_default();
         let what: &[u8] = if field.known == Known::Host { b"host header" } else { b"header line" };
         Reject::quoting(
             400,
@@ -495,11 +487,12 @@ impl Head {
     fn too_large(&self) -> Reject {
         /// What nginx's log line of 2048 bytes leaves for the quoted header.
         const SHOWN: usize = 2048 - 300;
-        let line = self.raw.get(self.scan.line..).unwrap_or_default();
-        let reject = if line.is_empty() {
+        let line = self.raw.get(self.now.scan.line..).unwrap_or_default();
+        let left = self.now.room.left();
+        let reject = if left == 0 || line.is_empty() {
             Reject::new(494, "client sent too large request")
         } else {
-            let shown = &line[..line.len().min(self.room.buffer).min(SHOWN)];
+            let shown = &line[..line.len().min(left).min(SHOWN)];
             Reject::quoting(494, &[b"client sent too long header line: \"", shown, b"...\""])
         };
         Reject { linger: true, ..reject }
@@ -523,13 +516,13 @@ impl Head {
 
     /// Whether the request line is complete, so that path, arguments and version can be asked for.
     pub fn has_line(&self) -> bool {
-        self.line_done
+        self.now.line_done
     }
 
     /// As sent; of an unfinished or refused request line, what came of it.
     pub fn request_line(&self) -> &[u8] {
-        if self.line_done || self.line.end > 0 {
-            return self.raw.get(..self.line.end).unwrap_or_default();
+        if self.now.line_done || self.now.line.end > 0 {
+            return self.raw.get(..self.now.line.end).unwrap_or_default();
         }
         let end = memchr::memchr2(b'\r', b'\n', &self.raw).unwrap_or(self.raw.len());
         &self.raw[..end]
@@ -537,67 +530,67 @@ impl Head {
 
     /// Which method.
     pub fn method(&self) -> Method {
-        self.method
+        self.now.method
     }
 
     /// As sent.
     pub fn method_name(&self) -> &[u8] {
-        self.raw.get(..self.line.method_end).unwrap_or_default()
+        self.raw.get(..self.now.line.method_end).unwrap_or_default()
     }
 
     /// 1.0 until the request line is complete.
     pub fn version(&self) -> Version {
-        self.version
+        self.now.version
     }
 
     /// As sent (`$server_protocol`), empty for HTTP/0.9.
     pub fn protocol(&self) -> &[u8] {
-        self.line.protocol.and_then(|start| self.raw.get(start..self.line.end)).unwrap_or_default()
+        self.now.line.protocol.and_then(|start| self.raw.get(start..self.now.line.end)).unwrap_or_default()
     }
 
     /// Decoded and normalised (`$uri`); never empty once the request line is complete.
     pub fn path(&self) -> &[u8] {
-        self.get(self.path)
+        self.get(self.now.path)
     }
 
     /// What follows the last dot of the last segment of the path.
     pub fn exten(&self) -> &[u8] {
-        self.get(self.exten)
+        self.get(self.now.exten)
     }
 
     /// Without `?`.
     pub fn args(&self) -> &[u8] {
-        self.get(self.args)
+        self.get(self.now.args)
     }
 
     /// As sent, arguments included (`$request_uri`); `/` for CONNECT and for an absolute form that ends with its host.
     pub fn unparsed_uri(&self) -> &[u8] {
-        self.raw.get(self.line.uri_start..self.line.uri_end).unwrap_or_default()
+        self.raw.get(self.now.line.uri_start..self.now.line.uri_end).unwrap_or_default()
     }
 
     /// Whether `unparsed_uri` starts with a path, so that it may be sent on as it is.
     pub fn has_valid_unparsed_uri(&self) -> bool {
-        !self.line.empty_path
+        !self.now.line.empty_path
     }
 
     /// Whether the path needed decoding or normalising, or holds a `+`: where it must be escaped again before it is sent on.
     pub fn is_quoted(&self) -> bool {
-        self.line.uri.quoted || self.line.uri.complex || self.line.uri.plus
+        self.now.line.uri.quoted || self.now.line.uri.complex || self.now.line.uri.plus
     }
 
     /// What stands before `://` in an absolute form.
     pub fn scheme(&self) -> &[u8] {
-        self.line.scheme.and_then(|(start, end)| self.raw.get(start..end)).unwrap_or_default()
+        self.now.line.scheme.and_then(|(start, end)| self.raw.get(start..end)).unwrap_or_default()
     }
 
     /// The host asked for, by the request line or else by `Host`: lower case, without port and trailing dot; empty if there is none.
     pub fn host(&self) -> &[u8] {
-        self.get(self.host)
+        self.get(self.now.host)
     }
 
     /// The port behind that host, 0 if none.
     pub fn port(&self) -> u16 {
-        self.port
+        self.now.port
     }
 
     /// In the order received, without ignored ones.
@@ -637,69 +630,30 @@ impl Head {
 
     /// The body has this many bytes, if it says so; never together with `is_chunked`.
     pub fn content_length(&self) -> Option<u64> {
-        self.content_length
+        self.now.content_length
     }
 
     /// The body comes in chunks.
     pub fn is_chunked(&self) -> bool {
-        self.chunked
+        self.now.chunked
     }
 
     /// Whether anything follows the head.
     pub fn has_body(&self) -> bool {
-        self.chunked || self.content_length.is_some_and(|length| length > 0)
+        self.now.chunked || self.now.content_length.is_some_and(|length| length > 0)
     }
 
     /// What `Connection` says.
     pub fn persistence(&self) -> Persistence {
-        self.persistence
+        self.now.persistence
     }
 
     /// Whether the client expects the connection to stay open.
     pub fn keeps_alive(&self) -> bool {
-        match self.persistence {
-            Persistence::Unsaid => self.version > Version::HTTP_10,
+        match self.now.persistence {
+            Persistence::Unsaid => self.now.version > Version::HTTP_10,
             Persistence::Close => false,
             Persistence::KeepAlive => true,
-        }
-    }
-}
-
-/// The buffers nginx would have filled by now: a head is too large when its lines, none of them split over two
-/// buffers, do not fit `client_header_buffer_size` and `large_client_header_buffers`.
-#[derive(Clone, Copy, Debug, Default)]
-struct Room {
-    /// Size of the buffer in use; 0 before the first.
-    buffer: usize,
-    /// Where the line that is being read starts in it.
-    used: usize,
-    large: usize,
-}
-
-impl Room {
-    fn open(&mut self, limits: &Limits) {
-        if self.buffer == 0 {
-            self.buffer = limits.header_buffer.max(1);
-        }
-    }
-
-    /// Makes room for a line of `len` bytes so far; false if there is none.
-    #[inline]
-    fn take(&mut self, len: usize, complete: bool, limits: &Limits) -> bool {
-        loop {
-            let left = self.buffer - self.used;
-            if len < left || (complete && len == left) {
-                if complete {
-                    self.used += len;
-                }
-                return true;
-            }
-            if (left > 0 && left >= limits.large_buffer) || self.large >= limits.large_buffers {
-                return false;
-            }
-            self.large += 1;
-            self.buffer = limits.large_buffer.max(1);
-            self.used = 0;
         }
     }
 }

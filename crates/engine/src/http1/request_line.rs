@@ -77,6 +77,12 @@ impl RequestLine {
 
     /// Reads on; true once the whole line is read, `pos` being behind its LF.
     pub(crate) fn run(&mut self, buf: &[u8]) -> Result<bool, BadRequestLine> {
+        if self.pos == 0 && buf.starts_with(b"GET /") {
+            self.method_end = 3;
+            self.pos = 4;
+            self.start_uri();
+            self.pos = 5;
+        }
         while let Some(&byte) = buf.get(self.pos) {
             match self.stage {
                 Stage::Start | Stage::Method => {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::fields::{BadLine, Field, Fields, LONGEST, Line, Rules, Scan, Span};
+use super::fields::{BadLine, Field, Fields, LONGEST, Line, PADDING, Rules, Scan, Set, Span, ordinary, set};
 use super::known::Known;
 use super::request::{Version, decimal, holds};
 
@@ -50,19 +50,24 @@ pub enum Framing {
     Tunnel,
 }
 
-/// Headers of which the first counts and later ones are left out.
-const SINGLE: u128 = Known::Status.bit()
-    | Known::ContentType.bit()
-    | Known::Date.bit()
-    | Known::LastModified.bit()
-    | Known::ETag.bit()
-    | Known::Server.bit()
-    | Known::Location.bit()
-    | Known::Refresh.bit()
-    | Known::Expires.bit()
-    | Known::XAccelRedirect.bit()
-    | Known::XAccelExpires.bit()
-    | Known::XAccelLimitRate.bit();
+/// Headers of which the first counts and later ones are left out, and those that frame the body.
+static JUDGED: Set = set(&[
+    Known::ContentLength,
+    Known::TransferEncoding,
+    Known::Connection,
+    Known::Status,
+    Known::ContentType,
+    Known::Date,
+    Known::LastModified,
+    Known::ETag,
+    Known::Server,
+    Known::Location,
+    Known::Refresh,
+    Known::Expires,
+    Known::XAccelRedirect,
+    Known::XAccelExpires,
+    Known::XAccelLimitRate,
+]);
 
 const GULP: usize = 4096;
 
@@ -90,11 +95,17 @@ enum Stage {
 #[derive(Clone, Debug, Default)]
 pub struct Head {
     raw: Vec<u8>,
+    fields: Fields,
+    dropped: Vec<Field>,
+    now: Now,
+}
+
+/// What a reset clears.
+#[derive(Clone, Copy, Debug, Default)]
+struct Now {
     stage: Stage,
     pos: usize,
     scan: Scan,
-    fields: Fields,
-    dropped: Vec<Field>,
     major: u16,
     minor: u16,
     status: u16,
@@ -114,8 +125,7 @@ impl Head {
     /// Forgets the answer; buffers of an ordinary size stay.
     pub fn reset(&mut self) {
         const KEPT: usize = 8192;
-        let Self { raw, fields, dropped, .. } = std::mem::take(self);
-        (self.raw, self.fields, self.dropped) = (raw, fields, dropped);
+        self.now = Now::default();
         self.raw.clear();
         self.raw.shrink_to(KEPT);
         self.fields.clear();
@@ -127,7 +137,7 @@ impl Head {
     /// # Errors
     /// `Invalid` as soon as the answer cannot be one; call `reset` before the next parse.
     pub fn parse(&mut self, input: &[u8], limit: usize) -> Result<Parsed, Invalid> {
-        let limit = limit.min(LONGEST);
+        let limit = limit.clamp(1, LONGEST);
         let whole = self.raw.len();
         let mut taken = 0;
         loop {
@@ -135,10 +145,11 @@ impl Head {
             if rest.is_empty() {
                 return Ok(Parsed::Partial);
             }
-            let gulp = rest.len().min(GULP).min((limit + 1).saturating_sub(self.raw.len())).max(1);
+            // What does not fit is never looked at.
+            let gulp = rest.len().min(GULP).min(limit.saturating_sub(self.raw.len()));
             let before = self.raw.len();
             self.raw.extend_from_slice(&rest[..gulp]);
-            if self.stage != Stage::Fields {
+            if self.now.stage != Stage::Fields {
                 match self.read_status_line() {
                     None => {
                         self.raw.truncate(whole);
@@ -148,12 +159,15 @@ impl Head {
                     Some(true) => self.open_fields()?,
                 }
             }
-            if self.stage == Stage::Fields
-                && let Some(end) = self.read_fields()?
-                && end <= limit
-            {
-                self.raw.truncate(end);
-                return Ok(Parsed::Complete(taken + end - before));
+            if self.now.stage == Stage::Fields {
+                let received = self.raw.len();
+                self.raw.extend_from_slice(&[0; PADDING]);
+                let end = self.read_fields(received);
+                self.raw.truncate(received);
+                if let Some(end) = end? {
+                    self.raw.truncate(end);
+                    return Ok(Parsed::Complete(taken + end - before));
+                }
             }
             if self.raw.len() >= limit {
                 return Err(Invalid::new("upstream sent too big header"));
@@ -164,49 +178,49 @@ impl Head {
 
     /// True when the line is complete, `None` when it is no status line.
     fn read_status_line(&mut self) -> Option<bool> {
-        while let Some(&byte) = self.raw.get(self.pos) {
-            match self.stage {
+        while let Some(&byte) = self.raw.get(self.now.pos) {
+            match self.now.stage {
                 Stage::Start | Stage::Protocol(_) => {
-                    let read = if let Stage::Protocol(read) = self.stage { read } else { 0 };
+                    let read = if let Stage::Protocol(read) = self.now.stage { read } else { 0 };
                     if b"HTTP/".get(read as usize) != Some(&byte) {
                         return None;
                     }
-                    self.stage = if byte == b'/' { Stage::MajorStart } else { Stage::Protocol(read + 1) };
+                    self.now.stage = if byte == b'/' { Stage::MajorStart } else { Stage::Protocol(read + 1) };
                 }
                 Stage::MajorStart if !matches!(byte, b'1'..=b'9') => return None,
-                Stage::Major if byte == b'.' => self.stage = Stage::MinorStart,
-                Stage::Minor if byte == b' ' => self.stage = Stage::Status(0),
+                Stage::Major if byte == b'.' => self.now.stage = Stage::MinorStart,
+                Stage::Minor if byte == b' ' => self.now.stage = Stage::Status(0),
                 Stage::MajorStart | Stage::Major => {
-                    self.major = number(self.major, byte)?;
-                    self.stage = Stage::Major;
+                    self.now.major = number(self.now.major, byte)?;
+                    self.now.stage = Stage::Major;
                 }
                 Stage::MinorStart | Stage::Minor => {
-                    self.minor = number(self.minor, byte)?;
-                    self.stage = Stage::Minor;
+                    self.now.minor = number(self.now.minor, byte)?;
+                    self.now.stage = Stage::Minor;
                 }
                 Stage::Status(0) if byte == b' ' => {}
                 Stage::Status(read) => {
-                    self.status = number(self.status, byte)?;
+                    self.now.status = number(self.now.status, byte)?;
                     if read == 0 {
-                        self.status_start = self.pos;
+                        self.now.status_start = self.now.pos;
                     }
-                    self.stage = if read == 2 { Stage::AfterStatus } else { Stage::Status(read + 1) };
+                    self.now.stage = if read == 2 { Stage::AfterStatus } else { Stage::Status(read + 1) };
                 }
                 Stage::AfterStatus | Stage::Text => match byte {
                     b'\r' | b'\n' => {
-                        self.status_end = self.pos;
-                        self.stage = if byte == b'\r' { Stage::Lf } else { Stage::Fields };
+                        self.now.status_end = self.now.pos;
+                        self.now.stage = if byte == b'\r' { Stage::Lf } else { Stage::Fields };
                     }
-                    b' ' | b'.' => self.stage = Stage::Text,
-                    _ if self.stage == Stage::Text => {}
+                    b' ' | b'.' => self.now.stage = Stage::Text,
+                    _ if self.now.stage == Stage::Text => {}
                     _ => return None,
                 },
-                Stage::Lf if byte == b'\n' => self.stage = Stage::Fields,
+                Stage::Lf if byte == b'\n' => self.now.stage = Stage::Fields,
                 Stage::Lf => return None,
                 Stage::Fields => return Some(true),
             }
-            self.pos += 1;
-            if self.stage == Stage::Fields {
+            self.now.pos += 1;
+            if self.now.stage == Stage::Fields {
                 return Some(true);
             }
         }
@@ -214,44 +228,58 @@ impl Head {
     }
 
     fn open_fields(&mut self) -> Result<(), Invalid> {
-        self.scan = Scan::at(self.pos);
+        self.now.scan = Scan::at(self.now.pos);
         if self.version() < Version::HTTP_11 {
-            if self.status == 103 {
+            if self.now.status == 103 {
                 return Err(Invalid::new("upstream sent HTTP/1.0 response with early hints"));
             }
-            self.close = true;
+            self.now.close = true;
         }
         Ok(())
     }
 
-    fn read_fields(&mut self) -> Result<Option<usize>, Invalid> {
+    /// The offset behind the head, once it is complete; `raw` holds what was received and padding behind it.
+    fn read_fields(&mut self, received: usize) -> Result<Option<usize>, Invalid> {
         loop {
-            match self.scan.next(&self.raw, RULES) {
-                Ok(Line::Field { name, value, odd }) => {
-                    let known = if odd { Known::Other } else { Known::of(self.get(name)) };
-                    self.field(Field { name, value, known })?;
+            if self.now.scan.at_line() {
+                while let Some((field, next)) = ordinary(&self.raw, self.now.scan.pos) {
+                    self.now.scan.pos = next;
+                    self.field(field)?;
                 }
-                Ok(Line::End) => return Ok(Some(self.scan.pos)),
+            }
+            match self.now.scan.next(self.raw.get(..received).unwrap_or_default(), RULES) {
+                Ok(Line::Field { field, .. }) => self.field(field)?,
+                Ok(Line::End) => return Ok(Some(self.now.scan.pos)),
                 Ok(Line::Partial) => return Ok(None),
-                Err(bad) => return Err(bad_field("header", &self.raw, &self.scan, bad)),
+                Err(bad) => return Err(bad_field("header", &self.raw, &self.now.scan, bad)),
             }
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn field(&mut self, field: Field) -> Result<(), Invalid> {
         // Early hints are passed on unjudged.
-        if self.status != 103 {
-            if SINGLE & field.known.bit() != 0 && self.fields.has(field.known) {
+        if JUDGED[field.known as usize] && self.now.status != 103 {
+            return self.judge_field(field);
+        }
+        self.fields.push(field);
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn judge_field(&mut self, field: Field) -> Result<(), Invalid> {
+        match field.known {
+            Known::ContentLength => self.length_field(field)?,
+            Known::TransferEncoding => self.coding_field(field)?,
+            Known::Connection => {
+                let value = self.get(field.value);
+                self.now.close |= !value.eq_ignore_ascii_case(b"keep-alive") && holds(value, b"close");
+            }
+            single if self.fields.has(single) => {
                 self.dropped.push(field);
                 return Ok(());
             }
-            match field.known {
-                Known::ContentLength => self.length_field(field)?,
-                Known::TransferEncoding => self.coding_field(field)?,
-                Known::Connection => self.close |= holds(self.get(field.value), b"close"),
-                _ => {}
-            }
+            _ => {}
         }
         self.fields.push(field);
         Ok(())
@@ -269,7 +297,7 @@ impl Head {
                 b"\"",
             ])
         })?;
-        self.content_length = Some(length);
+        self.now.content_length = Some(length);
         Ok(())
     }
 
@@ -283,7 +311,7 @@ impl Head {
                 b"\"",
             ]));
         }
-        self.chunked = true;
+        self.now.chunked = true;
         Ok(())
     }
 
@@ -329,22 +357,22 @@ impl Head {
 
     /// Three digits, as the upstream sent them: 0 to 999.
     pub fn status(&self) -> u16 {
-        self.status
+        self.now.status
     }
 
     /// The status with the upstream's own reason, as it is passed on: `200 OK`.
     pub fn status_line(&self) -> &[u8] {
-        self.raw.get(self.status_start..self.status_end).unwrap_or_default()
+        self.raw.get(self.now.status_start..self.now.status_end).unwrap_or_default()
     }
 
     /// Any, as far as it has three digits at most.
     pub fn version(&self) -> Version {
-        Version(self.major.saturating_mul(1000).saturating_add(self.minor))
+        Version(self.now.major.saturating_mul(1000).saturating_add(self.now.minor))
     }
 
     /// Whether another head follows this one (RFC 9110 section 15.2). nginx knows only 103 as such.
     pub fn is_interim(&self) -> bool {
-        matches!(self.status, 100..=199) && self.status != 101
+        matches!(self.now.status, 100..=199) && self.now.status != 101
     }
 
     /// In the order received, without dropped ones.
@@ -387,22 +415,22 @@ impl Head {
 
     /// As said by the head; `framing` knows whether it counts.
     pub fn content_length(&self) -> Option<u64> {
-        self.content_length
+        self.now.content_length
     }
 
     /// Whether the body comes in chunks.
     pub fn is_chunked(&self) -> bool {
-        self.chunked
+        self.now.chunked
     }
 
     /// Where the body ends, given the request it answers (RFC 9112 section 6.3). A 101 to a request that asked for no upgrade
     /// is the caller's to refuse.
     pub fn framing(&self, to_head: bool) -> Framing {
-        match (self.status, self.content_length) {
+        match (self.now.status, self.now.content_length) {
             (101, _) => Framing::Tunnel,
             (100..=199 | 204 | 304, _) => Framing::Empty,
             _ if to_head => Framing::Empty,
-            _ if self.chunked => Framing::Chunked,
+            _ if self.now.chunked => Framing::Chunked,
             (_, Some(0)) => Framing::Empty,
             (_, Some(length)) => Framing::Length(length),
             (_, None) => Framing::UntilClose,
@@ -411,7 +439,7 @@ impl Head {
 
     /// Whether the connection may serve another request once the body, if any, is read to its end.
     pub fn keeps_alive(&self) -> bool {
-        !self.close && self.status != 101
+        !self.now.close && self.now.status != 101
     }
 }
 
@@ -446,10 +474,7 @@ impl Trailers {
         self.raw.extend_from_slice(&input[..input.len().min(room)]);
         loop {
             match self.scan.next(&self.raw, RULES) {
-                Ok(Line::Field { name, value, odd }) => {
-                    let known = if odd { Known::Other } else { Known::of(name.of(&self.raw, &[])) };
-                    self.fields.push(Field { name, value, known });
-                }
+                Ok(Line::Field { field, .. }) => self.fields.push(field),
                 Ok(Line::End) => {
                     self.raw.truncate(self.scan.pos);
                     return Ok(Parsed::Complete(self.scan.pos - before));

@@ -68,15 +68,10 @@ impl UriScan {
     #[inline]
     pub fn run(&mut self, buf: &[u8], mut pos: usize) -> usize {
         while !self.tail {
-            let rest = buf.get(pos..).unwrap_or_default();
-            let plain =
-                rest.iter().position(|byte| CLASSES[*byte as usize] != Class::Plain).unwrap_or(rest.len());
-            self.in_segment |= plain > 0;
-            pos += plain;
             let Some(&byte) = buf.get(pos) else { return pos };
             match CLASSES[byte as usize] {
+                Class::Plain => self.in_segment = true,
                 Class::Stop => return pos,
-                Class::Plain => {}
                 Class::Slash if self.in_segment => {
                     self.exten = None;
                     self.in_segment = false;
@@ -98,15 +93,22 @@ impl UriScan {
             }
             pos += 1;
         }
-        let rest = buf.get(pos..).unwrap_or_default();
-        for (at, byte) in rest.iter().enumerate() {
-            match CLASSES[*byte as usize] {
-                Class::Stop => return pos + at,
-                Class::Hash => self.complex = true,
-                _ => {}
+        loop {
+            while let Some(bytes) = buf.get(pos..).and_then(|rest| rest.first_chunk())
+                && !has_tail_special(u64::from_le_bytes(*bytes))
+            {
+                pos += 8;
+            }
+            for _ in 0..8 {
+                let Some(&byte) = buf.get(pos) else { return pos };
+                match CLASSES[byte as usize] {
+                    Class::Stop => return pos,
+                    Class::Hash => self.complex = true,
+                    _ => {}
+                }
+                pos += 1;
             }
         }
-        buf.len()
     }
 
     /// Scans a whole URI that starts with `/`, as a pseudo-header or a directive holds it; anything that no URI holds is an error.
@@ -122,6 +124,15 @@ impl UriScan {
     pub fn needs_work(&self) -> bool {
         self.complex || self.quoted
     }
+}
+
+/// Whether any of eight bytes is a control, a space or a `#`.
+#[inline]
+fn has_tail_special(word: u64) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word;
+    let low = word.wrapping_sub(ONES * 0x21) & !word;
+    (low | zeros(word ^ (ONES * b'#' as u64)) | zeros(word ^ (ONES * 0x7f))) & (ONES * 0x80) != 0
 }
 
 /// What `normalize` found. `path` and `exten` are offsets in the output, `args` in the input.
@@ -416,4 +427,128 @@ pub fn decode_unsafe<'a>(uri: &'a [u8], out: &mut Vec<u8>) -> Result<Option<&'a 
 
 fn is_safe(path: &[u8]) -> bool {
     !path.is_empty() && !path.contains(&0) && path.split(|byte| *byte == b'/').all(|segment| segment != b"..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(bytes: &[u8]) -> String {
+        String::from_utf8_lossy(bytes).into_owned()
+    }
+
+    #[track_caller]
+    fn check_normal(uri: &str, merge: bool, expected: Option<(&str, Option<&str>, Option<&str>)>) {
+        let mut out = b"before".to_vec();
+        let found = normalize(uri.as_bytes(), merge, &mut out).ok().map(|normal| {
+            assert_eq!(normal.path_end, out.len());
+            let exten = normal.exten.map(|start| text(&out[start..]));
+            (text(&out[6..]), exten, normal.args.map(|(start, end)| uri[start..end].to_owned()))
+        });
+        let expected = expected
+            .map(|(path, exten, args)| (path.to_owned(), exten.map(str::to_owned), args.map(str::to_owned)));
+        assert_eq!(found, expected, "{uri}");
+    }
+
+    #[test]
+    fn normalized_behind_other_text() {
+        check_normal("/a/../b.c?d#e", true, Some(("/b.c", Some("c"), Some("d"))));
+        check_normal("/..", true, None);
+        check_normal("//..", true, None);
+        check_normal("//..", false, Some(("/", None, None)));
+        check_normal("//a//..", false, Some(("//a/", None, None)));
+        check_normal("/a/./b/.?", true, Some(("/a/b/", None, Some(""))));
+        check_normal("/a.b/..c", true, Some(("/a.b/..c", None, None)));
+        check_normal("", true, Some(("", None, None)));
+        check_normal("/%2", true, None);
+        check_normal("/%00", true, None);
+    }
+
+    #[track_caller]
+    fn check_scan(uri: &str, expected: Option<(bool, bool, bool)>) {
+        let found = UriScan::of(uri.as_bytes()).ok().map(|scan| (scan.complex, scan.quoted, scan.plus));
+        assert_eq!(found, expected, "{uri}");
+    }
+
+    #[test]
+    fn scanned() {
+        check_scan("/a/b.c?d", Some((false, false, false)));
+        check_scan("/a//b", Some((true, false, false)));
+        check_scan("/.a", Some((true, false, false)));
+        check_scan("/a%2f", Some((false, true, false)));
+        check_scan("/a+b", Some((false, false, true)));
+        check_scan("/a?b#c23456789", Some((true, false, false)));
+        check_scan("/a?b2345678901#", Some((true, false, false)));
+        check_scan("/a?%+//..", Some((false, false, false)));
+        for bad in
+            ["", "a", "*", "/ ", "/a b", "/a?b c", "/a?b2345678901 c", "/\x7f", "/a?\x7f", "/a?b2345678\x01"]
+        {
+            check_scan(bad, None);
+        }
+    }
+
+    /// Which of the bytes are escaped, as ranges.
+    fn escaped(kind: Escape) -> String {
+        let all: Vec<u8> = (0x21..0x7f).filter(|byte| needs_escape(&[*byte], kind)).collect();
+        text(&all)
+    }
+
+    /// The sets of nginx 1.31.5.
+    #[test]
+    fn escapes() {
+        assert_eq!(escaped(Escape::Uri), "\"#%<>?\\^`{|}");
+        assert_eq!(escaped(Escape::Args), "\"#%&+;<>?\\^`{|}");
+        assert_eq!(escaped(Escape::Component), "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}");
+        assert_eq!(escaped(Escape::Html), "\"#%'<>\\^`{|}");
+        assert_eq!(escaped(Escape::Refresh), "\"'<>\\^`{|~");
+        assert_eq!(escaped(Escape::Memcached), "%");
+        for kind in [Escape::Uri, Escape::Args, Escape::Component, Escape::Html, Escape::Refresh] {
+            assert!((0..=0x20).chain(0x7f..=0xff).all(|byte| needs_escape(&[byte], kind)));
+        }
+        assert!((0..=0x20).all(|byte| needs_escape(&[byte], Escape::MailAuth)));
+        assert!((0x7f..=0xff).all(|byte| !needs_escape(&[byte], Escape::MailAuth)));
+        let mut out = Vec::new();
+        escape(b"/a b\xff?", Escape::Uri, &mut out);
+        escape_html(b"<a href=\"&'\">", &mut out);
+        assert_eq!(text(&out), "/a%20b%FF%3F&lt;a href=&quot;&amp;'&quot;&gt;");
+    }
+
+    #[track_caller]
+    fn check_unescape(from: &str, kind: Unescape, expected: &str, read: usize) {
+        let mut out = Vec::new();
+        let taken = unescape(from.as_bytes(), kind, &mut out);
+        assert_eq!((text(&out).as_str(), taken), (expected, read), "{from} {kind:?}");
+    }
+
+    #[test]
+    fn unescapes() {
+        check_unescape("a%20b%3fc?d", Unescape::All, "a b?c?d", 11);
+        check_unescape("a%20b%3fc?d", Unescape::Uri, "a b?", 8);
+        check_unescape("a%20b?c", Unescape::Redirect, "a%20b?", 6);
+        check_unescape("%41%25%7f%80", Unescape::Redirect, "A%25%7f%80", 12);
+        check_unescape("%zz%4zb%", Unescape::All, "zzb", 8);
+        check_unescape("%4", Unescape::All, "", 2);
+    }
+
+    #[track_caller]
+    fn check_unsafe(uri: &str, expected: Result<(&str, Option<&str>), BadUri>) {
+        let mut out = Vec::new();
+        let found = decode_unsafe(uri.as_bytes(), &mut out).map(|args| args.map(text));
+        assert_eq!(
+            found.map(|args| (text(&out), args)),
+            expected.map(|(path, args)| (path.to_owned(), args.map(str::to_owned))),
+            "{uri}"
+        );
+    }
+
+    #[test]
+    fn paths_of_others() {
+        check_unsafe("/a%20b?c%20d", Ok(("/a b", Some("c%20d"))));
+        check_unsafe("a/..b/...", Ok(("a/..b/...", None)));
+        for bad in
+            ["", "?a", "..", "../a", "/a/../b", "/a/..", "/a/..?b", "/%2e%2e/b", "/%2e.", "/a%00", "/a\0"]
+        {
+            check_unsafe(bad, Err(BadUri));
+        }
+    }
 }

@@ -151,6 +151,61 @@ impl Buf {
     }
 }
 
+/// A fixed run of initialised bytes to read into, borrowed from the thread: held while data waits in it to be
+/// written, given back whenever its holder waits for more.
+pub struct Block(Box<[u8]>);
+
+/// Sizes of blocks, and how many of each a thread keeps.
+const BLOCKS: [(usize, usize); 2] = [(64 * 1024, 8), (256 * 1024, 2)];
+
+thread_local! {
+    static FREE_BLOCKS: RefCell<[Vec<Box<[u8]>>; BLOCKS.len()]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+}
+
+impl Block {
+    /// A block for messages, 64 KiB.
+    pub fn small() -> Self {
+        Self::of(0)
+    }
+
+    /// A block for long bodies, 256 KiB.
+    pub fn large() -> Self {
+        Self::of(1)
+    }
+
+    fn of(class: usize) -> Self {
+        let kept = FREE_BLOCKS.with_borrow_mut(|free| free[class].pop());
+        Self(kept.unwrap_or_else(|| vec![0; BLOCKS[class].0].into()))
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.0);
+        let Some(class) = BLOCKS.iter().position(|(size, _)| *size == bytes.len()) else { return };
+        // A thread that is being torn down has no list any more; the block is freed then.
+        let _ = FREE_BLOCKS.try_with(|free| {
+            let list = &mut free.borrow_mut()[class];
+            if list.len() < BLOCKS[class].1 {
+                list.push(bytes);
+            }
+        });
+    }
+}
+
+impl Deref for Block {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl DerefMut for Block {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
 impl Deref for Buf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {

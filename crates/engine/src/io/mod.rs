@@ -12,7 +12,7 @@ mod sendfile;
 mod socket;
 mod sockets;
 
-pub use buf::{Buf, scratch};
+pub use buf::{Block, Buf, scratch};
 pub use connect::{ConnectCall, ConnectError, ConnectOptions, Connecting, connect};
 pub use socket::{Address, Socket};
 pub use sockets::{Listener, Severity, accept_loop};

@@ -23,6 +23,12 @@ impl Tried {
         self.bits[index / 64] |= 1 << (index % 64);
     }
 
+    pub fn remove(&mut self, index: usize) {
+        if let Some(word) = self.bits.get_mut(index / 64) {
+            *word &= !(1 << (index % 64));
+        }
+    }
+
     pub fn clear(&mut self) {
         self.bits.clear();
     }

@@ -6,17 +6,21 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use weir_ir::address::Address;
 
 pub mod balance;
+mod body;
+pub mod exchange;
 pub mod pool;
+pub mod variables;
 
 pub use balance::{Balance, Picked, RoundRobin, Tried};
-pub use pool::{PoolSettings, Pools};
+pub use exchange::{Protocol, Settings, Target, run};
+pub use pool::{PoolId, PoolSettings, Pools};
 
 /// A peer: one address of a server. Its state is shared by all threads, and carried over to the next generation.
 #[derive(Debug)]
 pub struct Peer {
-    pub address: Address,
+    pub address: Arc<Address>,
     /// As `$upstream_addr` shows it.
-    pub text: Box<[u8]>,
+    pub text: Arc<[u8]>,
     pub weight: u32,
     pub max_fails: u32,
     /// Seconds.
@@ -55,6 +59,7 @@ pub struct Upstream {
     pub peers: Arc<[Peer]>,
     pub balance: Arc<dyn Balance>,
     pub pool: PoolSettings,
+    pub pool_id: PoolId,
 }
 
 impl Upstream {
@@ -63,9 +68,9 @@ impl Upstream {
         let mut peers = vec![];
         for server in &upstream.servers {
             for address in &server.addresses {
-                let known = before.and_then(|b| b.peers.iter().find(|p| p.address == *address));
+                let known = before.and_then(|b| b.peers.iter().find(|p| *p.address == *address));
                 peers.push(Peer {
-                    address: address.clone(),
+                    address: Arc::new(address.clone()),
                     text: address.to_string().into_bytes().into(),
                     weight: server.weight,
                     max_fails: server.max_fails,
@@ -85,6 +90,33 @@ impl Upstream {
             balance: Arc::new(RoundRobin::new(Arc::clone(&peers))),
             peers,
             pool: PoolSettings::default(),
+            pool_id: PoolId::of(&upstream.name, upstream.port),
+        }
+    }
+
+    /// A group of one address, for a request that names it.
+    pub fn of_address(name: &str, port: u16, address: Address) -> Self {
+        let peer = Peer {
+            text: address.to_string().into_bytes().into(),
+            address: Arc::new(address),
+            weight: 1,
+            max_fails: 1,
+            fail_timeout: 10,
+            max_conns: 0,
+            down: false,
+            backup: false,
+            conns: Arc::default(),
+        };
+        let peers: Arc<[Peer]> = [peer].into();
+        Self {
+            name: name.into(),
+            port,
+            explicit: false,
+            balance: Arc::new(RoundRobin::new(Arc::clone(&peers))),
+            peers,
+            // Nobody would ask this group again.
+            pool: PoolSettings { connections: 0, ..PoolSettings::default() },
+            pool_id: PoolId::of("", 0),
         }
     }
 
@@ -98,9 +130,11 @@ impl Upstream {
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamState {
     /// The peer, or the group's name where no peer was live.
-    pub peer: Box<[u8]>,
-    /// `http://127.0.0.1:8080/uri`, for messages; empty before a peer is known.
-    pub url: Vec<u8>,
+    pub peer: Option<Arc<[u8]>>,
+    /// `http://`
+    pub scheme: &'static str,
+    /// The URI asked for.
+    pub uri: Box<[u8]>,
     pub status: u16,
     pub connect_time: Option<u64>,
     pub header_time: Option<u64>,
@@ -113,7 +147,9 @@ pub struct UpstreamState {
 }
 
 impl UpstreamState {
-    pub fn url(&self) -> Option<&[u8]> {
-        (!self.url.is_empty()).then_some(&self.url)
+    /// `http://127.0.0.1:8080/uri`, for messages.
+    pub fn url(&self) -> Option<Vec<u8>> {
+        let peer = self.peer.as_ref()?;
+        Some([self.scheme.as_bytes(), peer, &self.uri].concat())
     }
 }

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use weir_ir::address::Address;
 
@@ -29,19 +29,27 @@ impl Default for PoolSettings {
     }
 }
 
-/// What a connection must agree in to be used again, besides its peer.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct PoolKey {
-    pub upstream: Arc<str>,
-    pub port: u16,
-    pub address: Address,
-    /// Identity of the TLS settings that it was made with; 0 is none.
-    pub tls: usize,
+/// A group's place in the threads' pools, the same in every generation that has a group of that name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolId(u32);
+
+impl PoolId {
+    pub(crate) fn of(name: &str, port: u16) -> Self {
+        type Ids = Mutex<HashMap<(Arc<str>, u16), u32>>;
+        static IDS: OnceLock<Ids> = OnceLock::new();
+        // The map is whole whenever the lock is free: an insert either happened or did not.
+        let mut ids = IDS.get_or_init(Ids::default).lock().unwrap_or_else(PoisonError::into_inner);
+        let next = ids.len() as u32;
+        Self(*ids.entry((name.into(), port)).or_insert(next))
+    }
 }
 
 /// A connection that may carry another request.
 pub struct Idle {
     pub io: Io,
+    pub peer: Arc<Address>,
+    /// Identity of the TLS settings that it was made with; 0 is none.
+    pub tls: usize,
     /// Requests that it carried so far.
     pub requests: u64,
     /// Milliseconds of the reactor's clock.
@@ -49,18 +57,31 @@ pub struct Idle {
     pub since: u64,
 }
 
-/// The idle connections of one thread.
+/// The idle connections of one thread, by group.
 #[derive(Default)]
 pub struct Pools {
-    idle: RefCell<HashMap<PoolKey, Vec<Idle>>>,
+    idle: RefCell<Vec<Vec<Idle>>>,
 }
 
 impl Pools {
-    /// The connection that was used last and is still of use.
-    pub fn take(&self, key: &PoolKey, settings: &PoolSettings, now: u64) -> Option<Idle> {
+    /// The connection to that peer that was used last and is still of use.
+    pub fn take(
+        &self,
+        id: PoolId,
+        peer: &Address,
+        tls: usize,
+        settings: &PoolSettings,
+        now: u64,
+    ) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
-        let list = idle.get_mut(key)?;
-        while let Some(mut connection) = list.pop() {
+        let list = idle.get_mut(id.0 as usize)?;
+        let mut at = list.len();
+        while at > 0 {
+            at -= 1;
+            if *list[at].peer != *peer || list[at].tls != tls {
+                continue;
+            }
+            let mut connection = list.remove(at);
             if now.saturating_sub(connection.since) < settings.timeout && !connection.io.is_stale() {
                 return Some(connection);
             }
@@ -69,33 +90,34 @@ impl Pools {
     }
 
     /// Keeps a connection; the group's oldest goes where there are too many.
-    pub fn put(&self, key: PoolKey, connection: Idle, settings: &PoolSettings) {
+    pub fn put(&self, id: PoolId, connection: Idle, settings: &PoolSettings) {
         if settings.connections == 0 {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        let list = idle.entry(key).or_default();
-        if list.len() >= settings.connections {
-            list.remove(0);
+        let at = id.0 as usize;
+        if idle.len() <= at {
+            idle.resize_with(at + 1, Vec::new);
         }
-        list.push(connection);
+        if idle[at].len() >= settings.connections {
+            idle[at].remove(0);
+        }
+        idle[at].push(connection);
     }
 
-    /// Drops what is too old; called once in a while.
+    /// Drops what is too old or was closed by its peer; called once in a while.
     pub fn sweep(&self, now: u64, longest: u64) {
-        self.idle.borrow_mut().retain(|_, list| {
+        for list in self.idle.borrow_mut().iter_mut() {
             list.retain_mut(|c| now.saturating_sub(c.since) < longest && !c.io.is_stale());
-            !list.is_empty()
-        });
+        }
     }
 
-    /// Drops connections to peers that a generation does not have.
+    /// Drops connections to groups and peers that a generation does not have.
     pub fn retain(&self, generation: &Generation) {
-        self.idle.borrow_mut().retain(|key, _| {
-            let mut groups =
-                generation.upstreams.iter().filter(|u| u.name == key.upstream && u.port == key.port);
-            groups.any(|u| u.peers.iter().any(|p| p.address == key.address))
-        });
+        for (index, list) in self.idle.borrow_mut().iter_mut().enumerate() {
+            let group = generation.upstreams.iter().find(|u| u.pool_id.0 as usize == index);
+            list.retain(|c| group.is_some_and(|u| u.peers.iter().any(|p| p.address == c.peer)));
+        }
     }
 
     pub fn clear(&self) {

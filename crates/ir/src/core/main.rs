@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::contract::{Conf, Contexts, Directive, Module, Setting, Takes};
-use crate::core::error_log::{self, ErrorLog};
+use weir_syntax::Level;
+
+use crate::core::error_log::{self, ErrorLog, Target};
 use crate::core::events::{Conn, Events};
 use crate::lowering::{At, Call, Fault, Merge};
 use crate::value;
@@ -49,6 +51,16 @@ impl Module for Main {
             .accepted("file work has a pool of its own"),
         D::main("http", MAIN, Takes::BLOCK, |_, c| c.http_block()),
     ];
+
+    fn init(process: &mut Process, merge: &mut Merge<'_>) -> Result<(), Fault> {
+        if process.error_logs.is_empty() {
+            let path = Arc::clone(&merge.prefixes().error_log);
+            let target =
+                if path.is_empty() { Target::Stderr } else { Target::File(merge.open_file(path)) };
+            process.error_logs.push(ErrorLog { target, level: Level::Error });
+        }
+        Ok(())
+    }
 }
 
 /// `worker_processes`: the number of reactor threads.

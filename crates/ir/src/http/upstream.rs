@@ -127,7 +127,10 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
 impl Call<'_> {
     /// The upstream that an address of a `…_pass` directive names: a block of that name, now or further down,
     /// or an implicit group of the addresses that the name resolves to.
-    pub fn upstream_of(&mut self, authority: &Authority, default_port: u16) -> usize {
+    ///
+    /// # Errors
+    /// An upstream block of that name cannot be asked at a port.
+    pub fn upstream_of(&mut self, authority: &Authority, default_port: u16) -> Result<usize, Fault> {
         let name: Arc<str> = match &authority.host {
             Host::Unix(path) => format!("unix:{path}").into(),
             Host::Any | Host::Ip(_) | Host::Name(_) => (&*authority.host_text).into(),
@@ -143,7 +146,15 @@ impl Call<'_> {
                 && (u.port == port && (u.explicit || u.default_port == default_port || port != 0))
         };
         if let Some(index) = upstreams.iter().position(same) {
-            return index;
+            return Ok(index);
+        }
+        let block = upstreams.iter().find(|u| u.explicit && u.name.eq_ignore_ascii_case(&name));
+        if let Some(block) = block {
+            let message = format!(
+                "upstream \"{name}\" may not have port {port} in {}:{}",
+                block.position.file, block.position.line
+            );
+            return Err(self.fail(message));
         }
         upstreams.push(Upstream {
             name,
@@ -155,7 +166,7 @@ impl Call<'_> {
             confs: Confs::default(),
             position,
         });
-        upstreams.len() - 1
+        Ok(upstreams.len() - 1)
     }
 }
 

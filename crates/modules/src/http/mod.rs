@@ -1,3 +1,4 @@
-//! Modules of the `http` block.
+//! The modules of the `http` context, by nginx's names.
 
+pub mod proxy;
 pub mod ssl;

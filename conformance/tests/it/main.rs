@@ -1,0 +1,4 @@
+//! What holds for the whole workspace and no single crate can test.
+
+mod cases;
+mod tidy;

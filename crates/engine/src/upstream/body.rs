@@ -1,0 +1,276 @@
+//! The body of an upstream's response, pulled by whoever sends it to the client.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use weir_syntax::Level;
+
+use super::pool::Idle;
+use super::{PeerGuard, Upstream};
+use crate::http::response::Source;
+use crate::http::{Exchange, Headers};
+use crate::http1::body::{Decoder, Piece};
+use crate::io::{Address, Block, Io};
+use crate::reactor::Reactor;
+use crate::timer::Timer;
+
+/// Bodies that are at least this long are read in large blocks.
+const LONG: u64 = 128 * 1024;
+
+/// How much of the body is still to come.
+#[derive(Debug)]
+pub(super) enum Left {
+    Length(u64),
+    Chunked(Box<Decoder>),
+    /// Until the upstream closes.
+    Close,
+    Nothing,
+}
+
+/// The connection that the body comes over, and what becomes of it afterwards.
+pub(super) struct Line {
+    pub io: Io,
+    pub peer: Arc<Address>,
+    pub guard: Option<PeerGuard>,
+    pub group: Arc<Upstream>,
+    pub tls: usize,
+    pub requests: u64,
+    pub opened: u64,
+    /// The upstream lets it carry another request.
+    pub keep: bool,
+}
+
+pub(super) struct UpstreamBody {
+    pub reactor: Rc<Reactor>,
+    pub line: Option<Line>,
+    pub timer: Timer,
+    pub read_timeout: u64,
+    pub left: Left,
+    /// Bytes that came with the head, or with the last read.
+    pub block: Option<Block>,
+    /// Bytes of the block that were not looked at yet.
+    pub raw: std::ops::Range<usize>,
+    /// Bytes of the block that are body and wait to be sent.
+    pub ready: std::ops::Range<usize>,
+    pub long: bool,
+    pub received: u64,
+    pub failure: Option<Failure>,
+    pub trailers: Option<Headers>,
+    /// When the request began, for the time that the response took.
+    pub asked: u64,
+    /// The index of the attempt in the exchange's states.
+    pub state: usize,
+}
+
+/// Why the body broke off.
+#[derive(Debug)]
+pub(super) enum Failure {
+    Closed,
+    Timeout,
+    Io(io::Error),
+    Invalid,
+}
+
+impl UpstreamBody {
+    /// Whether reads should be large from the start.
+    pub(super) fn is_long(left: &Left) -> bool {
+        matches!(left, Left::Length(length) if *length >= LONG)
+    }
+
+    fn is_over(&self) -> bool {
+        match &self.left {
+            Left::Length(left) => *left == 0,
+            Left::Chunked(decoder) => decoder.is_over(),
+            Left::Close => false,
+            Left::Nothing => true,
+        }
+    }
+
+    /// Finds the next piece of body among the raw bytes. False where more has to be read.
+    fn advance(&mut self) -> Result<bool, Failure> {
+        let Some(block) = &self.block else { return Ok(false) };
+        while !self.raw.is_empty() {
+            match &mut self.left {
+                Left::Length(left) => {
+                    let n = (self.raw.len() as u64).min(*left) as usize;
+                    if n == 0 {
+                        return Ok(false);
+                    }
+                    *left -= n as u64;
+                    self.ready = self.raw.start..self.raw.start + n;
+                    self.raw.start += n;
+                    return Ok(true);
+                }
+                Left::Close => {
+                    self.ready = self.raw.clone();
+                    self.raw.start = self.raw.end;
+                    return Ok(true);
+                }
+                Left::Chunked(decoder) => {
+                    if decoder.is_over() {
+                        return Ok(false);
+                    }
+                    let Ok((taken, piece)) = decoder.next(&block[self.raw.clone()]) else {
+                        return Err(Failure::Invalid);
+                    };
+                    let start = self.raw.start;
+                    self.raw.start += taken;
+                    if let Piece::Data(range) = piece {
+                        self.ready = start + range.start..start + range.end;
+                        return Ok(true);
+                    }
+                }
+                Left::Nothing => return Ok(false),
+            }
+        }
+        Ok(false)
+    }
+
+    fn fail(&mut self, failure: Failure) -> Poll<io::Result<bool>> {
+        self.failure = Some(failure);
+        self.line = None;
+        self.block = None;
+        Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()))
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Failure>> {
+        let Some(line) = &mut self.line else { return Poll::Ready(Err(Failure::Closed)) };
+        let mut block =
+            self.block.take().unwrap_or_else(|| if self.long { Block::large() } else { Block::small() });
+        match line.io.poll_read(cx, &mut block) {
+            Poll::Ready(Ok(n)) => {
+                self.timer.clear();
+                self.received += n as u64;
+                self.raw = 0..n;
+                if n == block.len() {
+                    self.long = true;
+                }
+                self.block = Some(block);
+                Poll::Ready(Ok(n))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(Failure::Io(error))),
+            Poll::Pending => {
+                if self.timer.deadline().is_none() {
+                    self.timer.set_in(self.read_timeout);
+                }
+                if self.timer.poll_expired(cx).is_ready() {
+                    return Poll::Ready(Err(Failure::Timeout));
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Source for UpstreamBody {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            if !self.ready.is_empty() {
+                return Poll::Ready(Ok(true));
+            }
+            match self.advance() {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(failure) => return self.fail(failure),
+            }
+            if self.is_over() {
+                return Poll::Ready(Ok(false));
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) if matches!(self.left, Left::Close) => {
+                    self.left = Left::Nothing;
+                    self.block = None;
+                    return Poll::Ready(Ok(false));
+                }
+                Ok(0) => return self.fail(Failure::Closed),
+                Ok(_) => {}
+                Err(failure) => return self.fail(failure),
+            }
+        }
+    }
+
+    fn data(&self) -> &[u8] {
+        self.block.as_ref().map_or(&[], |block| &block[self.ready.clone()])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.ready.start += n;
+        if self.ready.is_empty() && self.raw.is_empty() {
+            self.block = None;
+        }
+    }
+
+    fn is_last(&self) -> bool {
+        match &self.left {
+            Left::Length(left) => *left == 0,
+            Left::Chunked(decoder) => {
+                let Some(block) = &self.block else { return false };
+                // A look ahead on a copy: the last chunk is often in the same read.
+                let mut ahead = **decoder;
+                ahead.is_over() || matches!(ahead.next(&block[self.raw.clone()]), Ok((_, Piece::End)))
+            }
+            Left::Close => false,
+            Left::Nothing => true,
+        }
+    }
+
+    fn trailers(&self) -> Option<&Headers> {
+        self.trailers.as_ref()
+    }
+
+    fn finish(&mut self, x: &mut Exchange, complete: bool) {
+        let now = self.reactor.clock().now_ms();
+        let failure = self.failure.take();
+        if let Some(state) = x.upstream_states.get_mut(self.state) {
+            state.response_time = Some(now.saturating_sub(self.asked));
+            state.bytes_received += self.received;
+            state.response_length = x.body_sent;
+        }
+        match failure {
+            Some(Failure::Closed) => {
+                x.log(Level::Error, "upstream prematurely closed connection while reading upstream");
+            }
+            Some(Failure::Timeout) => x.log_error(
+                Level::Error,
+                Some(&io::Error::from_raw_os_error(nix::libc::ETIMEDOUT)),
+                "upstream timed out while reading upstream",
+            ),
+            Some(Failure::Io(error)) => {
+                x.log_error(Level::Error, Some(&error), "recv() failed while reading upstream");
+            }
+            Some(Failure::Invalid) => x.log(Level::Error, "upstream sent invalid chunked response"),
+            None => {}
+        }
+        // What the last read brought of the framing is taken before the connection is judged.
+        if complete && self.ready.is_empty() && !self.is_over() {
+            let _ = self.advance();
+        }
+        let clean = self.is_over() && self.ready.is_empty() && self.raw.is_empty();
+        self.block = None;
+        if let Some(line) = self.line.take() {
+            if line.keep && clean {
+                keep(&self.reactor, line, now);
+            }
+        }
+    }
+}
+
+/// Gives a connection back to the pool, unless it served long enough.
+pub(super) fn keep(reactor: &Reactor, line: Line, now: u64) {
+    let settings = &line.group.pool;
+    let spent = line.requests >= settings.requests || now.saturating_sub(line.opened) >= settings.time;
+    if spent || reactor.is_quitting() {
+        return;
+    }
+    let idle = Idle {
+        io: line.io,
+        peer: line.peer,
+        tls: line.tls,
+        requests: line.requests,
+        opened: line.opened,
+        since: now,
+    };
+    reactor.pools.put(line.group.pool_id, idle, settings);
+}

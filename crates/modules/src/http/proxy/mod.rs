@@ -1,0 +1,555 @@
+//! `ngx_http_proxy_module`: passes requests to HTTP servers.
+
+mod redirect;
+mod request;
+mod response;
+
+use std::sync::Arc;
+
+use weir_engine::contract::{Content, Flow, Install, Step, Variable};
+use weir_engine::generation::Plan;
+use weir_engine::http::{Exchange, Response, Template};
+use weir_engine::http1::{Known, response::Head};
+use weir_engine::io::ConnectOptions;
+use weir_engine::upstream::exchange::{RequestLength, next};
+use weir_engine::upstream::{self, Protocol, Settings, Target, Upstream};
+use weir_ir::address::{self, Authority, Form, Host};
+use weir_ir::lowering::{Call, Fault, Merge};
+use weir_ir::program::{LocationMatch, PathSpec, ScopeKind};
+use weir_ir::{Conf, Contexts, Directive, Module, Setting, Takes, value};
+use weir_syntax::{Diagnostic, Level};
+
+pub use redirect::Redirect;
+
+pub struct Proxy;
+
+type D = Directive<Proxy>;
+
+const SCOPES: Contexts = Contexts::SCOPES;
+const PASS: Contexts = Contexts::LOCATION.or(Contexts::LOCATION_IF).or(Contexts::LIMIT_EXCEPT);
+
+const STREAMED: &str = "a response streams through one bounded buffer, at the client's pace";
+
+impl Module for Proxy {
+    const NAME: &'static str = "http_proxy";
+    type Main = ();
+    type Scope = Passing;
+    const DIRECTIVES: &'static [D] = &[
+        D::scope("proxy_pass", PASS, Takes::ONE, pass),
+        D::scope("proxy_redirect", SCOPES, Takes::ONE_TWO, redirect::read),
+        D::scope("proxy_set_header", SCOPES, Takes::TWO, set_header),
+        D::scope("proxy_set_body", SCOPES, Takes::ONE, |s, c| s.set_body.put_with(c, |c| c.template(0))),
+        D::scope("proxy_method", SCOPES, Takes::ONE, |s, c| s.method.put_with(c, |c| c.template(0))),
+        D::scope("proxy_http_version", SCOPES, Takes::ONE, http_version),
+        D::scope("proxy_pass_request_headers", SCOPES, Takes::FLAG, |s, c| s.pass_request_headers.flag(c)),
+        D::scope("proxy_pass_request_body", SCOPES, Takes::FLAG, |s, c| s.pass_request_body.flag(c)),
+        D::scope("proxy_request_buffering", SCOPES, Takes::FLAG, |s, c| s.request_buffering.flag(c)),
+        D::scope("proxy_pass_header", SCOPES, Takes::ONE, |s, c| {
+            s.pass_headers.push(c.arg(0).to_ascii_lowercase().into());
+            Ok(())
+        }),
+        D::scope("proxy_hide_header", SCOPES, Takes::ONE, |s, c| {
+            s.hide_headers.push(c.arg(0).to_ascii_lowercase().into());
+            Ok(())
+        }),
+        D::scope("proxy_connect_timeout", SCOPES, Takes::ONE, |s, c| s.connect_timeout.msec(c)),
+        D::scope("proxy_send_timeout", SCOPES, Takes::ONE, |s, c| s.send_timeout.msec(c)),
+        D::scope("proxy_read_timeout", SCOPES, Takes::ONE, |s, c| s.read_timeout.msec(c)),
+        D::scope("proxy_next_upstream", SCOPES, Takes::ONE_MORE, next_upstream),
+        D::scope("proxy_next_upstream_tries", SCOPES, Takes::ONE, |s, c| s.next_tries.number(c)),
+        D::scope("proxy_next_upstream_timeout", SCOPES, Takes::ONE, |s, c| s.next_timeout.msec(c)),
+        D::scope("proxy_intercept_errors", SCOPES, Takes::FLAG, |s, c| s.intercept_errors.flag(c)),
+        D::scope("proxy_ignore_client_abort", SCOPES, Takes::FLAG, |s, c| s.ignore_client_abort.flag(c)),
+        D::scope("proxy_socket_keepalive", SCOPES, Takes::FLAG, |s, c| s.socket_keepalive.flag(c)),
+        D::scope("proxy_socket_rcvbuf", SCOPES, Takes::ONE, |s, c| s.socket_rcvbuf.size(c)),
+        D::scope("proxy_buffer_size", SCOPES, Takes::ONE, |s, c| s.buffer_size.size(c)),
+        D::scope("proxy_buffering", SCOPES, Takes::FLAG, |s, c| s.buffering.flag(c)).accepted(STREAMED),
+        D::scope("proxy_buffers", SCOPES, Takes::TWO, |s, c| s.buffers.put_with(c, |c| c.buffers()))
+            .accepted(STREAMED),
+        D::scope("proxy_busy_buffers_size", SCOPES, Takes::ONE, |s, c| s.busy_buffers_size.size(c))
+            .accepted(STREAMED),
+        D::scope("proxy_max_temp_file_size", SCOPES, Takes::ONE, |s, c| s.max_temp_file_size.size(c))
+            .accepted(STREAMED),
+        D::scope("proxy_temp_file_write_size", SCOPES, Takes::ONE, |s, c| s.temp_file_write_size.size(c))
+            .accepted(STREAMED),
+        D::scope("proxy_temp_path", SCOPES, Takes::ONE_TO_FOUR, |s, c| {
+            s.temp_path.put_with(c, weir_ir::http::core::temp_path)
+        })
+        .accepted(STREAMED),
+        D::scope("proxy_send_lowat", SCOPES, Takes::ONE, |_, c| c.size().map(drop))
+            .accepted("it has no effect on Linux"),
+        D::scope("proxy_headers_hash_max_size", SCOPES, Takes::ONE, |_, c| c.number().map(drop))
+            .accepted("weir's tables size themselves"),
+        D::scope("proxy_headers_hash_bucket_size", SCOPES, Takes::ONE, |_, c| c.number().map(drop))
+            .accepted("weir's tables size themselves"),
+    ];
+}
+
+/// Where `proxy_pass` leads.
+#[derive(Clone, Debug)]
+enum Pass {
+    /// An upstream known at load, with what replaces the location's prefix.
+    Known { upstream: usize, scheme: &'static str, place: Place, uri: Box<[u8]> },
+    /// Decided for each request.
+    Computed(weir_ir::Template),
+}
+
+/// `$proxy_host` and `$proxy_port`.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    host: Box<[u8]>,
+    port: Box<[u8]>,
+}
+
+impl Place {
+    fn of(authority: &Authority, default_port: u16) -> Self {
+        if matches!(authority.host, Host::Unix(_)) {
+            return Self { host: b"localhost"[..].into(), port: Box::default() };
+        }
+        let port = authority.port.unwrap_or(default_port).to_string();
+        let host = match authority.port {
+            Some(port) if port != default_port => format!("{}:{port}", authority.host_text),
+            Some(_) | None => authority.host_text.to_string(),
+        };
+        Self { host: host.into_bytes().into(), port: port.into_bytes().into() }
+    }
+}
+
+/// `proxy_http_version`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HttpVersion {
+    Http10,
+    Http11,
+}
+
+/// The module's settings at one level.
+#[derive(Clone, Debug, Default)]
+pub struct Passing {
+    pass: Option<Pass>,
+    redirects: Setting<Vec<Redirect>>,
+    set_headers: Vec<(Box<[u8]>, weir_ir::Template)>,
+    set_body: Setting<weir_ir::Template>,
+    method: Setting<weir_ir::Template>,
+    http_version: Setting<HttpVersion>,
+    pass_request_headers: Setting<bool>,
+    pass_request_body: Setting<bool>,
+    request_buffering: Setting<bool>,
+    buffering: Setting<bool>,
+    pass_headers: Vec<Box<[u8]>>,
+    hide_headers: Vec<Box<[u8]>>,
+    connect_timeout: Setting<u64>,
+    send_timeout: Setting<u64>,
+    read_timeout: Setting<u64>,
+    next_upstream: Setting<u32>,
+    next_tries: Setting<u64>,
+    next_timeout: Setting<u64>,
+    intercept_errors: Setting<bool>,
+    ignore_client_abort: Setting<bool>,
+    socket_keepalive: Setting<bool>,
+    socket_rcvbuf: Setting<u64>,
+    buffer_size: Setting<u64>,
+    buffers: Setting<(u64, u64)>,
+    busy_buffers_size: Setting<u64>,
+    max_temp_file_size: Setting<u64>,
+    temp_file_write_size: Setting<u64>,
+    temp_path: Setting<PathSpec>,
+}
+
+const PAGE: u64 = 4096;
+
+impl Conf for Passing {
+    const EVERY_LEVEL: bool = true;
+
+    fn inherit(&mut self, outer: &Self, merge: &mut Merge<'_>) -> Result<(), Fault> {
+        macro_rules! settings {
+            ($($field:ident),* $(,)?) => { $(self.$field.inherit(&outer.$field);)* };
+        }
+        settings!(
+            redirects,
+            set_body,
+            method,
+            http_version,
+            pass_request_headers,
+            pass_request_body,
+            request_buffering,
+            buffering,
+            connect_timeout,
+            send_timeout,
+            read_timeout,
+            next_upstream,
+            next_tries,
+            next_timeout,
+            intercept_errors,
+            ignore_client_abort,
+            socket_keepalive,
+            socket_rcvbuf,
+            buffer_size,
+            buffers,
+            busy_buffers_size,
+            max_temp_file_size,
+            temp_file_write_size,
+            temp_path,
+        );
+        // Lists are taken over whole or not at all.
+        for (own, outer) in
+            [(&mut self.pass_headers, &outer.pass_headers), (&mut self.hide_headers, &outer.hide_headers)]
+        {
+            if own.is_empty() {
+                own.clone_from(outer);
+            }
+        }
+        if self.set_headers.is_empty() {
+            self.set_headers.clone_from(&outer.set_headers);
+        }
+        // Blocks without a name of their own pass where their location does.
+        if self.pass.is_none() && matches!(merge.kind(), ScopeKind::If | ScopeKind::LimitExcept) {
+            self.pass.clone_from(&outer.pass);
+        }
+        self.check_buffers(merge)
+    }
+}
+
+impl Passing {
+    /// nginx's rules between the sizes, though one buffer is all that weir needs.
+    fn check_buffers(&self, merge: &Merge<'_>) -> Result<(), Fault> {
+        let (number, each) = self.buffers.or((8, PAGE));
+        if number < 2 {
+            return Err(merge.fail("there must be at least 2 \"proxy_buffers\""));
+        }
+        let largest = self.buffer_size.or(PAGE).max(each);
+        let busy = self.busy_buffers_size.or(2 * largest);
+        if busy < largest {
+            return Err(merge.fail(
+                "\"proxy_busy_buffers_size\" must be equal to or greater than the maximum of the value of \
+                 \"proxy_buffer_size\" and one of the \"proxy_buffers\"",
+            ));
+        }
+        if busy > (number - 1).saturating_mul(each) {
+            return Err(merge.fail(
+                "\"proxy_busy_buffers_size\" must be less than the size of all \"proxy_buffers\" minus one buffer",
+            ));
+        }
+        if self.temp_file_write_size.or(2 * largest) < largest {
+            return Err(merge.fail(
+                "\"proxy_temp_file_write_size\" must be equal to or greater than the maximum of the value of \
+                 \"proxy_buffer_size\" and one of the \"proxy_buffers\"",
+            ));
+        }
+        let temp = self.max_temp_file_size.or(1 << 30);
+        if temp != 0 && temp < largest {
+            return Err(merge.fail(
+                "\"proxy_max_temp_file_size\" must be equal to zero to disable temporary files usage or must be \
+                 equal to or greater than the maximum of the value of \"proxy_buffer_size\" and one of the \
+                 \"proxy_buffers\"",
+            ));
+        }
+        Ok(())
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            connect_timeout: self.connect_timeout.or(60_000),
+            send_timeout: self.send_timeout.or(60_000),
+            read_timeout: self.read_timeout.or(60_000),
+            next_upstream: self.next_upstream.or(next::ERROR | next::TIMEOUT),
+            next_upstream_tries: self.next_tries.or(0),
+            next_upstream_timeout: self.next_timeout.or(0),
+            request_buffering: self.request_buffering.or(true),
+            pass_request_body: self.pass_request_body.or(true),
+            buffer_size: self.buffer_size.or(PAGE) as usize,
+            ignore_client_abort: self.ignore_client_abort.or(false),
+            intercept_errors: self.intercept_errors.or(false),
+            socket: ConnectOptions {
+                nodelay: true,
+                keepalive: self.socket_keepalive.or(false),
+                receive_buffer: self.socket_rcvbuf.get().map(|n| *n as usize),
+                ..ConnectOptions::default()
+            },
+        }
+    }
+}
+
+/// Splits `http://rest` off; the scheme decides the default port.
+fn split_scheme(url: &[u8]) -> Option<(&'static str, u16, &[u8])> {
+    let scheme = |name: &'static str, port| {
+        let head = url.get(..name.len())?;
+        head.eq_ignore_ascii_case(name.as_bytes()).then(|| (name, port, &url[name.len()..]))
+    };
+    scheme("http://", 80).or_else(|| scheme("https://", 443))
+}
+
+fn pass(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
+    if passing.pass.is_some() {
+        return Err(call.duplicate());
+    }
+    let url = call.arg(0);
+    if memchr::memchr(b'$', url).is_some() {
+        let template = call.template(0)?;
+        passing.pass = Some(Pass::Computed(template));
+        return Ok(());
+    }
+    let Some((scheme, default_port, rest)) = split_scheme(url) else {
+        return Err(call.under(call.fail("invalid URL prefix"), 0));
+    };
+    if scheme == "https://" {
+        return Err(call.under(call.fail("TLS to upstreams is known but not supported by weir yet"), 0));
+    }
+    let authority = address::parse(rest, Form { listen: false, uri: true }).map_err(|reason| {
+        let shown = String::from_utf8_lossy(rest);
+        call.under(call.fail(format!("{reason} in upstream \"{shown}\"")), 0)
+    })?;
+    let location = call.location();
+    let named = match &call.http().scope(location).kind {
+        ScopeKind::Location(LocationMatch::Regex(_) | LocationMatch::Named(_))
+        | ScopeKind::If
+        | ScopeKind::LimitExcept => false,
+        ScopeKind::Location(_) | ScopeKind::Http | ScopeKind::Server => true,
+    };
+    if !named && !authority.uri.is_empty() {
+        return Err(call.fail(
+            "\"proxy_pass\" cannot have URI part in location given by regular expression, or inside named location, \
+             or inside \"if\" statement, or inside \"limit_except\" block",
+        ));
+    }
+    let upstream = call.upstream_of(&authority, default_port)?;
+    passing.pass = Some(Pass::Known {
+        upstream,
+        scheme,
+        place: Place::of(&authority, default_port),
+        uri: with_slash(&authority.uri),
+    });
+    Ok(())
+}
+
+/// A URI that begins with its arguments gets the path `/`.
+fn with_slash(uri: &[u8]) -> Box<[u8]> {
+    if uri.first() == Some(&b'?') { [b"/", uri].concat().into() } else { uri.into() }
+}
+
+fn set_header(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
+    let value = call.template(1)?;
+    passing.set_headers.push((call.arg(0).into(), value));
+    Ok(())
+}
+
+fn http_version(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
+    passing.http_version.put_with(call, |call| match call.arg(0) {
+        b"1.0" => Ok(HttpVersion::Http10),
+        b"1.1" => Ok(HttpVersion::Http11),
+        b"2" => Err(call.under(call.fail("\"proxy_http_version 2\" is known but not supported by weir yet"), 0)),
+        _ => {
+            let fault = call.fail(format!("invalid value \"{}\"", call.text(0)));
+            Err(call.under(fault, 0))
+        }
+    })
+}
+
+fn next_upstream(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
+    if passing.next_upstream.is_set() {
+        return Err(call.duplicate());
+    }
+    let mut bits = 0;
+    for index in 0..call.args().len() {
+        let bit = match call.arg(index) {
+            b"error" => next::ERROR,
+            b"timeout" => next::TIMEOUT,
+            b"invalid_header" => next::INVALID_HEADER,
+            b"non_idempotent" => next::NON_IDEMPOTENT,
+            b"http_500" => next::HTTP_500,
+            b"http_502" => next::HTTP_502,
+            b"http_503" => next::HTTP_503,
+            b"http_504" => next::HTTP_504,
+            b"http_403" => next::HTTP_403,
+            b"http_404" => next::HTTP_404,
+            b"http_429" => next::HTTP_429,
+            // What refuses a connection by policy is a failed connection here.
+            b"denied" => next::ERROR,
+            b"updating" => 0,
+            b"off" => next::OFF,
+            _ => {
+                let fault = call.fail(format!("invalid value \"{}\"", call.text(index)));
+                return Err(call.under(fault, index));
+            }
+        };
+        if bits & bit != 0 {
+            let message = format!("duplicate value \"{}\"", call.text(index));
+            call.warn(message);
+        }
+        bits |= bit;
+    }
+    passing.next_upstream.replace(if bits & next::OFF != 0 { next::OFF } else { bits });
+    Ok(())
+}
+
+impl Install for Proxy {
+    const VARIABLES: &'static [Variable] = &[
+        Variable::new("proxy_host", |x, out| place(x, out, |place| &place.host)),
+        Variable::new("proxy_port", |x, out| place(x, out, |place| &place.port)),
+        Variable::new("proxy_add_x_forwarded_for", forwarded_for),
+    ];
+
+    fn install(passing: &Passing, plan: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
+        let Some(pass) = &passing.pass else { return Ok(()) };
+        let own = matches!(plan.kind(), ScopeKind::Location(_) | ScopeKind::If | ScopeKind::LimitExcept);
+        if !own {
+            return Ok(());
+        }
+        let to = match pass {
+            Pass::Known { upstream, scheme, place, uri } => {
+                plan.handlers.facts.push(Box::new(place.clone()));
+                let group = plan.build.upstream(*upstream);
+                To::Known { target: Target { group, scheme }, host: place.host.clone(), uri: uri.clone() }
+            }
+            Pass::Computed(template) => To::Computed(plan.template(template)),
+        };
+        let handler = Handler {
+            request: request::Rules::compile(passing, plan),
+            response: response::Rules::compile(passing, plan),
+            settings: passing.settings(),
+            to,
+        };
+        if let ScopeKind::Location(pattern) = plan.kind() {
+            plan.handlers.auto_redirect = pattern.name().ends_with(b"/");
+        }
+        plan.handlers.handler = Some(Arc::new(handler));
+        Ok(())
+    }
+}
+
+fn place(x: &Exchange, out: &mut Vec<u8>, part: impl Fn(&Place) -> &[u8]) -> bool {
+    let place = x.extension::<Place>().or_else(|| x.location().handlers.fact::<Place>());
+    match place {
+        Some(place) => {
+            out.extend_from_slice(part(place));
+            true
+        }
+        None => false,
+    }
+}
+
+fn forwarded_for(x: &Exchange, out: &mut Vec<u8>) -> bool {
+    for value in x.head.all(Known::XForwardedFor) {
+        out.extend_from_slice(value);
+        out.extend_from_slice(b", ");
+    }
+    out.extend_from_slice(x.connection.peer.text());
+    true
+}
+
+/// Where a location's requests go.
+enum To {
+    Known { target: Target, host: Box<[u8]>, uri: Box<[u8]> },
+    Computed(Template),
+}
+
+struct Handler {
+    to: To,
+    request: request::Rules,
+    response: response::Rules,
+    settings: Settings,
+}
+
+impl Content for Handler {
+    fn respond<'a>(&'a self, x: &'a mut Exchange) -> Step<'a> {
+        match &self.to {
+            To::Known { target, host, uri } => {
+                let asked = Asked { handler: self, host: host.clone(), uri: uri.clone(), computed: false };
+                let target = target.clone();
+                Step::Later(Box::pin(async move { upstream::run(x, target, &asked).await }))
+            }
+            To::Computed(template) => match self.compute(x, template) {
+                Ok((target, asked)) => {
+                    Step::Later(Box::pin(async move { upstream::run(x, target, &asked).await }))
+                }
+                Err(status) => Step::Now(Flow::Answer(status)),
+            },
+        }
+    }
+}
+
+impl Handler {
+    fn compute(&self, x: &mut Exchange, template: &Template) -> Result<(Target, Asked<'_>), u16> {
+        let url = template.value(x);
+        let shown = || String::from_utf8_lossy(&url).into_owned();
+        let Some((scheme, default_port, rest)) = split_scheme(&url) else {
+            x.log(Level::Error, format_args!("invalid URL prefix in \"{}\"", shown()));
+            return Err(500);
+        };
+        if scheme == "https://" {
+            x.log(Level::Error, format_args!("TLS to upstreams is not supported yet in \"{}\"", shown()));
+            return Err(500);
+        }
+        let authority = match address::parse(rest, Form { listen: false, uri: true }) {
+            Ok(authority) => authority,
+            Err(reason) => {
+                let rest = String::from_utf8_lossy(rest).into_owned();
+                x.log(Level::Error, format_args!("{reason} in upstream \"{rest}\""));
+                return Err(500);
+            }
+        };
+        let place = Place::of(&authority, default_port);
+        let group = self.group(x, &authority, default_port)?;
+        let asked = Asked {
+            handler: self,
+            host: place.host.clone(),
+            uri: with_slash(&authority.uri),
+            computed: true,
+        };
+        *x.extension_mut::<Place>() = place;
+        Ok((Target { group, scheme }, asked))
+    }
+
+    /// A group of the configuration by that name, or a group of the one address.
+    fn group(&self, x: &Exchange, authority: &Authority, default_port: u16) -> Result<Arc<Upstream>, u16> {
+        let named = |u: &&Arc<Upstream>| {
+            u.name.eq_ignore_ascii_case(&authority.host_text)
+                && (u.explicit && authority.port.is_none() || u.port == authority.port.unwrap_or(default_port))
+        };
+        if let Some(group) = x.generation.upstreams.iter().find(named) {
+            return Ok(Arc::clone(group));
+        }
+        let port = authority.port.unwrap_or(default_port);
+        let address = match &authority.host {
+            Host::Ip(ip) => address::Address::Ip((*ip, port).into()),
+            Host::Unix(path) => address::Address::Unix(Arc::clone(path)),
+            Host::Any | Host::Name(_) => {
+                let name = &authority.host_text;
+                x.log(Level::Error, format_args!("no resolver defined to resolve {name}"));
+                return Err(502);
+            }
+        };
+        Ok(Arc::new(Upstream::of_address(&authority.host_text, port, address)))
+    }
+}
+
+/// One request's way.
+struct Asked<'h> {
+    handler: &'h Handler,
+    host: Box<[u8]>,
+    uri: Box<[u8]>,
+    computed: bool,
+}
+
+impl Protocol for Asked<'_> {
+    fn settings(&self) -> &Settings {
+        &self.handler.settings
+    }
+
+    fn request(
+        &self,
+        x: &mut Exchange,
+        length: RequestLength,
+        out: &mut Vec<u8>,
+    ) -> Result<std::ops::Range<usize>, u16> {
+        let way = request::Way { host: &self.host, uri: &self.uri, computed: self.computed };
+        self.handler.request.write(x, way, length, out)
+    }
+
+    fn response(&self, x: &mut Exchange, head: &Head) -> Response {
+        self.handler.response.make(x, head, &self.host, &self.uri)
+    }
+
+    fn replaces_body(&self) -> bool {
+        self.handler.request.replaces_body()
+    }
+}

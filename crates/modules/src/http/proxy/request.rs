@@ -1,0 +1,222 @@
+//! The request as the upstream receives it.
+
+use weir_engine::generation::Plan;
+use weir_engine::http::{Exchange, Template};
+use weir_engine::http1::Known;
+use weir_engine::http1::uri::{Escape, escape};
+use weir_engine::upstream::exchange::RequestLength;
+use weir_syntax::Level;
+
+use super::{HttpVersion, Passing};
+
+/// How requests of a location are written.
+pub(super) struct Rules {
+    method: Option<Template>,
+    version: &'static [u8],
+    http10: bool,
+    /// `proxy_set_header Host`; it stands first.
+    host: Option<Template>,
+    /// Headers set by the configuration in its order, `Host` not among them.
+    set: Vec<(Box<[u8]>, Template)>,
+    /// The body's length or coding is told in nginx's way unless the configuration sets those headers itself.
+    own_length: bool,
+    own_coding: bool,
+    /// Headers of the client that do not go on, as bits of [`Known`] and by name in lower case.
+    dropped: u128,
+    dropped_names: Vec<Box<[u8]>>,
+    pass_headers: bool,
+    body: Option<Template>,
+}
+
+/// Where one request goes.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'w> {
+    /// `$proxy_host`
+    pub host: &'w [u8],
+    /// The URI part of `proxy_pass`.
+    pub uri: &'w [u8],
+    /// It was computed, so it replaces the whole URI.
+    pub computed: bool,
+}
+
+/// Headers that are between the client and us, or that are written anew.
+const HOP: [Known; 9] = [
+    Known::Host,
+    Known::Connection,
+    Known::ProxyConnection,
+    Known::ContentLength,
+    Known::TransferEncoding,
+    Known::Te,
+    Known::KeepAlive,
+    Known::Expect,
+    Known::Upgrade,
+];
+
+impl Rules {
+    pub(super) fn compile(passing: &Passing, plan: &Plan<'_, '_>) -> Self {
+        let mut rules = Self {
+            method: passing.method.get().map(|m| plan.template(m)),
+            version: match passing.http_version.or(HttpVersion::Http11) {
+                HttpVersion::Http10 => b" HTTP/1.0\r\n",
+                HttpVersion::Http11 => b" HTTP/1.1\r\n",
+            },
+            http10: passing.http_version.or(HttpVersion::Http11) == HttpVersion::Http10,
+            host: None,
+            set: vec![],
+            own_length: true,
+            own_coding: true,
+            dropped: HOP.iter().fold(0, |bits, known| bits | known.bit()),
+            dropped_names: vec![],
+            pass_headers: passing.pass_request_headers.or(true),
+            body: passing.set_body.get().map(|b| plan.template(b)),
+        };
+        for (name, value) in &passing.set_headers {
+            let known = Known::of(name);
+            match known {
+                Known::Other => rules.dropped_names.push(name.to_ascii_lowercase().into()),
+                _ => rules.dropped |= known.bit(),
+            }
+            match known {
+                Known::ContentLength => rules.own_length = false,
+                Known::TransferEncoding => rules.own_coding = false,
+                _ => {}
+            }
+            let template = plan.template(value);
+            if known == Known::Host {
+                rules.host = Some(template);
+            } else if template.as_literal() != Some(b"") {
+                rules.set.push((name.clone(), template));
+            }
+        }
+        rules
+    }
+
+    pub(super) fn replaces_body(&self) -> bool {
+        self.body.is_some()
+    }
+
+    /// Appends head and replaced body; gives back where the URI stands.
+    pub(super) fn write(
+        &self,
+        x: &Exchange,
+        way: Way<'_>,
+        length: RequestLength,
+        out: &mut Vec<u8>,
+    ) -> Result<std::ops::Range<usize>, u16> {
+        match &self.method {
+            Some(method) => method.append(x, out),
+            None => out.extend_from_slice(x.method_name()),
+        }
+        out.push(b' ');
+        let start = out.len();
+        write_uri(x, way, out);
+        let uri = start..out.len();
+        if uri.is_empty() {
+            x.log(Level::Error, "zero length URI to proxy");
+            return Err(500);
+        }
+        out.extend_from_slice(self.version);
+        self.write_host(x, way.host, out);
+        for (name, value) in &self.set {
+            let before = out.len();
+            out.extend_from_slice(name);
+            out.extend_from_slice(b": ");
+            let empty = out.len();
+            value.append(x, out);
+            if out.len() == empty {
+                // A header without a value is not sent at all.
+                out.truncate(before);
+            } else {
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+        let body = self.body.as_ref().map(|body| body.value(x));
+        let length = match &body {
+            Some(body) => RequestLength::Known(body.len() as u64),
+            None => length,
+        };
+        match length {
+            RequestLength::None => {}
+            RequestLength::Known(length) if self.own_length => {
+                out.extend_from_slice(b"Content-Length: ");
+                out.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+                out.extend_from_slice(b"\r\n");
+            }
+            RequestLength::Chunked if self.own_coding => {
+                out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
+            }
+            RequestLength::Known(_) | RequestLength::Chunked => {}
+        }
+        if self.pass_headers {
+            self.write_client_headers(x, out);
+        }
+        out.extend_from_slice(b"\r\n");
+        if let Some(body) = &body {
+            out.extend_from_slice(body);
+        }
+        Ok(uri)
+    }
+
+    fn write_host(&self, x: &Exchange, default: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(b"Host: ");
+        let empty = out.len();
+        match &self.host {
+            Some(host) => host.append(x, out),
+            None => out.extend_from_slice(default),
+        }
+        if out.len() == empty {
+            if self.http10 {
+                out.truncate(empty - b"Host: ".len());
+                return;
+            }
+            // HTTP/1.1 cannot do without.
+            out.extend_from_slice(default);
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn write_client_headers(&self, x: &Exchange, out: &mut Vec<u8>) {
+        for field in x.head.fields() {
+            if self.dropped & field.known.bit() != 0 && field.known != Known::Other {
+                continue;
+            }
+            let name = x.head.get(field.name);
+            if field.known == Known::Other
+                && self.dropped_names.iter().any(|dropped| dropped.eq_ignore_ascii_case(name))
+            {
+                continue;
+            }
+            out.extend_from_slice(name);
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(x.head.get(field.value));
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// The URI: as the client sent it where nothing was said of one and nothing was rewritten, else the location's prefix
+/// replaced.
+fn write_uri(x: &Exchange, way: Way<'_>, out: &mut Vec<u8>) {
+    if way.computed && !way.uri.is_empty() {
+        out.extend_from_slice(way.uri);
+        return;
+    }
+    if way.uri.is_empty() && x.has_valid_unparsed_uri() {
+        out.extend_from_slice(x.head.unparsed_uri());
+        return;
+    }
+    let mut rest = &x.uri[..];
+    if !way.uri.is_empty() && x.valid_location() {
+        out.extend_from_slice(way.uri);
+        rest = x.uri.get(x.location().name().len().min(x.uri.len())..).unwrap_or_default();
+    }
+    if x.needs_escaping() {
+        escape(rest, Escape::Uri, out);
+    } else {
+        out.extend_from_slice(rest);
+    }
+    if !x.args.is_empty() {
+        out.push(b'?');
+        out.extend_from_slice(&x.args);
+    }
+}

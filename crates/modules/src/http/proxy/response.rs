@@ -1,0 +1,90 @@
+//! The client's response made of the upstream's head.
+
+use std::borrow::Cow;
+
+use weir_engine::generation::Plan;
+use weir_engine::http::{Exchange, Response};
+use weir_engine::http1::Known;
+use weir_engine::http1::date;
+use weir_engine::http1::response::Head;
+
+use super::Passing;
+use super::redirect::Rewrites;
+
+/// What of an upstream's head goes on.
+pub(super) struct Rules {
+    /// Headers that stay, as bits of [`Known`] and by name in lower case.
+    hidden: u128,
+    hidden_names: Vec<Box<[u8]>>,
+    rewrites: Rewrites,
+}
+
+/// Headers that are between the upstream and us, or that we write ourselves.
+const OWN: [Known; 4] = [Known::Connection, Known::KeepAlive, Known::TransferEncoding, Known::ContentLength];
+
+/// Headers that are hidden unless `proxy_pass_header` names them.
+const HIDDEN: [&str; 8] = [
+    "date",
+    "server",
+    "x-pad",
+    "x-accel-expires",
+    "x-accel-redirect",
+    "x-accel-limit-rate",
+    "x-accel-buffering",
+    "x-accel-charset",
+];
+
+impl Rules {
+    pub(super) fn compile(passing: &Passing, plan: &Plan<'_, '_>) -> Self {
+        let mut rules = Self {
+            hidden: OWN.iter().fold(0, |bits, known| bits | known.bit()),
+            hidden_names: vec![],
+            rewrites: Rewrites::compile(passing, plan),
+        };
+        let passed = |name: &[u8]| passing.pass_headers.iter().any(|p| **p == *name);
+        let defaults = HIDDEN.iter().map(|name| name.as_bytes());
+        let hidden = defaults.chain(passing.hide_headers.iter().map(|name| &**name));
+        for name in hidden.filter(|name| !passed(name)) {
+            match Known::of(name) {
+                Known::Other => rules.hidden_names.push(name.into()),
+                known => rules.hidden |= known.bit(),
+            }
+        }
+        rules
+    }
+
+    pub(super) fn make(&self, x: &mut Exchange, head: &Head, host: &[u8], uri: &[u8]) -> Response {
+        let mut response = Response::new(head.status());
+        let reason = head.status_line();
+        if !reason.is_empty() {
+            response.status_line = Some(Cow::Owned(reason.to_vec()));
+        }
+        response.content_length = if head.is_chunked() { None } else { head.content_length() };
+        for field in head.fields() {
+            let name = head.get(field.name);
+            let value = head.get(field.value);
+            if field.known == Known::Other {
+                if !self.hidden_names.is_empty() && self.hidden_names.iter().any(|h| h.eq_ignore_ascii_case(name)) {
+                    continue;
+                }
+            } else if self.hidden & field.known.bit() != 0 {
+                continue;
+            }
+            match field.known {
+                Known::ContentType => response.content_type = Some(Cow::Owned(value.to_vec())),
+                Known::Date => response.date = Some(Cow::Owned(value.to_vec())),
+                Known::Server => response.server = Some(Cow::Owned(value.to_vec())),
+                Known::LastModified => {
+                    response.modified = date::parse_http(value);
+                    response.headers.push_known(field.known, name, value);
+                }
+                Known::Location | Known::Refresh => {
+                    let value = self.rewrites.apply(x, field.known, value, host, uri);
+                    response.headers.push_known(field.known, name, &value);
+                }
+                _ => response.headers.push_known(field.known, name, value),
+            }
+        }
+        response
+    }
+}

@@ -1,0 +1,3 @@
+//! The modules of the `upstream` context, by nginx's names.
+
+pub mod keepalive;

@@ -1,0 +1,270 @@
+//! The life of a worker: it builds generations of what it is sent and serves by the newest.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::runtime::Builder;
+use weir_engine::errorlog::{Level, Log, LogFile, Output, Target, open_for_append};
+use weir_engine::generation::{Generation, Resources};
+use weir_engine::worker::{ListeningSocket, Worker};
+use weir_ir::core::Main;
+use weir_syntax::render;
+
+use super::site::{Configuration, threads};
+use super::snapshot::Snapshot;
+use super::world::Observed;
+use super::{installed, read};
+use crate::master::{Prepared, Site};
+use crate::message::{FromWorker, PassedLog, PassedSocket};
+use crate::privileges::FATAL_EXIT;
+use crate::sockets::{Address, Listeners, Mode, described};
+use crate::worker::{self, Answers, Order, Orders};
+use crate::{spawn, title};
+
+/// A worker with a master; gives back the exit code.
+pub fn work(program: &str) -> i32 {
+    let log = Log::new(program, vec![Output { level: Level::Warn, target: Target::Stderr }]);
+    let Some(runtime) = runtime(&log) else { return 1 };
+    runtime.block_on(async {
+        let attached = match spawn::take_channel() {
+            Ok(channel) => worker::attach(channel, log.clone()).await,
+            Err(error) => Err(error),
+        };
+        let (identity, orders, answers) = match attached {
+            Ok(attached) => attached,
+            Err(error) => {
+                log.write_error(Level::Alert, &error, "no master to work for");
+                return FATAL_EXIT;
+            }
+        };
+        if identity.assume(&log).is_err() {
+            return FATAL_EXIT;
+        }
+        let mut serving = Serving::new(program, log);
+        serving.obey(orders, Some(answers), None).await
+    })
+}
+
+/// `master_process off`: the same without a master; gives back the exit code.
+pub fn alone(prepared: Prepared, site: Configuration, program: &str) -> i32 {
+    let log = prepared.log.clone();
+    let Some(runtime) = runtime(&log) else { return 1 };
+    runtime.block_on(async {
+        let orders = match Orders::without_master(log.clone()) {
+            Ok(orders) => orders,
+            Err(error) => {
+                log.write_error(Level::Emerg, &error, "signals cannot be caught");
+                return 1;
+            }
+        };
+        let mut serving = Serving::new(program, log);
+        let (snapshot, sockets, logs) =
+            (Arc::clone(&prepared.plan.snapshot), prepared.passed_sockets(), prepared.passed_logs());
+        if let Err(reason) = serving.load(1, &snapshot, sockets, logs).await {
+            serving.log.write(Level::Emerg, String::from_utf8_lossy(&reason));
+            return 1;
+        }
+        let pid = prepared.plan.pid.clone();
+        let own = Own { site: Arc::new(site), listeners: prepared.listeners, generation: 1 };
+        let code = serving.obey(orders, None, Some(own)).await;
+        // Whoever looks for the process looks there.
+        let _ = std::fs::remove_file(pid);
+        code
+    })
+}
+
+fn runtime(log: &Log) -> Option<tokio::runtime::Runtime> {
+    match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => Some(runtime),
+        Err(error) => {
+            log.write_error(Level::Emerg, &error, "the reactor cannot be made");
+            None
+        }
+    }
+}
+
+/// What a worker without a master needs to reload by itself.
+struct Own {
+    site: Arc<Configuration>,
+    listeners: Listeners,
+    generation: u64,
+}
+
+struct Serving {
+    program: String,
+    worker: Worker,
+    current: Option<Arc<Generation>>,
+    /// Open logs by path; a path keeps its file over generations.
+    files: HashMap<Arc<str>, Arc<LogFile>>,
+    log: Log,
+    /// Where the panic hook finds the log.
+    panics: Arc<Mutex<Log>>,
+}
+
+impl Serving {
+    fn new(program: &str, log: Log) -> Self {
+        let panics = Arc::new(Mutex::new(log.clone()));
+        let hook = Arc::clone(&panics);
+        std::panic::set_hook(Box::new(move |panic| {
+            // A connection's task ends by itself; this tells why.
+            let log = hook.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            log.write(Level::Alert, format_args!("{panic}"));
+        }));
+        Self {
+            program: program.into(),
+            worker: Worker::new(),
+            current: None,
+            files: HashMap::new(),
+            log,
+            panics,
+        }
+    }
+
+    async fn obey(&mut self, mut orders: Orders, mut answers: Option<Answers>, mut own: Option<Own>) -> i32 {
+        loop {
+            match orders.next().await {
+                Order::Load { generation, snapshot, sockets, logs } => {
+                    let answer = match self.load(generation, &snapshot, sockets, logs).await {
+                        Ok(()) => FromWorker::Ready { generation },
+                        Err(diagnostics) => FromWorker::Refused { generation, diagnostics },
+                    };
+                    orders.log_to(self.log.clone());
+                    if let Some(answers) = &mut answers {
+                        answers.say(answer).await;
+                    }
+                }
+                Order::Reload => {
+                    if let Some(own) = &mut own {
+                        self.reload(own).await;
+                        orders.log_to(self.log.clone());
+                    }
+                }
+                Order::Reopen(logs) => self.reopen(logs),
+                Order::Quit => return self.quit(orders).await,
+                Order::Terminate => {
+                    self.log.write(Level::Notice, "exit");
+                    return 0;
+                }
+            }
+        }
+    }
+
+    /// Builds a generation and serves by it.
+    async fn load(
+        &mut self,
+        number: u64,
+        snapshot: &[u8],
+        sockets: Vec<PassedSocket>,
+        logs: Vec<PassedLog>,
+    ) -> Result<(), Vec<u8>> {
+        let snapshot = Snapshot::decode(snapshot).map_err(|_| b"malformed configuration snapshot".to_vec())?;
+        let observed =
+            Observed::replay(&snapshot.recording).map_err(|_| b"malformed configuration recording".to_vec())?;
+        let (ast, program, diagnostics) = read(&snapshot.reading, &observed);
+        if let Some(error) = diagnostics.iter().find(|d| d.level <= Level::Error) {
+            return Err(render::message(error, &ast.sources));
+        }
+        let mut files = HashMap::new();
+        for passed in logs {
+            let path: Arc<str> = passed.path.to_string_lossy().into();
+            let file = match self.files.get(&path) {
+                Some(file) => Arc::clone(file),
+                None => match passed.fd.try_clone() {
+                    Ok(fd) => Arc::new(LogFile::new(passed.path, File::from(fd))),
+                    Err(error) => return Err(format!("dup() of a log failed ({error})").into_bytes()),
+                },
+            };
+            files.insert(path, file);
+        }
+        let resources = Resources { files: files.clone(), log: self.log.clone(), before: self.current.clone() };
+        let generation = Generation::compile(number, &program, &installed(), resources)
+            .map_err(|faults| faults.first().map(|f| f.message.clone()).unwrap_or_default())?;
+        let generation = Arc::new(generation);
+        let sockets: Vec<_> = sockets.into_iter().filter_map(listening).collect();
+        let threads = threads(&program.main.main::<Main>());
+        let published = self.worker.publish(&generation, &sockets, threads).await;
+        published.map_err(|error| format!("a thread cannot be started ({error})").into_bytes())?;
+        self.files = files;
+        self.log = generation.log.clone();
+        *self.panics.lock().unwrap_or_else(PoisonError::into_inner) = self.log.clone();
+        self.current = Some(generation);
+        Ok(())
+    }
+
+    /// Reads the configuration again without a master's help; what is wrong leaves the present one in place.
+    async fn reload(&mut self, own: &mut Own) {
+        let log = self.log.clone();
+        let site = Arc::clone(&own.site);
+        let listeners = own.listeners.clone();
+        // Reading and compiling would hold up the signals.
+        let prepared = tokio::task::spawn_blocking(move || {
+            let plan = site.plan(&log).ok()?;
+            Prepared::open(plan, &listeners, Mode::Run, &log, None).ok()
+        });
+        let Ok(Some(prepared)) = prepared.await else { return };
+        own.generation += 1;
+        let loaded = self
+            .load(own.generation, &prepared.plan.snapshot, prepared.passed_sockets(), prepared.passed_logs())
+            .await;
+        match loaded {
+            Ok(()) => own.listeners = prepared.listeners,
+            Err(reason) => self.log.write(Level::Emerg, String::from_utf8_lossy(&reason)),
+        }
+    }
+
+    fn reopen(&self, logs: Option<Vec<PassedLog>>) {
+        self.log.write(Level::Notice, "reopening logs");
+        match logs {
+            Some(logs) => {
+                for passed in logs {
+                    let path = passed.path.to_string_lossy();
+                    if let (Some(file), Ok(fd)) = (self.files.get(&*path), passed.fd.try_clone()) {
+                        file.replace(File::from(fd));
+                    }
+                }
+            }
+            None => {
+                for (path, file) in &self.files {
+                    match open_for_append(&PathBuf::from(&**path)) {
+                        Ok(new) => file.replace(new),
+                        Err(error) => {
+                            self.log.write_error(Level::Emerg, &error, format_args!("open() \"{path}\" failed"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Finishes what is open. Being told to stop at once ends that too.
+    async fn quit(&mut self, mut orders: Orders) -> i32 {
+        self.log.write(Level::Notice, "gracefully shutting down");
+        title::set(format!("{}: worker process is shutting down", self.program).as_bytes());
+        let worker = std::mem::take(&mut self.worker);
+        let mut quit = std::pin::pin!(worker.quit());
+        loop {
+            tokio::select! {
+                () = &mut quit => break,
+                order = orders.next() => match order {
+                    Order::Terminate => break,
+                    Order::Reopen(logs) => self.reopen(logs),
+                    Order::Load { .. } | Order::Reload | Order::Quit => {}
+                }
+            }
+        }
+        self.log.write(Level::Notice, "exiting");
+        self.log.write(Level::Notice, "exit");
+        0
+    }
+}
+
+fn listening(passed: PassedSocket) -> Option<ListeningSocket> {
+    let (_, address) = described(&passed.description)?;
+    let address = match address {
+        Address::Ip(ip) => weir_ir::address::Address::Ip(ip),
+        Address::Unix(path) => weir_ir::address::Address::Unix(path.to_string_lossy().into()),
+    };
+    Some(ListeningSocket { address, fd: passed.fd })
+}
