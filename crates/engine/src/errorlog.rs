@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
@@ -38,12 +38,27 @@ pub struct LogFile {
     file: RwLock<File>,
     /// The second in which the disk was found full; nothing more is tried in that second.
     full_at: AtomicU64,
+    /// Who holds lines back for this file.
+    holding: Mutex<Vec<Weak<dyn Holding>>>,
+}
+
+/// Something that holds lines back before it writes them to a [`LogFile`].
+pub trait Holding: Send + Sync {
+    /// Writes them now.
+    fn flush(&self);
+}
+
+impl fmt::Debug for dyn Holding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Holding")
+    }
 }
 
 impl LogFile {
     /// `file` must be open for appending, so that lines of several processes do not overwrite each other.
     pub fn new(path: impl Into<PathBuf>, file: File) -> LogFile {
-        LogFile { path: path.into(), file: RwLock::new(file), full_at: AtomicU64::new(0) }
+        let (file, full_at) = (RwLock::new(file), AtomicU64::new(0));
+        LogFile { path: path.into(), file, full_at, holding: Mutex::default() }
     }
 
     /// Opens or creates `path` as nginx does (append, mode 0644 less the umask).
@@ -60,8 +75,9 @@ impl LogFile {
         &self.path
     }
 
-    /// Goes on in another file; who is writing a line finishes it in the old one.
+    /// Goes on in another file; who is writing a line finishes it in the old one, and lines held back go there too.
     pub fn replace(&self, file: File) {
+        self.flush();
         *self.file.write().unwrap_or_else(PoisonError::into_inner) = file;
         self.full_at.store(0, Ordering::Relaxed);
     }
@@ -74,21 +90,46 @@ impl LogFile {
         self.file.read().unwrap_or_else(PoisonError::into_inner).try_clone()
     }
 
+    /// Remembers who holds lines back for this file, for as long as it lives.
+    pub fn hold(&self, holding: Weak<dyn Holding>) {
+        let mut all = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|entry| entry.strong_count() > 0);
+        all.push(holding);
+    }
+
+    /// Writes all lines that are held back: before the process ends.
+    pub fn flush(&self) {
+        let all: Vec<_> = {
+            let all = self.holding.lock().unwrap_or_else(PoisonError::into_inner);
+            all.iter().filter_map(Weak::upgrade).collect()
+        };
+        all.iter().for_each(|holding| holding.flush());
+    }
+
+    /// Writes whole lines with one `write(2)` and says how many bytes were taken. While the disk is full nothing is
+    /// tried for the rest of `second` (since the epoch), and all counts as taken.
+    ///
+    /// # Errors
+    /// Those of `write(2)`.
+    pub fn append(&self, lines: &[u8], second: u64) -> io::Result<usize> {
+        if self.full_at.load(Ordering::Relaxed) == second {
+            return Ok(lines.len());
+        }
+        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        let written = (&*file).write(lines);
+        if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::StorageFull) {
+            self.full_at.store(second, Ordering::Relaxed);
+        }
+        written
+    }
+
     /// Writes one whole line. A log that cannot be written must not stop the server, so failures are dropped.
     pub fn write(&self, line: &[u8]) {
         self.write_at(line, now());
     }
 
     fn write_at(&self, line: &[u8], second: u64) {
-        if self.full_at.load(Ordering::Relaxed) == second {
-            return;
-        }
-        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = (&*file).write(line)
-            && error.kind() == io::ErrorKind::StorageFull
-        {
-            self.full_at.store(second, Ordering::Relaxed);
-        }
+        let _ = self.append(line, second);
     }
 }
 

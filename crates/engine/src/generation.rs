@@ -3,6 +3,7 @@
 //! It never changes once it is published. A reload publishes another; requests finish on the one that they
 //! began with.
 
+use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use weir_syntax::{Diagnostic, Level};
 use crate::contract::{AnyInstall, Check, Content, Evaluate, Family, Filter, LogHandler, Variable};
 use crate::errorlog::{self, Log, LogFile};
 use crate::http::router::{Locations, ServerNames};
-use crate::http::template::Piece;
+use crate::http::template::{Piece, Reference};
 use crate::http::{Template, variables};
 use crate::settings::CoreSettings;
 use crate::tls::ServerTls;
@@ -49,7 +50,11 @@ pub struct Generation {
     /// Milliseconds that connections of this generation live on after it was replaced; 0 is no bound.
     pub shutdown_timeout: u64,
     pub(crate) files: HashMap<Arc<str>, Arc<LogFile>>,
+    kept: Kept,
 }
+
+/// What modules keep for the life of a generation.
+type Kept = HashMap<(TypeId, Box<str>), Arc<dyn Any + Send + Sync>>;
 
 /// An address and the servers on it.
 pub struct Address {
@@ -164,7 +169,16 @@ impl Generation {
             }
             for index in 0..http.scopes.len() {
                 match compile_location(LocationId(index as u32), &mut build, modules) {
-                    Ok(location) => locations.push(location),
+                    Ok(mut location) => {
+                        // An `if` goes on with the handler of the location around it, unless it has its own.
+                        let parent =
+                            http.scopes[index].parent.filter(|_| matches!(location.kind, ScopeKind::If));
+                        if let (None, Some(parent)) = (&location.handlers.handler, parent) {
+                            let outer = locations.get(parent.0 as usize).map(|l: &Location| &l.handlers);
+                            location.handlers.handler = outer.and_then(|h| h.handler.clone());
+                        }
+                        locations.push(location);
+                    }
                     Err(fault) => faults.push(fault),
                 }
             }
@@ -181,7 +195,7 @@ impl Generation {
         if !faults.is_empty() {
             return Err(faults);
         }
-        let Build { slots, upstreams, files, .. } = build;
+        let Build { slots, upstreams, files, kept, .. } = build;
         Ok(Self {
             number,
             locations,
@@ -193,6 +207,7 @@ impl Generation {
             worker_connections: events.worker_connections.or(512),
             shutdown_timeout: process.worker_shutdown_timeout.or(0),
             files,
+            kept,
         })
     }
 
@@ -260,6 +275,7 @@ pub struct Build<'p> {
     pub(crate) slots: Vec<Slot>,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     files: HashMap<Arc<str>, Arc<LogFile>>,
+    kept: Kept,
     pub before: Option<Arc<Generation>>,
     pub log: Log,
 }
@@ -277,7 +293,8 @@ impl<'p> Build<'p> {
             Origin::Builtin => Slot::Builtin,
             Origin::Declared | Origin::Unknown => Slot::Stored,
         });
-        Self { program, modules, slots: slots.collect(), upstreams: vec![], files, before, log }
+        let (slots, upstreams, kept) = (slots.collect(), vec![], Kept::new());
+        Self { program, modules, slots, upstreams, files, kept, before, log }
     }
 
     fn open_upstreams(&mut self) {
@@ -314,25 +331,50 @@ impl<'p> Build<'p> {
         find_builtin(self.modules, name)
     }
 
+    /// The family that a variable of that name belongs to (`http_…`), and the rest of the name.
+    pub fn family<'n>(&self, name: &'n str) -> Option<(Family, &'n str)> {
+        find_family(self.modules, name)
+    }
+
     pub fn template(&self, template: &weir_ir::Template) -> Template {
-        let http = self.program.http.as_ref();
         let pieces = template.parts.iter().map(|part| match part {
             weir_ir::Part::Literal(text) => Piece::Literal(text.clone()),
             weir_ir::Part::Capture(n) => Piece::Capture(*n),
-            weir_ir::Part::Variable(id) => {
-                let variables = &http.expect("variables are of the http block").variables;
-                // A declared variable shadows a changeable one of weir's own only in its slot.
-                if variables.entries[id.0 as usize].origin == Origin::Declared {
-                    match self.builtin(variables.name(*id)) {
-                        Some(own) => Piece::Get(own.get),
-                        None => Piece::Slot(*id),
-                    }
-                } else {
-                    self.piece(variables.name(*id), *id)
-                }
-            }
+            weir_ir::Part::Variable(id) => self.reference(*id).piece,
         });
         Template { pieces: pieces.collect() }
+    }
+
+    /// A variable by itself.
+    pub fn reference(&self, id: VariableId) -> Reference {
+        let http = self.program.http.as_ref();
+        let variables = &http.expect("variables are of the http block").variables;
+        // A declared variable shadows a changeable one of weir's own only in its slot.
+        let piece = if variables.entries[id.0 as usize].origin == Origin::Declared {
+            match self.builtin(variables.name(id)) {
+                Some(own) => Piece::Get(own.get),
+                None => Piece::Slot(id),
+            }
+        } else {
+            self.piece(variables.name(id), id)
+        };
+        Reference { piece }
+    }
+
+    /// Keeps something of a module for the life of the generation, under its type and a name: what `prepare` made
+    /// for `install`, and zones, which the next generation may take over.
+    pub fn keep<T: Any + Send + Sync>(&mut self, name: &str, value: Arc<T>) {
+        self.kept.insert((TypeId::of::<T>(), name.into()), value);
+    }
+
+    /// What this generation keeps under that type and name.
+    pub fn kept<T: Any + Send + Sync>(&self, name: &str) -> Option<Arc<T>> {
+        find_kept(&self.kept, name)
+    }
+
+    /// What the generation before kept under that type and name.
+    pub fn kept_before<T: Any + Send + Sync>(&self, name: &str) -> Option<Arc<T>> {
+        find_kept(&self.before.as_ref()?.kept, name)
     }
 
     fn piece(&self, name: &str, id: VariableId) -> Piece {
@@ -344,6 +386,11 @@ impl<'p> Build<'p> {
             None => Piece::Slot(id),
         }
     }
+}
+
+fn find_kept<T: Any + Send + Sync>(kept: &Kept, name: &str) -> Option<Arc<T>> {
+    let found = kept.get(&(TypeId::of::<T>(), Box::from(name)))?;
+    Arc::clone(found).downcast().ok()
 }
 
 /// Finds a variable of weir's own by name.

@@ -19,7 +19,7 @@ pub mod world;
 
 pub use contract::{AnyModule, Args, Conf, Confs, Contexts, Directive, Module, Setting, Takes};
 pub use lower::lower;
-pub use lowering::{Call, Dialect, Fault, Merge};
+pub use lowering::{Builtin, Call, Dialect, Fault, Merge, Prefixes};
 pub use program::{LocationId, Program, Scope, ScopeKind, VariableId};
 pub use regex::Regex;
 pub use template::{Part, Template};

@@ -252,6 +252,9 @@ impl<'a> Call<'a> {
                             context: call.context,
                             at: call.at,
                         };
+                        if directive.block.is_some() {
+                            return Err(inner.fail("unexpected \"{\""));
+                        }
                         each(&mut inner)?;
                     }
                     Item::Include(include) => walk(call, &include.items, each)?,

@@ -1,16 +1,23 @@
-//! Every nginx module, one file or folder each.
+//! Every nginx module, one file or folder each, and the order in which they are asked.
+
+pub mod http;
+#[cfg(test)]
+mod testing;
+pub mod upstream;
 
 use weir_engine::contract::AnyInstall;
 
-pub mod http;
-pub mod upstream;
-
-/// The modules of the `http` context, in the order in which their handlers run within a phase.
+/// The modules of the `http` block, each phase and the chain of filters in this order.
 pub const HTTP: &[&dyn AnyInstall] = &[
     // Has no handlers; as in nginx a missing certificate is told before what later modules find.
-    &http::ssl::Ssl,
+    &http::Ssl,
+    // Before all else that defines variables: a `map` or `geo` of the same name takes precedence over `set`.
+    &http::Rewrite,
+    &http::Map,
     // Takes its location whole, so its place among the content handlers does not matter.
-    &http::proxy::Proxy,
+    &http::Proxy,
+    // After everything: it runs in the log phase.
+    &http::Log,
 ];
 
 /// The modules of the `upstream` context: balancers first, then what wraps them.

@@ -193,7 +193,7 @@ impl Serving {
                 phases::run(&mut x).await
             }
         };
-        if response.status == 444 || response.status == 499 {
+        if response.unsent {
             x.status = response.status;
             log(&x);
             return Ended::Over;
@@ -443,7 +443,14 @@ fn start_tunnel(x: Exchange, tunnel: Tunnel) {
     let reactor = Rc::clone(&x.reactor);
     let handlers = &x.location().handlers.log;
     let logs: Vec<_> = handlers.iter().filter_map(|handler| handler.detach(&x)).collect();
-    let before = Before { sent: x.sent, received: x.request_length, started: x.started };
+    let last = x.upstream_states.last();
+    let before = Before {
+        sent: x.sent,
+        received: x.request_length,
+        started: x.started,
+        upstream_sent: last.map_or(0, |state| state.bytes_sent),
+        upstream_received: last.map_or(0, |state| state.bytes_received),
+    };
     let Tunnel { upstream, from_upstream, options, peer } = tunnel;
     let Client { io, input, .. } = x.client;
     let running = tunnel::Tunnel::new(io, upstream, input, from_upstream, options, reactor.timers());
@@ -457,6 +464,8 @@ struct Before {
     sent: u64,
     received: u64,
     started: u64,
+    upstream_sent: u64,
+    upstream_received: u64,
 }
 
 async fn run_tunnel(
@@ -479,8 +488,8 @@ async fn run_tunnel(
         request_length: before.received + closed.bytes_up,
         request_time: closed.ended.saturating_sub(before.started),
         upstream_response_time: closed.ended.saturating_sub(before.started),
-        upstream_bytes_sent: closed.bytes_up,
-        upstream_bytes_received: closed.bytes_down,
+        upstream_bytes_sent: before.upstream_sent + closed.bytes_up,
+        upstream_bytes_received: before.upstream_received + closed.bytes_down,
         unix_ms: reactor.clock().unix_ms(),
         complete: matches!(closed.reason, tunnel::Reason::Eof(_)),
     };

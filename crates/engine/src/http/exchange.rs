@@ -12,6 +12,7 @@ use crate::errorlog::Log;
 use crate::generation::{Generation, Location, Slot};
 use crate::http::phases::Restart;
 use crate::http::request_body::RequestBody;
+use crate::http::response::Text;
 use crate::http1::request::Head;
 use crate::http1::{Known, Method};
 use crate::io::{Buf, Io};
@@ -88,6 +89,11 @@ pub struct Exchange {
     pub args: Vec<u8>,
     /// The path was rewritten, or was never as the client sent it.
     pub uri_changed: bool,
+    /// The location was found for the present path: false once `rewrite … break` changed the path within it, where
+    /// neither `alias` nor the URI of a `proxy_pass` can take the place of the location's prefix.
+    pub valid_location: bool,
+    /// The `Location` of an answer with a redirect's status; it stays with the request over an `error_page`.
+    pub redirect_target: Option<Text>,
     /// Came about by an internal redirect, so that `internal` locations are open to it.
     pub internal: bool,
     /// `error_page` may make a GET out of any method.
@@ -110,9 +116,9 @@ pub struct Exchange {
     pub request_length: u64,
     /// The status sent, or to be logged; 0 while there is none.
     pub status: u16,
-    /// Bytes sent to the client, head included.
+    /// Bytes sent to the client, head and framing included; without those of TLS.
     pub sent: u64,
-    /// Bytes of body sent, without chunk framing counted apart.
+    /// Bytes sent behind the head: the body and its chunk framing.
     pub body_sent: u64,
     pub complete: bool,
     /// The head of the response as it was sent, for `$sent_http_…`.
@@ -126,6 +132,8 @@ pub struct Exchange {
     pub upstream_states: Vec<UpstreamState>,
     /// The headers of the last upstream response, where the configuration asks for any (`$upstream_http_…`).
     pub upstream_headers: Option<crate::http::Headers>,
+    /// The client's address as a trusted proxy told it, in place of the connection's own.
+    real_peer: Option<Box<Peer>>,
     /// Bytes per second to the client; 0 is no bound.
     pub limit_rate: u64,
     request_id: RefCell<Option<[u8; 32]>>,
@@ -155,6 +163,8 @@ impl Exchange {
             location: server,
             server,
             uri_changed: false,
+            valid_location: true,
+            redirect_target: None,
             internal: false,
             method_name: None,
             redirects_left: 10,
@@ -173,6 +183,7 @@ impl Exchange {
             upgraded: None,
             upstream_states: Vec::new(),
             upstream_headers: None,
+            real_peer: None,
             limit_rate: 0,
             captures: RefCell::default(),
             values: RefCell::default(),
@@ -192,6 +203,16 @@ impl Exchange {
 
     pub fn server(&self) -> &Location {
         self.generation.location(self.server)
+    }
+
+    /// The client: the connection's other end, or whom a trusted proxy named.
+    pub fn peer(&self) -> &Peer {
+        self.real_peer.as_deref().unwrap_or(&self.connection.peer)
+    }
+
+    /// Takes another address for the client's, for the rest of the request.
+    pub fn set_peer(&mut self, peer: Peer) {
+        self.real_peer = Some(Box::new(peer));
     }
 
     /// The method as sent, or as an error page made it.
@@ -229,6 +250,21 @@ impl Exchange {
         memchr::memrchr(b'.', name).map_or(b"", |at| &name[at + 1..])
     }
 
+    /// What the extension of the present path says of its content, or `default_type`; `None` where that is empty.
+    pub fn content_type(&self) -> Option<Text> {
+        let core = &self.location().core;
+        let exten = self.exten();
+        let known = if exten.is_empty() {
+            None
+        } else if exten.iter().any(u8::is_ascii_uppercase) {
+            core.types.get(exten.to_ascii_lowercase().as_slice())
+        } else {
+            core.types.get(exten)
+        };
+        let found = known.unwrap_or(&core.default_type);
+        (!found.is_empty()).then(|| Text::Owned(found.to_vec()))
+    }
+
     /// Sets another path, as `rewrite`, `try_files` and redirects do.
     pub fn set_uri(&mut self, uri: Vec<u8>) {
         self.uri = uri;
@@ -242,6 +278,7 @@ impl Exchange {
         self.args = args.unwrap_or_default();
         self.uri_changed = true;
         self.internal = true;
+        self.valid_location = true;
         self.restart = Restart::ServerRewrite;
         self.clear_extensions();
     }
@@ -309,7 +346,11 @@ impl Exchange {
     /// Matches `subject`; on success the groups are at hand as `$1` to `$9` and as the named variables.
     pub fn matches(&self, regex: &Regex, subject: &[u8]) -> bool {
         if regex.groups() == 0 {
-            return regex.is_match(subject);
+            let matched = regex.is_match(subject);
+            if matched {
+                self.clear_captures();
+            }
+            return matched;
         }
         match regex.captures(subject) {
             Ok(Some(groups)) => {
@@ -329,6 +370,11 @@ impl Exchange {
                 false
             }
         }
+    }
+
+    /// Forgets `$1` to `$9`.
+    pub fn clear_captures(&self) {
+        self.captures.borrow_mut().groups.clear();
     }
 
     /// Appends a group of the last match; false where it did not take part.
@@ -383,7 +429,7 @@ impl Exchange {
         let errno = error.and_then(std::io::Error::raw_os_error).map(nix::errno::Errno::from_raw);
         let log = log.with_connection(self.connection.number);
         log.write_with(level, errno, message, |line| {
-            line.field("client", self.connection.peer.text());
+            line.field("client", self.peer().text());
             line.field("server", &self.server().core.server_name);
             if !self.head.request_line().is_empty() {
                 line.quoted("request", self.head.request_line());

@@ -83,6 +83,9 @@ fn finish(x: &mut Exchange, mut response: Response) -> Response {
         response.status = x.err_status;
         response.status_line = None;
     }
+    if response.location.is_none() {
+        response.location = x.redirect_target.take();
+    }
     let generation = Arc::clone(&x.generation);
     for filter in &generation.location(x.location).handlers.filters {
         filter.filter(x, &mut response);
@@ -135,7 +138,10 @@ async fn from_restart(x: &mut Exchange) -> Flow {
     }
     // The location may change within its own rewriting (`if`), so it is looked up for each phase.
     x.restart = Restart::ServerRewrite;
-    if let Some(ended) = each(&generation.location(x.location).handlers.rewrite, x).await {
+    // A request without a location stays in its server, whose rewriting is done.
+    let rewrite =
+        if x.location == x.server { &[][..] } else { &generation.location(x.location).handlers.rewrite };
+    if let Some(ended) = each(rewrite, x).await {
         if matches!(ended, Flow::Redirect) && !x.take_redirect_of_rewrite() {
             return Flow::Answer(500);
         }

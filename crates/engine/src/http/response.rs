@@ -160,6 +160,8 @@ pub struct Response {
     pub allow_ranges: bool,
     /// The connection is closed after this response, whatever the request asked for.
     pub close: bool,
+    /// Nothing is sent and the connection is closed (`return 444`).
+    pub unsent: bool,
 }
 
 impl Response {

@@ -139,13 +139,12 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
     if let Some(time) = response.last_modified {
         field(b"Last-Modified: ", date::http(time).as_ref(), out);
     }
-    if let Some(location) = &response.location {
+    // Only a target that is completed has a place of its own; others stand among the other fields.
+    let completed = core.absolute_redirect && response.location.as_ref().is_some_and(|l| l.starts_with(b"/"));
+    if let Some(location) = response.location.as_ref().filter(|_| completed) {
         out.extend_from_slice(b"Location: ");
-        if location.first() == Some(&b'/') && !location.starts_with(b"//") && core.absolute_redirect {
-            write_origin(x, out);
-        }
-        out.extend_from_slice(location);
-        out.extend_from_slice(b"\r\n");
+        write_origin(x, out);
+        field(b"", location, out);
     }
     if x.chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
@@ -159,6 +158,9 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
         }
     } else {
         out.extend_from_slice(b"Connection: close\r\n");
+    }
+    if let Some(location) = response.location.as_ref().filter(|_| !completed) {
+        field(b"Location: ", location, out);
     }
     for (name, value) in response.headers.iter() {
         out.extend_from_slice(name);
@@ -232,14 +234,7 @@ async fn transmit(x: &mut Exchange, mut head: Buf, body: &mut Body) -> Result<()
     let head_length = head.len() as u64;
     let result = match body {
         Body::Empty | Body::Tunnel(_) => flush(x, &mut head).await,
-        Body::Bytes(bytes) => {
-            let length = bytes.len();
-            let result = send_bytes(x, &mut head, bytes).await;
-            if result.is_ok() {
-                x.body_sent += length as u64;
-            }
-            result
-        }
+        Body::Bytes(bytes) => send_bytes(x, &mut head, bytes).await,
         Body::File(part) => send_file(x, &mut head, part).await,
         Body::Stream(source) => {
             let result = send_stream(x, &mut head, &mut **source).await;
@@ -247,8 +242,7 @@ async fn transmit(x: &mut Exchange, mut head: Buf, body: &mut Body) -> Result<()
             result
         }
     };
-    let body_sent = x.body_sent;
-    x.sent = head_length - head.len() as u64 + body_sent;
+    x.body_sent = x.sent.saturating_sub(head_length);
     result
 }
 
@@ -277,6 +271,7 @@ async fn send_bytes(x: &mut Exchange, head: &mut Buf, bytes: &[u8]) -> Result<()
             let pieces = [IoSlice::new(head), IoSlice::new(rest), IoSlice::new(tail)];
             let poll = x.client.io.poll_write_vectored(cx, &pieces);
             let mut n = ready!(poll_client(x, cx, poll))?;
+            x.sent += n as u64;
             let of_head = n.min(head.len());
             head.consume(of_head);
             n -= of_head;
@@ -303,6 +298,7 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
         while !head.is_empty() {
             let poll = x.client.io.poll_write_more(cx, head);
             let n = ready!(poll_client(x, cx, poll))?;
+            x.sent += n as u64;
             head.consume(n);
         }
         while offset < end {
@@ -313,7 +309,7 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
                 x.log(Level::Alert, "the file was truncated while it was sent");
                 return Poll::Ready(Err(SendError::Body));
             }
-            x.body_sent += n as u64;
+            x.sent += n as u64;
         }
         let poll = x.client.io.poll_flush(cx);
         poll_client(x, cx, poll)
@@ -341,10 +337,7 @@ async fn send_read_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -
                     x.log(Level::Alert, "the file was truncated while it was sent");
                     return Err(SendError::Body);
                 }
-                Ok(n) => {
-                    offset += n as u64;
-                    x.body_sent += n as u64;
-                }
+                Ok(n) => offset += n as u64,
                 Err(error) => {
                     x.log_error(Level::Crit, Some(&error), "pread() failed");
                     return Err(SendError::Body);
@@ -460,6 +453,7 @@ fn poll_write_piece(
         let pieces = [IoSlice::new(head), IoSlice::new(data), IoSlice::new(ends)];
         let poll = x.client.io.poll_write_vectored(cx, &pieces);
         let n = ready!(poll_client(x, cx, poll))?;
+        x.sent += n as u64;
         let of_head = n.min(head.len());
         head.consume(of_head);
         let of_data = (n - of_head).min(length);
@@ -467,7 +461,6 @@ fn poll_write_piece(
         of_data
     };
     source.consume(of_data);
-    x.body_sent += of_data as u64;
     if x.chunked {
         chunks.left -= of_data;
         if chunks.left == 0 {
@@ -483,6 +476,7 @@ fn poll_write_some(x: &mut Exchange, cx: &mut Context<'_>, head: &mut Buf) -> Po
     while !head.is_empty() {
         let poll = x.client.io.poll_write(cx, head);
         let n = ready!(poll_client(x, cx, poll))?;
+        x.sent += n as u64;
         head.consume(n);
     }
     Poll::Ready(Ok(()))

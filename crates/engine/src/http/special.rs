@@ -21,6 +21,10 @@ pub(crate) enum Answer {
 
 /// Makes the answer of a status: an error page where one is configured, else the plain page.
 pub(crate) fn answer(x: &mut Exchange, code: u16) -> Answer {
+    if matches!(code, 408 | 444 | 499) {
+        // No page and no answer: the connection is closed.
+        return Answer::Response(Box::new(Response { unsent: true, ..Response::new(code) }));
+    }
     // After these nobody knows where the next request would begin, or the client has to be rid of.
     if matches!(code, 400 | 413 | 414 | 494..=497 | 500 | 501) {
         x.keepalive = false;
@@ -31,6 +35,8 @@ pub(crate) fn answer(x: &mut Exchange, code: u16) -> Answer {
             return answer;
         }
     }
+    // The page of this code takes the place of whatever another error page was to say.
+    x.err_status = 0;
     Answer::Response(Box::new(plain(x, code)))
 }
 

@@ -20,6 +20,19 @@ pub(crate) enum Piece {
     Capture(u8),
 }
 
+/// One variable, ready to be asked for.
+#[derive(Clone)]
+pub struct Reference {
+    pub(crate) piece: Piece,
+}
+
+impl Reference {
+    /// Appends the value; false where the variable has none.
+    pub fn append(&self, x: &Exchange, out: &mut Vec<u8>) -> bool {
+        self.piece.append(x, out)
+    }
+}
+
 impl Template {
     pub fn literal(text: &[u8]) -> Self {
         Self { pieces: if text.is_empty() { vec![] } else { vec![Piece::Literal(text.into())] } }
@@ -45,6 +58,19 @@ impl Template {
         let mut out = Vec::new();
         self.append(x, &mut out);
         out
+    }
+
+    /// As [`Template::append`], with every capture written by `capture`: for escaping.
+    pub fn append_with(&self, x: &Exchange, out: &mut Vec<u8>, capture: impl Fn(&[u8], &mut Vec<u8>)) {
+        for piece in &self.pieces {
+            if let Piece::Capture(n) = piece {
+                let mut value = Vec::new();
+                x.capture(*n, &mut value);
+                capture(&value, out);
+            } else {
+                piece.append(x, out);
+            }
+        }
     }
 
     /// Calls `each` for every variable and literal by itself, with whether it has a value: for escaping.

@@ -1,5 +1,6 @@
 //! The core's variables: of the connection, the request and the response.
 
+use std::cell::Cell;
 use std::io::Write;
 
 use crate::contract::{Family, Variable};
@@ -64,17 +65,18 @@ pub const VARIABLES: &[Variable] = &[
         true
     }),
     Variable::new("remote_addr", |x, out| {
-        out.extend_from_slice(x.connection.peer.text());
+        out.extend_from_slice(x.peer().text());
         true
     }),
-    Variable::new("remote_port", |x, out| match x.connection.peer.port() {
+    Variable::new("remote_port", |x, out| match x.peer().port() {
         Some(port) => number(u64::from(port), out),
-        None => false,
+        None => true,
     }),
     Variable::new("remote_user", remote_user),
     Variable::new("request", |x, out| {
-        out.extend_from_slice(x.head.request_line());
-        true
+        let line = x.head.request_line();
+        out.extend_from_slice(line);
+        !line.is_empty()
     }),
     Variable::new("request_body", |x, out| match x.body.stored() {
         Some(crate::http::request_body::Stored::Memory(bytes)) => {
@@ -87,7 +89,7 @@ pub const VARIABLES: &[Variable] = &[
         if x.complete {
             out.extend_from_slice(b"OK");
         }
-        x.complete
+        true
     }),
     Variable::new("request_filename", |x, out| {
         out.extend_from_slice(&x.file_path());
@@ -115,8 +117,9 @@ pub const VARIABLES: &[Variable] = &[
     }),
     Variable::new("request_time", |x, out| seconds(x.reactor.clock().now_ms() - x.started, out)),
     Variable::new("request_uri", |x, out| {
-        out.extend_from_slice(x.head.unparsed_uri());
-        true
+        let uri = x.head.unparsed_uri();
+        out.extend_from_slice(uri);
+        !uri.is_empty()
     }),
     Variable::new("scheme", |x, out| {
         out.extend_from_slice(x.scheme());
@@ -139,23 +142,29 @@ pub const VARIABLES: &[Variable] = &[
         Address::Unix(_) => true,
     }),
     Variable::new("server_protocol", |x, out| {
-        out.extend_from_slice(x.head.protocol());
-        true
+        let protocol = x.head.protocol();
+        out.extend_from_slice(protocol);
+        !protocol.is_empty()
     }),
     Variable::new("status", |x, out| {
-        let status = if x.err_status != 0 { x.err_status } else { x.status };
-        write!(out, "{status:03}").is_ok()
+        status(x, out);
+        true
     }),
     Variable::new("time_iso8601", |x, out| {
-        let now = x.reactor.clock().unix_secs() as i64;
-        out.extend_from_slice(date::iso8601(now, (localtime::local(now).offset / 60) as i32).as_ref());
+        out.extend_from_slice(stamps(x.reactor.clock().unix_secs()).iso8601.as_ref());
         true
     }),
     Variable::new("time_local", |x, out| {
-        let now = x.reactor.clock().unix_secs() as i64;
-        out.extend_from_slice(date::log(now, (localtime::local(now).offset / 60) as i32).as_ref());
+        out.extend_from_slice(stamps(x.reactor.clock().unix_secs()).local.as_ref());
         true
     }),
+    // These have a place of their own, so that they cost no search through the names of all fields.
+    Variable::new("http_cookie", |x, out| joined(x.head.all(Known::Cookie), b"; ", out)),
+    Variable::new("http_host", |x, out| header(x, Known::Host, out)),
+    Variable::new("http_referer", |x, out| known(x, Known::Referer, out)),
+    Variable::new("http_user_agent", |x, out| known(x, Known::UserAgent, out)),
+    Variable::new("http_via", |x, out| known(x, Known::Via, out)),
+    Variable::new("http_x_forwarded_for", |x, out| known(x, Known::XForwardedFor, out)),
 ];
 
 /// Families of variables.
@@ -166,7 +175,54 @@ pub const FAMILIES: &[Family] = &[
     Family { prefix: "arg_", get: arg },
 ];
 
-fn number(value: u64, out: &mut Vec<u8>) -> bool {
+/// A moment in the two forms that logs have.
+#[derive(Clone, Copy)]
+pub struct Stamps {
+    second: u64,
+    /// `$time_local`
+    pub local: date::Stamp,
+    /// `$time_iso8601`
+    pub iso8601: date::Stamp,
+}
+
+/// Writes a second since the epoch out, once a second and thread.
+pub fn stamps(second: u64) -> Stamps {
+    thread_local! {
+        static LAST: Cell<Option<Stamps>> = const { Cell::new(None) };
+    }
+    match LAST.get() {
+        Some(stamps) if stamps.second == second => stamps,
+        Some(_) | None => {
+            let now = second as i64;
+            let offset = (localtime::local(now).offset / 60) as i32;
+            let stamps =
+                Stamps { second, local: date::log(now, offset), iso8601: date::iso8601(now, offset) };
+            LAST.set(Some(stamps));
+            stamps
+        }
+    }
+}
+
+/// `$status`, three digits: of the response, or of the error page that it is.
+pub fn status(x: &Exchange, out: &mut Vec<u8>) {
+    let status = match (x.err_status, x.status) {
+        (0, 0) if x.head.has_line() && x.head.version() < crate::http1::request::Version::HTTP_10 => 9,
+        (0, status) | (status, _) => status,
+    };
+    out.extend_from_slice(&[
+        b'0' + (status / 100 % 10) as u8,
+        b'0' + (status / 10 % 10) as u8,
+        b'0' + (status % 10) as u8,
+    ]);
+}
+
+/// All fields of a name as one list.
+fn known(x: &Exchange, known: Known, out: &mut Vec<u8>) -> bool {
+    x.head.has(known) && joined(x.head.all(known), b", ", out)
+}
+
+/// Appends a number in decimal digits.
+pub fn number(value: u64, out: &mut Vec<u8>) -> bool {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     true
 }
@@ -184,14 +240,15 @@ pub fn seconds(ms: u64, out: &mut Vec<u8>) -> bool {
     true
 }
 
+/// A request without `?` has no arguments, one that ends in it has empty ones.
 fn args(x: &Exchange, out: &mut Vec<u8>) -> bool {
     out.extend_from_slice(&x.args);
-    true
+    !x.args.is_empty() || (!x.uri_changed && memchr::memchr(b'?', x.head.unparsed_uri()).is_some())
 }
 
 fn uri(x: &Exchange, out: &mut Vec<u8>) -> bool {
     out.extend_from_slice(&x.uri);
-    true
+    !x.uri.is_empty()
 }
 
 fn host(x: &Exchange, out: &mut Vec<u8>) -> bool {
@@ -221,7 +278,7 @@ fn header(x: &Exchange, known: Known, out: &mut Vec<u8>) -> bool {
 }
 
 fn binary_remote_addr(x: &Exchange, out: &mut Vec<u8>) -> bool {
-    match &x.connection.peer.address {
+    match &x.peer().address {
         Address::Ip(inet) => match inet.ip() {
             std::net::IpAddr::V4(ip) => out.extend_from_slice(&ip.octets()),
             std::net::IpAddr::V6(ip) => out.extend_from_slice(&ip.octets()),
@@ -236,9 +293,13 @@ fn remote_user(x: &Exchange, out: &mut Vec<u8>) -> bool {
     let Some(credentials) = x.header(Known::Authorization).and_then(crate::http::basic_credentials) else {
         return false;
     };
-    let end = memchr::memchr(b':', &credentials).unwrap_or(credentials.len());
-    out.extend_from_slice(&credentials[..end]);
-    end > 0
+    match memchr::memchr(b':', &credentials) {
+        None | Some(0) => false,
+        Some(end) => {
+            out.extend_from_slice(&credentials[..end]);
+            true
+        }
+    }
 }
 
 /// Whether a header's name is the one that a variable's name means: lower case, `_` for `-`.

@@ -578,6 +578,11 @@ impl Head {
         self.now.line.uri.quoted || self.now.line.uri.complex || self.now.line.uri.plus
     }
 
+    /// Whether the path was sent with `%XX` or `+` in it: only then are captures of a `rewrite` escaped.
+    pub fn has_escapes(&self) -> bool {
+        self.line.uri.quoted || self.line.uri.plus
+    }
+
     /// What stands before `://` in an absolute form.
     pub fn scheme(&self) -> &[u8] {
         self.now.line.scheme.and_then(|(start, end)| self.raw.get(start..end)).unwrap_or_default()

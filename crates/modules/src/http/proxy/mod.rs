@@ -16,7 +16,7 @@ use weir_engine::upstream::{self, Protocol, Settings, Target, Upstream};
 use weir_ir::address::{self, Authority, Form, Host};
 use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::program::{LocationMatch, PathSpec, ScopeKind};
-use weir_ir::{Conf, Contexts, Directive, Module, Setting, Takes, value};
+use weir_ir::{Conf, Contexts, Directive, Module, Setting, Takes};
 use weir_syntax::{Diagnostic, Level};
 
 pub use redirect::Redirect;
@@ -432,7 +432,7 @@ fn forwarded_for(x: &Exchange, out: &mut Vec<u8>) -> bool {
         out.extend_from_slice(value);
         out.extend_from_slice(b", ");
     }
-    out.extend_from_slice(x.connection.peer.text());
+    out.extend_from_slice(x.peer().text());
     true
 }
 

@@ -201,16 +201,16 @@ fn write_uri(x: &Exchange, way: Way<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(way.uri);
         return;
     }
-    if way.uri.is_empty() && x.has_valid_unparsed_uri() {
+    if way.uri.is_empty() && !x.uri_changed && x.head.has_valid_unparsed_uri() {
         out.extend_from_slice(x.head.unparsed_uri());
         return;
     }
     let mut rest = &x.uri[..];
-    if !way.uri.is_empty() && x.valid_location() {
+    if !way.uri.is_empty() && x.valid_location {
         out.extend_from_slice(way.uri);
         rest = x.uri.get(x.location().name().len().min(x.uri.len())..).unwrap_or_default();
     }
-    if x.needs_escaping() {
+    if x.internal || x.head.is_quoted() {
         escape(rest, Escape::Uri, out);
     } else {
         out.extend_from_slice(rest);
