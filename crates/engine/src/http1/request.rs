@@ -580,7 +580,7 @@ impl Head {
 
     /// Whether the path was sent with `%XX` or `+` in it: only then are captures of a `rewrite` escaped.
     pub fn has_escapes(&self) -> bool {
-        self.line.uri.quoted || self.line.uri.plus
+        self.now.line.uri.quoted || self.now.line.uri.plus
     }
 
     /// What stands before `://` in an absolute form.
