@@ -9,6 +9,8 @@ use weir_engine::contract::AnyInstall;
 
 /// The modules of the `http` block, each phase and the chain of filters in this order.
 pub const HTTP: &[&dyn AnyInstall] = &[
+    // Has no handlers; as in nginx a missing certificate is told before what later modules find.
+    &http::Ssl,
     // Before all else that defines variables: a `map` or `geo` of the same name takes precedence over `set`.
     &http::Rewrite,
     &http::Map,

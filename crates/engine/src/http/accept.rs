@@ -1,17 +1,47 @@
-//! A connection from its accept to its first request.
+//! From an accepted socket to a served connection: its address in the configuration, TLS, then HTTP.
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use crate::http::connection;
+use crate::http::connection::{self, Start};
 use crate::io::{Address, Io, Socket};
-use crate::reactor::Reactor;
+use crate::reactor::{Counters, Reactor};
+use crate::tls::{self, Accepted};
+
+/// Counts a connection as active while it lives.
+struct Active(Arc<Counters>);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Serves a connection that a listener took, until it ends.
+///
+/// `listener` is the address of the listening socket, as it is among the generation's sockets.
 pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket: Socket, peer: Address) {
+    reactor.counters.active.fetch_add(1, Ordering::Relaxed);
+    let _active = Active(Arc::clone(&reactor.counters));
     let generation = reactor.current();
+    // A socket that is gone already has no address any more, and nobody to be told.
     let Ok(local) = socket.local_addr() else { return };
     let Some(address) = generation.address_of(&listener, &local) else { return };
-    let connection = connection::accepted(&reactor, &generation, peer, local, address);
-    connection::serve(reactor, generation, listener, connection, Io::Plain(socket)).await;
+    let mut record = connection::accepted(&reactor, &generation, peer, local, address);
+    let (io, start) = if generation.addresses[address].protocols.ssl {
+        // Boxed, so that what a handshake takes is given back before the connection waits for requests.
+        let handshake = Box::pin(tls::accept(&reactor, &generation, &listener, &mut record, socket));
+        match handshake.await {
+            None => return,
+            Some(Accepted::Tls { io, session }) => {
+                record.tls = Some(session);
+                (io, Start::default())
+            }
+            Some(Accepted::Plain { io, input }) => (io, Start { input, plain_on_tls: true }),
+        }
+    } else {
+        (Io::Plain(socket), Start::default())
+    };
+    connection::serve_from(reactor, generation, listener, record, io, start).await;
 }

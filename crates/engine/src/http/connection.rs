@@ -35,11 +35,34 @@ pub async fn serve(
     connection: Connection,
     io: Io,
 ) {
-    let client = Client { io, input: Buf::new(), timer: reactor.timers().register() };
+    serve_from(reactor, generation, listener, connection, io, Start::default()).await;
+}
+
+/// How a connection begins for HTTP.
+#[derive(Default)]
+pub struct Start {
+    /// What was read of it already.
+    pub input: Buf,
+    /// Plain HTTP came to a port where TLS is spoken: every request is answered with 497.
+    pub plain_on_tls: bool,
+}
+
+/// As [`serve`], for a connection that something was learned of before.
+pub async fn serve_from(
+    reactor: Rc<Reactor>,
+    generation: Arc<Generation>,
+    listener: Arc<Address>,
+    connection: Connection,
+    io: Io,
+    start: Start,
+) {
+    let client = Client { io, input: start.input, timer: reactor.timers().register() };
     let mut state = Serving {
         idle: reactor.register_idle(),
+        server: connection_server(&generation, &connection),
         served: generation,
         connection: Rc::new(connection),
+        plain_on_tls: start.plain_on_tls,
         listener,
         reactor,
         head: Head::new(),
@@ -53,8 +76,11 @@ struct Serving {
     reactor: Rc<Reactor>,
     /// The generation of the last request.
     served: Arc<Generation>,
+    /// The server before a request names one: the one of the TLS handshake, or the default.
+    server: LocationId,
     listener: Arc<Address>,
     connection: Rc<Connection>,
+    plain_on_tls: bool,
     idle: Rc<Idle>,
     head: Head,
     /// Taken while an exchange has it.
@@ -104,7 +130,8 @@ impl Serving {
         self.connection.requests.set(requests);
         self.reactor.counters.requests.fetch_add(1, Ordering::Relaxed);
         let generation = Arc::clone(&self.served);
-        let (server, regex) = router::server(&generation, self.connection.address(), self.head.host());
+        let found = router::find(&generation, self.connection.address(), self.head.host());
+        let (server, regex) = found.unwrap_or((self.server, None));
         let head = std::mem::take(&mut self.head);
         let mut x = Exchange::new(
             Rc::clone(&self.reactor),
@@ -148,6 +175,10 @@ impl Serving {
                 x.log(Level::Info, String::from_utf8_lossy(&reject.message));
                 x.keepalive = false;
                 phases::refuse(&mut x, reject.status).await
+            }
+            None if self.plain_on_tls => {
+                x.log(Level::Info, "client sent plain HTTP request to HTTPS port");
+                phases::refuse(&mut x, 497).await
             }
             None => {
                 let core = &x.generation.location(server).core;
@@ -225,8 +256,7 @@ impl Serving {
     }
 
     fn settings(&self) -> &crate::settings::CoreSettings {
-        let server = self.served.addresses[self.connection.address()].default_server;
-        &self.served.location(server).core
+        &self.served.location(self.server).core
     }
 
     fn is_disabled(&self, x: &Exchange) -> bool {
@@ -251,6 +281,7 @@ impl Serving {
         if let Some(address) = current.address_of(&self.listener, &self.connection.local) {
             self.connection.set_address(address);
             self.served = current;
+            self.server = connection_server(&self.served, &self.connection);
         }
     }
 
@@ -380,6 +411,14 @@ impl Serving {
     }
 }
 
+/// The server that a connection is for before any request: the one named in the TLS handshake, else the default.
+fn connection_server(generation: &Generation, connection: &Connection) -> LocationId {
+    let address = connection.address();
+    let name = connection.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
+    let named = name.and_then(|name| crate::tls::by_name(generation, address, name));
+    named.unwrap_or(generation.addresses[address].default_server)
+}
+
 fn release_if_empty(input: &mut Buf) {
     if input.is_empty() {
         input.release();
@@ -437,8 +476,10 @@ async fn run_tunnel(
     logs: Vec<Box<dyn TunnelLog>>,
 ) {
     reactor.counters.tunnels.fetch_add(1, Ordering::Relaxed);
+    reactor.counters.active.fetch_add(1, Ordering::Relaxed);
     let closed = running.run().await;
     reactor.counters.tunnels.fetch_sub(1, Ordering::Relaxed);
+    reactor.counters.active.fetch_sub(1, Ordering::Relaxed);
     drop(running);
     drop(peer);
     let facts = TunnelFacts {

@@ -75,22 +75,20 @@ impl ServerNames {
     }
 }
 
-/// The server for a host at an address; a regex that decided comes along for its captures.
-pub fn server<'g>(
+/// The server that has a host among its names at an address; a regex that decided comes along for its captures.
+pub fn find<'g>(
     generation: &'g Generation,
     address: usize,
     host: &[u8],
-) -> (LocationId, Option<&'g Regex>) {
-    let address = &generation.addresses[address];
-    if !host.is_empty() {
-        if let Some(server) = address.names.find_plain(host) {
-            return (server, None);
-        }
-        if let Some((regex, server)) = address.names.find_regex(host) {
-            return (server, Some(regex));
-        }
+) -> Option<(LocationId, Option<&'g Regex>)> {
+    let names = &generation.addresses[address].names;
+    if host.is_empty() {
+        return None;
     }
-    (address.default_server, None)
+    if let Some(server) = names.find_plain(host) {
+        return Some((server, None));
+    }
+    names.find_regex(host).map(|(regex, server)| (server, Some(regex)))
 }
 
 /// The locations of one level.

@@ -4,8 +4,10 @@ pub mod log;
 pub mod map;
 pub mod proxy;
 pub mod rewrite;
+pub mod ssl;
 
 pub use log::Log;
 pub use map::Map;
 pub use proxy::Proxy;
 pub use rewrite::Rewrite;
+pub use ssl::Ssl;

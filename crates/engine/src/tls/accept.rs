@@ -1,0 +1,318 @@
+//! The handshake of an accepted connection, up to the server that it is for.
+//!
+//! The first read takes the ClientHello (or the start of a plain request) into the thread's scratch, so a client that
+//! says nothing holds no buffer, and telling TLS from plain HTTP costs no system call of its own.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use nix::errno::Errno;
+use rustls::server::{AcceptedAlert, Acceptor, ClientHello};
+use rustls::{AlertDescription, Error, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::StartHandshake;
+use weir_ir::LocationId;
+use weir_syntax::Level;
+
+use super::{Offer, Session};
+use crate::generation::Generation;
+use crate::http::exchange::Connection;
+use crate::http::router;
+use crate::io::{Address, Buf, Io, Socket, scratch};
+use crate::reactor::Reactor;
+use crate::timer::Timer;
+
+/// The most that is read of a ClientHello at once.
+const READ: usize = 8 * 1024;
+
+/// A connection that may be served.
+pub enum Accepted {
+    Tls {
+        io: Io,
+        session: Rc<Session>,
+    },
+    /// Somebody speaks HTTP without TLS to this port, and this is how it begins.
+    Plain {
+        io: Io,
+        input: Buf,
+    },
+}
+
+/// Why a connection is not served.
+enum Failure {
+    /// The client was gone before it said anything.
+    Closed,
+    /// The client was gone in the middle.
+    Gone(Option<io::Error>),
+    Late,
+    /// No server wants this handshake.
+    Rejected,
+    Tls(Error),
+    Read(io::Error),
+}
+
+/// Does the handshake of a connection to the address at `connection.address`, within the `client_header_timeout` of
+/// its default server. `None` where it failed, which is logged.
+///
+/// The server that the client asked for is found in `connection` afterwards: its log is the connection's.
+pub async fn accept(
+    reactor: &Reactor,
+    generation: &Generation,
+    listener: &Address,
+    connection: &mut Connection,
+    socket: Socket,
+) -> Option<Accepted> {
+    let address = &generation.addresses[connection.address()];
+    let timer = reactor.timers().register();
+    timer.set_in(generation.location(address.default_server).core.client_header_timeout);
+    match handshake(generation, connection, socket, &timer).await {
+        Ok(accepted) => Some(accepted),
+        Err(failure) => {
+            log(connection, listener, &failure);
+            None
+        }
+    }
+}
+
+async fn handshake(
+    generation: &Generation,
+    connection: &mut Connection,
+    mut socket: Socket,
+    timer: &Timer,
+) -> Result<Accepted, Failure> {
+    let accepted = match hello(&mut socket, timer).await? {
+        Hello::Tls(accepted) => accepted,
+        Hello::Plain(input) => return Ok(Accepted::Plain { io: Io::Plain(socket), input }),
+        Hello::Bad(error, alert) => {
+            send_alert(&mut socket, alert, timer).await;
+            return Err(Failure::Tls(error));
+        }
+    };
+    let client_hello = accepted.client_hello();
+    let offer = Offer::of(&client_hello);
+    let server_name: Option<Box<str>> = client_hello.server_name().map(Into::into);
+    let Some(config) = choose(generation, connection, &client_hello) else {
+        // RFC 6066 section 3: fatal(2) unrecognized_name(112), in a record of its own.
+        send(&mut socket, &[21, 3, 3, 0, 2, 2, 112], timer).await;
+        return Err(Failure::Rejected);
+    };
+    let mut accept = StartHandshake::from_parts(accepted, socket).into_stream(config);
+    let tls = poll_fn(|cx| match Pin::new(&mut accept).poll(cx) {
+        Poll::Ready(done) => Poll::Ready(done.map_err(Failure::of)),
+        Poll::Pending => timer.poll_expired(cx).map(|()| Err(Failure::Late)),
+    })
+    .await?;
+    let state = tls.get_ref().1;
+    let session = Session {
+        server_name,
+        alpn: state.alpn_protocol().map(Into::into),
+        protocol: state.protocol_version().unwrap_or(rustls::ProtocolVersion::TLSv1_3),
+        cipher: state
+            .negotiated_cipher_suite()
+            .map_or(rustls::CipherSuite::Unknown(0), |suite| suite.suite()),
+        group: state.negotiated_key_exchange_group().map(|group| group.name()),
+        resumed: state.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
+        offer,
+    };
+    Ok(Accepted::Tls { io: Io::from(tls), session: Rc::new(session) })
+}
+
+enum Hello {
+    Tls(rustls::server::Accepted),
+    Plain(Buf),
+    Bad(Error, AcceptedAlert),
+}
+
+/// Reads until the ClientHello is whole, or until it is plain that none will come.
+async fn hello(socket: &mut Socket, timer: &Timer) -> Result<Hello, Failure> {
+    let mut acceptor = None;
+    poll_fn(|cx| {
+        loop {
+            let step = scratch(|bytes| read(cx, socket, &mut bytes[..READ], &mut acceptor));
+            match step {
+                Poll::Ready(Ok(Some(hello))) => return Poll::Ready(Ok(hello)),
+                Poll::Ready(Ok(None)) => {}
+                Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
+                Poll::Pending => return timer.poll_expired(cx).map(|()| Err(Failure::Late)),
+            }
+        }
+    })
+    .await
+}
+
+/// One read and what it makes of the ClientHello so far.
+fn read(
+    cx: &mut Context<'_>,
+    socket: &mut Socket,
+    bytes: &mut [u8],
+    acceptor: &mut Option<Acceptor>,
+) -> Poll<Result<Option<Hello>, Failure>> {
+    let mut into = ReadBuf::new(bytes);
+    match Pin::new(socket).poll_read(cx, &mut into) {
+        Poll::Pending => return Poll::Pending,
+        Poll::Ready(Ok(())) => {}
+        Poll::Ready(Err(error)) if acceptor.is_none() => return Poll::Ready(Err(Failure::Read(error))),
+        Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Gone(Some(error)))),
+    }
+    let mut bytes = into.filled();
+    let Some(first) = bytes.first() else {
+        let failure = if acceptor.is_none() { Failure::Closed } else { Failure::Gone(None) };
+        return Poll::Ready(Err(failure));
+    };
+    // A handshake record, or what may be the length of an SSL 2 message; anything else is no TLS.
+    if acceptor.is_none() && *first != 0x16 && *first & 0x80 == 0 {
+        let mut input = Buf::new();
+        input.extend(bytes);
+        return Poll::Ready(Ok(Some(Hello::Plain(input))));
+    }
+    let acceptor = acceptor.get_or_insert_with(Acceptor::default);
+    while !bytes.is_empty() {
+        match acceptor.read_tls(&mut bytes) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) => return Poll::Ready(Err(Failure::Read(error))),
+        }
+    }
+    Poll::Ready(match acceptor.accept() {
+        Ok(accepted) => Ok(accepted.map(Hello::Tls)),
+        Err((error, alert)) => Ok(Some(Hello::Bad(error, alert))),
+    })
+}
+
+/// The configuration of the server that the client asks for: by SNI, else the default one. `None` where that server
+/// takes no handshakes.
+fn choose(
+    generation: &Generation,
+    connection: &mut Connection,
+    hello: &ClientHello<'_>,
+) -> Option<Arc<ServerConfig>> {
+    let address = &generation.addresses[connection.address()];
+    let by_name = hello.server_name().and_then(|name| by_name(generation, connection.address(), name));
+    if let Some(server) = by_name {
+        connection.log = generation.location(server).log.with_connection(connection.number);
+    }
+    let of = |server: LocationId| generation.location(server).tls.as_ref();
+    let named = of(by_name.unwrap_or(address.default_server));
+    if named.is_some_and(|tls| tls.reject_handshake) {
+        return None;
+    }
+    // A server without certificates of its own shows those of the default server.
+    named.and_then(|tls| tls.config.clone()).or_else(|| of(address.default_server)?.config.clone())
+}
+
+/// The server that a client names in its ClientHello.
+pub(crate) fn by_name(generation: &Generation, address: usize, name: &str) -> Option<LocationId> {
+    let lower = name.to_ascii_lowercase();
+    let host = lower.strip_suffix('.').unwrap_or(&lower);
+    router::find(generation, address, host.as_bytes()).map(|(server, _)| server)
+}
+
+impl Failure {
+    fn of(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return Self::Gone(None);
+        }
+        if error.raw_os_error().is_some() {
+            return Self::Gone(Some(error));
+        }
+        match error.downcast::<Error>() {
+            Ok(error) => Self::Tls(error),
+            Err(error) => Self::Read(error),
+        }
+    }
+}
+
+async fn send_alert(socket: &mut Socket, mut alert: AcceptedAlert, timer: &Timer) {
+    let mut bytes = vec![];
+    // A Vec takes everything.
+    let _ = alert.write_all(&mut bytes);
+    send(socket, &bytes, timer).await;
+}
+
+/// Sends a few last bytes; what the client does not take is its own loss.
+async fn send(socket: &mut Socket, bytes: &[u8], timer: &Timer) {
+    poll_fn(|cx| match Pin::new(&mut *socket).poll_write(cx, bytes) {
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => timer.poll_expired(cx),
+    })
+    .await;
+}
+
+fn log(connection: &Connection, listener: &Address, failure: &Failure) {
+    let errno = |error: &io::Error| error.raw_os_error().map(Errno::from_raw);
+    let (message, errno) = match failure {
+        Failure::Closed => ("client closed connection".into(), None),
+        Failure::Gone(error) => {
+            ("peer closed connection in SSL handshake".into(), error.as_ref().and_then(errno))
+        }
+        Failure::Late => ("client timed out".into(), Some(Errno::ETIMEDOUT)),
+        Failure::Rejected => {
+            ("SSL_do_handshake() failed (SSL: error:0A0000EA:SSL routines::callback failed)".into(), None)
+        }
+        Failure::Tls(error) => (format!("SSL_do_handshake() failed (SSL: {})", reason(error)), None),
+        Failure::Read(error) => match errno(error) {
+            Some(errno) => ("recv() failed".into(), Some(errno)),
+            None => (format!("SSL_do_handshake() failed (SSL: {error})"), None),
+        },
+    };
+    connection.log.write_with(Level::Info, errno, message, |line| {
+        line.bytes(b" while SSL handshaking");
+        line.field("client", connection.peer.text());
+        line.field("server", listener.to_string().as_bytes());
+    });
+}
+
+/// What went wrong, in OpenSSL's words where it has some for the same.
+fn reason(error: &Error) -> String {
+    use rustls::PeerIncompatible as P;
+    let words = match error {
+        Error::NoApplicationProtocol => "error:0A0000EB:SSL routines::no application protocol",
+        Error::PeerIncompatible(P::NoCipherSuitesInCommon) => "error:0A0000C1:SSL routines::no shared cipher",
+        Error::PeerIncompatible(P::NoKxGroupsInCommon) => {
+            "error:0A000065:SSL routines::no suitable key share"
+        }
+        Error::PeerIncompatible(P::NoSignatureSchemesInCommon) => {
+            "error:0A000076:SSL routines::no suitable signature algorithm"
+        }
+        Error::PeerIncompatible(
+            P::Tls12NotOffered
+            | P::Tls12NotOfferedOrEnabled
+            | P::Tls13RequiredForQuic
+            | P::SupportedVersionsExtensionRequired,
+        ) => "error:0A000102:SSL routines::unsupported protocol",
+        Error::InvalidMessage(_) => "error:0A00010B:SSL routines::wrong version number",
+        Error::DecryptError => "error:0A000119:SSL routines::decryption failed or bad record mac",
+        Error::AlertReceived(alert) => return alert_reason(*alert),
+        _ => return error.to_string(),
+    };
+    words.to_owned()
+}
+
+fn alert_reason(alert: AlertDescription) -> String {
+    let number = u8::from(alert);
+    let name = match alert {
+        AlertDescription::BadCertificate => "sslv3 alert bad certificate",
+        AlertDescription::UnsupportedCertificate => "sslv3 alert unsupported certificate",
+        AlertDescription::CertificateRevoked => "sslv3 alert certificate revoked",
+        AlertDescription::CertificateExpired => "sslv3 alert certificate expired",
+        AlertDescription::CertificateUnknown => "sslv3 alert certificate unknown",
+        AlertDescription::HandshakeFailure => "sslv3 alert handshake failure",
+        AlertDescription::IllegalParameter => "sslv3 alert illegal parameter",
+        AlertDescription::UnexpectedMessage => "sslv3 alert unexpected message",
+        AlertDescription::UnknownCA => "tlsv1 alert unknown ca",
+        AlertDescription::AccessDenied => "tlsv1 alert access denied",
+        AlertDescription::DecodeError => "tlsv1 alert decode error",
+        AlertDescription::DecryptError => "tlsv1 alert decrypt error",
+        AlertDescription::ProtocolVersion => "tlsv1 alert protocol version",
+        AlertDescription::InternalError => "tlsv1 alert internal error",
+        AlertDescription::UserCanceled => "tlsv1 alert user cancelled",
+        AlertDescription::UnrecognisedName => "tlsv1 unrecognized name",
+        _ => return format!("received fatal alert: {alert:?}:SSL alert number {number}"),
+    };
+    // OpenSSL numbers these reasons by 1000 more than the alert.
+    format!("error:0A{:06X}:SSL routines::{name}:SSL alert number {number}", 1000 + u32::from(number))
+}

@@ -1,0 +1,72 @@
+//! TLS on the client's side: what a server presents, which server a ClientHello means, and what is known afterwards.
+//!
+//! ```text
+//! accept -> first byte -> ClientHello -> server by SNI -> its rustls::ServerConfig -> Io::TlsServer + Session
+//!               \-> no TLS: plain HTTP, every request of which is answered with 497
+//! ```
+
+mod accept;
+pub mod ciphers;
+pub mod pem;
+mod resume;
+mod server;
+
+pub(crate) use accept::by_name;
+pub use accept::{Accepted, accept};
+pub use resume::{Lifetime, TicketKey};
+pub use server::{Protocols, ServerTls, SessionCache, Settings};
+
+use rustls::{NamedGroup, ProtocolVersion};
+
+/// What is known of a connection's TLS after its handshake, for variables.
+#[derive(Debug)]
+pub struct Session {
+    /// The name that the client asked for (SNI), as it was sent.
+    pub server_name: Option<Box<str>>,
+    /// The protocol agreed on by ALPN.
+    pub alpn: Option<Box<[u8]>>,
+    pub protocol: ProtocolVersion,
+    pub cipher: rustls::CipherSuite,
+    /// The group of the key exchange; a resumed session of TLS 1.2 has none.
+    pub group: Option<NamedGroup>,
+    pub resumed: bool,
+    /// What the client offered.
+    pub offer: Offer,
+}
+
+/// The cipher suites and then the groups of a ClientHello, by their numbers, in one allocation.
+#[derive(Debug)]
+pub struct Offer {
+    numbers: Box<[u16]>,
+    ciphers: usize,
+}
+
+impl Offer {
+    fn of(hello: &rustls::server::ClientHello<'_>) -> Self {
+        let ciphers = hello.cipher_suites();
+        let groups = hello.named_groups().unwrap_or_default();
+        let numbers = ciphers.iter().map(|c| u16::from(*c)).chain(groups.iter().map(|g| u16::from(*g)));
+        Self { numbers: numbers.collect(), ciphers: ciphers.len() }
+    }
+
+    /// In the client's order, the signalling values that are no ciphers included.
+    pub fn ciphers(&self) -> &[u16] {
+        &self.numbers[..self.ciphers]
+    }
+
+    pub fn groups(&self) -> &[u16] {
+        &self.numbers[self.ciphers..]
+    }
+}
+
+impl Session {
+    /// `TLSv1.3`
+    pub fn protocol_name(&self) -> &'static str {
+        match self.protocol {
+            ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            // rustls negotiates nothing else.
+            _ => "unknown",
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Certificates and keys out of PEM files, with the words that nginx's OpenSSL has for what is wrong with them.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use rustls::pki_types::pem::{Error as PemError, PemObject};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+/// What is wrong with a file, as nginx shows it after the file's name: the function of OpenSSL that failed and its
+/// queue of errors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    pub call: &'static str,
+    pub reasons: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}() failed (SSL: {})", self.call, self.reasons)
+    }
+}
+
+impl Fault {
+    /// The file could not be opened.
+    pub fn open(path: &str, error: &io::Error) -> Self {
+        let number = error.raw_os_error().unwrap_or(nix::libc::EIO);
+        let text = crate::errorlog::text_of(nix::errno::Errno::from_raw(number));
+        let second = match number {
+            nix::libc::ENOENT => "error:10000080:BIO routines::no such file",
+            _ => "error:10080002:BIO routines::system lib",
+        };
+        let reasons = format!(
+            "error:{:08X}:system library::{text}:calling fopen({path}, r) {second}",
+            0x8000_0000 | number.unsigned_abs()
+        );
+        Self { call: "BIO_new_file", reasons }
+    }
+
+    fn pem(call: &'static str, error: &PemError, expecting: &str) -> Self {
+        let reasons = match error {
+            PemError::MissingSectionEnd { .. } => "error:04800066:PEM routines::bad end line".to_owned(),
+            PemError::Base64Decode(_) => "error:04800064:PEM routines::bad base64 decode".to_owned(),
+            // The rest is files without the section that is looked for. The errors are OpenSSL's own and may grow.
+            _ => format!("error:0480006C:PEM routines::no start line:Expecting: {expecting}"),
+        };
+        Self { call, reasons }
+    }
+}
+
+/// The certificates of a file, in its order.
+///
+/// # Errors
+/// The file has none, or one that is not base64.
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    const CALL: &str = "PEM_read_bio_X509_AUX";
+    let fault = |error: &PemError| Fault::pem(CALL, error, "TRUSTED CERTIFICATE");
+    let certificates: Vec<_> =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| fault(&error))?;
+    if certificates.is_empty() {
+        return Err(fault(&PemError::NoItemsFound));
+    }
+    for certificate in &certificates {
+        if rustls::server::ParsedCertificate::try_from(certificate).is_err() {
+            let reasons = "error:0688010A:asn1 encoding routines::nested asn1 error".to_owned();
+            return Err(Fault { call: CALL, reasons });
+        }
+    }
+    Ok(certificates)
+}
+
+/// The revocation lists of a file.
+///
+/// # Errors
+/// As of [`certificates`].
+pub fn revocations(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, Fault> {
+    let fault = |error: &PemError| Fault::pem("PEM_read_bio_X509_CRL", error, "X509 CRL");
+    let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| fault(&error))?;
+    if lists.is_empty() { Err(fault(&PemError::NoItemsFound)) } else { Ok(lists) }
+}
+
+/// The first private key of a file: PKCS #8, PKCS #1 or SEC 1, not encrypted.
+///
+/// # Errors
+/// The file has none that can be read.
+pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, Fault> {
+    const CALL: &str = "PEM_read_bio_PrivateKey";
+    let encrypted = memchr::memmem::find(pem, b"BEGIN ENCRYPTED PRIVATE KEY").is_some()
+        || memchr::memmem::find(pem, b"Proc-Type: 4,ENCRYPTED").is_some();
+    if encrypted {
+        let reasons = "weir does not read encrypted keys yet".to_owned();
+        return Err(Fault { call: CALL, reasons });
+    }
+    PrivateKeyDer::from_pem_slice(pem).map_err(|_| {
+        let reasons =
+            "error:1E08010C:DECODER routines::unsupported:No supported data to decode. Input type: PEM";
+        Fault { call: CALL, reasons: reasons.to_owned() }
+    })
+}
+
+/// Why a certificate and a key are no pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPair {
+    /// The algorithm or the size is one that is not supported.
+    Unsupported,
+    /// The key is another one's.
+    Mismatch,
+}
+
+/// A chain and its key, ready for handshakes.
+///
+/// # Errors
+/// They do not belong together, or the key is of a kind that is not supported.
+pub fn pair(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    staple: Option<Vec<u8>>,
+) -> Result<Arc<CertifiedKey>, NoPair> {
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(|_| NoPair::Unsupported)?;
+    let mut pair = CertifiedKey::new(chain, key);
+    pair.keys_match().map_err(|_| NoPair::Mismatch)?;
+    pair.ocsp = staple;
+    Ok(Arc::new(pair))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(name: &str) -> (String, String) {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    }
+
+    #[test]
+    fn a_pair_is_a_pair() {
+        let (one, one_key) = made("a");
+        let (two, two_key) = made("b");
+        let pair_of = |cert: &str, key: &str| {
+            pair(certificates(cert.as_bytes()).unwrap(), private_key(key.as_bytes()).unwrap(), None)
+                .map(|p| p.cert.len())
+        };
+        assert_eq!(pair_of(&one, &one_key), Ok(1));
+        assert_eq!(pair_of(&format!("{two}{one}"), &two_key), Ok(2));
+        assert_eq!(pair_of(&one, &two_key), Err(NoPair::Mismatch));
+    }
+
+    #[test]
+    fn faults_in_openssls_words() {
+        let (cert, key) = made("a");
+        let no_start = "error:0480006C:PEM routines::no start line:Expecting: TRUSTED CERTIFICATE";
+        for junk in ["", "junk\n", &key] {
+            assert_eq!(certificates(junk.as_bytes()).unwrap_err().reasons, no_start, "{junk}");
+        }
+        let spoiled = cert.replacen("\nMII", "\n!II", 1);
+        let reasons = certificates(spoiled.as_bytes()).unwrap_err().reasons;
+        assert_eq!(reasons, "error:04800064:PEM routines::bad base64 decode");
+        let fault = private_key(cert.as_bytes()).unwrap_err();
+        assert_eq!(
+            fault.to_string(),
+            "PEM_read_bio_PrivateKey() failed (SSL: error:1E08010C:DECODER routines::unsupported:\
+             No supported data to decode. Input type: PEM)"
+        );
+        let fault = Fault::open("/x", &io::Error::from_raw_os_error(2));
+        assert_eq!(
+            fault.to_string(),
+            "BIO_new_file() failed (SSL: error:80000002:system library::No such file or directory:\
+             calling fopen(/x, r) error:10000080:BIO routines::no such file)"
+        );
+    }
+}

@@ -1,0 +1,167 @@
+//! What a server presents in handshakes: its settings made into rustls's configuration.
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use rustls::crypto::{CryptoProvider, SupportedKxGroup};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{CipherSuite, ServerConfig, SignatureAlgorithm, SupportedCipherSuite};
+
+use super::resume::{self, Lifetime, Mark, TicketKey};
+
+/// Tickets after a full handshake of TLS 1.3, as OpenSSL sends.
+const TICKETS: usize = 2;
+
+/// The versions of `ssl_protocols` that rustls has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols {
+    pub tls12: bool,
+    pub tls13: bool,
+}
+
+/// Where sessions are kept, `ssl_session_cache`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionCache {
+    /// Of a cache shared with other servers.
+    pub name: Option<Arc<str>>,
+    /// Sessions at most.
+    pub sessions: usize,
+}
+
+/// What a server's handshakes follow.
+pub struct Settings<'a> {
+    /// Chains with their keys; of several of a kind the last counts.
+    pub pairs: &'a [Arc<CertifiedKey>],
+    pub protocols: Protocols,
+    /// Most preferred first, of all versions.
+    pub ciphers: Vec<SupportedCipherSuite>,
+    /// Most preferred first.
+    pub groups: Vec<&'static dyn SupportedKxGroup>,
+    pub prefer_server_ciphers: bool,
+    pub session_cache: Option<SessionCache>,
+    pub session_lifetime: Lifetime,
+    pub tickets: bool,
+    /// Empty for the process's own.
+    pub ticket_keys: &'a [Arc<TicketKey>],
+    pub reject_handshake: bool,
+}
+
+/// A server with `listen … ssl`, ready for handshakes.
+pub struct ServerTls {
+    /// A server without certificates has none: it only refuses.
+    pub config: Option<Arc<ServerConfig>>,
+    /// Handshakes that are meant for this server are refused (`ssl_reject_handshake`).
+    pub reject_handshake: bool,
+}
+
+impl ServerTls {
+    /// # Errors
+    /// rustls refuses the combination, or the system gives no randomness.
+    pub fn new(settings: Settings<'_>) -> Result<Self, rustls::Error> {
+        let reject_handshake = settings.reject_handshake;
+        let config = if settings.pairs.is_empty() { None } else { Some(Arc::new(config(settings)?)) };
+        Ok(Self { config, reject_handshake })
+    }
+}
+
+fn config(settings: Settings<'_>) -> Result<ServerConfig, rustls::Error> {
+    let versions: &[_] = match settings.protocols {
+        Protocols { tls12: true, tls13: true } => &[&TLS13, &TLS12],
+        Protocols { tls12: true, tls13: false } => &[&TLS12],
+        Protocols { tls12: false, tls13: true } => &[&TLS13],
+        Protocols { tls12: false, tls13: false } => &[],
+    };
+    let provider = CryptoProvider {
+        cipher_suites: settings.ciphers,
+        kx_groups: settings.groups,
+        ..rustls::crypto::aws_lc_rs::default_provider()
+    };
+    let mark = mark(settings.pairs);
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(versions)?
+        .with_client_cert_verifier(WebPkiClientVerifier::no_client_auth())
+        .with_cert_resolver(Arc::new(Pairs::new(settings.pairs)));
+    config.alpn_protocols = [&b"http/1.1"[..], b"http/1.0", b"http/0.9"].map(<[u8]>::to_vec).into();
+    config.ignore_client_order = settings.prefer_server_ciphers;
+    config.send_tls13_tickets = TICKETS;
+    config.session_storage = match &settings.session_cache {
+        Some(SessionCache { name, sessions }) => {
+            resume::cache(name.as_deref(), *sessions, mark, settings.session_lifetime)
+        }
+        None => Arc::new(NoServerSessionStorage {}),
+    };
+    if settings.tickets {
+        config.ticketer = resume::tickets(settings.ticket_keys, mark, settings.session_lifetime)?;
+    } else if settings.session_cache.is_none() {
+        config.send_tls13_tickets = 0;
+    }
+    Ok(config)
+}
+
+/// What sessions of servers with these certificates have in common.
+fn mark(pairs: &[Arc<CertifiedKey>]) -> Mark {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    for pair in pairs {
+        for certificate in &pair.cert {
+            hash.update(&certificate.len().to_be_bytes());
+            hash.update(certificate);
+        }
+    }
+    let mut mark = [0; 16];
+    mark.copy_from_slice(&hash.finish().as_ref()[..16]);
+    Mark(mark)
+}
+
+/// Chooses among certificates of different kinds by what the client can check.
+struct Pairs(Vec<(SignatureAlgorithm, Arc<CertifiedKey>)>);
+
+impl fmt::Debug for Pairs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pairs")
+    }
+}
+
+impl Pairs {
+    fn new(pairs: &[Arc<CertifiedKey>]) -> Self {
+        let mut kept: Vec<(SignatureAlgorithm, Arc<CertifiedKey>)> = vec![];
+        for pair in pairs {
+            let algorithm = pair.key.algorithm();
+            kept.retain(|(kind, _)| *kind != algorithm);
+            kept.push((algorithm, Arc::clone(pair)));
+        }
+        // Clients name their curves before RSA, and it is the cheaper signature.
+        kept.sort_by_key(|(kind, _)| *kind == SignatureAlgorithm::RSA);
+        Self(kept)
+    }
+}
+
+impl ResolvesServerCert for Pairs {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let offers =
+            |kind: SignatureAlgorithm| hello.cipher_suites().iter().any(|suite| carries(*suite, kind));
+        let usable = self.0.iter().find(|(kind, pair)| {
+            pair.key.choose_scheme(hello.signature_schemes()).is_some() && offers(*kind)
+        });
+        usable.or(self.0.first()).map(|(_, pair)| Arc::clone(pair))
+    }
+}
+
+/// Whether a suite goes with certificates of a kind: those of TLS 1.3 with all.
+fn carries(suite: CipherSuite, kind: SignatureAlgorithm) -> bool {
+    let rsa = kind == SignatureAlgorithm::RSA;
+    match suite {
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+        | CipherSuite::TLS13_AES_256_GCM_SHA384
+        | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => true,
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
+        | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => rsa,
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
+        | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => !rsa,
+        _ => false,
+    }
+}
