@@ -16,6 +16,10 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::Map,
     // Takes its location whole, so its place among the content handlers does not matter.
     &http::Proxy,
+    // The content phase: a directory's index before the listing of it, and last of all the file itself.
+    &http::TryFiles,
+    &http::Index,
+    &http::Static,
     // After everything: it runs in the log phase.
     &http::Log,
 ];

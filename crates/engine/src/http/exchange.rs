@@ -92,6 +92,8 @@ pub struct Exchange {
     /// The location was found for the present path: false once `rewrite … break` changed the path within it, where
     /// neither `alias` nor the URI of a `proxy_pass` can take the place of the location's prefix.
     pub valid_location: bool,
+    /// `try_files` found a file for a regex location with `alias`: the path follows the alias.
+    pub uri_below_alias: bool,
     /// The `Location` of an answer with a redirect's status; it stays with the request over an `error_page`.
     pub redirect_target: Option<Text>,
     /// Came about by an internal redirect, so that `internal` locations are open to it.
@@ -164,6 +166,7 @@ impl Exchange {
             server,
             uri_changed: false,
             valid_location: true,
+            uri_below_alias: false,
             redirect_target: None,
             internal: false,
             method_name: None,
@@ -279,6 +282,7 @@ impl Exchange {
         self.uri_changed = true;
         self.internal = true;
         self.valid_location = true;
+        self.uri_below_alias = false;
         self.restart = Restart::ServerRewrite;
         self.clear_extensions();
     }

@@ -250,8 +250,10 @@ async fn content(x: &mut Exchange) -> Flow {
         }
     }
     if x.uri.ends_with(b"/") {
-        let path = String::from_utf8_lossy(&x.file_path()).into_owned();
-        x.log(Level::Error, format_args!("directory index of \"{path}\" is forbidden"));
+        if let Some(file) = x.file() {
+            let path = String::from_utf8_lossy(&file.path);
+            x.log(Level::Error, format_args!("directory index of \"{path}\" is forbidden"));
+        }
         return Flow::Answer(403);
     }
     Flow::Answer(404)
@@ -272,15 +274,41 @@ impl Exchange {
     }
 
     /// The file that the present path names: below `root`, or in place of the location's prefix with `alias`.
-    pub fn file_path(&self) -> Vec<u8> {
+    /// `None` where the path was rewritten within a location with `alias`, which is then logged.
+    pub fn file(&self) -> Option<FilePath> {
         let location = self.location();
-        let mut path = location.core.root.value(self);
-        if location.core.alias && !location.is_regex() {
-            let rest = self.uri.get(location.name().len()..).unwrap_or_default();
-            path.extend_from_slice(rest);
-        } else if !location.core.alias {
-            path.extend_from_slice(&self.uri);
+        if location.core.alias && !self.valid_location {
+            let name = String::from_utf8_lossy(location.name()).into_owned();
+            self.log(
+                Level::Alert,
+                format_args!("\"alias\" cannot be used in location \"{name}\" where URI was rewritten"),
+            );
+            return None;
         }
-        path
+        let mut path = location.core.root.value(self);
+        let root = path.len();
+        match (location.core.alias, location.is_regex()) {
+            (false, _) => path.extend_from_slice(&self.uri),
+            (true, true) if self.uri_below_alias => path.extend_from_slice(&self.uri),
+            // A regex location's alias is the whole file name.
+            (true, true) => {}
+            (true, false) => {
+                path.extend_from_slice(self.uri.get(location.name().len()..).unwrap_or_default());
+            }
+        }
+        Some(FilePath { path, root })
     }
+
+    /// As [`Exchange::file`], empty where there is no such file name.
+    pub fn file_path(&self) -> Vec<u8> {
+        self.file().map(|file| file.path).unwrap_or_default()
+    }
+}
+
+/// The name of a file that a path stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilePath {
+    pub path: Vec<u8>,
+    /// How long the part is that `root` or `alias` gave.
+    pub root: usize,
 }
