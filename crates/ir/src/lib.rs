@@ -5,6 +5,7 @@
 //! (`core`), has no IO (what it needs of the outside comes through [`World`]) and no tokio.
 
 pub mod address;
+pub mod cidr;
 pub mod contract;
 pub mod core;
 pub mod http;
@@ -19,7 +20,7 @@ pub mod world;
 
 pub use contract::{AnyModule, Args, Conf, Confs, Contexts, Directive, Module, Setting, Takes};
 pub use lower::lower;
-pub use lowering::{Call, Dialect, Fault, Merge};
+pub use lowering::{Builtin, Call, Dialect, Fault, Merge, Prefixes};
 pub use program::{LocationId, Program, Scope, ScopeKind, VariableId};
 pub use regex::Regex;
 pub use template::{Part, Template};
