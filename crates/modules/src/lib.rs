@@ -2,10 +2,22 @@
 
 use weir_engine::contract::AnyInstall;
 
+mod crypt;
 pub mod http;
+mod md5;
 
 /// The modules of the `http` context, in the order in which their handlers run within a phase.
 pub const HTTP: &[&dyn AnyInstall] = &[
+    // The client's address, before anything asks for it.
+    &http::realip::RealIp,
+    // Access: cheap rules before files of users.
+    &http::access::Access,
+    &http::auth_basic::AuthBasic,
+    // Filters of the head, after it is settled whether there is anything to send.
+    &http::headers::Headers,
     // After everything: it runs in the log phase.
     &http::log::Log,
 ];
+
+#[cfg(test)]
+mod site;

@@ -439,3 +439,6 @@ impl TunnelLog for Detached {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;
