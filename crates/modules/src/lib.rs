@@ -1,6 +1,10 @@
 //! Every nginx module, one file or folder each, and the order in which they are asked.
 
+mod crypt;
 pub mod http;
+mod md5;
+#[cfg(test)]
+mod site;
 #[cfg(test)]
 mod testing;
 pub mod upstream;
@@ -11,15 +15,22 @@ use weir_engine::contract::AnyInstall;
 pub const HTTP: &[&dyn AnyInstall] = &[
     // Has no handlers; as in nginx a missing certificate is told before what later modules find.
     &http::Ssl,
+    // The client's address, before anything asks for it.
+    &http::RealIp,
     // Before all else that defines variables: a `map` or `geo` of the same name takes precedence over `set`.
     &http::Rewrite,
     &http::Map,
+    // Access: cheap rules before files of users.
+    &http::Access,
+    &http::AuthBasic,
     // Takes its location whole, so its place among the content handlers does not matter.
     &http::Proxy,
     // The content phase: a directory's index before the listing of it, and last of all the file itself.
     &http::TryFiles,
     &http::Index,
     &http::Static,
+    // Filters of the head, after it is settled whether there is anything to send.
+    &http::Headers,
     // After everything: it runs in the log phase.
     &http::Log,
 ];
@@ -29,3 +40,6 @@ pub const UPSTREAM: &[&dyn AnyInstall] = &[
     // After every balancer: it keeps the connections to whatever peer they picked.
     &upstream::keepalive::Keepalive,
 ];
+
+#[cfg(test)]
+mod site;

@@ -136,6 +136,8 @@ pub struct Exchange {
     pub upstream_headers: Option<crate::http::Headers>,
     /// The client's address as a trusted proxy told it, in place of the connection's own.
     real_peer: Option<Box<Peer>>,
+    /// Fields that whatever answers will have (`WWW-Authenticate`).
+    pub answer_headers: crate::http::Headers,
     /// Bytes per second to the client; 0 is no bound.
     pub limit_rate: u64,
     request_id: RefCell<Option<[u8; 32]>>,
@@ -187,6 +189,7 @@ impl Exchange {
             upstream_states: Vec::new(),
             upstream_headers: None,
             real_peer: None,
+            answer_headers: crate::http::Headers::default(),
             limit_rate: 0,
             captures: RefCell::default(),
             values: RefCell::default(),
@@ -211,6 +214,11 @@ impl Exchange {
     /// The client: the connection's other end, or whom a trusted proxy named.
     pub fn peer(&self) -> &Peer {
         self.real_peer.as_deref().unwrap_or(&self.connection.peer)
+    }
+
+    /// Whether [`Exchange::set_peer`] was called.
+    pub fn has_real_peer(&self) -> bool {
+        self.real_peer.is_some()
     }
 
     /// Takes another address for the client's, for the rest of the request.

@@ -86,6 +86,11 @@ fn finish(x: &mut Exchange, mut response: Response) -> Response {
     if response.location.is_none() {
         response.location = x.redirect_target.take();
     }
+    if !x.answer_headers.is_empty() {
+        let mut headers = std::mem::take(&mut x.answer_headers);
+        response.headers.iter().for_each(|(name, value)| headers.push(name, value));
+        response.headers = headers;
+    }
     let generation = Arc::clone(&x.generation);
     for filter in &generation.location(x.location).handlers.filters {
         filter.filter(x, &mut response);
@@ -212,7 +217,11 @@ async fn access(handlers: &[Box<dyn Check>], satisfy: Satisfy, x: &mut Exchange)
     for handler in handlers {
         match (step(&**handler, x).await, satisfy) {
             (Flow::Decline, _) | (Flow::Pass, Satisfy::All) => {}
-            (Flow::Pass, Satisfy::Any) => return None,
+            (Flow::Pass, Satisfy::Any) => {
+                // Nobody needs to know any more how else to get in.
+                x.answer_headers.remove(b"WWW-Authenticate");
+                return None;
+            }
             (Flow::Answer(code @ (401 | 403)), Satisfy::Any) => {
                 // The code that tells how to get in is the better answer.
                 if refused != 401 {

@@ -1,19 +1,27 @@
 //! The modules of the `http` block; each file is named after nginx's module without `ngx_http_`.
 
+pub mod access;
+pub mod auth_basic;
 mod files;
+pub mod headers;
 pub mod index;
 pub mod log;
 pub mod map;
 pub mod proxy;
+pub mod realip;
 pub mod rewrite;
 pub mod ssl;
 pub mod static_files;
 pub mod try_files;
 
+pub use access::Access;
+pub use auth_basic::AuthBasic;
+pub use headers::Headers;
 pub use index::Index;
 pub use log::Log;
 pub use map::Map;
 pub use proxy::Proxy;
+pub use realip::RealIp;
 pub use rewrite::Rewrite;
 pub use ssl::Ssl;
 pub use static_files::Static;
