@@ -15,4 +15,8 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::TryFiles,
     &http::Index,
     &http::Static,
+    // The first filter: it judges the response as its maker sent it, before any other filter changes it.
+    &http::NotModified,
+    // The last filter: it cuts ranges out of the body that all others have agreed on.
+    &http::RangeFilter,
 ];

@@ -92,6 +92,8 @@ pub struct Exchange {
     /// The location was found for the present path: false once `rewrite … break` changed the path within it, where
     /// neither `alias` nor the URI of a `proxy_pass` can take the place of the location's prefix.
     pub valid_location: bool,
+    /// Fields that an answer takes over from the response that it replaces.
+    pub(crate) carried: Option<crate::http::Headers>,
     /// `try_files` found a file for a regex location with `alias`: the path follows the alias.
     pub uri_below_alias: bool,
     /// The `Location` of an answer with a redirect's status; it stays with the request over an `error_page`.
@@ -162,6 +164,7 @@ impl Exchange {
             server,
             uri_changed: false,
             valid_location: true,
+            carried: None,
             uri_below_alias: false,
             redirect_target: None,
             internal: false,

@@ -3,12 +3,16 @@
 mod files;
 pub mod index;
 pub mod map;
+pub mod not_modified;
+pub mod range_filter;
 pub mod rewrite;
 pub mod static_files;
 pub mod try_files;
 
 pub use index::Index;
 pub use map::Map;
+pub use not_modified::NotModified;
+pub use range_filter::RangeFilter;
 pub use rewrite::Rewrite;
 pub use static_files::Static;
 pub use try_files::TryFiles;
