@@ -11,6 +11,8 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     // Before all else that defines variables: a `map` or `geo` of the same name takes precedence over `set`.
     &http::Rewrite,
     &http::Map,
+    &http::Geo,
+    &http::SplitClients,
     // The content phase: a directory's index before the listing of it, and last of all the file itself.
     &http::TryFiles,
     &http::Index,
