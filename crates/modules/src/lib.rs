@@ -20,6 +20,8 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     // Before all else that defines variables: a `map` or `geo` of the same name takes precedence over `set`.
     &http::Rewrite,
     &http::Map,
+    &http::Geo,
+    &http::SplitClients,
     // Access: cheap rules before files of users.
     &http::Access,
     &http::AuthBasic,
@@ -29,8 +31,12 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::TryFiles,
     &http::Index,
     &http::Static,
-    // Filters of the head, after it is settled whether there is anything to send.
+    // The first filter: it judges the response as its maker sent it, before any other filter changes it.
+    &http::NotModified,
+    // Fields of the configuration, once it is settled whether there is anything to send.
     &http::Headers,
+    // The last filter: it cuts ranges out of the body that all others have agreed on.
+    &http::RangeFilter,
     // After everything: it runs in the log phase.
     &http::Log,
 ];

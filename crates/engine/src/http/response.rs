@@ -189,6 +189,10 @@ pub struct Response {
     pub allow_ranges: bool,
     /// The connection is closed after this response, whatever the request asked for.
     pub close: bool,
+    /// The request's conditions are not ours to judge (a response of an upstream that is not cached).
+    pub disable_not_modified: bool,
+    /// A filter gave this response up for the answer of a status (412, 416), which takes over what `headers` are left.
+    pub replaced_by: Option<u16>,
     /// Nothing is sent and the connection is closed (`return 444`).
     pub unsent: bool,
     /// Fields to be sent behind the body, where the protocol can do that.
