@@ -13,6 +13,13 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     // Access: cheap rules before files of users.
     &http::access::Access,
     &http::auth_basic::AuthBasic,
+    // Content of a location, which stands alone; their order does not matter.
+    &http::stub_status::StubStatus,
+    &http::empty_gif::EmptyGif,
+    // Variables, wherever they are asked for.
+    &http::referer::Referer,
+    &http::split_clients::SplitClients,
+    &http::secure_link::SecureLink,
     // Filters of the head, after it is settled whether there is anything to send.
     &http::headers::Headers,
     // After everything: it runs in the log phase.

@@ -2,6 +2,11 @@
 
 pub mod access;
 pub mod auth_basic;
+pub mod empty_gif;
 pub mod headers;
 pub mod log;
 pub mod realip;
+pub mod referer;
+pub mod secure_link;
+pub mod split_clients;
+pub mod stub_status;
