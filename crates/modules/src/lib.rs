@@ -22,11 +22,15 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::Map,
     &http::Geo,
     &http::SplitClients,
+    &http::Referer,
+    &http::SecureLink,
     // Access: cheap rules before files of users.
     &http::Access,
     &http::AuthBasic,
-    // Takes its location whole, so its place among the content handlers does not matter.
+    // Each takes its location whole, so their places among the content handlers do not matter.
     &http::Proxy,
+    &http::StubStatus,
+    &http::EmptyGif,
     // The content phase: a directory's index before the listing of it, and last of all the file itself.
     &http::TryFiles,
     &http::Index,
@@ -46,6 +50,3 @@ pub const UPSTREAM: &[&dyn AnyInstall] = &[
     // After every balancer: it keeps the connections to whatever peer they picked.
     &upstream::keepalive::Keepalive,
 ];
-
-#[cfg(test)]
-mod site;

@@ -144,6 +144,8 @@ pub struct Exchange {
     captures: RefCell<Captures>,
     values: RefCell<Vec<Value>>,
     extensions: Vec<(TypeId, Box<dyn Any>)>,
+    /// What is given back when the request ends, or the tunnel that it becomes.
+    pub guards: Vec<Box<dyn Any>>,
 }
 
 impl Exchange {
@@ -194,6 +196,7 @@ impl Exchange {
             captures: RefCell::default(),
             values: RefCell::default(),
             extensions: Vec::new(),
+            guards: Vec::new(),
             reactor,
             generation,
             connection,
