@@ -336,7 +336,9 @@ fn http_version(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault>
     passing.http_version.put_with(call, |call| match call.arg(0) {
         b"1.0" => Ok(HttpVersion::Http10),
         b"1.1" => Ok(HttpVersion::Http11),
-        b"2" => Err(call.under(call.fail("\"proxy_http_version 2\" is known but not supported by weir yet"), 0)),
+        b"2" => {
+            Err(call.under(call.fail("\"proxy_http_version 2\" is known but not supported by weir yet"), 0))
+        }
         _ => {
             let fault = call.fail(format!("invalid value \"{}\"", call.text(0)));
             Err(call.under(fault, 0))
@@ -503,7 +505,8 @@ impl Handler {
     fn group(&self, x: &Exchange, authority: &Authority, default_port: u16) -> Result<Arc<Upstream>, u16> {
         let named = |u: &&Arc<Upstream>| {
             u.name.eq_ignore_ascii_case(&authority.host_text)
-                && (u.explicit && authority.port.is_none() || u.port == authority.port.unwrap_or(default_port))
+                && (u.explicit && authority.port.is_none()
+                    || u.port == authority.port.unwrap_or(default_port))
         };
         if let Some(group) = x.generation.upstreams.iter().find(named) {
             return Ok(Arc::clone(group));

@@ -64,7 +64,9 @@ impl Rules {
             let name = head.get(field.name);
             let value = head.get(field.value);
             if field.known == Known::Other {
-                if !self.hidden_names.is_empty() && self.hidden_names.iter().any(|h| h.eq_ignore_ascii_case(name)) {
+                if !self.hidden_names.is_empty()
+                    && self.hidden_names.iter().any(|h| h.eq_ignore_ascii_case(name))
+                {
                     continue;
                 }
             } else if self.hidden & field.known.bit() != 0 {

@@ -658,3 +658,6 @@ fn list(
     out.extend_from_slice(names.join(":").as_bytes());
     !names.is_empty()
 }
+
+#[cfg(test)]
+mod tests;
