@@ -105,7 +105,7 @@ pub struct Handlers {
     /// Handlers of any location, asked in order until one has content (index, static).
     pub content: Vec<Box<dyn Content>>,
     /// What modules want to find again from the location of a request, by type.
-    pub facts: Vec<Box<dyn std::any::Any + Send + Sync>>,
+    pub facts: Vec<Box<dyn Any + Send + Sync>>,
     pub filters: Vec<Box<dyn Filter>>,
     pub log: Vec<Box<dyn LogHandler>>,
 }

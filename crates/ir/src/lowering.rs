@@ -47,6 +47,10 @@ pub struct Prefixes {
     /// The error log in force where the configuration names none (`-e`, or the compiled default); empty is standard
     /// error.
     pub error_log: Arc<str>,
+    /// The log of requests where no `access_log` names one.
+    pub access_log: Arc<str>,
+    /// Start of the folders for temporary files.
+    pub state: Arc<str>,
 }
 
 /// The level that a directive stands in.

@@ -68,7 +68,12 @@ fn lower(http: &str, files: &[(&str, &str)]) -> (Program, Vec<String>) {
         own.or_else(|| find_family(HTTP, name).map(|_| Builtin { changeable: true }))
     };
     let dialect = Dialect { core: weir_ir::core::MODULES, http: &modules, upstream: &[], builtin: &builtin };
-    let prefixes = Prefixes { prefix: "/".into(), conf: "/conf/".into(), error_log: "".into() };
+    let prefixes = Prefixes {
+        prefix: "/".into(),
+        conf: "/conf/".into(),
+        access_log: "/access.log".into(),
+        ..Prefixes::default()
+    };
     let (program, told) = weir_ir::lower(&ast, &prefixes, &dialect, &machine);
     (program, told.iter().map(told_text).collect())
 }

@@ -190,6 +190,7 @@ pub fn version_text(options: &Options, program: &str, built_in: &[&str]) -> Stri
 }
 
 fn usage(program: &str) -> String {
+    let error_log = format!("{}error.log", paths::LOGS);
     let lines: [(&str, &str, Option<&str>); 12] = [
         ("-?,-h", "this help", None),
         ("-v", "show version and exit", None),
@@ -199,7 +200,7 @@ fn usage(program: &str) -> String {
         ("-q", "suppress non-error messages during configuration testing", None),
         ("-s signal", "send signal to a master process: stop, quit, reopen, reload", None),
         ("-p prefix", "set prefix path", Some(paths::PREFIX)),
-        ("-e filename", "set error log file", Some(paths::ERROR_LOG)),
+        ("-e filename", "set error log file", Some(&error_log)),
         ("-c filename", "set configuration file", Some(paths::CONF)),
         ("-g directives", "set global directives out of configuration file", None),
         ("--explain-errors", "show source lines with configuration errors", None),

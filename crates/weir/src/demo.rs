@@ -1,2 +1,4 @@
 //! To come.
-pub fn run(_: bool) -> i32 { 1 }
+pub fn run(_: bool) -> i32 {
+    1
+}

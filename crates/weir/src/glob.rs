@@ -63,7 +63,9 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
             (Some((byte, after)), None) => *byte == b'[' && matches(rest, after),
             (None, _) => false,
         },
-        [b'\\', byte, rest @ ..] | [byte, rest @ ..] => name.first() == Some(byte) && matches(rest, &name[1..]),
+        [b'\\', byte, rest @ ..] | [byte, rest @ ..] => {
+            name.first() == Some(byte) && matches(rest, &name[1..])
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Where weir looks when it is not told: the compile-time paths and nginx's rules to resolve them.
 //!
-//! The defaults are those of the Debian package of nginx, so that weir finds an installed configuration; a packager
-//! changes them at build time with `WEIR_PREFIX`, `WEIR_CONF`, `WEIR_ERROR_LOG`, `WEIR_PID`, `WEIR_USER`, `WEIR_GROUP`,
-//! as nginx's `configure` does with its `--…-path` options.
+//! Without `-p` the defaults are those of the Debian package of nginx, so that weir finds an installed configuration; a
+//! packager changes them at build time with `WEIR_PREFIX`, `WEIR_CONF`, `WEIR_LOGS`, `WEIR_STATE`, `WEIR_PID`,
+//! `WEIR_USER`, `WEIR_GROUP`, as nginx's `configure` does with its `--…-path` options. With `-p` everything is below that
+//! folder, as in an nginx built from source: `conf/nginx.conf`, `logs/error.log`, `logs/nginx.pid`.
 
 use crate::args::Options;
 
@@ -15,13 +16,15 @@ macro_rules! built_in {
     };
 }
 
-/// What relative paths of the command line start from; ends in a slash.
-pub const PREFIX: &str = built_in!("WEIR_PREFIX", "/etc/nginx/");
-/// The configuration file without `-c`.
+/// What relative paths start from without `-p`; ends in a slash.
+pub const PREFIX: &str = built_in!("WEIR_PREFIX", "/usr/share/nginx/");
+/// The configuration file without `-c` and `-p`.
 pub const CONF: &str = built_in!("WEIR_CONF", "/etc/nginx/nginx.conf");
-/// The error log until (and unless) `error_log` names one.
-pub const ERROR_LOG: &str = built_in!("WEIR_ERROR_LOG", "/var/log/nginx/error.log");
-/// The pid file without the `pid` directive.
+/// The folder of logs without `-p`; ends in a slash.
+pub const LOGS: &str = built_in!("WEIR_LOGS", "/var/log/nginx/");
+/// The folder of temporary files without `-p`; ends in a slash.
+pub const STATE: &str = built_in!("WEIR_STATE", "/var/lib/nginx/");
+/// The pid file without the `pid` directive and `-p`.
 pub const PID: &str = built_in!("WEIR_PID", "/run/nginx.pid");
 /// Whom workers run as without the `user` directive.
 pub const USER: &str = built_in!("WEIR_USER", "nobody");
@@ -36,7 +39,14 @@ pub struct Paths {
     /// Start of relative paths inside the configuration (includes, certificates): the folder of the configuration file.
     pub conf_prefix: Vec<u8>,
     pub conf_file: Vec<u8>,
+    /// The error log until (and unless) `error_log` names one.
     pub error_log: ErrorLog,
+    /// The log of requests where no `access_log` names one.
+    pub access_log: Vec<u8>,
+    /// The pid file without the `pid` directive.
+    pub pid: Vec<u8>,
+    /// Start of the folders for temporary files.
+    pub state: Vec<u8>,
 }
 
 /// The log that exists before the configuration is read.
@@ -54,17 +64,38 @@ impl Paths {
             Some(given) => given.clone(),
             None => PREFIX.into(),
         };
-        let conf_file = full_name(&prefix, options.conf_file.as_deref().unwrap_or(CONF.as_bytes()));
+        let given = options.prefix.is_some();
+        let default = |below: &str, alone: String| if given { below.to_owned() } else { alone };
+        let conf_default = default("conf/nginx.conf", CONF.into()).into_bytes();
+        let conf_file = full_name(&prefix, options.conf_file.as_ref().unwrap_or(&conf_default));
         // A file directly under `/` leaves the prefix in place: nginx looks for the slash after the first byte only.
         let conf_prefix = match conf_file.iter().rposition(|&byte| byte == b'/') {
             Some(slash) if slash > 0 => conf_file[..=slash].to_vec(),
             _ => prefix.clone(),
         };
-        let error_log = match options.error_log.as_deref().unwrap_or(ERROR_LOG.as_bytes()) {
+        let log_default = default("logs/error.log", format!("{LOGS}error.log")).into_bytes();
+        let error_log = match options.error_log.as_ref().unwrap_or(&log_default).as_slice() {
             b"" | b"stderr" => ErrorLog::Stderr,
             name => ErrorLog::File(full_name(&prefix, name)),
         };
-        Paths { prefix, conf_prefix, conf_file, error_log }
+        let below = |name: String| full_name(&prefix, name.as_bytes());
+        Paths {
+            access_log: below(default("logs/access.log", format!("{LOGS}access.log"))),
+            pid: below(default("logs/nginx.pid", PID.into())),
+            state: below(default("", STATE.into())),
+            conf_prefix,
+            conf_file,
+            error_log,
+            prefix,
+        }
+    }
+
+    /// Makes the folders of the built-in defaults, which otherwise a package makes; what cannot be made shows when it
+    /// is used.
+    pub fn make_default_folders() {
+        for folder in [LOGS, STATE] {
+            let _ = std::fs::create_dir_all(folder);
+        }
     }
 }
 
@@ -78,22 +109,26 @@ mod tests {
     use super::*;
     use crate::args::{Command, parse};
 
-    #[track_caller]
-    fn check(words: &[&str], prefix: &str, conf_prefix: &str, conf_file: &str, error_log: Option<&str>) {
+    fn paths(words: &[&str]) -> Paths {
         let words: Vec<Vec<u8>> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
         let Ok(Command::Run(options)) = parse(&words) else { panic!("not a run: {words:?}") };
-        let expected = Paths {
-            prefix: prefix.into(),
-            conf_prefix: conf_prefix.into(),
-            conf_file: conf_file.into(),
-            error_log: error_log.map_or(ErrorLog::Stderr, |path| ErrorLog::File(path.into())),
-        };
-        assert_eq!(Paths::of(&options), expected);
+        Paths::of(&options)
+    }
+
+    #[track_caller]
+    fn check(words: &[&str], prefix: &str, conf_prefix: &str, conf_file: &str, error_log: Option<&str>) {
+        let paths = paths(words);
+        assert_eq!(paths.prefix, prefix.as_bytes());
+        assert_eq!(paths.conf_prefix, conf_prefix.as_bytes());
+        assert_eq!(paths.conf_file, conf_file.as_bytes());
+        assert_eq!(paths.error_log, error_log.map_or(ErrorLog::Stderr, |path| ErrorLog::File(path.into())));
     }
 
     #[test]
     fn defaults_come_from_the_build() {
-        check(&[], PREFIX, "/etc/nginx/", CONF, Some(ERROR_LOG));
+        check(&[], PREFIX, "/etc/nginx/", CONF, Some("/var/log/nginx/error.log"));
+        assert_eq!(paths(&[]).pid, PID.as_bytes());
+        assert_eq!(paths(&[]).state, STATE.as_bytes());
     }
 
     #[test]
@@ -105,8 +140,11 @@ mod tests {
             "/srv/a/b.conf",
             Some("/srv/l"),
         );
-        check(&["-p", "rel/", "-c", "b.conf"], "rel/", "rel/", "rel/b.conf", Some(ERROR_LOG));
+        check(&["-p", "rel/", "-c", "b.conf"], "rel/", "rel/", "rel/b.conf", Some("rel/logs/error.log"));
         check(&["-p", "", "-c", "b.conf", "-e", ""], "", "", "b.conf", None);
+        assert_eq!(paths(&["-p", "/srv"]).conf_file, b"/srv/conf/nginx.conf");
+        assert_eq!(paths(&["-p", "/srv"]).access_log, b"/srv/logs/access.log");
+        assert_eq!(paths(&["-p", "/srv"]).pid, b"/srv/logs/nginx.pid");
     }
 
     #[test]

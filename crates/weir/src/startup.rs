@@ -85,6 +85,9 @@ fn serve(
     variables: Variables,
 ) -> i32 {
     let paths = Paths::of(options);
+    if options.prefix.is_none() && crate::privileges::privileged() {
+        Paths::make_default_folders();
+    }
     let log = first_log(&program, &paths, options.test);
     let inherited = variables.iter().find(|(name, _)| name == INHERITED).map(|(_, list)| list.clone());
     let listeners = match &inherited {

@@ -55,8 +55,7 @@ impl Module for Main {
     fn init(process: &mut Process, merge: &mut Merge<'_>) -> Result<(), Fault> {
         if process.error_logs.is_empty() {
             let path = Arc::clone(&merge.prefixes().error_log);
-            let target =
-                if path.is_empty() { Target::Stderr } else { Target::File(merge.open_file(path)) };
+            let target = if path.is_empty() { Target::Stderr } else { Target::File(merge.open_file(path)) };
             process.error_logs.push(ErrorLog { target, level: Level::Error });
         }
         Ok(())

@@ -325,7 +325,7 @@ impl Conf for Core {
             }
         }
         let temp = self.client_body_temp_path.or(PathSpec {
-            path: crate::lowering::absolute("client_body_temp", &merge.prefixes().prefix),
+            path: crate::lowering::absolute("client_body_temp", &merge.prefixes().state),
             levels: [0; 3],
         });
         merge.directory(temp);

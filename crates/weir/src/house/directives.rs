@@ -17,9 +17,9 @@ pub fn table() -> String {
     }
     let mut out = String::from("module\tdirective\tcontexts\tsyntax\tdefault\tstanding\treason\n");
     for row in table::rows() {
-        let known = declared
-            .get(&(row.module.to_string(), row.name))
-            .or_else(|| declared.iter().find(|((_, name), _)| *name == row.name && !is_shared(name)).map(|(_, s)| s));
+        let known = declared.get(&(row.module.to_string(), row.name)).or_else(|| {
+            declared.iter().find(|((_, name), _)| *name == row.name && !is_shared(name)).map(|(_, s)| s)
+        });
         let (standing, reason) = match known {
             Some(Standing::Supported) => ("supported", ""),
             Some(Standing::Accepted(reason)) => ("accepted", *reason),

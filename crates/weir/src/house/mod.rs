@@ -1,8 +1,8 @@
 //! The house around the processes: configurations are read by `syntax` and `ir`, served by `engine`, with `modules`.
 
 mod directives;
-mod snapshot;
 mod site;
+mod snapshot;
 mod work;
 mod world;
 
@@ -59,7 +59,7 @@ impl startup::House for House {
 }
 
 /// Everything that a configuration is read from, besides what it asks of the outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Reading {
     pub conf_file: Vec<u8>,
     pub prefixes: Prefixes,

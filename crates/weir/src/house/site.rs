@@ -30,6 +30,8 @@ use crate::sockets::{Address, KeepAlive, ListenSpec};
 /// Where the configuration is, and how to tell of its errors.
 pub struct Configuration {
     reading: Reading,
+    /// Without the `pid` directive.
+    pid: PathBuf,
     explain: bool,
 }
 
@@ -42,9 +44,16 @@ impl Configuration {
         Self {
             reading: Reading {
                 conf_file: paths.conf_file.clone(),
-                prefixes: Prefixes { prefix: text(&paths.prefix), conf: text(&paths.conf_prefix), error_log },
-                globals: options.globals.clone(),
+                prefixes: Prefixes {
+                    prefix: text(&paths.prefix),
+                    conf: text(&paths.conf_prefix),
+                    error_log,
+                    access_log: text(&paths.access_log),
+                    state: text(&paths.state),
+                },
+                globals: options.directives.clone(),
             },
+            pid: bytes_path(&paths.pid),
             explain: options.explain_errors || std::io::stderr().is_terminal(),
         }
     }
@@ -56,7 +65,8 @@ impl Configuration {
             log.write(diagnostic.level, String::from_utf8_lossy(&message));
             if diagnostic.level <= Level::Error {
                 let explanation = if self.explain {
-                    let explained = diagnostics.iter().map(|d| render::explained(log.program(), d, &ast.sources));
+                    let explained =
+                        diagnostics.iter().map(|d| render::explained(log.program(), d, &ast.sources));
                     explained.collect::<Vec<_>>().concat().into_bytes()
                 } else {
                     vec![]
@@ -84,10 +94,7 @@ impl Site for Configuration {
             listens: listens(&program, threads(&process)),
             logs: program.open_files.iter().map(|f| PathBuf::from(&*f.path)).collect(),
             error_logs: error_logs(&process),
-            pid: process.pid.get().map_or_else(
-                || absolute(paths::PID, &self.reading.prefixes.prefix),
-                |path| PathBuf::from(&**path),
-            ),
+            pid: process.pid.get().map_or_else(|| self.pid.clone(), |path| PathBuf::from(&**path)),
             identity,
             env: process.env.iter().map(|e| e.as_bytes().to_vec()).collect(),
             daemon: process.daemon.or(true),
@@ -100,10 +107,6 @@ impl Site for Configuration {
                 .collect(),
         })
     }
-}
-
-fn absolute(path: &str, prefix: &str) -> PathBuf {
-    if path.starts_with('/') { path.into() } else { format!("{prefix}{path}").into() }
 }
 
 /// The number of reactor threads.
@@ -215,9 +218,12 @@ fn listen(socket: &Socket, threads: usize) -> ListenSpec {
         fast_open: options.fastopen,
         keep_alive: options.keepalive.map(|k| match k {
             Keepalive::Off => KeepAlive { on: false, idle: 0, interval: 0, count: 0 },
-            Keepalive::On { idle, interval, count } => {
-                KeepAlive { on: true, idle: seconds(idle), interval: seconds(interval), count: seconds(count) }
-            }
+            Keepalive::On { idle, interval, count } => KeepAlive {
+                on: true,
+                idle: seconds(idle),
+                interval: seconds(interval),
+                count: seconds(count),
+            },
         }),
         ..ListenSpec::new(address)
     }

@@ -18,19 +18,30 @@ impl Snapshot {
         let Reading { conf_file, prefixes, globals } = &self.reading;
         let mut out = Writer::default();
         out.bytes(conf_file);
-        out.bytes(prefixes.prefix.as_bytes()).bytes(prefixes.conf.as_bytes()).bytes(prefixes.error_log.as_bytes());
-        out.option(globals.as_deref(), |out, globals| drop(out.bytes(globals)));
+        let Prefixes { prefix, conf, error_log, access_log, state } = prefixes;
+        for path in [prefix, conf, error_log, access_log, state] {
+            out.bytes(path.as_bytes());
+        }
+        out.option(globals.as_deref(), |out, globals| {
+            out.bytes(globals);
+        });
         out.bytes(&self.recording);
-        out.into_bytes().into()
+        out.0.into()
     }
 
     /// # Errors
     /// Anything that [`Snapshot::encode`] would not have written.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
-        let mut from = Reader::new(bytes);
+        let mut from = Reader(bytes);
         let conf_file = from.bytes()?.to_vec();
-        let prefixes =
-            Prefixes { prefix: text(from.bytes()?), conf: text(from.bytes()?), error_log: text(from.bytes()?) };
+        let mut path = || from.bytes().map(text);
+        let prefixes = Prefixes {
+            prefix: path()?,
+            conf: path()?,
+            error_log: path()?,
+            access_log: path()?,
+            state: path()?,
+        };
         let globals = from.option(|from| Ok(from.bytes()?.to_vec()))?;
         let recording = from.bytes()?.to_vec();
         from.end()?;

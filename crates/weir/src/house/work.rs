@@ -159,9 +159,10 @@ impl Serving {
         sockets: Vec<PassedSocket>,
         logs: Vec<PassedLog>,
     ) -> Result<(), Vec<u8>> {
-        let snapshot = Snapshot::decode(snapshot).map_err(|_| b"malformed configuration snapshot".to_vec())?;
-        let observed =
-            Observed::replay(&snapshot.recording).map_err(|_| b"malformed configuration recording".to_vec())?;
+        let snapshot =
+            Snapshot::decode(snapshot).map_err(|_| b"malformed configuration snapshot".to_vec())?;
+        let observed = Observed::replay(&snapshot.recording)
+            .map_err(|_| b"malformed configuration recording".to_vec())?;
         let (ast, program, diagnostics) = read(&snapshot.reading, &observed);
         if let Some(error) = diagnostics.iter().find(|d| d.level <= Level::Error) {
             return Err(render::message(error, &ast.sources));
@@ -178,7 +179,8 @@ impl Serving {
             };
             files.insert(path, file);
         }
-        let resources = Resources { files: files.clone(), log: self.log.clone(), before: self.current.clone() };
+        let resources =
+            Resources { files: files.clone(), log: self.log.clone(), before: self.current.clone() };
         let generation = Generation::compile(number, &program, &installed(), resources)
             .map_err(|faults| faults.first().map(|f| f.message.clone()).unwrap_or_default())?;
         let generation = Arc::new(generation);
@@ -230,7 +232,11 @@ impl Serving {
                     match open_for_append(&PathBuf::from(&**path)) {
                         Ok(new) => file.replace(new),
                         Err(error) => {
-                            self.log.write_error(Level::Emerg, &error, format_args!("open() \"{path}\" failed"));
+                            self.log.write_error(
+                                Level::Emerg,
+                                &error,
+                                format_args!("open() \"{path}\" failed"),
+                            );
                         }
                     }
                 }

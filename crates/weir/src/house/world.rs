@@ -57,11 +57,17 @@ impl<'m> Observed<'m> {
         self.recorded.to_bytes()
     }
 
-    fn ids(&self, kind: &str, name: &str, ask: impl FnOnce() -> io::Result<[u32; 2]>) -> io::Result<[u32; 2]> {
+    fn ids(
+        &self,
+        kind: &str,
+        name: &str,
+        ask: impl FnOnce() -> io::Result<[u32; 2]>,
+    ) -> io::Result<[u32; 2]> {
         let answer = self.recorded.record(kind, name.as_bytes(), || {
             Ok(ask()?.iter().map(|id| Arc::from(id.to_le_bytes().as_slice())).collect())
         })?;
-        let mut ids = answer.iter().filter_map(|bytes| Some(u32::from_le_bytes(bytes.as_ref().try_into().ok()?)));
+        let mut ids =
+            answer.iter().filter_map(|bytes| Some(u32::from_le_bytes(bytes.as_ref().try_into().ok()?)));
         match (ids.next(), ids.next()) {
             (Some(first), Some(second)) => Ok([first, second]),
             _ => Err(Errno::EINVAL.into()),

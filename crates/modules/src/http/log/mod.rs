@@ -18,9 +18,6 @@ mod format;
 use buffer::{Buffered, Buffering};
 use format::{Escape, Format, FormatSpec, Late};
 
-/// Where requests are logged if nothing else is said, from the prefix.
-const DEFAULT_PATH: &str = "logs/access.log";
-
 const COMBINED: &[u8] = b"$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \
     \"$http_referer\" \"$http_user_agent\"";
 
@@ -103,7 +100,7 @@ impl Conf for Logs {
         self.logs.clone_from(&outer.logs);
         self.off = outer.off;
         if self.logs.is_empty() && !self.off {
-            let path = merge.open_file(format!("{}{DEFAULT_PATH}", merge.prefixes().prefix).into());
+            let path = merge.open_file(merge.prefixes().access_log.clone());
             self.logs.push(AccessLog { path, format: 0, condition: None });
         }
         Ok(())
