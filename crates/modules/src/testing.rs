@@ -74,7 +74,9 @@ fn lower(http: &str, files: &[(&str, &str)]) -> (Program, Vec<String>) {
         access_log: "/access.log".into(),
         ..Prefixes::default()
     };
-    let (program, told) = weir_ir::lower(&ast, &prefixes, &dialect, &machine);
+    let (mut program, told) = weir_ir::lower(&ast, &prefixes, &dialect, &machine);
+    // What is logged goes to the test's own log.
+    program.main.main_mut::<weir_ir::core::Main>().error_logs.clear();
     (program, told.iter().map(told_text).collect())
 }
 
@@ -204,7 +206,8 @@ impl Site {
     pub(crate) fn log(&self) -> Vec<String> {
         let lines = self.lines.0.lock().unwrap();
         let message = |line: &String| {
-            let message = line.split_once(": *1 ").map_or(line.as_str(), |(_, m)| m);
+            let message =
+                line.split_once(": *").and_then(|(_, m)| m.split_once(' ')).map_or(line.as_str(), |(_, m)| m);
             message.split(", client: ").next().unwrap_or_default().trim_end().to_string()
         };
         lines.iter().map(message).collect()
