@@ -57,7 +57,7 @@ impl World for Machine {
 
 /// Lowers an `http` block's text, with other files by path, and gives what was told as nginx prints it.
 fn lower(http: &str, files: &[(&str, &str)]) -> (Program, Vec<String>) {
-    let conf = format!("events {{}} http {{ {http} }}");
+    let conf = format!("events {{}} http {{ access_log off; {http} }}");
     let memory = files.iter().fold(Memory::new(), |m, (path, text)| m.with(*path, text));
     let machine = Machine(memory.with("/conf/nginx.conf", conf));
     let ast = weir_syntax::parse(&machine, b"/conf/nginx.conf", b"/conf/", None);
@@ -74,7 +74,9 @@ fn lower(http: &str, files: &[(&str, &str)]) -> (Program, Vec<String>) {
         access_log: "/access.log".into(),
         ..Prefixes::default()
     };
-    let (program, told) = weir_ir::lower(&ast, &prefixes, &dialect, &machine);
+    let (mut program, told) = weir_ir::lower(&ast, &prefixes, &dialect, &machine);
+    // What is logged goes to the test's own log.
+    program.main.main_mut::<weir_ir::core::Main>().error_logs.clear();
     (program, told.iter().map(told_text).collect())
 }
 
@@ -85,6 +87,19 @@ fn told_text(diagnostic: &Diagnostic) -> String {
 /// What is told of an `http` block.
 pub(crate) fn told(http: &str) -> Vec<String> {
     lower(http, &[]).1
+}
+
+/// What is told of an `http` block, with other files by path: while reading it, else while compiling it.
+pub(crate) fn told_with(http: &str, files: &[(&str, &str)]) -> Vec<String> {
+    let (program, told) = lower(http, files);
+    if !told.is_empty() {
+        return told;
+    }
+    let resources = Resources { files: HashMap::new(), log: Log::new("weir", vec![]), before: None };
+    match Generation::compile(1, &program, HTTP, resources) {
+        Ok(_) => vec![],
+        Err(faults) => faults.iter().map(told_text).collect(),
+    }
 }
 
 /// The first thing told of an `http` block, empty where it is good.
@@ -125,6 +140,11 @@ impl Site {
         let resources = Resources { files: HashMap::new(), log, before: None };
         let generation = Generation::compile(1, &program, HTTP, resources).unwrap();
         Self { generation: Arc::new(generation), lines }
+    }
+
+    /// For tests that bring their own connections.
+    pub(crate) fn generation(&self) -> Arc<Generation> {
+        Arc::clone(&self.generation)
     }
 
     /// Sends bytes and gives all that comes back, without the lines that are the same everywhere.
@@ -186,7 +206,8 @@ impl Site {
     pub(crate) fn log(&self) -> Vec<String> {
         let lines = self.lines.0.lock().unwrap();
         let message = |line: &String| {
-            let message = line.split_once(": *1 ").map_or(line.as_str(), |(_, m)| m);
+            let message =
+                line.split_once(": *").and_then(|(_, m)| m.split_once(' ')).map_or(line.as_str(), |(_, m)| m);
             message.split(", client: ").next().unwrap_or_default().trim_end().to_string()
         };
         lines.iter().map(message).collect()

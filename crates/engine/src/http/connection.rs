@@ -22,6 +22,7 @@ use crate::http1::request::{Head, Parsed, Reject};
 use crate::http1::{Browser, Known};
 use crate::io::{Address, Buf, Io, scratch};
 use crate::reactor::{Idle, Peer, Reactor};
+use crate::tls::Unauthorized;
 use crate::tunnel;
 use crate::upstream::PeerGuard;
 
@@ -201,6 +202,7 @@ impl Serving {
                 x.log(Level::Info, "client sent plain HTTP request to HTTPS port");
                 phases::refuse(&mut x, 497).await
             }
+            None if let Some(code) = self.unauthorized(&x) => phases::refuse(&mut x, code).await,
             None => {
                 let core = &x.generation.location(server).core;
                 let age = self.reactor.clock().now_ms().saturating_sub(self.connection.started);
@@ -274,6 +276,36 @@ impl Serving {
             x.client.io.farewell();
         }
         Ended::Over
+    }
+
+    /// The code that a request is refused with for what its TLS connection lacks.
+    fn unauthorized(&self, x: &Exchange) -> Option<u16> {
+        let auth = x.server().tls.as_ref()?.client_auth.as_ref()?;
+        let tls = self.connection.tls.as_ref()?;
+        // Another server's certificate was asked for by another server's rules (RFC 9110 section 15.5.20).
+        let named = tls
+            .server_name
+            .as_deref()
+            .filter(|name| crate::tls::by_name(&x.generation, self.connection.address(), name).is_some());
+        if named.is_some_and(|name| !x.host.is_empty() && !name.as_bytes().eq_ignore_ascii_case(&x.host)) {
+            x.log(
+                Level::Info,
+                "client attempted to request the server name different from the one that was negotiated",
+            );
+            return Some(421);
+        }
+        match auth.admit(tls.client.as_deref()) {
+            Ok(()) => None,
+            Err(Unauthorized::NoCertificate) => {
+                x.log(Level::Info, "client sent no required SSL certificate");
+                Some(496)
+            }
+            Err(Unauthorized::BadCertificate(reason)) => {
+                let (code, text) = (reason.code, reason.text);
+                x.log(Level::Info, format_args!("client SSL certificate verify error: ({code}:{text})"));
+                Some(495)
+            }
+        }
     }
 
     fn settings(&self) -> &crate::settings::CoreSettings {

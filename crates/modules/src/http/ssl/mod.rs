@@ -13,7 +13,10 @@ use weir_engine::generation::{Build, Plan};
 use weir_engine::http::Exchange;
 use weir_engine::tls::ciphers::{self, BadGroups, BadList};
 use weir_engine::tls::pem::{self, NoPair};
-use weir_engine::tls::{Lifetime, Protocols, ServerTls, Session, SessionCache, Settings, TicketKey};
+use weir_engine::tls::{
+    ClientAuth, ClientCertificate, Demand, Lifetime, Protocols, ServerTls, Session, SessionCache, Settings,
+    TicketKey,
+};
 use weir_ir::contract::{Conf, Contexts, Directive, Module, Setting, Takes};
 use weir_ir::program::{Http, ScopeKind};
 use weir_ir::value;
@@ -56,6 +59,20 @@ impl Module for Ssl {
         D::scope("ssl_ciphers", HTTP_SERVER, Takes::ONE, |s, c| s.ciphers.put(c, c.text(0).into())),
         D::scope("ssl_buffer_size", HTTP_SERVER, Takes::ONE, |s, c| s.buffer_size.size(c))
             .accepted("a record holds what is ready to be sent"),
+        D::scope("ssl_verify_client", HTTP_SERVER, Takes::ONE, |s, c| {
+            let words = [
+                ("off", None),
+                ("on", Some(Demand::On)),
+                ("optional", Some(Demand::Optional)),
+                ("optional_no_ca", Some(Demand::OptionalNoCa)),
+            ];
+            s.verify_client.one_of(c, &words)
+        }),
+        D::scope("ssl_verify_depth", HTTP_SERVER, Takes::ONE, |s, c| s.verify_depth.number(c)),
+        D::scope("ssl_client_certificate", HTTP_SERVER, Takes::ONE, |s, c| {
+            s.client_certificate.put(c, c.conf_path(0))
+        }),
+        D::scope("ssl_crl", HTTP_SERVER, Takes::ONE, |s, c| s.crl.put(c, c.conf_path(0))),
         D::scope("ssl_trusted_certificate", HTTP_SERVER, Takes::ONE, |s, c| {
             s.trusted_certificate.put(c, c.conf_path(0))
         }),
@@ -112,6 +129,10 @@ pub struct Server {
     protocols: u8,
     ciphers: Setting<Box<str>>,
     buffer_size: Setting<u64>,
+    verify_client: Setting<Option<Demand>>,
+    verify_depth: Setting<u64>,
+    client_certificate: Setting<Arc<str>>,
+    crl: Setting<Arc<str>>,
     trusted_certificate: Setting<Arc<str>>,
     prefer_server_ciphers: Setting<bool>,
     own_cache: Setting<OwnCache>,
@@ -156,6 +177,7 @@ struct Ready {
     ciphers: Vec<SupportedCipherSuite>,
     groups: Vec<&'static dyn SupportedKxGroup>,
     ticket_keys: Vec<Arc<TicketKey>>,
+    client_auth: Option<Arc<ClientAuth>>,
 }
 
 fn protocols(server: &mut Server, call: &mut Call<'_>) -> Result<(), Fault> {
@@ -256,6 +278,10 @@ impl Conf for Server {
             dhparam,
             ecdh_curve,
             ciphers,
+            verify_client,
+            verify_depth,
+            client_certificate,
+            crl,
             trusted_certificate,
             prefer_server_ciphers,
             own_cache,
@@ -308,11 +334,7 @@ impl Server {
         if self.certificate_compression.or(false) && !pairs.is_empty() {
             merge.warn_nowhere("\"ssl_certificate_compression\" is not supported on this platform, ignored");
         }
-        if let Some(path) = self.trusted_certificate.get() {
-            let content =
-                read(merge, path).map_err(|fault| cannot_load(merge, "certificate", path, &fault))?;
-            pem::certificates(&content).map_err(|fault| cannot_load(merge, "certificate", path, &fault))?;
-        }
+        let client_auth = self.client_auth(merge)?.map(Arc::new);
         self.check_dhparam(merge)?;
         if self.ech_file {
             merge.warn_nowhere("\"ssl_ech_file\" is not supported on this platform, ignored");
@@ -325,7 +347,7 @@ impl Server {
         self.run_commands(&mut protocols, &mut suites, &mut groups, merge)?;
         let mut ciphers = if protocols.tls13 { suites.tls13 } else { vec![] };
         ciphers.extend(suites.tls12.into_iter().filter(|_| protocols.tls12));
-        Ok(Some(Ready { pairs, protocols, ciphers, groups, ticket_keys }))
+        Ok(Some(Ready { pairs, protocols, ciphers, groups, ticket_keys, client_auth }))
     }
 
     fn suites(&self, protocols: &mut Protocols, merge: &mut Merge<'_>) -> Result<Suites, Fault> {
@@ -378,6 +400,36 @@ impl Server {
             pairs.push(pair);
         }
         Ok(pairs)
+    }
+
+    fn client_auth(&self, merge: &Merge<'_>) -> Result<Option<ClientAuth>, Fault> {
+        let certificates = |path: Option<&Arc<str>>| {
+            let Some(path) = path else { return Ok(vec![]) };
+            let content = read(merge, path).and_then(|content| pem::certificates(&content));
+            content.map_err(|fault| cannot_load(merge, "certificate", path, &fault))
+        };
+        let demand = self.verify_client.or(None);
+        let mut named = vec![];
+        if let Some(demand) = demand {
+            let nothing = !self.client_certificate.is_set() && !self.trusted_certificate.is_set();
+            if demand != Demand::OptionalNoCa && nothing {
+                return Err(merge.fail_nowhere(
+                    "no ssl_client_certificate or ssl_trusted_certificate for ssl_verify_client",
+                ));
+            }
+            named = certificates(self.client_certificate.get())?;
+        }
+        let trusted = certificates(self.trusted_certificate.get())?;
+        let revoked = match self.crl.get() {
+            Some(path) => read(merge, path)
+                .and_then(|content| pem::revocations(&content))
+                .map_err(|fault| cannot_load(merge, "CRL", path, &fault))?,
+            None => vec![],
+        };
+        let Some(demand) = demand else { return Ok(None) };
+        let depth = usize::try_from(self.verify_depth.or(1)).unwrap_or(usize::MAX);
+        let auth = ClientAuth::new(demand, depth, &named, &trusted, revoked);
+        auth.map(Some).map_err(|error| merge.fail_nowhere(format!("\"ssl_verify_client\" failed ({error})")))
     }
 
     /// The parameters are never used, but a wrong path is told as nginx tells it.
@@ -579,6 +631,34 @@ impl Install for Ssl {
             out.extend_from_slice(alpn);
             true
         }),
+        Variable::new("ssl_client_verify", |x, out| {
+            let Some(tls) = &x.connection.tls else { return false };
+            match tls.client.as_ref().map(|client| client.fault) {
+                None => out.extend_from_slice(b"NONE"),
+                Some(None) => out.extend_from_slice(b"SUCCESS"),
+                Some(Some(reason)) => {
+                    out.extend_from_slice(b"FAILED:");
+                    out.extend_from_slice(reason.text.as_bytes());
+                }
+            }
+            true
+        }),
+        Variable::new("ssl_client_raw_cert", |x, out| client(x, out, |c| c.pem().trim_end().to_owned())),
+        // For headers: every line but the first begins with a tab.
+        Variable::new("ssl_client_cert", |x, out| {
+            client(x, out, |c| c.pem().trim_end().replace('\n', "\n\t"))
+        }),
+        Variable::new("ssl_client_escaped_cert", |x, out| {
+            client(x, out, |c| {
+                let escape = |byte: char| match byte {
+                    '0'..='9' | 'A'..='Z' | 'a'..='z' | '-' | '.' | '_' | '~' => byte.to_string(),
+                    other => format!("%{:02X}", u32::from(other)),
+                };
+                c.pem().chars().map(escape).collect()
+            })
+        }),
+        Variable::new("ssl_client_serial", |x, out| client(x, out, ClientCertificate::serial)),
+        Variable::new("ssl_client_fingerprint", |x, out| client(x, out, ClientCertificate::fingerprint)),
     ];
 
     /// Every address with `ssl` must have a certificate to show.
@@ -617,6 +697,7 @@ impl Install for Ssl {
             tickets: server.session_tickets.or(true),
             ticket_keys: &ready.ticket_keys,
             reject_handshake: server.reject_handshake.or(false),
+            client_auth: ready.client_auth.clone(),
         };
         let tls =
             ServerTls::new(settings).map_err(|error| plan.fail(format!("SSL_CTX_new() failed ({error})")))?;
@@ -644,6 +725,13 @@ fn text(x: &Exchange, out: &mut Vec<u8>, of: impl FnOnce(&Session) -> &str) -> b
     !text.is_empty()
 }
 
+/// Appends a text about the client's certificate.
+fn client(x: &Exchange, out: &mut Vec<u8>, of: impl FnOnce(&ClientCertificate) -> String) -> bool {
+    let Some(client) = x.connection.tls.as_ref().and_then(|tls| tls.client.as_deref()) else { return false };
+    out.extend_from_slice(of(client).as_bytes());
+    true
+}
+
 /// Appends names joined by colons; numbers without a name are shown as nginx shows them.
 fn list(
     x: &Exchange,
@@ -658,3 +746,6 @@ fn list(
     out.extend_from_slice(names.join(":").as_bytes());
     !names.is_empty()
 }
+
+#[cfg(test)]
+mod tests;
