@@ -116,6 +116,13 @@ enum Arrival {
     Late,
 }
 
+/// What becomes of a request that no phase sees.
+enum Refusal {
+    Answer(Reject),
+    /// Only the log hears of it.
+    Silence(u16),
+}
+
 impl Serving {
     /// Serves one request; false where the connection is over.
     async fn request(&mut self) -> bool {
@@ -132,19 +139,20 @@ impl Serving {
         client.timer.clear();
         let refused = match arrival {
             Arrival::Complete => None,
-            Arrival::Rejected(reject) => Some(reject),
-            Arrival::Closed => {
+            Arrival::Rejected(reject) => Some(Refusal::Answer(reject)),
+            Arrival::Closed if self.head.is_empty() => {
                 client.io.farewell();
                 return false;
             }
+            // Of a request that began a line is logged, though nobody is there to be answered.
+            Arrival::Closed => Some(Refusal::Silence(400)),
             Arrival::Late => {
-                self.connection.log.write_with(Level::Info, None, "client timed out", |line| {
-                    line.field("client", self.connection.peer.text());
-                });
-                if self.settings().reset_timedout_connection {
-                    client.io.reset();
+                self.log_client("client timed out", None);
+                if self.head.is_empty() {
+                    self.give_up(client.io);
+                    return false;
                 }
-                return false;
+                Some(Refusal::Silence(408))
             }
         };
         self.adopt();
@@ -187,13 +195,19 @@ impl Serving {
     async fn exchange(
         &mut self,
         mut x: Exchange,
-        refused: Option<Reject>,
+        refused: Option<Refusal>,
         server: LocationId,
         requests: u64,
     ) -> Ended {
-        let linger = refused.as_ref().is_some_and(|r| r.linger);
+        let linger = matches!(&refused, Some(Refusal::Answer(reject)) if reject.linger);
         let response = match refused {
-            Some(reject) => {
+            Some(Refusal::Silence(status)) => {
+                x.status = status;
+                log(&x);
+                self.give_up(x.client.io);
+                return Ended::Over;
+            }
+            Some(Refusal::Answer(reject)) => {
                 x.log(Level::Info, String::from_utf8_lossy(&reject.message));
                 x.keepalive = false;
                 phases::refuse(&mut x, reject.status).await
@@ -305,6 +319,13 @@ impl Serving {
                 x.log(Level::Info, format_args!("client SSL certificate verify error: ({code}:{text})"));
                 Some(495)
             }
+        }
+    }
+
+    /// Closes a connection whose client was too slow.
+    fn give_up(&self, io: Io) {
+        if self.settings().reset_timedout_connection {
+            io.reset();
         }
     }
 

@@ -70,6 +70,9 @@ fn finish(x: &mut Exchange, mut response: Response) -> Result<Response, u16> {
     if response.location.is_none() {
         response.location = x.redirect_target.take();
     }
+    if let Some(content_type) = x.answer_type.take() {
+        response.content_type = Some(content_type);
+    }
     if !x.answer_headers.is_empty() {
         let mut headers = std::mem::take(&mut x.answer_headers);
         response.headers.iter().for_each(|(name, value)| headers.push(name, value));

@@ -171,10 +171,11 @@ pub struct Response {
     pub status: u16,
     /// `404 Not Found` where the upstream said it in its own words.
     pub status_line: Option<Text>,
-    /// Replaces weir's own `Server`; an upstream's, with `proxy_pass_header`.
-    pub server: Option<Text>,
-    /// Replaces the present time in `Date`.
-    pub date: Option<Text>,
+    /// Goes out without a head, as an HTTP/0.9 answer.
+    pub headless: bool,
+    /// The headers have a `Server` or `Date` of the upstream's in place of our own.
+    pub server_given: bool,
+    pub date_given: bool,
     pub content_type: Option<Text>,
     pub charset: Option<Text>,
     /// Length of the body before any transfer coding; `None` is not known.

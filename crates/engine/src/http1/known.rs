@@ -159,6 +159,12 @@ impl Known {
     /// How many there are, `Other` included.
     pub const COUNT: usize = NAMES.len();
 
+    /// A bit of its own, for sets of names.
+    #[inline]
+    pub const fn bit(self) -> u128 {
+        1 << self as u8
+    }
+
     /// The known header of this name in any case.
     pub fn of(name: &[u8]) -> Self {
         let mut padded = [0; 8 * WORDS];
