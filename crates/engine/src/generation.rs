@@ -108,6 +108,14 @@ pub struct Handlers {
     pub facts: Vec<Box<dyn Any + Send + Sync>>,
     pub filters: Vec<Box<dyn Filter>>,
     pub log: Vec<Box<dyn LogHandler>>,
+    attached: Vec<(TypeId, Box<dyn Any + Send + Sync>)>,
+}
+
+impl Handlers {
+    /// Leaves something of a module with the level, for variables whose value depends on where the request is.
+    pub fn attach<T: Any + Send + Sync>(&mut self, value: T) {
+        self.attached.push((TypeId::of::<T>(), Box::new(value)));
+    }
 }
 
 impl Handlers {
@@ -125,6 +133,13 @@ impl Location {
 
     pub fn is_regex(&self) -> bool {
         self.regex
+    }
+
+    /// What a module left with the level.
+    pub fn attached<T: Any>(&self) -> Option<&T> {
+        let id = TypeId::of::<T>();
+        let found = self.handlers.attached.iter().find(|(of, _)| *of == id);
+        found.and_then(|(_, value)| value.downcast_ref())
     }
 }
 

@@ -213,3 +213,37 @@ impl Site {
         lines.iter().map(message).collect()
     }
 }
+
+/// A folder of files that is removed in the end.
+pub(crate) struct Folder(std::path::PathBuf);
+
+impl Folder {
+    pub(crate) fn new(files: &[(&str, &str)]) -> Self {
+        static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("weir-modules-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        for (name, content) in files {
+            let path = folder.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        Self(folder)
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    /// Sets when a file was modified, in seconds since the epoch.
+    pub(crate) fn set_modified(&self, name: &str, unix: u64) {
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(unix);
+        std::fs::File::options().write(true).open(self.0.join(name)).unwrap().set_modified(time).unwrap();
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

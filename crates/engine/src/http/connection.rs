@@ -1,11 +1,12 @@
 //! An HTTP/1 connection of a client: its requests one after the other, and how it ends.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use weir_ir::LocationId;
@@ -73,6 +74,22 @@ pub async fn serve_from(
     while state.request().await {}
 }
 
+/// Counts a connection as in one state for as long as it is.
+struct During<'c>(&'c AtomicU64);
+
+impl<'c> During<'c> {
+    fn new(counter: &'c AtomicU64) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for During<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 struct Serving {
     reactor: Rc<Reactor>,
     /// The generation of the last request.
@@ -106,7 +123,11 @@ impl Serving {
         let first = self.connection.requests.get() == 0;
         let pipelined = !client.input.is_empty();
         let started = Cell::new(None);
+        let counters = Arc::clone(&self.reactor.counters);
+        let waiting = During::new(if first { &counters.reading } else { &counters.waiting });
         let arrival = self.head(&mut client, first, &started).await;
+        drop(waiting);
+        let _writing = During::new(&counters.writing);
         self.idle.works();
         client.timer.clear();
         let refused = match arrival {
@@ -484,10 +505,11 @@ fn start_tunnel(x: Exchange, tunnel: Tunnel) {
         upstream_received: last.map_or(0, |state| state.bytes_received),
     };
     let Tunnel { upstream, from_upstream, options, peer } = tunnel;
+    let guards = x.guards;
     let Client { io, input, .. } = x.client;
     let running = tunnel::Tunnel::new(io, upstream, input, from_upstream, options, reactor.timers());
     reactor.register_tunnel(&running.control());
-    let task = run_tunnel(Rc::clone(&reactor), running, peer, before, logs);
+    let task = run_tunnel(Rc::clone(&reactor), running, (peer, guards), before, logs);
     reactor.spawn(task);
 }
 
@@ -503,17 +525,16 @@ struct Before {
 async fn run_tunnel(
     reactor: Rc<Reactor>,
     mut running: tunnel::Tunnel,
-    peer: Option<PeerGuard>,
+    held: (Option<PeerGuard>, Vec<Box<dyn Any>>),
     before: Before,
     logs: Vec<Box<dyn TunnelLog>>,
 ) {
-    reactor.counters.tunnels.fetch_add(1, Ordering::Relaxed);
-    reactor.counters.active.fetch_add(1, Ordering::Relaxed);
+    let counters = Arc::clone(&reactor.counters);
+    let counted = [&counters.tunnels, &counters.active, &counters.writing].map(During::new);
     let closed = running.run().await;
-    reactor.counters.tunnels.fetch_sub(1, Ordering::Relaxed);
-    reactor.counters.active.fetch_sub(1, Ordering::Relaxed);
+    drop(counted);
     drop(running);
-    drop(peer);
+    drop(held);
     let facts = TunnelFacts {
         bytes_sent: before.sent + closed.bytes_down,
         body_bytes_sent: closed.bytes_down,

@@ -92,6 +92,8 @@ pub struct Exchange {
     /// The location was found for the present path: false once `rewrite … break` changed the path within it, where
     /// neither `alias` nor the URI of a `proxy_pass` can take the place of the location's prefix.
     pub valid_location: bool,
+    /// `try_files` found a file for a regex location with `alias`: the path follows the alias.
+    pub uri_below_alias: bool,
     /// The `Location` of an answer with a redirect's status; it stays with the request over an `error_page`.
     pub redirect_target: Option<Text>,
     /// Came about by an internal redirect, so that `internal` locations are open to it.
@@ -134,12 +136,16 @@ pub struct Exchange {
     pub upstream_headers: Option<crate::http::Headers>,
     /// The client's address as a trusted proxy told it, in place of the connection's own.
     real_peer: Option<Box<Peer>>,
+    /// Fields that whatever answers will have (`WWW-Authenticate`).
+    pub answer_headers: crate::http::Headers,
     /// Bytes per second to the client; 0 is no bound.
     pub limit_rate: u64,
     request_id: RefCell<Option<[u8; 32]>>,
     captures: RefCell<Captures>,
     values: RefCell<Vec<Value>>,
     extensions: Vec<(TypeId, Box<dyn Any>)>,
+    /// What is given back when the request ends, or the tunnel that it becomes.
+    pub guards: Vec<Box<dyn Any>>,
 }
 
 impl Exchange {
@@ -164,6 +170,7 @@ impl Exchange {
             server,
             uri_changed: false,
             valid_location: true,
+            uri_below_alias: false,
             redirect_target: None,
             internal: false,
             method_name: None,
@@ -184,10 +191,12 @@ impl Exchange {
             upstream_states: Vec::new(),
             upstream_headers: None,
             real_peer: None,
+            answer_headers: crate::http::Headers::default(),
             limit_rate: 0,
             captures: RefCell::default(),
             values: RefCell::default(),
             extensions: Vec::new(),
+            guards: Vec::new(),
             reactor,
             generation,
             connection,
@@ -208,6 +217,11 @@ impl Exchange {
     /// The client: the connection's other end, or whom a trusted proxy named.
     pub fn peer(&self) -> &Peer {
         self.real_peer.as_deref().unwrap_or(&self.connection.peer)
+    }
+
+    /// Whether [`Exchange::set_peer`] was called.
+    pub fn has_real_peer(&self) -> bool {
+        self.real_peer.is_some()
     }
 
     /// Takes another address for the client's, for the rest of the request.
@@ -279,6 +293,7 @@ impl Exchange {
         self.uri_changed = true;
         self.internal = true;
         self.valid_location = true;
+        self.uri_below_alias = false;
         self.restart = Restart::ServerRewrite;
         self.clear_extensions();
     }

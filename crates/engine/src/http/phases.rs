@@ -15,7 +15,7 @@ use weir_syntax::Level;
 use crate::contract::{Check, Flow, Step};
 use crate::http::router::{self, Found};
 use crate::http::special::{self, Answer};
-use crate::http::{Exchange, Response};
+use crate::http::{Body, Exchange, Response};
 
 /// The phase in which a redirected request starts again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,57 +28,41 @@ pub(crate) enum Restart {
 /// Runs a request to its response, filters applied.
 pub async fn run(x: &mut Exchange) -> Response {
     x.restart = Restart::ServerRewrite;
-    let mut flow = post_read(x).await;
-    loop {
-        let ended = match flow {
-            Flow::Decline | Flow::Pass => from_restart(x).await,
-            Flow::Redirect => {
-                flow = Flow::Pass;
-                continue;
-            }
-            ended @ (Flow::Answer(_) | Flow::Respond(_)) => ended,
-        };
-        flow = match ended {
-            Flow::Redirect => Flow::Pass,
-            Flow::Respond(response) => return finish(x, *response),
-            Flow::Answer(code) => match special::answer(x, code) {
-                Answer::Response(response) => return finish(x, *response),
-                Answer::Restart => Flow::Pass,
-            },
-            // No content handler took the request.
-            Flow::Decline | Flow::Pass => match special::answer(x, 404) {
-                Answer::Response(response) => return finish(x, *response),
-                Answer::Restart => Flow::Pass,
-            },
-        };
-    }
+    let flow = post_read(x).await;
+    complete(x, flow).await
 }
 
 /// The response to a request that was refused before any phase.
 pub async fn refuse(x: &mut Exchange, code: u16) -> Response {
-    match special::answer(x, code) {
-        Answer::Response(response) => finish(x, *response),
-        Answer::Restart => Box::pin(run_restarted(x)).await,
-    }
+    complete(x, Flow::Answer(code)).await
 }
 
-async fn run_restarted(x: &mut Exchange) -> Response {
-    let flow = from_restart(x).await;
-    match flow {
-        Flow::Respond(response) => finish(x, *response),
-        Flow::Answer(code) => {
-            let response = special::plain(x, code);
-            finish(x, response)
-        }
-        Flow::Decline | Flow::Pass | Flow::Redirect => {
-            let response = special::plain(x, 404);
-            finish(x, response)
-        }
+/// Goes on until there is a response that every filter lets pass.
+async fn complete(x: &mut Exchange, mut flow: Flow) -> Response {
+    loop {
+        flow = match flow {
+            Flow::Decline | Flow::Pass | Flow::Redirect => match from_restart(x).await {
+                // No content handler took the request.
+                Flow::Decline | Flow::Pass => Flow::Answer(404),
+                ended @ (Flow::Answer(_) | Flow::Respond(_) | Flow::Redirect) => ended,
+            },
+            Flow::Respond(response) => match finish(x, *response) {
+                Ok(response) => return response,
+                Err(code) => Flow::Answer(code),
+            },
+            Flow::Answer(code) => match special::answer(x, code) {
+                Answer::Response(response) => Flow::Respond(response),
+                Answer::Restart => Flow::Redirect,
+            },
+        };
     }
 }
 
 /// Gives the response its final status and sends it through the filters of the location.
-fn finish(x: &mut Exchange, mut response: Response) -> Response {
+///
+/// # Errors
+/// A filter gave it up for the answer of this status.
+fn finish(x: &mut Exchange, mut response: Response) -> Result<Response, u16> {
     if x.err_status != 0 {
         response.status = x.err_status;
         response.status_line = None;
@@ -86,11 +70,23 @@ fn finish(x: &mut Exchange, mut response: Response) -> Response {
     if response.location.is_none() {
         response.location = x.redirect_target.take();
     }
+    if !x.answer_headers.is_empty() {
+        let mut headers = std::mem::take(&mut x.answer_headers);
+        response.headers.iter().for_each(|(name, value)| headers.push(name, value));
+        response.headers = headers;
+    }
     let generation = Arc::clone(&x.generation);
     for filter in &generation.location(x.location).handlers.filters {
         filter.filter(x, &mut response);
+        if let Some(code) = response.replaced_by.take() {
+            if let Body::Stream(mut source) = response.body {
+                source.finish(x, false);
+            }
+            x.answer_headers = response.headers;
+            return Err(code);
+        }
     }
-    response
+    Ok(response)
 }
 
 async fn step<'a>(handler: &'a dyn Check, x: &'a mut Exchange) -> Flow {
@@ -212,7 +208,11 @@ async fn access(handlers: &[Box<dyn Check>], satisfy: Satisfy, x: &mut Exchange)
     for handler in handlers {
         match (step(&**handler, x).await, satisfy) {
             (Flow::Decline, _) | (Flow::Pass, Satisfy::All) => {}
-            (Flow::Pass, Satisfy::Any) => return None,
+            (Flow::Pass, Satisfy::Any) => {
+                // Nobody needs to know any more how else to get in.
+                x.answer_headers.remove(b"WWW-Authenticate");
+                return None;
+            }
             (Flow::Answer(code @ (401 | 403)), Satisfy::Any) => {
                 // The code that tells how to get in is the better answer.
                 if refused != 401 {
@@ -250,8 +250,10 @@ async fn content(x: &mut Exchange) -> Flow {
         }
     }
     if x.uri.ends_with(b"/") {
-        let path = String::from_utf8_lossy(&x.file_path()).into_owned();
-        x.log(Level::Error, format_args!("directory index of \"{path}\" is forbidden"));
+        if let Some(file) = x.file() {
+            let path = String::from_utf8_lossy(&file.path);
+            x.log(Level::Error, format_args!("directory index of \"{path}\" is forbidden"));
+        }
         return Flow::Answer(403);
     }
     Flow::Answer(404)
@@ -272,15 +274,41 @@ impl Exchange {
     }
 
     /// The file that the present path names: below `root`, or in place of the location's prefix with `alias`.
-    pub fn file_path(&self) -> Vec<u8> {
+    /// `None` where the path was rewritten within a location with `alias`, which is then logged.
+    pub fn file(&self) -> Option<FilePath> {
         let location = self.location();
-        let mut path = location.core.root.value(self);
-        if location.core.alias && !location.is_regex() {
-            let rest = self.uri.get(location.name().len()..).unwrap_or_default();
-            path.extend_from_slice(rest);
-        } else if !location.core.alias {
-            path.extend_from_slice(&self.uri);
+        if location.core.alias && !self.valid_location {
+            let name = String::from_utf8_lossy(location.name()).into_owned();
+            self.log(
+                Level::Alert,
+                format_args!("\"alias\" cannot be used in location \"{name}\" where URI was rewritten"),
+            );
+            return None;
         }
-        path
+        let mut path = location.core.root.value(self);
+        let root = path.len();
+        match (location.core.alias, location.is_regex()) {
+            (false, _) => path.extend_from_slice(&self.uri),
+            (true, true) if self.uri_below_alias => path.extend_from_slice(&self.uri),
+            // A regex location's alias is the whole file name.
+            (true, true) => {}
+            (true, false) => {
+                path.extend_from_slice(self.uri.get(location.name().len()..).unwrap_or_default());
+            }
+        }
+        Some(FilePath { path, root })
     }
+
+    /// As [`Exchange::file`], empty where there is no such file name.
+    pub fn file_path(&self) -> Vec<u8> {
+        self.file().map(|file| file.path).unwrap_or_default()
+    }
+}
+
+/// The name of a file that a path stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilePath {
+    pub path: Vec<u8>,
+    /// How long the part is that `root` or `alias` gave.
+    pub root: usize,
 }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use weir_ir::LocationId;
 use weir_syntax::Level;
 
+use crate::contract::Flow;
 use crate::http::phases::Restart;
 use crate::http::{Exchange, Response};
 use crate::http1::{Known, Method, status};
@@ -142,6 +143,44 @@ impl Exchange {
         }
         self.redirects_left -= 1;
         true
+    }
+
+    /// Goes on at another path, or ends where that is one redirect too many.
+    pub fn internal_redirect(&mut self, uri: Vec<u8>, args: Vec<u8>) -> Flow {
+        if self.redirects_left == 0 {
+            let shown = String::from_utf8_lossy(&uri);
+            self.log(
+                Level::Error,
+                format_args!(
+                    "rewrite or internal redirection cycle while internally redirecting to \"{shown}\""
+                ),
+            );
+            return Flow::Answer(500);
+        }
+        self.redirects_left -= 1;
+        self.redirect(uri, Some(args));
+        Flow::Redirect
+    }
+
+    /// Goes on in the named location of that name, or ends where there is none or that is one redirect too many.
+    pub fn named_redirect(&mut self, name: &[u8]) -> Flow {
+        let shown = String::from_utf8_lossy(name);
+        if self.redirects_left == 0 {
+            self.log(
+                Level::Error,
+                format_args!(
+                    "rewrite or internal redirection cycle while redirect to named location \"{shown}\""
+                ),
+            );
+            return Flow::Answer(500);
+        }
+        self.redirects_left -= 1;
+        let Some(id) = named(self, name) else {
+            self.log(Level::Error, format_args!("could not find named location \"{shown}\""));
+            return Flow::Answer(500);
+        };
+        self.redirect_named(id);
+        Flow::Redirect
     }
 
     /// Starts again in a named location of the server. The caller returns [`crate::contract::Flow::Redirect`].

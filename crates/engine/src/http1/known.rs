@@ -189,12 +189,6 @@ impl Known {
         if differs == 0 { VARIANTS[at] } else { Self::Other }
     }
 
-    /// Its place in a set of headers; `Other` has one too.
-    pub const fn bit(self) -> u128 {
-        const { assert!(NAMES.len() <= 128) };
-        1 << self as u32
-    }
-
     /// The name in lower case, empty for `Other`.
     pub const fn name(self) -> &'static str {
         NAMES[self as usize]

@@ -496,12 +496,12 @@ fn root(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
             if alias { "alias" } else { "root" }
         )));
     }
-    let mut path = call.template(0)?;
-    if let Some(text) = path.as_literal() {
-        let text = String::from_utf8_lossy(text).into_owned();
-        let trimmed = if alias { text.as_str() } else { text.strip_suffix('/').unwrap_or(&text) };
-        path = Template::literal(crate::lowering::absolute(trimmed, &call.prefixes().prefix).as_bytes());
+    let mut text = if alias { text } else { text.strip_suffix(b"/").unwrap_or(text) }.to_vec();
+    // What begins with a variable cannot be told from an absolute path; anything else can.
+    if !matches!(text.first(), Some(b'/' | b'$')) && !call.arg(0).is_empty() && call.arg(0) != b"/" {
+        text.splice(..0, call.prefixes().prefix.bytes());
     }
+    let path = Template::parse(&text, call).map_err(|fault| call.under(fault, 0))?;
     core.root.replace(Root { path, alias });
     Ok(())
 }

@@ -77,7 +77,7 @@ impl Rules {
                 Known::Date => response.date = Some(Cow::Owned(value.to_vec())),
                 Known::Server => response.server = Some(Cow::Owned(value.to_vec())),
                 Known::LastModified => {
-                    response.modified = date::parse_http(value);
+                    response.last_modified = date::parse_http(value);
                     response.headers.push_known(field.known, name, value);
                 }
                 Known::Location | Known::Refresh => {

@@ -1,7 +1,5 @@
 //! The program of a level, compiled, and how a request runs it.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 
 use weir_engine::contract::{Check, Flow, Step};
@@ -11,6 +9,7 @@ use weir_engine::http1::uri::{Escape, Unescape, escape, unescape};
 use weir_ir::{LocationId, Regex, VariableId};
 use weir_syntax::Level;
 
+use super::super::files;
 use super::condition::{Condition, FileTest};
 use super::{After, Steps};
 
@@ -312,18 +311,7 @@ fn answer(status: u16, text: Option<&Template>, x: &mut Exchange) -> Flow {
 
 /// Asks the file system; what cannot be asked is not there.
 fn file_is(path: &[u8], test: FileTest, x: &Exchange) -> bool {
-    let metadata = match std::fs::metadata(OsStr::from_bytes(path)) {
-        Ok(metadata) => metadata,
-        Err(error) => {
-            let common =
-                [nix::errno::Errno::ENOENT, nix::errno::Errno::ENOTDIR, nix::errno::Errno::ENAMETOOLONG];
-            if !common.iter().any(|errno| error.raw_os_error() == Some(*errno as i32)) {
-                let shown = String::from_utf8_lossy(path);
-                x.log_error(Level::Crit, Some(&error), format_args!("stat() \"{shown}\" failed"));
-            }
-            return false;
-        }
-    };
+    let Some(metadata) = files::stat(path, x) else { return false };
     match test {
         FileTest::Plain => metadata.is_file(),
         FileTest::Directory => metadata.is_dir(),

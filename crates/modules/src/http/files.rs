@@ -1,0 +1,50 @@
+//! What several modules ask of the file system: errors by kind, and how nginx's log names them.
+
+use std::ffi::OsStr;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use weir_engine::http::Exchange;
+use weir_syntax::Level;
+
+pub(super) fn path(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
+}
+
+/// What kind of failure it was to reach a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// There is no such file.
+    Missing,
+    /// It may not be reached.
+    Forbidden,
+    /// Something is wrong.
+    Broken,
+}
+
+impl Reach {
+    pub(super) fn of(error: &io::Error) -> Self {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ENAMETOOLONG) => Reach::Missing,
+            Some(Errno::EACCES | Errno::EMLINK | Errno::ELOOP) => Reach::Forbidden,
+            _ => Reach::Broken,
+        }
+    }
+}
+
+/// Asks for a file's metadata where it is expected that it may not be there; any other failure is logged.
+pub(super) fn stat(name: &[u8], x: &Exchange) -> Option<Metadata> {
+    match std::fs::metadata(path(name)) {
+        Ok(metadata) => Some(metadata),
+        Err(error) => {
+            if Reach::of(&error) != Reach::Missing {
+                let shown = String::from_utf8_lossy(name);
+                x.log_error(Level::Crit, Some(&error), format_args!("stat() \"{shown}\" failed"));
+            }
+            None
+        }
+    }
+}

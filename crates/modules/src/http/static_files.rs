@@ -1,0 +1,178 @@
+//! `ngx_http_static_module`: files below `root`, for every location that has no other content.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::sync::Arc;
+
+use weir_engine::contract::{Content, Flow, Install, Step};
+use weir_engine::generation::Plan;
+use weir_engine::http::phases::append_args;
+use weir_engine::http::response::FilePart;
+use weir_engine::http::{Body, Exchange, Response};
+use weir_engine::http1::Method;
+use weir_engine::http1::uri::{Escape, escape};
+use weir_ir::contract::{Directive, Module};
+use weir_syntax::{Diagnostic, Level};
+
+use super::files::{self, Reach};
+
+pub struct Static;
+
+impl Module for Static {
+    const NAME: &'static str = "http_static";
+    type Main = ();
+    type Scope = ();
+    const DIRECTIVES: &'static [Directive<Self>] = &[];
+}
+
+impl Install for Static {
+    fn install((): &(), plan: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
+        plan.handlers.content.push(Box::new(Static));
+        Ok(())
+    }
+}
+
+impl Content for Static {
+    fn respond<'a>(&'a self, x: &'a mut Exchange) -> Step<'a> {
+        Step::Now(respond(x))
+    }
+}
+
+fn respond(x: &mut Exchange) -> Flow {
+    if !matches!(x.method, Method::Get | Method::Head | Method::Post) {
+        return Flow::Answer(405);
+    }
+    if x.uri.ends_with(b"/") {
+        return Flow::Decline;
+    }
+    let Some(name) = x.file() else { return Flow::Answer(500) };
+    // Without O_NONBLOCK opening a pipe would wait for its writer.
+    let opened = File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(files::path(&name.path))
+        .map_err(|error| ("open()", error))
+        .and_then(|file| match file.metadata() {
+            Ok(metadata) => Ok((file, metadata)),
+            Err(error) => Err(("fstat()", error)),
+        });
+    let (file, metadata) = match opened {
+        Ok(opened) => opened,
+        Err((call, error)) => return failed(&name.path, call, &error, x),
+    };
+    if metadata.is_dir() {
+        return to_directory(x);
+    }
+    if !metadata.is_file() {
+        let shown = String::from_utf8_lossy(&name.path);
+        x.log(Level::Crit, format_args!("\"{shown}\" is not a regular file"));
+        return Flow::Answer(404);
+    }
+    if x.method == Method::Post {
+        return Flow::Answer(405);
+    }
+    Flow::Respond(Box::new(send(file, metadata.len(), metadata.mtime(), x)))
+}
+
+fn failed(name: &[u8], call: &str, error: &io::Error, x: &Exchange) -> Flow {
+    let (level, code) = match Reach::of(error) {
+        Reach::Missing => (Level::Error, 404),
+        Reach::Forbidden => (Level::Error, 403),
+        Reach::Broken => (Level::Crit, 500),
+    };
+    if code != 404 || x.location().core.log_not_found {
+        let shown = String::from_utf8_lossy(name);
+        x.log_error(level, Some(error), format_args!("{call} \"{shown}\" failed"));
+    }
+    Flow::Answer(code)
+}
+
+/// Sends the client to the same path with a slash.
+fn to_directory(x: &mut Exchange) -> Flow {
+    let mut target = Vec::with_capacity(x.uri.len() + x.args.len() + 2);
+    escape(&x.uri, Escape::Uri, &mut target);
+    target.push(b'/');
+    append_args(&x.args, &mut target);
+    x.redirect_target = Some(Cow::Owned(target));
+    Flow::Answer(301)
+}
+
+/// The response of a regular file; `modified` is in seconds since the epoch.
+fn send(file: File, length: u64, modified: i64, x: &Exchange) -> Response {
+    let mut response = Response {
+        status: 200,
+        content_type: x.content_type(),
+        content_length: Some(length),
+        last_modified: Some(modified),
+        allow_ranges: true,
+        ..Response::default()
+    };
+    if x.location().core.etag {
+        response.headers.push(b"ETag", format!("\"{modified:x}-{length:x}\"").as_bytes());
+    }
+    if length > 0 {
+        response.body = Body::File(FilePart { file: Arc::new(file), offset: 0, length });
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Folder, Site};
+
+    #[test]
+    fn files() {
+        let folder = Folder::new(&[("a.html", "hello"), ("empty", ""), ("dir/x y", "spaced")]);
+        let site = Site::new(&format!("server {{ root {}; }}", folder.path()));
+        folder.set_modified("a.html", 0x5000_0000);
+        assert_eq!(
+            site.ask("GET /a.html", ""),
+            "HTTP/1.1 200 OK\nContent-Type: text/html\nContent-Length: 5\n\
+             Last-Modified: Fri, 13 Jul 2012 11:01:20 GMT\nETag: \"50000000-5\"\nAccept-Ranges: bytes\n\nhello"
+        );
+        assert!(site.ask("GET /empty", "").contains("\nContent-Length: 0\n"));
+        for (uri, expected) in [
+            ("/dir/x%20y", "200 spaced"),
+            ("/dir", "301 http://a.example/dir/"),
+            ("/dir?a=b", "301 http://a.example/dir/?a=b"),
+            ("/dir/", "403"),
+            ("/none", "404"),
+            ("/a.html/b", "404"),
+        ] {
+            assert_eq!(site.get(uri), expected, "{uri}");
+        }
+        for (method, expected) in [("POST", "405"), ("PUT", "405"), ("HEAD", "200")] {
+            assert_eq!(&site.ask(&format!("{method} /a.html"), "")[9..12], expected, "{method}");
+        }
+    }
+
+    #[test]
+    fn messages() {
+        let folder = Folder::new(&[]);
+        let server = format!(
+            "server {{ root {0}; location /q {{ log_not_found off; }} location /al {{ alias {0}; rewrite ^ /x break; }} }}",
+            folder.path()
+        );
+        let site = Site::new(&server);
+        assert_eq!(
+            (site.get("/x"), site.get("/q"), site.get("/al")),
+            ("404".into(), "404".into(), "500".into())
+        );
+        assert_eq!(
+            site.log(),
+            [
+                format!("open() \"{}/x\" failed (2: No such file or directory)", folder.path()),
+                "\"alias\" cannot be used in location \"/al\" where URI was rewritten".into(),
+            ]
+        );
+    }
+
+    #[test]
+    fn pipes_are_no_files() {
+        let site = Site::new("server { root /dev; }");
+        assert_eq!(site.get("/null"), "404");
+        assert_eq!(site.log(), ["\"/dev/null\" is not a regular file"]);
+    }
+}
