@@ -295,7 +295,12 @@ fn source(text: &str, merge: &Merge<'_>) -> (String, Result<Arc<[u8]>, pem::Faul
 }
 
 fn read(merge: &Merge<'_>, path: &str) -> Result<Arc<[u8]>, pem::Fault> {
-    merge.world().content(path.as_bytes()).map_err(|error| pem::Fault::open(path, &error))
+    match merge.world().content(path.as_bytes()) {
+        Ok(content) => Ok(content),
+        // OpenSSL opens a directory and finds nothing in it.
+        Err(error) if error.kind() == std::io::ErrorKind::IsADirectory => Ok(Arc::default()),
+        Err(error) => Err(pem::Fault::open(path, &error)),
+    }
 }
 
 fn cannot_load(merge: &Merge<'_>, what: &str, path: &str, fault: &pem::Fault) -> Fault {
