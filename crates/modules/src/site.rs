@@ -127,6 +127,8 @@ pub(crate) fn lower(http: &str, prefix: &str) -> Result<Program, String> {
         prefix: prefix.into(),
         conf: format!("{prefix}conf/").into(),
         error_log: format!("{prefix}logs/error.log").into(),
+        access_log: format!("{prefix}logs/access.log").into(),
+        ..Prefixes::default()
     };
     let (program, diagnostics) = weir_ir::lower(&ast, &prefixes, &dialect, &world);
     match diagnostics.iter().find(|d| d.level <= Level::Error) {

@@ -100,7 +100,7 @@ async fn handshake(
         send(&mut socket, &[21, 3, 3, 0, 2, 2, 112], timer).await;
         return Err(Failure::Rejected);
     };
-    let mut accept = StartHandshake::from_parts(accepted, socket).into_stream(config);
+    let mut accept = StartHandshake::from_parts(*accepted, socket).into_stream(config);
     let tls = poll_fn(|cx| match Pin::new(&mut accept).poll(cx) {
         Poll::Ready(done) => Poll::Ready(done.map_err(Failure::of)),
         Poll::Pending => timer.poll_expired(cx).map(|()| Err(Failure::Late)),
@@ -124,7 +124,7 @@ async fn handshake(
 }
 
 enum Hello {
-    Tls(rustls::server::Accepted),
+    Tls(Box<rustls::server::Accepted>),
     Plain(Buf),
     Bad(Error, AcceptedAlert),
 }
@@ -180,7 +180,7 @@ fn read(
         }
     }
     Poll::Ready(match acceptor.accept() {
-        Ok(accepted) => Ok(accepted.map(Hello::Tls)),
+        Ok(accepted) => Ok(accepted.map(|accepted| Hello::Tls(Box::new(accepted)))),
         Err((error, alert)) => Ok(Some(Hello::Bad(error, alert))),
     })
 }

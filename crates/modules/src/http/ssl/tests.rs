@@ -186,11 +186,13 @@ fn what_was_agreed_on_is_told() {
 fn check_resumed(versions: &'static SupportedProtocolVersion, settings: [&str; 2], expected: [&str; 2]) {
     let made = Made::new(&["a", "b"]);
     let client = made.client(&[versions]);
+    // A generation outlives the making of the next, and with it the caches that both name.
+    let mut before = vec![];
     for (settings, expected) in settings.into_iter().zip(expected) {
         let (made, client) = (&made, &client);
-        let told = std::thread::scope(|threads| {
+        let (told, site) = std::thread::scope(|threads| {
             let thread = threads.spawn(move || {
-                let mut told = None;
+                let mut told = (None, None);
                 on_a_thread(async {
                     let (listener, port) = listener().await;
                     let conf = format!(
@@ -198,12 +200,14 @@ fn check_resumed(versions: &'static SupportedProtocolVersion, settings: [&str; 2
                     );
                     let site = Site::with_files(&conf, &made.files());
                     let running = Running::new(site.generation(), listener);
-                    told = running.ask(client, "shared.example", "a").await.ok();
+                    told.0 = running.ask(client, "shared.example", "a").await.ok();
+                    told.1 = Some(site);
                 });
                 told
             });
             thread.join().unwrap()
         });
+        before.push(site);
         assert_eq!(told.as_deref(), Some(expected), "{settings}");
     }
 }
@@ -216,6 +220,8 @@ fn sessions_go_on_over_threads_and_generations() {
     for version in [&TLS12, &TLS13] {
         check_resumed(version, [A, A], [".", "r"]);
         check_resumed(version, [&off, &off], [".", "."]);
+        let cached = format!("{off} ssl_session_cache shared:{:?}:1m;", version.version);
+        check_resumed(version, [&cached, &cached], [".", "r"]);
         // Another certificate is another server, whatever its name.
         check_resumed(version, [A, B], [".", "."]);
         let timeout = format!("{A} ssl_session_timeout 1d;");
