@@ -199,11 +199,6 @@ impl Known {
     pub const fn name(self) -> &'static str {
         NAMES[self as usize]
     }
-
-    /// Its place in a set of headers; `Other` has one too.
-    pub const fn bit(self) -> u128 {
-        1 << self as u8
-    }
 }
 
 #[cfg(test)]
