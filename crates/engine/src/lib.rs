@@ -6,7 +6,7 @@ pub mod generation;
 pub mod http;
 pub mod http1;
 pub mod io;
-mod localtime;
+pub mod localtime;
 pub mod reactor;
 pub mod settings;
 pub mod timer;

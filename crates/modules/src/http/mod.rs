@@ -1,5 +1,6 @@
 //! The modules of the `http` block.
 
+pub mod autoindex;
 mod files;
 mod forwarded;
 pub mod geo;
@@ -12,6 +13,7 @@ pub mod split_clients;
 pub mod static_files;
 pub mod try_files;
 
+pub use autoindex::Autoindex;
 pub use geo::Geo;
 pub use index::Index;
 pub use map::Map;
