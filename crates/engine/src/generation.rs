@@ -414,6 +414,33 @@ pub fn find_builtin(modules: &[&dyn AnyInstall], name: &str) -> Option<Variable>
     own.chain(modules.iter().flat_map(|m| m.variables())).find(|v| v.name == name).copied()
 }
 
+/// Variables that nginx has by their whole names though they are like those of a family: they cannot be `set`.
+const FIXED: [&str; 15] = [
+    "http_host",
+    "http_user_agent",
+    "http_referer",
+    "http_via",
+    "http_x_forwarded_for",
+    "http_cookie",
+    "sent_http_content_type",
+    "sent_http_content_length",
+    "sent_http_location",
+    "sent_http_last_modified",
+    "sent_http_connection",
+    "sent_http_keep_alive",
+    "sent_http_transfer_encoding",
+    "sent_http_cache_control",
+    "sent_http_link",
+];
+
+/// What a dialect answers for a variable that needs no declaration.
+pub fn builtin(modules: &[&dyn AnyInstall], name: &str) -> Option<weir_ir::Builtin> {
+    if let Some(own) = find_builtin(modules, name) {
+        return Some(weir_ir::Builtin { changeable: own.set.is_some() });
+    }
+    find_family(modules, name).map(|_| weir_ir::Builtin { changeable: !FIXED.contains(&name) })
+}
+
 /// Finds the family that a variable's name belongs to, and the rest of the name.
 pub fn find_family<'n>(modules: &[&dyn AnyInstall], name: &'n str) -> Option<(Family, &'n str)> {
     let own = variables::FAMILIES.iter().chain(upstream::variables::FAMILIES);

@@ -34,6 +34,7 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     // The content phase: a directory's index before the listing of it, and last of all the file itself.
     &http::TryFiles,
     &http::Index,
+    &http::Autoindex,
     &http::Static,
     // The first filter: it judges the response as its maker sent it, before any other filter changes it.
     &http::NotModified,

@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use weir_engine::errorlog::{Log, Output, Sink, Target};
-use weir_engine::generation::{Generation, Resources, find_builtin, find_family};
+use weir_engine::generation::{Generation, Resources};
 use weir_engine::http::connection::serve;
 use weir_engine::http::exchange::Connection;
 use weir_engine::io::{Address, Io, Socket};
 use weir_engine::reactor::{Peer, Reactor};
 
-use weir_ir::{AnyModule, Builtin, Dialect, Prefixes, Program, World};
+use weir_ir::{AnyModule, Dialect, Prefixes, Program, World};
 use weir_syntax::{Diagnostic, Files, Level, Memory};
 
 use crate::HTTP;
@@ -63,10 +63,7 @@ fn lower(http: &str, files: &[(&str, &str)]) -> (Program, Vec<String>) {
     let ast = weir_syntax::parse(&machine, b"/conf/nginx.conf", b"/conf/", None);
     let mut modules: Vec<&dyn AnyModule> = vec![&weir_ir::http::HttpCore, &weir_ir::http::HttpUpstream];
     modules.extend(HTTP.iter().map(|m| *m as &dyn AnyModule));
-    let builtin = |name: &str| {
-        let own = find_builtin(HTTP, name).map(|v| Builtin { changeable: v.set.is_some() });
-        own.or_else(|| find_family(HTTP, name).map(|_| Builtin { changeable: true }))
-    };
+    let builtin = |name: &str| weir_engine::generation::builtin(HTTP, name);
     let dialect = Dialect { core: weir_ir::core::MODULES, http: &modules, upstream: &[], builtin: &builtin };
     let prefixes = Prefixes {
         prefix: "/".into(),

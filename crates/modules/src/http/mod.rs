@@ -2,6 +2,7 @@
 
 pub mod access;
 pub mod auth_basic;
+pub mod autoindex;
 pub mod empty_gif;
 mod files;
 mod forwarded;
@@ -25,6 +26,7 @@ pub mod try_files;
 
 pub use access::Access;
 pub use auth_basic::AuthBasic;
+pub use autoindex::Autoindex;
 pub use empty_gif::EmptyGif;
 pub use geo::Geo;
 pub use headers::Headers;

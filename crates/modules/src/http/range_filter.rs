@@ -78,7 +78,6 @@ impl Filter for RangeFilter {
             Asked::Whole => response.headers.push(b"Accept-Ranges", b"bytes"),
             Asked::NotSatisfiable => {
                 response.headers.remove(b"Content-Range");
-                response.headers.remove(b"ETag");
                 response.headers.push(b"Content-Range", format!("bytes */{length}").as_bytes());
                 response.replaced_by = Some(416);
             }
@@ -195,7 +194,7 @@ fn next_boundary() -> u64 {
 }
 
 fn multipart(ranges: &[Range], length: u64, x: &mut Exchange, response: &mut Response) {
-    let boundary = format!("{:020}A", next_boundary());
+    let boundary = format!("{:020}", next_boundary());
     let mut opening = format!("\r\n--{boundary}\r\n").into_bytes();
     if let Some(content_type) = &response.content_type {
         opening.extend_from_slice(b"Content-Type: ");
