@@ -10,6 +10,9 @@ mod md5;
 pub const HTTP: &[&dyn AnyInstall] = &[
     // The client's address, before anything asks for it.
     &http::realip::RealIp,
+    // Limits, requests before connections as in nginx, both before anything costly.
+    &http::limit_req::LimitReq,
+    &http::limit_conn::LimitConn,
     // Access: cheap rules before files of users.
     &http::access::Access,
     &http::auth_basic::AuthBasic,
