@@ -131,7 +131,7 @@ impl Serving {
         let pipelined = !client.input.is_empty();
         let started = Cell::new(None);
         let counters = Arc::clone(&self.reactor.counters);
-        let waiting = During::new(if first { &counters.reading } else { &counters.waiting });
+        let waiting = During::new(&counters.waiting);
         let arrival = self.head(&mut client, first, &started).await;
         drop(waiting);
         let _writing = During::new(&counters.writing);
