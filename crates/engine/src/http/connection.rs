@@ -105,17 +105,18 @@ impl Serving {
         let first = self.connection.requests.get() == 0;
         let pipelined = !client.input.is_empty();
         let started = Cell::new(None);
-        let arrival = self.head(&mut client, first, &started).await;
+        let idle = Rc::clone(&self.idle);
+        let arrival = idle.bounded(self.head(&mut client, first, &started)).await;
         self.idle.works();
         client.timer.clear();
         let refused = match arrival {
-            Arrival::Complete => None,
-            Arrival::Rejected(reject) => Some(reject),
-            Arrival::Closed => {
+            Some(Arrival::Complete) => None,
+            Some(Arrival::Rejected(reject)) => Some(reject),
+            None | Some(Arrival::Closed) => {
                 client.io.farewell();
                 return false;
             }
-            Arrival::Late => {
+            Some(Arrival::Late) => {
                 self.connection.log.write_with(Level::Info, None, "client timed out", |line| {
                     line.field("client", self.connection.peer.text());
                 });
@@ -170,15 +171,16 @@ impl Serving {
         requests: u64,
     ) -> Ended {
         let linger = refused.as_ref().is_some_and(|r| r.linger);
+        let idle = Rc::clone(&self.idle);
         let response = match refused {
             Some(reject) => {
                 x.log(Level::Info, String::from_utf8_lossy(&reject.message));
                 x.keepalive = false;
-                phases::refuse(&mut x, reject.status).await
+                idle.bounded(phases::refuse(&mut x, reject.status)).await
             }
             None if self.plain_on_tls => {
                 x.log(Level::Info, "client sent plain HTTP request to HTTPS port");
-                phases::refuse(&mut x, 497).await
+                idle.bounded(phases::refuse(&mut x, 497)).await
             }
             None => {
                 let core = &x.generation.location(server).core;
@@ -190,8 +192,12 @@ impl Serving {
                 {
                     x.keepalive = false;
                 }
-                phases::run(&mut x).await
+                idle.bounded(phases::run(&mut x)).await
             }
+        };
+        let Some(response) = response else {
+            log(&x);
+            return Ended::Over;
         };
         if response.unsent {
             x.status = response.status;
@@ -210,17 +216,20 @@ impl Serving {
         if x.keepalive && !x.discard_body_input() && (x.body.is_broken() || x.body.is_awaited()) {
             x.keepalive = false;
         }
-        let sent = send::send(&mut x, response).await;
+        let Some(sent) = idle.bounded(send::send(&mut x, response)).await else {
+            log(&x);
+            return Ended::Over;
+        };
         x.complete = sent.is_ok();
         if let Some(tunnel) = x.upgraded.take() {
             if sent.is_ok() {
-                start_tunnel(x, *tunnel);
+                start_tunnel(x, *tunnel, idle.end());
             }
             return Ended::Over;
         }
         log(&x);
         match sent {
-            Ok(()) => self.finish(x, linger).await,
+            Ok(()) => idle.bounded(self.finish(x, linger)).await.unwrap_or(Ended::Over),
             Err(send::SendError::Timeout) if x.location().core.reset_timedout_connection => {
                 x.client.io.reset();
                 Ended::Over
@@ -438,8 +447,9 @@ fn log(x: &Exchange) {
     }
 }
 
-/// Carries a connection on as a tunnel, which keeps nothing of the exchange but what its log lines need.
-fn start_tunnel(x: Exchange, tunnel: Tunnel) {
+/// Carries a connection on as a tunnel, which keeps nothing of the exchange but what its log lines need. `end` is when
+/// the connection has to end, in milliseconds of the thread's clock.
+fn start_tunnel(x: Exchange, tunnel: Tunnel, end: Option<u64>) {
     let reactor = Rc::clone(&x.reactor);
     let handlers = &x.location().handlers.log;
     let logs: Vec<_> = handlers.iter().filter_map(|handler| handler.detach(&x)).collect();
@@ -454,7 +464,11 @@ fn start_tunnel(x: Exchange, tunnel: Tunnel) {
     let Tunnel { upstream, from_upstream, options, peer } = tunnel;
     let Client { io, input, .. } = x.client;
     let running = tunnel::Tunnel::new(io, upstream, input, from_upstream, options, reactor.timers());
-    reactor.register_tunnel(&running.control());
+    let control = running.control();
+    if let Some(end) = end {
+        control.drain(end);
+    }
+    reactor.register_tunnel(&control);
     let task = run_tunnel(Rc::clone(&reactor), running, peer, before, logs);
     reactor.spawn(task);
 }
