@@ -132,21 +132,27 @@ impl Serving {
         let started = Cell::new(None);
         let counters = Arc::clone(&self.reactor.counters);
         let waiting = During::new(&counters.waiting);
-        let arrival = self.head(&mut client, first, &started).await;
+        let idle = Rc::clone(&self.idle);
+        let arrival = idle.bounded(self.head(&mut client, first, &started)).await;
         drop(waiting);
         let _writing = During::new(&counters.writing);
         self.idle.works();
         client.timer.clear();
         let refused = match arrival {
-            Arrival::Complete => None,
-            Arrival::Rejected(reject) => Some(Refusal::Answer(reject)),
-            Arrival::Closed if self.head.is_empty() => {
+            Some(Arrival::Complete) => None,
+            Some(Arrival::Rejected(reject)) => Some(Refusal::Answer(reject)),
+            Some(Arrival::Closed) if self.head.is_empty() => {
                 client.io.farewell();
                 return false;
             }
             // Of a request that began a line is logged, though nobody is there to be answered.
-            Arrival::Closed => Some(Refusal::Silence(400)),
-            Arrival::Late => {
+            Some(Arrival::Closed) => Some(Refusal::Silence(400)),
+            // The time of a connection that outlived its generation is up.
+            None => {
+                client.io.farewell();
+                return false;
+            }
+            Some(Arrival::Late) => {
                 self.log_client("client timed out", None);
                 if self.head.is_empty() {
                     self.give_up(client.io);
@@ -200,6 +206,7 @@ impl Serving {
         requests: u64,
     ) -> Ended {
         let linger = matches!(&refused, Some(Refusal::Answer(reject)) if reject.linger);
+        let idle = Rc::clone(&self.idle);
         let response = match refused {
             Some(Refusal::Silence(status)) => {
                 x.status = status;
@@ -210,13 +217,15 @@ impl Serving {
             Some(Refusal::Answer(reject)) => {
                 x.log(Level::Info, String::from_utf8_lossy(&reject.message));
                 x.keepalive = false;
-                phases::refuse(&mut x, reject.status).await
+                idle.bounded(phases::refuse(&mut x, reject.status)).await
             }
             None if self.plain_on_tls => {
                 x.log(Level::Info, "client sent plain HTTP request to HTTPS port");
-                phases::refuse(&mut x, 497).await
+                idle.bounded(phases::refuse(&mut x, 497)).await
             }
-            None if let Some(code) = self.unauthorized(&x) => phases::refuse(&mut x, code).await,
+            None if let Some(code) = self.unauthorized(&x) => {
+                idle.bounded(phases::refuse(&mut x, code)).await
+            }
             None => {
                 let core = &x.generation.location(server).core;
                 let age = self.reactor.clock().now_ms().saturating_sub(self.connection.started);
@@ -227,8 +236,12 @@ impl Serving {
                 {
                     x.keepalive = false;
                 }
-                phases::run(&mut x).await
+                idle.bounded(phases::run(&mut x)).await
             }
+        };
+        let Some(response) = response else {
+            log(&x);
+            return Ended::Over;
         };
         if response.unsent {
             x.status = response.status;
@@ -247,17 +260,20 @@ impl Serving {
         if x.keepalive && !x.discard_body_input() && (x.body.is_broken() || x.body.is_awaited()) {
             x.keepalive = false;
         }
-        let sent = send::send(&mut x, response).await;
+        let Some(sent) = idle.bounded(send::send(&mut x, response)).await else {
+            log(&x);
+            return Ended::Over;
+        };
         x.complete = sent.is_ok();
         if let Some(tunnel) = x.upgraded.take() {
             if sent.is_ok() {
-                start_tunnel(x, *tunnel);
+                start_tunnel(x, *tunnel, idle.end());
             }
             return Ended::Over;
         }
         log(&x);
         match sent {
-            Ok(()) => self.finish(x, linger).await,
+            Ok(()) => idle.bounded(self.finish(x, linger)).await.unwrap_or(Ended::Over),
             Err(send::SendError::Timeout) if x.location().core.reset_timedout_connection => {
                 x.client.io.reset();
                 Ended::Over
@@ -512,8 +528,9 @@ fn log(x: &Exchange) {
     }
 }
 
-/// Carries a connection on as a tunnel, which keeps nothing of the exchange but what its log lines need.
-fn start_tunnel(x: Exchange, tunnel: Tunnel) {
+/// Carries a connection on as a tunnel, which keeps nothing of the exchange but what its log lines need. `end` is when
+/// the connection has to end, in milliseconds of the thread's clock.
+fn start_tunnel(x: Exchange, tunnel: Tunnel, end: Option<u64>) {
     let reactor = Rc::clone(&x.reactor);
     let handlers = &x.location().handlers.log;
     let logs: Vec<_> = handlers.iter().filter_map(|handler| handler.detach(&x)).collect();
@@ -529,7 +546,11 @@ fn start_tunnel(x: Exchange, tunnel: Tunnel) {
     let guards = x.guards;
     let Client { io, input, .. } = x.client;
     let running = tunnel::Tunnel::new(io, upstream, input, from_upstream, options, reactor.timers());
-    reactor.register_tunnel(&running.control());
+    let control = running.control();
+    if let Some(end) = end {
+        control.drain(end);
+    }
+    reactor.register_tunnel(&control);
     let task = run_tunnel(Rc::clone(&reactor), running, (peer, guards), before, logs);
     reactor.spawn(task);
 }
