@@ -20,17 +20,28 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     // Before all else that defines variables: a `map` or `geo` of the same name takes precedence over `set`.
     &http::Rewrite,
     &http::Map,
+    &http::Geo,
+    &http::SplitClients,
+    &http::Referer,
+    &http::SecureLink,
     // Access: cheap rules before files of users.
     &http::Access,
     &http::AuthBasic,
-    // Takes its location whole, so its place among the content handlers does not matter.
+    // Each takes its location whole, so their places among the content handlers do not matter.
     &http::Proxy,
+    &http::StubStatus,
+    &http::EmptyGif,
     // The content phase: a directory's index before the listing of it, and last of all the file itself.
     &http::TryFiles,
     &http::Index,
+    &http::Autoindex,
     &http::Static,
-    // Filters of the head, after it is settled whether there is anything to send.
+    // The first filter: it judges the response as its maker sent it, before any other filter changes it.
+    &http::NotModified,
+    // Fields of the configuration, once it is settled whether there is anything to send.
     &http::Headers,
+    // The last filter: it cuts ranges out of the body that all others have agreed on.
+    &http::RangeFilter,
     // After everything: it runs in the log phase.
     &http::Log,
 ];
@@ -40,6 +51,3 @@ pub const UPSTREAM: &[&dyn AnyInstall] = &[
     // After every balancer: it keeps the connections to whatever peer they picked.
     &upstream::keepalive::Keepalive,
 ];
-
-#[cfg(test)]
-mod site;

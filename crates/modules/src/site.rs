@@ -127,6 +127,8 @@ pub(crate) fn lower(http: &str, prefix: &str) -> Result<Program, String> {
         prefix: prefix.into(),
         conf: format!("{prefix}conf/").into(),
         error_log: format!("{prefix}logs/error.log").into(),
+        access_log: format!("{prefix}logs/access.log").into(),
+        ..Prefixes::default()
     };
     let (program, diagnostics) = weir_ir::lower(&ast, &prefixes, &dialect, &world);
     match diagnostics.iter().find(|d| d.level <= Level::Error) {
@@ -223,10 +225,14 @@ impl Site {
             let io = Io::Plain(tokio::net::UnixStream::from_std(server).unwrap().into());
             let local = Address::Ip("127.0.0.1:80".parse().unwrap());
             let listener = Arc::new(Address::Ip("0.0.0.0:80".parse().unwrap()));
+            for counter in [&self.counters.accepted, &self.counters.handled, &self.counters.active] {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
             let connection = connection::accepted(&reactor, &self.generation, peer, local, 0);
             connection::serve(Rc::clone(&reactor), Arc::clone(&self.generation), listener, connection, io)
                 .await;
             driver.abort();
+            self.counters.active.fetch_sub(1, Ordering::Relaxed);
         };
         tokio::task::LocalSet::new().block_on(&runtime, serving);
         let mut answer = vec![];

@@ -138,12 +138,16 @@ pub struct Exchange {
     real_peer: Option<Box<Peer>>,
     /// Fields that whatever answers will have (`WWW-Authenticate`).
     pub answer_headers: crate::http::Headers,
+    /// The type of the answer's content, whatever its maker says (`X-Accel-Redirect` after a `Content-Type`).
+    pub answer_type: Option<Text>,
     /// Bytes per second to the client; 0 is no bound.
     pub limit_rate: u64,
     request_id: RefCell<Option<[u8; 32]>>,
     captures: RefCell<Captures>,
     values: RefCell<Vec<Value>>,
     extensions: Vec<(TypeId, Box<dyn Any>)>,
+    /// What is given back when the request ends, or the tunnel that it becomes.
+    pub guards: Vec<Box<dyn Any>>,
 }
 
 impl Exchange {
@@ -190,10 +194,12 @@ impl Exchange {
             upstream_headers: None,
             real_peer: None,
             answer_headers: crate::http::Headers::default(),
+            answer_type: None,
             limit_rate: 0,
             captures: RefCell::default(),
             values: RefCell::default(),
             extensions: Vec::new(),
+            guards: Vec::new(),
             reactor,
             generation,
             connection,
@@ -434,6 +440,17 @@ impl Exchange {
 
     /// As [`Exchange::log`], with the error of the operating system that it is about.
     pub fn log_error(&self, level: Level, error: Option<&std::io::Error>, message: impl std::fmt::Display) {
+        self.log_while(level, error, message, "");
+    }
+
+    /// As [`Exchange::log_error`], with what was being done: `message (error) while doing, client: …`.
+    pub fn log_while(
+        &self,
+        level: Level,
+        error: Option<&std::io::Error>,
+        message: impl std::fmt::Display,
+        doing: &str,
+    ) {
         let log = &self.location().log;
         if !log.takes(level) {
             return;
@@ -441,6 +458,10 @@ impl Exchange {
         let errno = error.and_then(std::io::Error::raw_os_error).map(nix::errno::Errno::from_raw);
         let log = log.with_connection(self.connection.number);
         log.write_with(level, errno, message, |line| {
+            if !doing.is_empty() {
+                line.bytes(b" while ");
+                line.bytes(doing.as_bytes());
+            }
             line.field("client", self.peer().text());
             line.field("server", &self.server().core.server_name);
             if !self.head.request_line().is_empty() {

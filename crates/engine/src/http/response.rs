@@ -171,10 +171,11 @@ pub struct Response {
     pub status: u16,
     /// `404 Not Found` where the upstream said it in its own words.
     pub status_line: Option<Text>,
-    /// Replaces weir's own `Server`; an upstream's, with `proxy_pass_header`.
-    pub server: Option<Text>,
-    /// Replaces the present time in `Date`.
-    pub date: Option<Text>,
+    /// Goes out without a head, as an HTTP/0.9 answer.
+    pub headless: bool,
+    /// The headers have a `Server` or `Date` of the upstream's in place of our own.
+    pub server_given: bool,
+    pub date_given: bool,
     pub content_type: Option<Text>,
     pub charset: Option<Text>,
     /// Length of the body before any transfer coding; `None` is not known.
@@ -189,6 +190,10 @@ pub struct Response {
     pub allow_ranges: bool,
     /// The connection is closed after this response, whatever the request asked for.
     pub close: bool,
+    /// The request's conditions are not ours to judge (a response of an upstream that is not cached).
+    pub disable_not_modified: bool,
+    /// A filter gave this response up for the answer of a status (412, 416), which takes over what `headers` are left.
+    pub replaced_by: Option<u16>,
     /// Nothing is sent and the connection is closed (`return 444`).
     pub unsent: bool,
     /// Fields to be sent behind the body, where the protocol can do that.

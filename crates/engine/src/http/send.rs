@@ -36,8 +36,8 @@ pub enum SendError {
 /// The connection cannot be used any further.
 pub async fn send(x: &mut Exchange, mut response: Response) -> Result<(), SendError> {
     let mut body = std::mem::take(&mut response.body);
-    if x.head.version() < Version::HTTP_10 {
-        // An HTTP/0.9 client gets the body alone.
+    if x.head.version() < Version::HTTP_10 || response.headless {
+        // An HTTP/0.9 client gets the body alone, as it does of an upstream that speaks HTTP/0.9.
         x.status = response.status;
         x.keepalive = false;
         x.response = Some(response);
@@ -77,6 +77,9 @@ fn frame(x: &mut Exchange, response: &mut Response, body: &Body) {
     if response.close {
         x.keepalive = false;
     }
+    if !matches!(response.status, 200 | 206 | 304) {
+        response.last_modified = None;
+    }
     if response.status == 204 {
         response.content_type = None;
         response.content_length = None;
@@ -107,23 +110,11 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
         None => status::write_line(response.status, out),
     }
     let core = &x.location().core;
-    match (&response.server, &core.server_tokens) {
-        (Some(server), _) => field(b"Server: ", server, out),
-        (None, Tokens::On | Tokens::Build) => {
-            out.extend_from_slice(b"Server: weir/");
-            field(b"", VERSION.as_bytes(), out);
-        }
-        (None, Tokens::Off) => out.extend_from_slice(b"Server: weir\r\n"),
-        (None, Tokens::Text(text)) => {
-            let text = text.value(x);
-            if !text.is_empty() {
-                field(b"Server: ", &text, out);
-            }
-        }
+    if !response.server_given {
+        write_server(x, &core.server_tokens, out);
     }
-    match &response.date {
-        Some(date) => field(b"Date: ", date, out),
-        None => field(b"Date: ", &x.reactor.clock().http_date(), out),
+    if !response.date_given {
+        field(b"Date: ", &x.reactor.clock().http_date(), out);
     }
     if let Some(content_type) = &response.content_type {
         out.extend_from_slice(b"Content-Type: ");
@@ -172,6 +163,22 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"\r\n");
+}
+
+fn write_server(x: &Exchange, tokens: &Tokens, out: &mut Vec<u8>) {
+    match tokens {
+        Tokens::On | Tokens::Build => {
+            out.extend_from_slice(b"Server: weir/");
+            field(b"", VERSION.as_bytes(), out);
+        }
+        Tokens::Off => out.extend_from_slice(b"Server: weir\r\n"),
+        Tokens::Text(text) => {
+            let text = text.value(x);
+            if !text.is_empty() {
+                field(b"Server: ", &text, out);
+            }
+        }
+    }
 }
 
 fn field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {

@@ -27,7 +27,11 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("connection_time", |x, out| {
         seconds(x.reactor.clock().now_ms() - x.connection.started, out)
     }),
-    Variable::new("content_length", |x, out| header(x, Known::ContentLength, out)),
+    Variable::new("content_length", |x, out| match (x.head.content_length(), x.body.known_length()) {
+        (Some(_), _) => header(x, Known::ContentLength, out),
+        (None, Some(length)) => number(length, out),
+        (None, None) => false,
+    }),
     Variable::new("content_type", |x, out| header(x, Known::ContentType, out)),
     Variable::new("document_root", |x, out| {
         x.location().core.root.append(x, out);
