@@ -226,6 +226,11 @@ impl Generation {
         })
     }
 
+    /// What a module keeps under that type and name.
+    pub fn kept<T: Any + Send + Sync>(&self, name: &str) -> Option<Arc<T>> {
+        find_kept(&self.kept, name)
+    }
+
     /// The logs that this generation writes to, by path.
     pub fn files(&self) -> &HashMap<Arc<str>, Arc<LogFile>> {
         &self.files
@@ -389,7 +394,7 @@ impl<'p> Build<'p> {
 
     /// What the generation before kept under that type and name.
     pub fn kept_before<T: Any + Send + Sync>(&self, name: &str) -> Option<Arc<T>> {
-        find_kept(&self.before.as_ref()?.kept, name)
+        self.before.as_ref()?.kept(name)
     }
 
     fn piece(&self, name: &str, id: VariableId) -> Piece {

@@ -24,6 +24,9 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::SplitClients,
     &http::Referer,
     &http::SecureLink,
+    // Limits, requests before connections as in nginx, both before anything costly.
+    &http::LimitReq,
+    &http::LimitConn,
     // Access: cheap rules before files of users.
     &http::Access,
     &http::AuthBasic,

@@ -250,6 +250,12 @@ impl Site {
         self.talk_from(peer, request.as_bytes())
     }
 
+    /// What the site's generation keeps under a type and a name.
+    #[track_caller]
+    pub(crate) fn kept<T: std::any::Any + Send + Sync>(&self, name: &str) -> Arc<T> {
+        self.generation.kept(name).unwrap()
+    }
+
     /// The text of a file of the site's folder.
     pub(crate) fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.folder.0.join(name)).unwrap_or_default()

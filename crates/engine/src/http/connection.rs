@@ -131,23 +131,28 @@ impl Serving {
         let pipelined = !client.input.is_empty();
         let started = Cell::new(None);
         let counters = Arc::clone(&self.reactor.counters);
-        let waiting = During::new(if first { &counters.reading } else { &counters.waiting });
+        let waiting = During::new(&counters.waiting);
         let idle = Rc::clone(&self.idle);
-        let arrival = idle.bounded(self.head(&mut client, first, &started)).await.unwrap_or(Arrival::Closed);
+        let arrival = idle.bounded(self.head(&mut client, first, &started)).await;
         drop(waiting);
         let _writing = During::new(&counters.writing);
         self.idle.works();
         client.timer.clear();
         let refused = match arrival {
-            Arrival::Complete => None,
-            Arrival::Rejected(reject) => Some(Refusal::Answer(reject)),
-            Arrival::Closed if self.head.is_empty() => {
+            Some(Arrival::Complete) => None,
+            Some(Arrival::Rejected(reject)) => Some(Refusal::Answer(reject)),
+            Some(Arrival::Closed) if self.head.is_empty() => {
                 client.io.farewell();
                 return false;
             }
             // Of a request that began a line is logged, though nobody is there to be answered.
-            Arrival::Closed => Some(Refusal::Silence(400)),
-            Arrival::Late => {
+            Some(Arrival::Closed) => Some(Refusal::Silence(400)),
+            // The time of a connection that outlived its generation is up.
+            None => {
+                client.io.farewell();
+                return false;
+            }
+            Some(Arrival::Late) => {
                 self.log_client("client timed out", None);
                 if self.head.is_empty() {
                     self.give_up(client.io);

@@ -146,6 +146,8 @@ pub struct Exchange {
     captures: RefCell<Captures>,
     values: RefCell<Vec<Value>>,
     extensions: Vec<(TypeId, Box<dyn Any>)>,
+    /// What modules remember of the whole request, over internal redirects too.
+    remembered: Vec<(TypeId, Box<dyn Any>)>,
     /// What is given back when the request ends, or the tunnel that it becomes.
     pub guards: Vec<Box<dyn Any>>,
 }
@@ -199,6 +201,7 @@ impl Exchange {
             captures: RefCell::default(),
             values: RefCell::default(),
             extensions: Vec::new(),
+            remembered: Vec::new(),
             guards: Vec::new(),
             reactor,
             generation,
@@ -423,6 +426,18 @@ impl Exchange {
             }
         };
         self.extensions[at].1.downcast_mut().expect("the entry was found by its type")
+    }
+
+    /// Remembers something for the whole request, unless something of its type is remembered.
+    pub fn remember<T: 'static>(&mut self, value: T) {
+        if self.remembered::<T>().is_none() {
+            self.remembered.push((TypeId::of::<T>(), Box::new(value)));
+        }
+    }
+
+    pub fn remembered<T: 'static>(&self) -> Option<&T> {
+        let id = TypeId::of::<T>();
+        self.remembered.iter().find(|(t, _)| *t == id).and_then(|(_, v)| v.downcast_ref())
     }
 
     pub(crate) fn clear_extensions(&mut self) {
