@@ -1,5 +1,6 @@
 //! Deadlines: they only matter for tests that fail.
 
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -32,5 +33,29 @@ pub fn within<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         }
         assert!(start.elapsed() < PATIENCE, "never: {what}");
         std::thread::sleep(PAUSE);
+    }
+}
+
+/// Holds a script until the test lets it go on. Copies are the same gate.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self) {
+        let (open, changed) = &*self.0;
+        *open.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        changed.notify_all();
+    }
+
+    /// # Panics
+    /// If it is never opened.
+    #[track_caller]
+    pub fn wait(&self) {
+        let (open, changed) = &*self.0;
+        let held = open.lock().unwrap_or_else(PoisonError::into_inner);
+        let (held, _) = changed
+            .wait_timeout_while(held, PATIENCE, |open| !*open)
+            .unwrap_or_else(PoisonError::into_inner);
+        assert!(*held, "never: the gate is opened");
     }
 }
