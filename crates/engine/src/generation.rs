@@ -108,6 +108,14 @@ pub struct Handlers {
     pub facts: Vec<Box<dyn Any + Send + Sync>>,
     pub filters: Vec<Box<dyn Filter>>,
     pub log: Vec<Box<dyn LogHandler>>,
+    attached: Vec<(TypeId, Box<dyn Any + Send + Sync>)>,
+}
+
+impl Handlers {
+    /// Leaves something of a module with the level, for variables whose value depends on where the request is.
+    pub fn attach<T: Any + Send + Sync>(&mut self, value: T) {
+        self.attached.push((TypeId::of::<T>(), Box::new(value)));
+    }
 }
 
 impl Handlers {
@@ -125,6 +133,13 @@ impl Location {
 
     pub fn is_regex(&self) -> bool {
         self.regex
+    }
+
+    /// What a module left with the level.
+    pub fn attached<T: Any>(&self) -> Option<&T> {
+        let id = TypeId::of::<T>();
+        let found = self.handlers.attached.iter().find(|(of, _)| *of == id);
+        found.and_then(|(_, value)| value.downcast_ref())
     }
 }
 
@@ -209,6 +224,11 @@ impl Generation {
             files,
             kept,
         })
+    }
+
+    /// What a module keeps under that type and name.
+    pub fn kept<T: Any + Send + Sync>(&self, name: &str) -> Option<Arc<T>> {
+        find_kept(&self.kept, name)
     }
 
     /// The logs that this generation writes to, by path.
@@ -374,7 +394,7 @@ impl<'p> Build<'p> {
 
     /// What the generation before kept under that type and name.
     pub fn kept_before<T: Any + Send + Sync>(&self, name: &str) -> Option<Arc<T>> {
-        find_kept(&self.before.as_ref()?.kept, name)
+        self.before.as_ref()?.kept(name)
     }
 
     fn piece(&self, name: &str, id: VariableId) -> Piece {
@@ -397,6 +417,33 @@ fn find_kept<T: Any + Send + Sync>(kept: &Kept, name: &str) -> Option<Arc<T>> {
 pub fn find_builtin(modules: &[&dyn AnyInstall], name: &str) -> Option<Variable> {
     let own = variables::VARIABLES.iter().chain(upstream::variables::VARIABLES);
     own.chain(modules.iter().flat_map(|m| m.variables())).find(|v| v.name == name).copied()
+}
+
+/// Variables that nginx has by their whole names though they are like those of a family: they cannot be `set`.
+const FIXED: [&str; 15] = [
+    "http_host",
+    "http_user_agent",
+    "http_referer",
+    "http_via",
+    "http_x_forwarded_for",
+    "http_cookie",
+    "sent_http_content_type",
+    "sent_http_content_length",
+    "sent_http_location",
+    "sent_http_last_modified",
+    "sent_http_connection",
+    "sent_http_keep_alive",
+    "sent_http_transfer_encoding",
+    "sent_http_cache_control",
+    "sent_http_link",
+];
+
+/// What a dialect answers for a variable that needs no declaration.
+pub fn builtin(modules: &[&dyn AnyInstall], name: &str) -> Option<weir_ir::Builtin> {
+    if let Some(own) = find_builtin(modules, name) {
+        return Some(weir_ir::Builtin { changeable: own.set.is_some() });
+    }
+    find_family(modules, name).map(|_| weir_ir::Builtin { changeable: !FIXED.contains(&name) })
 }
 
 /// Finds the family that a variable's name belongs to, and the rest of the name.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use crate::generation::Generation;
 use crate::http1::response;
@@ -55,23 +55,65 @@ pub struct Reactor {
 /// Heads that a thread keeps.
 const HEADS: usize = 32;
 
-/// A connection's place in the list of those that may have to be told of a reload.
+/// A connection's place in the list of those that have to be told of reloads and of the end.
 #[derive(Default)]
 pub struct Idle {
+    /// The task of the connection, known once it waits for anything.
     waker: RefCell<Option<Waker>>,
+    waits: Cell<bool>,
+    /// Milliseconds of the thread's clock at which the connection ends, whatever it does.
+    end: Cell<Option<u64>>,
+    ended: Cell<bool>,
 }
 
 impl Idle {
     /// Remembers whom to wake; called by whoever waits for a request.
     pub fn waits(&self, waker: &Waker) {
+        self.waits.set(true);
+        self.remember(waker);
+    }
+
+    pub fn works(&self) {
+        self.waits.set(false);
+    }
+
+    fn remember(&self, waker: &Waker) {
         let mut slot = self.waker.borrow_mut();
         if !slot.as_ref().is_some_and(|w| w.will_wake(waker)) {
             *slot = Some(waker.clone());
         }
     }
 
-    pub fn works(&self) {
-        self.waker.borrow_mut().take();
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// When the connection has to end, where `worker_shutdown_timeout` says so.
+    pub fn end(&self) -> Option<u64> {
+        self.end.get()
+    }
+
+    /// Whether that time is over.
+    pub fn is_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// Runs a part of the connection's work; `None` where its time was over before that was done.
+    pub async fn bounded<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|cx| {
+            if self.is_ended() {
+                return Poll::Ready(None);
+            }
+            let poll = work.as_mut().poll(cx).map(Some);
+            if poll.is_pending() {
+                self.remember(cx.waker());
+            }
+            poll
+        })
+        .await
     }
 }
 
@@ -126,44 +168,56 @@ impl Reactor {
     }
 
     /// Serves new requests by another generation; idle connections of the old one are told.
-    pub fn publish(&self, generation: Arc<Generation>) {
+    pub fn publish(self: &Rc<Self>, generation: Arc<Generation>) {
         let before = self.current.replace(generation);
-        self.bound_tunnels(before.shutdown_timeout);
+        if !self.is_current(&before) {
+            self.bound(before.shutdown_timeout);
+        }
         self.pools.retain(&self.current.borrow());
         self.wake_idle();
     }
 
     /// Takes no new request; idle connections close, tunnels go on until they end or their time is up.
-    pub fn quit(&self) {
+    pub fn quit(self: &Rc<Self>) {
         self.quitting.set(true);
         let timeout = self.current.borrow().shutdown_timeout;
-        self.bound_tunnels(timeout);
+        self.bound(timeout);
         self.pools.clear();
         self.wake_idle();
     }
 
-    /// `worker_shutdown_timeout`: 0 leaves tunnels alone.
-    fn bound_tunnels(&self, timeout: u64) {
+    /// `worker_shutdown_timeout`: what is open now ends then; 0 leaves it alone.
+    fn bound(self: &Rc<Self>, timeout: u64) {
         let mut tunnels = self.tunnels.borrow_mut();
         tunnels.retain(|t| t.strong_count() > 0);
-        if timeout > 0 {
-            let deadline = self.clock().refresh() + timeout;
-            for tunnel in tunnels.iter().filter_map(Weak::upgrade) {
-                tunnel.drain(deadline);
-            }
+        if timeout == 0 {
+            return;
         }
+        let deadline = self.clock().refresh() + timeout;
+        for tunnel in tunnels.iter().filter_map(Weak::upgrade) {
+            tunnel.drain(deadline);
+        }
+        let bounded: Vec<_> = self.idle.borrow().iter().filter(|e| e.strong_count() > 0).cloned().collect();
+        for entry in bounded.iter().filter_map(Weak::upgrade) {
+            entry.end.set(Some(entry.end.get().map_or(deadline, |end| end.min(deadline))));
+        }
+        let timers = self.timers.clone();
+        tokio::task::spawn_local(async move {
+            timers.sleep(timeout).await;
+            for entry in bounded.iter().filter_map(Weak::upgrade) {
+                entry.ended.set(true);
+                entry.wake();
+            }
+        });
     }
 
     fn wake_idle(&self) {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|entry| entry.strong_count() > 0);
-        let wakers: Vec<_> = idle
-            .iter()
+        idle.iter()
             .filter_map(Weak::upgrade)
-            .filter_map(|entry| entry.waker.borrow_mut().take())
-            .collect();
-        drop(idle);
-        wakers.into_iter().for_each(Waker::wake);
+            .filter(|entry| entry.waits.get())
+            .for_each(|entry| entry.wake());
     }
 
     /// A place for a connection that will wait for requests.
@@ -208,10 +262,10 @@ impl Reactor {
     pub async fn drained(&self) {
         std::future::poll_fn(|cx| {
             if self.tasks.get() == 0 {
-                return std::task::Poll::Ready(());
+                return Poll::Ready(());
             }
             *self.all_done.borrow_mut() = Some(cx.waker().clone());
-            std::task::Poll::Pending
+            Poll::Pending
         })
         .await;
     }
@@ -255,5 +309,25 @@ impl Peer {
             Address::Ip(inet) => Some(inet.port()),
             Address::Unix(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::{pending, ready};
+
+    #[tokio::test]
+    async fn work_ends_with_the_time_of_its_connection() {
+        let idle = Rc::new(Idle::default());
+        assert_eq!(idle.bounded(ready(1)).await, Some(1));
+        let ending = Rc::clone(&idle);
+        let end = async move {
+            ending.ended.set(true);
+            ending.wake();
+        };
+        let (left, ()) = tokio::join!(idle.bounded(pending::<u8>()), end);
+        assert_eq!(left, None);
+        assert_eq!(idle.bounded(ready(1)).await, None, "nothing begins after that");
     }
 }

@@ -5,6 +5,7 @@
 //! (`core`), has no IO (what it needs of the outside comes through [`World`]) and no tokio.
 
 pub mod address;
+pub mod cidr;
 pub mod contract;
 pub mod core;
 pub mod http;

@@ -276,6 +276,15 @@ impl<'a> Call<'a> {
         self.fault(Level::Emerg, message.into(), None)
     }
 
+    /// A fault of the block as a whole, which nginx tells at its closing brace.
+    pub fn fail_at_end(&self, message: impl Into<Vec<u8>>) -> Fault {
+        let mut fault = self.fail(message);
+        if let Some(block) = &self.directive.block {
+            fault.0.place = Place::of(self.directive.file, block.close_line);
+        }
+        fault
+    }
+
     /// A fault whose message carries an error of the operating system: `open() "x" failed (2: …)`.
     pub fn fail_os(&self, message: impl Into<Vec<u8>>, error: &std::io::Error) -> Fault {
         self.fault(Level::Emerg, message.into(), Some(error.raw_os_error().unwrap_or(0)))

@@ -1,6 +1,10 @@
 //! Every nginx module, one file or folder each, and the order in which they are asked.
 
+mod crypt;
 pub mod http;
+mod md5;
+#[cfg(test)]
+mod site;
 #[cfg(test)]
 mod testing;
 pub mod upstream;
@@ -11,15 +15,39 @@ use weir_engine::contract::AnyInstall;
 pub const HTTP: &[&dyn AnyInstall] = &[
     // Has no handlers; as in nginx a missing certificate is told before what later modules find.
     &http::Ssl,
+    // The client's address, before anything asks for it.
+    &http::RealIp,
     // Before all else that defines variables: a `map` or `geo` of the same name takes precedence over `set`.
     &http::Rewrite,
     &http::Map,
-    // Takes its location whole, so its place among the content handlers does not matter.
+    &http::Geo,
+    &http::SplitClients,
+    &http::Referer,
+    &http::SecureLink,
+    // Limits, requests before connections as in nginx, both before anything costly.
+    &http::LimitReq,
+    &http::LimitConn,
+    // Access: cheap rules before files of users.
+    &http::Access,
+    &http::AuthBasic,
+    // Each takes its location whole, so their places among the content handlers do not matter.
     &http::Proxy,
+    &http::temp_paths::Fastcgi,
+    &http::temp_paths::Uwsgi,
+    &http::temp_paths::Scgi,
+    &http::StubStatus,
+    &http::EmptyGif,
     // The content phase: a directory's index before the listing of it, and last of all the file itself.
     &http::TryFiles,
     &http::Index,
+    &http::Autoindex,
     &http::Static,
+    // The first filter: it judges the response as its maker sent it, before any other filter changes it.
+    &http::NotModified,
+    // Fields of the configuration, once it is settled whether there is anything to send.
+    &http::Headers,
+    // The last filter: it cuts ranges out of the body that all others have agreed on.
+    &http::RangeFilter,
     // After everything: it runs in the log phase.
     &http::Log,
 ];

@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use weir_engine::errorlog::{Log, Output, Sink, Target};
-use weir_engine::generation::{Generation, Resources, find_builtin, find_family};
+use weir_engine::generation::{Generation, Resources};
 use weir_engine::http::connection::serve;
 use weir_engine::http::exchange::Connection;
 use weir_engine::io::{Address, Io, Socket};
 use weir_engine::reactor::{Peer, Reactor};
 
-use weir_ir::{AnyModule, Builtin, Dialect, Prefixes, Program, World};
+use weir_ir::{AnyModule, Dialect, Prefixes, Program, World};
 use weir_syntax::{Diagnostic, Files, Level, Memory};
 
 use crate::HTTP;
@@ -57,16 +57,13 @@ impl World for Machine {
 
 /// Lowers an `http` block's text, with other files by path, and gives what was told as nginx prints it.
 fn lower(http: &str, files: &[(&str, &str)]) -> (Program, Vec<String>) {
-    let conf = format!("events {{}} http {{ {http} }}");
+    let conf = format!("events {{}} http {{ access_log off; {http} }}");
     let memory = files.iter().fold(Memory::new(), |m, (path, text)| m.with(*path, text));
     let machine = Machine(memory.with("/conf/nginx.conf", conf));
     let ast = weir_syntax::parse(&machine, b"/conf/nginx.conf", b"/conf/", None);
     let mut modules: Vec<&dyn AnyModule> = vec![&weir_ir::http::HttpCore, &weir_ir::http::HttpUpstream];
     modules.extend(HTTP.iter().map(|m| *m as &dyn AnyModule));
-    let builtin = |name: &str| {
-        let own = find_builtin(HTTP, name).map(|v| Builtin { changeable: v.set.is_some() });
-        own.or_else(|| find_family(HTTP, name).map(|_| Builtin { changeable: true }))
-    };
+    let builtin = |name: &str| weir_engine::generation::builtin(HTTP, name);
     let dialect = Dialect { core: weir_ir::core::MODULES, http: &modules, upstream: &[], builtin: &builtin };
     let prefixes = Prefixes {
         prefix: "/".into(),
@@ -74,7 +71,9 @@ fn lower(http: &str, files: &[(&str, &str)]) -> (Program, Vec<String>) {
         access_log: "/access.log".into(),
         ..Prefixes::default()
     };
-    let (program, told) = weir_ir::lower(&ast, &prefixes, &dialect, &machine);
+    let (mut program, told) = weir_ir::lower(&ast, &prefixes, &dialect, &machine);
+    // What is logged goes to the test's own log.
+    program.main.main_mut::<weir_ir::core::Main>().error_logs.clear();
     (program, told.iter().map(told_text).collect())
 }
 
@@ -85,6 +84,19 @@ fn told_text(diagnostic: &Diagnostic) -> String {
 /// What is told of an `http` block.
 pub(crate) fn told(http: &str) -> Vec<String> {
     lower(http, &[]).1
+}
+
+/// What is told of an `http` block, with other files by path: while reading it, else while compiling it.
+pub(crate) fn told_with(http: &str, files: &[(&str, &str)]) -> Vec<String> {
+    let (program, told) = lower(http, files);
+    if !told.is_empty() {
+        return told;
+    }
+    let resources = Resources { files: HashMap::new(), log: Log::new("weir", vec![]), before: None };
+    match Generation::compile(1, &program, HTTP, resources) {
+        Ok(_) => vec![],
+        Err(faults) => faults.iter().map(told_text).collect(),
+    }
 }
 
 /// The first thing told of an `http` block, empty where it is good.
@@ -125,6 +137,11 @@ impl Site {
         let resources = Resources { files: HashMap::new(), log, before: None };
         let generation = Generation::compile(1, &program, HTTP, resources).unwrap();
         Self { generation: Arc::new(generation), lines }
+    }
+
+    /// For tests that bring their own connections.
+    pub(crate) fn generation(&self) -> Arc<Generation> {
+        Arc::clone(&self.generation)
     }
 
     /// Sends bytes and gives all that comes back, without the lines that are the same everywhere.
@@ -186,7 +203,8 @@ impl Site {
     pub(crate) fn log(&self) -> Vec<String> {
         let lines = self.lines.0.lock().unwrap();
         let message = |line: &String| {
-            let message = line.split_once(": *1 ").map_or(line.as_str(), |(_, m)| m);
+            let message =
+                line.split_once(": *").and_then(|(_, m)| m.split_once(' ')).map_or(line.as_str(), |(_, m)| m);
             message.split(", client: ").next().unwrap_or_default().trim_end().to_string()
         };
         lines.iter().map(message).collect()

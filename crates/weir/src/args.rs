@@ -169,7 +169,8 @@ pub fn program_name(arg0: &[u8]) -> String {
     if name.is_empty() { "weir".to_owned() } else { String::from_utf8_lossy(name).into_owned() }
 }
 
-/// What `-v`, `-V` and `-h` print on stderr. `built_in` are the `--with-…` options that this build stands for.
+/// What `-v`, `-V` and `-h` print on stderr. `built_in` are the options of configure that this build
+/// stands for.
 pub fn version_text(options: &Options, program: &str, built_in: &[&str]) -> String {
     let mut text = concat!("weir version: weir/", env!("CARGO_PKG_VERSION"), "\n").to_owned();
     if options.help {

@@ -27,8 +27,8 @@ use crate::{daemon, pidfile, signaller, signals, spawn};
 pub trait House {
     type Site: Site;
 
-    /// The `--with-…` options that `-V` names.
-    fn built_in(&self) -> &[&str];
+    /// The `--with-…` and `--without-…` options that `-V` names.
+    fn built_in(&self) -> Vec<&'static str>;
 
     /// The configuration that the command line names.
     fn site(&self, paths: &Paths, options: &Options) -> Self::Site;
@@ -67,7 +67,7 @@ pub fn run(house: &impl House, arguments: Vec<Vec<u8>>, variables: Variables) ->
         Ok(Command::Demo { print_config }) => house.demo(print_config),
         Ok(Command::Run(options)) => {
             if options.version {
-                say(args::version_text(&options, &program, house.built_in()).as_bytes());
+                say(args::version_text(&options, &program, &house.built_in()).as_bytes());
                 if !options.test {
                     return 0;
                 }

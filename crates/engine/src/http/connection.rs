@@ -1,11 +1,12 @@
 //! An HTTP/1 connection of a client: its requests one after the other, and how it ends.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use weir_ir::LocationId;
@@ -21,6 +22,7 @@ use crate::http1::request::{Head, Parsed, Reject};
 use crate::http1::{Browser, Known};
 use crate::io::{Address, Buf, Io, scratch};
 use crate::reactor::{Idle, Peer, Reactor};
+use crate::tls::Unauthorized;
 use crate::tunnel;
 use crate::upstream::PeerGuard;
 
@@ -72,6 +74,22 @@ pub async fn serve_from(
     while state.request().await {}
 }
 
+/// Counts a connection as in one state for as long as it is.
+struct During<'c>(&'c AtomicU64);
+
+impl<'c> During<'c> {
+    fn new(counter: &'c AtomicU64) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for During<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 struct Serving {
     reactor: Rc<Reactor>,
     /// The generation of the last request.
@@ -98,6 +116,13 @@ enum Arrival {
     Late,
 }
 
+/// What becomes of a request that no phase sees.
+enum Refusal {
+    Answer(Reject),
+    /// Only the log hears of it.
+    Silence(u16),
+}
+
 impl Serving {
     /// Serves one request; false where the connection is over.
     async fn request(&mut self) -> bool {
@@ -105,24 +130,35 @@ impl Serving {
         let first = self.connection.requests.get() == 0;
         let pipelined = !client.input.is_empty();
         let started = Cell::new(None);
-        let arrival = self.head(&mut client, first, &started).await;
+        let counters = Arc::clone(&self.reactor.counters);
+        let waiting = During::new(&counters.waiting);
+        let idle = Rc::clone(&self.idle);
+        let arrival = idle.bounded(self.head(&mut client, first, &started)).await;
+        drop(waiting);
+        let _writing = During::new(&counters.writing);
         self.idle.works();
         client.timer.clear();
         let refused = match arrival {
-            Arrival::Complete => None,
-            Arrival::Rejected(reject) => Some(reject),
-            Arrival::Closed => {
+            Some(Arrival::Complete) => None,
+            Some(Arrival::Rejected(reject)) => Some(Refusal::Answer(reject)),
+            Some(Arrival::Closed) if self.head.is_empty() => {
                 client.io.farewell();
                 return false;
             }
-            Arrival::Late => {
-                self.connection.log.write_with(Level::Info, None, "client timed out", |line| {
-                    line.field("client", self.connection.peer.text());
-                });
-                if self.settings().reset_timedout_connection {
-                    client.io.reset();
-                }
+            // Of a request that began a line is logged, though nobody is there to be answered.
+            Some(Arrival::Closed) => Some(Refusal::Silence(400)),
+            // The time of a connection that outlived its generation is up.
+            None => {
+                client.io.farewell();
                 return false;
+            }
+            Some(Arrival::Late) => {
+                self.log_client("client timed out", None);
+                if self.head.is_empty() {
+                    self.give_up(client.io);
+                    return false;
+                }
+                Some(Refusal::Silence(408))
             }
         };
         self.adopt();
@@ -165,20 +201,30 @@ impl Serving {
     async fn exchange(
         &mut self,
         mut x: Exchange,
-        refused: Option<Reject>,
+        refused: Option<Refusal>,
         server: LocationId,
         requests: u64,
     ) -> Ended {
-        let linger = refused.as_ref().is_some_and(|r| r.linger);
+        let linger = matches!(&refused, Some(Refusal::Answer(reject)) if reject.linger);
+        let idle = Rc::clone(&self.idle);
         let response = match refused {
-            Some(reject) => {
+            Some(Refusal::Silence(status)) => {
+                x.status = status;
+                log(&x);
+                self.give_up(x.client.io);
+                return Ended::Over;
+            }
+            Some(Refusal::Answer(reject)) => {
                 x.log(Level::Info, String::from_utf8_lossy(&reject.message));
                 x.keepalive = false;
-                phases::refuse(&mut x, reject.status).await
+                idle.bounded(phases::refuse(&mut x, reject.status)).await
             }
             None if self.plain_on_tls => {
                 x.log(Level::Info, "client sent plain HTTP request to HTTPS port");
-                phases::refuse(&mut x, 497).await
+                idle.bounded(phases::refuse(&mut x, 497)).await
+            }
+            None if let Some(code) = self.unauthorized(&x) => {
+                idle.bounded(phases::refuse(&mut x, code)).await
             }
             None => {
                 let core = &x.generation.location(server).core;
@@ -190,8 +236,12 @@ impl Serving {
                 {
                     x.keepalive = false;
                 }
-                phases::run(&mut x).await
+                idle.bounded(phases::run(&mut x)).await
             }
+        };
+        let Some(response) = response else {
+            log(&x);
+            return Ended::Over;
         };
         if response.unsent {
             x.status = response.status;
@@ -210,17 +260,20 @@ impl Serving {
         if x.keepalive && !x.discard_body_input() && (x.body.is_broken() || x.body.is_awaited()) {
             x.keepalive = false;
         }
-        let sent = send::send(&mut x, response).await;
+        let Some(sent) = idle.bounded(send::send(&mut x, response)).await else {
+            log(&x);
+            return Ended::Over;
+        };
         x.complete = sent.is_ok();
         if let Some(tunnel) = x.upgraded.take() {
             if sent.is_ok() {
-                start_tunnel(x, *tunnel);
+                start_tunnel(x, *tunnel, idle.end());
             }
             return Ended::Over;
         }
         log(&x);
         match sent {
-            Ok(()) => self.finish(x, linger).await,
+            Ok(()) => idle.bounded(self.finish(x, linger)).await.unwrap_or(Ended::Over),
             Err(send::SendError::Timeout) if x.location().core.reset_timedout_connection => {
                 x.client.io.reset();
                 Ended::Over
@@ -253,6 +306,43 @@ impl Serving {
             x.client.io.farewell();
         }
         Ended::Over
+    }
+
+    /// The code that a request is refused with for what its TLS connection lacks.
+    fn unauthorized(&self, x: &Exchange) -> Option<u16> {
+        let auth = x.server().tls.as_ref()?.client_auth.as_ref()?;
+        let tls = self.connection.tls.as_ref()?;
+        // Another server's certificate was asked for by another server's rules (RFC 9110 section 15.5.20).
+        let named = tls
+            .server_name
+            .as_deref()
+            .filter(|name| crate::tls::by_name(&x.generation, self.connection.address(), name).is_some());
+        if named.is_some_and(|name| !x.host.is_empty() && !name.as_bytes().eq_ignore_ascii_case(&x.host)) {
+            x.log(
+                Level::Info,
+                "client attempted to request the server name different from the one that was negotiated",
+            );
+            return Some(421);
+        }
+        match auth.admit(tls.client.as_deref()) {
+            Ok(()) => None,
+            Err(Unauthorized::NoCertificate) => {
+                x.log(Level::Info, "client sent no required SSL certificate");
+                Some(496)
+            }
+            Err(Unauthorized::BadCertificate(reason)) => {
+                let (code, text) = (reason.code, reason.text);
+                x.log(Level::Info, format_args!("client SSL certificate verify error: ({code}:{text})"));
+                Some(495)
+            }
+        }
+    }
+
+    /// Closes a connection whose client was too slow.
+    fn give_up(&self, io: Io) {
+        if self.settings().reset_timedout_connection {
+            io.reset();
+        }
     }
 
     fn settings(&self) -> &crate::settings::CoreSettings {
@@ -438,8 +528,9 @@ fn log(x: &Exchange) {
     }
 }
 
-/// Carries a connection on as a tunnel, which keeps nothing of the exchange but what its log lines need.
-fn start_tunnel(x: Exchange, tunnel: Tunnel) {
+/// Carries a connection on as a tunnel, which keeps nothing of the exchange but what its log lines need. `end` is when
+/// the connection has to end, in milliseconds of the thread's clock.
+fn start_tunnel(x: Exchange, tunnel: Tunnel, end: Option<u64>) {
     let reactor = Rc::clone(&x.reactor);
     let handlers = &x.location().handlers.log;
     let logs: Vec<_> = handlers.iter().filter_map(|handler| handler.detach(&x)).collect();
@@ -452,10 +543,15 @@ fn start_tunnel(x: Exchange, tunnel: Tunnel) {
         upstream_received: last.map_or(0, |state| state.bytes_received),
     };
     let Tunnel { upstream, from_upstream, options, peer } = tunnel;
+    let guards = x.guards;
     let Client { io, input, .. } = x.client;
     let running = tunnel::Tunnel::new(io, upstream, input, from_upstream, options, reactor.timers());
-    reactor.register_tunnel(&running.control());
-    let task = run_tunnel(Rc::clone(&reactor), running, peer, before, logs);
+    let control = running.control();
+    if let Some(end) = end {
+        control.drain(end);
+    }
+    reactor.register_tunnel(&control);
+    let task = run_tunnel(Rc::clone(&reactor), running, (peer, guards), before, logs);
     reactor.spawn(task);
 }
 
@@ -471,17 +567,16 @@ struct Before {
 async fn run_tunnel(
     reactor: Rc<Reactor>,
     mut running: tunnel::Tunnel,
-    peer: Option<PeerGuard>,
+    held: (Option<PeerGuard>, Vec<Box<dyn Any>>),
     before: Before,
     logs: Vec<Box<dyn TunnelLog>>,
 ) {
-    reactor.counters.tunnels.fetch_add(1, Ordering::Relaxed);
-    reactor.counters.active.fetch_add(1, Ordering::Relaxed);
+    let counters = Arc::clone(&reactor.counters);
+    let counted = [&counters.tunnels, &counters.active, &counters.writing].map(During::new);
     let closed = running.run().await;
-    reactor.counters.tunnels.fetch_sub(1, Ordering::Relaxed);
-    reactor.counters.active.fetch_sub(1, Ordering::Relaxed);
+    drop(counted);
     drop(running);
-    drop(peer);
+    drop(held);
     let facts = TunnelFacts {
         bytes_sent: before.sent + closed.bytes_down,
         body_bytes_sent: closed.bytes_down,

@@ -136,12 +136,20 @@ pub struct Exchange {
     pub upstream_headers: Option<crate::http::Headers>,
     /// The client's address as a trusted proxy told it, in place of the connection's own.
     real_peer: Option<Box<Peer>>,
+    /// Fields that whatever answers will have (`WWW-Authenticate`).
+    pub answer_headers: crate::http::Headers,
+    /// The type of the answer's content, whatever its maker says (`X-Accel-Redirect` after a `Content-Type`).
+    pub answer_type: Option<Text>,
     /// Bytes per second to the client; 0 is no bound.
     pub limit_rate: u64,
     request_id: RefCell<Option<[u8; 32]>>,
     captures: RefCell<Captures>,
     values: RefCell<Vec<Value>>,
     extensions: Vec<(TypeId, Box<dyn Any>)>,
+    /// What modules remember of the whole request, over internal redirects too.
+    remembered: Vec<(TypeId, Box<dyn Any>)>,
+    /// What is given back when the request ends, or the tunnel that it becomes.
+    pub guards: Vec<Box<dyn Any>>,
 }
 
 impl Exchange {
@@ -187,10 +195,14 @@ impl Exchange {
             upstream_states: Vec::new(),
             upstream_headers: None,
             real_peer: None,
+            answer_headers: crate::http::Headers::default(),
+            answer_type: None,
             limit_rate: 0,
             captures: RefCell::default(),
             values: RefCell::default(),
             extensions: Vec::new(),
+            remembered: Vec::new(),
+            guards: Vec::new(),
             reactor,
             generation,
             connection,
@@ -211,6 +223,11 @@ impl Exchange {
     /// The client: the connection's other end, or whom a trusted proxy named.
     pub fn peer(&self) -> &Peer {
         self.real_peer.as_deref().unwrap_or(&self.connection.peer)
+    }
+
+    /// Whether [`Exchange::set_peer`] was called.
+    pub fn has_real_peer(&self) -> bool {
+        self.real_peer.is_some()
     }
 
     /// Takes another address for the client's, for the rest of the request.
@@ -411,6 +428,18 @@ impl Exchange {
         self.extensions[at].1.downcast_mut().expect("the entry was found by its type")
     }
 
+    /// Remembers something for the whole request, unless something of its type is remembered.
+    pub fn remember<T: 'static>(&mut self, value: T) {
+        if self.remembered::<T>().is_none() {
+            self.remembered.push((TypeId::of::<T>(), Box::new(value)));
+        }
+    }
+
+    pub fn remembered<T: 'static>(&self) -> Option<&T> {
+        let id = TypeId::of::<T>();
+        self.remembered.iter().find(|(t, _)| *t == id).and_then(|(_, v)| v.downcast_ref())
+    }
+
     pub(crate) fn clear_extensions(&mut self) {
         self.extensions.clear();
     }
@@ -426,6 +455,17 @@ impl Exchange {
 
     /// As [`Exchange::log`], with the error of the operating system that it is about.
     pub fn log_error(&self, level: Level, error: Option<&std::io::Error>, message: impl std::fmt::Display) {
+        self.log_while(level, error, message, "");
+    }
+
+    /// As [`Exchange::log_error`], with what was being done: `message (error) while doing, client: …`.
+    pub fn log_while(
+        &self,
+        level: Level,
+        error: Option<&std::io::Error>,
+        message: impl std::fmt::Display,
+        doing: &str,
+    ) {
         let log = &self.location().log;
         if !log.takes(level) {
             return;
@@ -433,6 +473,10 @@ impl Exchange {
         let errno = error.and_then(std::io::Error::raw_os_error).map(nix::errno::Errno::from_raw);
         let log = log.with_connection(self.connection.number);
         log.write_with(level, errno, message, |line| {
+            if !doing.is_empty() {
+                line.bytes(b" while ");
+                line.bytes(doing.as_bytes());
+            }
             line.field("client", self.peer().text());
             line.field("server", &self.server().core.server_name);
             if !self.head.request_line().is_empty() {

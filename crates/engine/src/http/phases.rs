@@ -15,7 +15,7 @@ use weir_syntax::Level;
 use crate::contract::{Check, Flow, Step};
 use crate::http::router::{self, Found};
 use crate::http::special::{self, Answer};
-use crate::http::{Exchange, Response};
+use crate::http::{Body, Exchange, Response};
 
 /// The phase in which a redirected request starts again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,57 +28,41 @@ pub(crate) enum Restart {
 /// Runs a request to its response, filters applied.
 pub async fn run(x: &mut Exchange) -> Response {
     x.restart = Restart::ServerRewrite;
-    let mut flow = post_read(x).await;
-    loop {
-        let ended = match flow {
-            Flow::Decline | Flow::Pass => from_restart(x).await,
-            Flow::Redirect => {
-                flow = Flow::Pass;
-                continue;
-            }
-            ended @ (Flow::Answer(_) | Flow::Respond(_)) => ended,
-        };
-        flow = match ended {
-            Flow::Redirect => Flow::Pass,
-            Flow::Respond(response) => return finish(x, *response),
-            Flow::Answer(code) => match special::answer(x, code) {
-                Answer::Response(response) => return finish(x, *response),
-                Answer::Restart => Flow::Pass,
-            },
-            // No content handler took the request.
-            Flow::Decline | Flow::Pass => match special::answer(x, 404) {
-                Answer::Response(response) => return finish(x, *response),
-                Answer::Restart => Flow::Pass,
-            },
-        };
-    }
+    let flow = post_read(x).await;
+    complete(x, flow).await
 }
 
 /// The response to a request that was refused before any phase.
 pub async fn refuse(x: &mut Exchange, code: u16) -> Response {
-    match special::answer(x, code) {
-        Answer::Response(response) => finish(x, *response),
-        Answer::Restart => Box::pin(run_restarted(x)).await,
-    }
+    complete(x, Flow::Answer(code)).await
 }
 
-async fn run_restarted(x: &mut Exchange) -> Response {
-    let flow = from_restart(x).await;
-    match flow {
-        Flow::Respond(response) => finish(x, *response),
-        Flow::Answer(code) => {
-            let response = special::plain(x, code);
-            finish(x, response)
-        }
-        Flow::Decline | Flow::Pass | Flow::Redirect => {
-            let response = special::plain(x, 404);
-            finish(x, response)
-        }
+/// Goes on until there is a response that every filter lets pass.
+async fn complete(x: &mut Exchange, mut flow: Flow) -> Response {
+    loop {
+        flow = match flow {
+            Flow::Decline | Flow::Pass | Flow::Redirect => match from_restart(x).await {
+                // No content handler took the request.
+                Flow::Decline | Flow::Pass => Flow::Answer(404),
+                ended @ (Flow::Answer(_) | Flow::Respond(_) | Flow::Redirect) => ended,
+            },
+            Flow::Respond(response) => match finish(x, *response) {
+                Ok(response) => return response,
+                Err(code) => Flow::Answer(code),
+            },
+            Flow::Answer(code) => match special::answer(x, code) {
+                Answer::Response(response) => Flow::Respond(response),
+                Answer::Restart => Flow::Redirect,
+            },
+        };
     }
 }
 
 /// Gives the response its final status and sends it through the filters of the location.
-fn finish(x: &mut Exchange, mut response: Response) -> Response {
+///
+/// # Errors
+/// A filter gave it up for the answer of this status.
+fn finish(x: &mut Exchange, mut response: Response) -> Result<Response, u16> {
     if x.err_status != 0 {
         response.status = x.err_status;
         response.status_line = None;
@@ -86,11 +70,26 @@ fn finish(x: &mut Exchange, mut response: Response) -> Response {
     if response.location.is_none() {
         response.location = x.redirect_target.take();
     }
+    if let Some(content_type) = x.answer_type.take() {
+        response.content_type = Some(content_type);
+    }
+    if !x.answer_headers.is_empty() {
+        let mut headers = std::mem::take(&mut x.answer_headers);
+        response.headers.iter().for_each(|(name, value)| headers.push(name, value));
+        response.headers = headers;
+    }
     let generation = Arc::clone(&x.generation);
     for filter in &generation.location(x.location).handlers.filters {
         filter.filter(x, &mut response);
+        if let Some(code) = response.replaced_by.take() {
+            if let Body::Stream(mut source) = response.body {
+                source.finish(x, false);
+            }
+            x.answer_headers = response.headers;
+            return Err(code);
+        }
     }
-    response
+    Ok(response)
 }
 
 async fn step<'a>(handler: &'a dyn Check, x: &'a mut Exchange) -> Flow {
@@ -212,7 +211,11 @@ async fn access(handlers: &[Box<dyn Check>], satisfy: Satisfy, x: &mut Exchange)
     for handler in handlers {
         match (step(&**handler, x).await, satisfy) {
             (Flow::Decline, _) | (Flow::Pass, Satisfy::All) => {}
-            (Flow::Pass, Satisfy::Any) => return None,
+            (Flow::Pass, Satisfy::Any) => {
+                // Nobody needs to know any more how else to get in.
+                x.answer_headers.remove(b"WWW-Authenticate");
+                return None;
+            }
             (Flow::Answer(code @ (401 | 403)), Satisfy::Any) => {
                 // The code that tells how to get in is the better answer.
                 if refused != 401 {

@@ -112,6 +112,15 @@ impl RequestBody {
         matches!(self.framing, Framing::Chunked(_))
     }
 
+    /// The length of a body that came in chunks and is all here, thrown away or not.
+    pub fn known_length(&self) -> Option<u64> {
+        match (&self.stored, &self.framing) {
+            (Some(stored), _) => Some(stored.len()),
+            (None, Framing::Chunked(decoder)) if decoder.is_over() => Some(0),
+            (None, Framing::None | Framing::Length(_) | Framing::Chunked(_)) => None,
+        }
+    }
+
     pub fn is_broken(&self) -> bool {
         self.broken
     }
@@ -288,17 +297,19 @@ impl Exchange {
                         return Err(BodyError(400));
                     };
                     self.request_length += taken as u64;
+                    let mut last = 0;
                     if let Piece::Data(range) = piece {
-                        self.body.received += range.len() as u64;
+                        last = range.len() as u64;
+                        self.body.received += last;
                         out.extend_from_slice(&self.client.input[range]);
                     }
                     self.client.input.consume(taken);
                     if max > 0 && self.body.received > max {
-                        let received = self.body.received;
-                        self.log(
-                            Level::Error,
-                            format_args!("client intended to send too large chunked body: {received} bytes"),
-                        );
+                        // What came before this piece, and the piece.
+                        let (before, piece) = (self.body.received - last, last);
+                        let message =
+                            format!("client intended to send too large chunked body: {before}+{piece} bytes");
+                        self.log(Level::Error, message);
                         return Err(BodyError(413));
                     }
                 }
@@ -307,9 +318,37 @@ impl Exchange {
         }
     }
 
+    /// Takes a body that has arrived as a whole already. True where it did, and is now at hand as if it had been read.
+    pub(crate) fn take_ready_body(&mut self) -> bool {
+        if self.body.is_awaited() || self.client.input.is_empty() || self.body.stored.is_some() {
+            return self.body.stored.is_some();
+        }
+        let whole = match &self.body.framing {
+            Framing::None => false,
+            Framing::Length(left) => self.client.input.len() as u64 >= *left,
+            Framing::Chunked(decoder) => {
+                // A look ahead on a copy of the decoder.
+                let (mut ahead, mut rest) = ((**decoder), &self.client.input[..]);
+                while !rest.is_empty() && !ahead.is_over() {
+                    match ahead.next(rest) {
+                        Ok((taken, _)) => rest = &rest[taken..],
+                        Err(_) => return false,
+                    }
+                }
+                ahead.is_over()
+            }
+        };
+        let mut bytes = Vec::new();
+        if !whole || self.take_body_input(&mut bytes).is_err() {
+            return false;
+        }
+        self.body.stored = Some(Stored::Memory(bytes));
+        true
+    }
+
     /// Throws away what has arrived of a body that nobody read. True where all of it is gone and the connection may
     /// carry another request.
-    pub(crate) fn discard_body_input(&mut self) -> bool {
+    pub fn discard_body_input(&mut self) -> bool {
         let mut sink = Vec::new();
         if self.body.broken || self.body.is_awaited() && self.body.exists() {
             return false;

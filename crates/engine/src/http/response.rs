@@ -63,6 +63,26 @@ impl Headers {
         self.fields.iter().find(|f| f.known == known).map(|f| self.pair(f).1)
     }
 
+    /// Gives the first field of that name another value where it stands and takes the others out; without one, adds it.
+    pub fn set(&mut self, name: &[u8], value: &[u8]) {
+        let same = |bytes: &[u8], f: &HeaderField| {
+            bytes[f.start as usize..f.name_end as usize].eq_ignore_ascii_case(name)
+        };
+        let first = self.fields.iter().position(|f| same(&self.bytes, f));
+        let Some(first) = first else {
+            self.push(name, value);
+            return;
+        };
+        self.push_known(self.fields[first].known, name, value);
+        self.fields.swap_remove(first);
+        let bytes = &self.bytes;
+        let mut at = 0;
+        self.fields.retain(|f| {
+            at += 1;
+            at <= first + 1 || !same(bytes, f)
+        });
+    }
+
     /// Takes all fields of that name out.
     pub fn remove(&mut self, name: &[u8]) {
         let bytes = &self.bytes;
@@ -134,24 +154,34 @@ impl fmt::Debug for Body {
     }
 }
 
+/// Fields that are known only when the body is over.
+pub trait Trailers: Send + Sync {
+    fn append(&self, x: &super::Exchange, out: &mut Headers);
+}
+
+impl fmt::Debug for dyn Trailers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Trailers")
+    }
+}
+
 /// A response: the fields that nginx writes at fixed places, the others in order, and the body.
 #[derive(Debug, Default)]
 pub struct Response {
     pub status: u16,
     /// `404 Not Found` where the upstream said it in its own words.
     pub status_line: Option<Text>,
-    /// Replaces weir's own `Server`; an upstream's, with `proxy_pass_header`.
-    pub server: Option<Text>,
-    /// Replaces the present time in `Date`.
-    pub date: Option<Text>,
+    /// Goes out without a head, as an HTTP/0.9 answer.
+    pub headless: bool,
+    /// The headers have a `Server` or `Date` of the upstream's in place of our own.
+    pub server_given: bool,
+    pub date_given: bool,
     pub content_type: Option<Text>,
     pub charset: Option<Text>,
     /// Length of the body before any transfer coding; `None` is not known.
     pub content_length: Option<u64>,
-    /// Seconds since the epoch; written as `Last-Modified`.
+    /// Seconds since the epoch. A `Last-Modified` among the headers is sent in its place.
     pub last_modified: Option<i64>,
-    /// The time of a `Last-Modified` that stands among the headers already, as an upstream wrote it.
-    pub modified: Option<i64>,
     /// An absolute path is completed with scheme, host and port where `absolute_redirect` says so.
     pub location: Option<Text>,
     pub headers: Headers,
@@ -160,8 +190,14 @@ pub struct Response {
     pub allow_ranges: bool,
     /// The connection is closed after this response, whatever the request asked for.
     pub close: bool,
+    /// The request's conditions are not ours to judge (a response of an upstream that is not cached).
+    pub disable_not_modified: bool,
+    /// A filter gave this response up for the answer of a status (412, 416), which takes over what `headers` are left.
+    pub replaced_by: Option<u16>,
     /// Nothing is sent and the connection is closed (`return 444`).
     pub unsent: bool,
+    /// Fields to be sent behind the body, where the protocol can do that.
+    pub trailers: Option<Arc<dyn Trailers>>,
 }
 
 impl Response {

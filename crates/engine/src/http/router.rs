@@ -19,6 +19,8 @@ pub struct ServerNames {
     /// `www.example.` for `www.example.*`.
     trailing: HashMap<Box<[u8]>, LocationId>,
     regexes: Vec<(Regex, LocationId)>,
+    /// There is one server and no captures to make: nothing has to be looked up.
+    single: bool,
 }
 
 impl ServerNames {
@@ -45,6 +47,7 @@ impl ServerNames {
                 }
             }
         }
+        names.single = servers.len() == 1 && names.regexes.is_empty();
         names
     }
 
@@ -82,11 +85,15 @@ pub fn find<'g>(
     host: &[u8],
 ) -> Option<(LocationId, Option<&'g Regex>)> {
     let names = &generation.addresses[address].names;
-    if host.is_empty() {
+    if names.single {
         return None;
     }
+    // A request without a host asks for the name "".
     if let Some(server) = names.find_plain(host) {
         return Some((server, None));
+    }
+    if host.is_empty() {
+        return None;
     }
     names.find_regex(host).map(|(regex, server)| (server, Some(regex)))
 }

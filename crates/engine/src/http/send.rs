@@ -8,10 +8,10 @@ use weir_syntax::Level;
 
 use crate::http::response::{FilePart, Source};
 use crate::http::special::VERSION;
-use crate::http::{Body, Exchange, Response};
-use crate::http1::body::{CHUNK_END, ChunkHead, LAST_CHUNK};
+use crate::http::{Body, Exchange, Headers, Response};
+use crate::http1::body::{CHUNK_END, ChunkHead, LAST_CHUNK_HEAD};
 use crate::http1::request::Version;
-use crate::http1::{Method, date, status};
+use crate::http1::{Known, Method, date, status};
 use crate::io::Buf;
 use crate::settings::Tokens;
 
@@ -36,8 +36,8 @@ pub enum SendError {
 /// The connection cannot be used any further.
 pub async fn send(x: &mut Exchange, mut response: Response) -> Result<(), SendError> {
     let mut body = std::mem::take(&mut response.body);
-    if x.head.version() < Version::HTTP_10 {
-        // An HTTP/0.9 client gets the body alone.
+    if x.head.version() < Version::HTTP_10 || response.headless {
+        // An HTTP/0.9 client gets the body alone, as it does of an upstream that speaks HTTP/0.9.
         x.status = response.status;
         x.keepalive = false;
         x.response = Some(response);
@@ -77,6 +77,9 @@ fn frame(x: &mut Exchange, response: &mut Response, body: &Body) {
     if response.close {
         x.keepalive = false;
     }
+    if !matches!(response.status, 200 | 206 | 304) {
+        response.last_modified = None;
+    }
     if response.status == 204 {
         response.content_type = None;
         response.content_length = None;
@@ -86,12 +89,13 @@ fn frame(x: &mut Exchange, response: &mut Response, body: &Body) {
     let bodiless = matches!(response.status, 304 | 100..200)
         || x.method == Method::Head
         || matches!(body, Body::Tunnel(_));
-    if bodiless || response.content_length.is_some() {
+    if bodiless || (response.content_length.is_some() && response.trailers.is_none()) {
         return;
     }
     if x.head.version() >= Version::HTTP_11 && x.location().core.chunked_transfer_encoding {
+        response.content_length = None;
         x.chunked = true;
-    } else {
+    } else if response.content_length.is_none() {
         x.keepalive = false;
     }
 }
@@ -106,23 +110,11 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
         None => status::write_line(response.status, out),
     }
     let core = &x.location().core;
-    match (&response.server, &core.server_tokens) {
-        (Some(server), _) => field(b"Server: ", server, out),
-        (None, Tokens::On | Tokens::Build) => {
-            out.extend_from_slice(b"Server: weir/");
-            field(b"", VERSION.as_bytes(), out);
-        }
-        (None, Tokens::Off) => out.extend_from_slice(b"Server: weir\r\n"),
-        (None, Tokens::Text(text)) => {
-            let text = text.value(x);
-            if !text.is_empty() {
-                field(b"Server: ", &text, out);
-            }
-        }
+    if !response.server_given {
+        write_server(x, &core.server_tokens, out);
     }
-    match &response.date {
-        Some(date) => field(b"Date: ", date, out),
-        None => field(b"Date: ", &x.reactor.clock().http_date(), out),
+    if !response.date_given {
+        field(b"Date: ", &x.reactor.clock().http_date(), out);
     }
     if let Some(content_type) = &response.content_type {
         out.extend_from_slice(b"Content-Type: ");
@@ -136,7 +128,9 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
     if let Some(length) = response.content_length {
         field(b"Content-Length: ", itoa::Buffer::new().format(length).as_bytes(), out);
     }
-    if let Some(time) = response.last_modified {
+    if let Some(time) = response.last_modified
+        && response.headers.first(Known::LastModified).is_none()
+    {
         field(b"Last-Modified: ", date::http(time).as_ref(), out);
     }
     // Only a target that is completed has a place of its own; others stand among the other fields.
@@ -169,6 +163,22 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"\r\n");
+}
+
+fn write_server(x: &Exchange, tokens: &Tokens, out: &mut Vec<u8>) {
+    match tokens {
+        Tokens::On | Tokens::Build => {
+            out.extend_from_slice(b"Server: weir/");
+            field(b"", VERSION.as_bytes(), out);
+        }
+        Tokens::Off => out.extend_from_slice(b"Server: weir\r\n"),
+        Tokens::Text(text) => {
+            let text = text.value(x);
+            if !text.is_empty() {
+                field(b"Server: ", &text, out);
+            }
+        }
+    }
 }
 
 fn field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
@@ -233,6 +243,10 @@ fn poll_client<T>(
 async fn transmit(x: &mut Exchange, mut head: Buf, body: &mut Body) -> Result<(), SendError> {
     let head_length = head.len() as u64;
     let result = match body {
+        Body::Empty if x.chunked => {
+            write_trailers(x, None, &mut head);
+            flush(x, &mut head).await
+        }
         Body::Empty | Body::Tunnel(_) => flush(x, &mut head).await,
         Body::Bytes(bytes) => send_bytes(x, &mut head, bytes).await,
         Body::File(part) => send_file(x, &mut head, part).await,
@@ -252,20 +266,18 @@ async fn flush(x: &mut Exchange, head: &mut Buf) -> Result<(), SendError> {
 }
 
 async fn send_bytes(x: &mut Exchange, head: &mut Buf, bytes: &[u8]) -> Result<(), SendError> {
-    let mut framing: (ChunkHead, &[u8]) = (ChunkHead::new(bytes.len().max(1) as u64), b"");
-    let chunked = x.chunked;
-    if chunked {
-        framing.1 = b"\r\n0\r\n\r\n";
+    let mut end = Buf::new();
+    if x.chunked {
+        head.extend(ChunkHead::new(bytes.len().max(1) as u64).as_ref());
+        end.extend(CHUNK_END);
+        write_trailers(x, None, &mut end);
     }
-    let size: &[u8] = if chunked { framing.0.as_ref() } else { b"" };
     if head.len() + bytes.len() <= JOINED {
-        head.extend(size);
         head.extend(bytes);
-        head.extend(framing.1);
+        head.extend(&end);
         return flush(x, head).await;
     }
-    head.extend(size);
-    let (mut rest, mut tail) = (bytes, framing.1);
+    let (mut rest, mut tail) = (bytes, &end[..]);
     poll_fn(|cx| {
         while !(head.is_empty() && rest.is_empty() && tail.is_empty()) {
             let pieces = [IoSlice::new(head), IoSlice::new(rest), IoSlice::new(tail)];
@@ -315,12 +327,12 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
         poll_client(x, cx, poll)
     });
     sent.await?;
-    if x.chunked { send_bytes_raw(x, b"\r\n0\r\n\r\n").await } else { Ok(()) }
-}
-
-async fn send_bytes_raw(x: &mut Exchange, bytes: &[u8]) -> Result<(), SendError> {
-    let mut rest = Buf::copy_of(bytes);
-    flush(x, &mut rest).await
+    if !x.chunked {
+        return Ok(());
+    }
+    let mut end = Buf::copy_of(CHUNK_END);
+    write_trailers(x, None, &mut end);
+    flush(x, &mut end).await
 }
 
 /// Reads a file piece by piece and writes it, the first piece behind the head.
@@ -346,7 +358,7 @@ async fn send_read_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -
         }
         if offset == end && x.chunked {
             head.extend(CHUNK_END);
-            head.extend(LAST_CHUNK);
+            write_trailers(x, None, head);
         }
         flush(x, head).await?;
         if offset == end {
@@ -380,7 +392,7 @@ async fn send_stream(x: &mut Exchange, head: &mut Buf, source: &mut dyn Source) 
                 Poll::Ready(Ok(false)) => {
                     if x.chunked && !chunks.over {
                         chunks.over = true;
-                        write_trailers(source, head);
+                        write_trailers(x, source.trailers(), head);
                     }
                     return poll_write_all(x, cx, head);
                 }
@@ -405,13 +417,16 @@ fn poll_write_all(x: &mut Exchange, cx: &mut Context<'_>, head: &mut Buf) -> Pol
     poll_client(x, cx, poll)
 }
 
-fn write_trailers(source: &dyn Source, out: &mut Buf) {
-    let Some(trailers) = source.trailers().filter(|t| !t.is_empty()) else {
-        out.extend(LAST_CHUNK);
-        return;
-    };
-    out.extend(b"0\r\n");
-    for (name, value) in trailers.iter() {
+/// Ends a chunked body, with the trailer fields of its source and those that were added on the way.
+fn write_trailers(x: &Exchange, of_source: Option<&Headers>, out: &mut Buf) {
+    let added = x.response.as_ref().and_then(|response| response.trailers.as_deref());
+    let mut fields = Headers::default();
+    if let Some(added) = added {
+        added.append(x, &mut fields);
+    }
+    let of_source = of_source.into_iter().flat_map(Headers::iter);
+    out.extend(LAST_CHUNK_HEAD);
+    for (name, value) in of_source.chain(fields.iter()) {
         out.extend(name);
         out.extend(b": ");
         out.extend(value);
@@ -434,7 +449,7 @@ fn poll_write_piece(
         chunks.left = source.data().len();
         head.extend(ChunkHead::new(chunks.left as u64).as_ref());
     }
-    let is_last = source.is_last();
+    let is_last = source.is_last() && !x.response.as_ref().is_some_and(|r| r.trailers.is_some());
     let data = source.data();
     let data = if x.chunked { &data[..data.len().min(chunks.left)] } else { data };
     let length = data.len();

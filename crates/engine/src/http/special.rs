@@ -38,6 +38,9 @@ pub(crate) fn answer(x: &mut Exchange, code: u16) -> Answer {
     }
     // The page of this code takes the place of whatever another error page was to say.
     x.err_status = 0;
+    // These were of the body that is not sent; an error page would have kept them.
+    x.answer_headers.remove(b"ETag");
+    x.answer_headers.remove(b"Accept-Ranges");
     Answer::Response(Box::new(plain(x, code)))
 }
 

@@ -27,7 +27,11 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("connection_time", |x, out| {
         seconds(x.reactor.clock().now_ms() - x.connection.started, out)
     }),
-    Variable::new("content_length", |x, out| header(x, Known::ContentLength, out)),
+    Variable::new("content_length", |x, out| match (x.head.content_length(), x.body.known_length()) {
+        (Some(_), _) => header(x, Known::ContentLength, out),
+        (None, Some(length)) => number(length, out),
+        (None, None) => false,
+    }),
     Variable::new("content_type", |x, out| header(x, Known::ContentType, out)),
     Variable::new("document_root", |x, out| {
         x.location().core.root.append(x, out);
@@ -69,6 +73,8 @@ pub const VARIABLES: &[Variable] = &[
         true
     }),
     Variable::new("remote_port", |x, out| match x.peer().port() {
+        // A proxy that told an address without a port.
+        Some(0) => true,
         Some(port) => number(u64::from(port), out),
         None => true,
     }),
@@ -351,12 +357,16 @@ fn sent_http(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
         }
         "content_length" => sent.content_length.is_some_and(|length| number(length, out)),
         "location" => text(&sent.location),
-        "last_modified" => match sent.last_modified {
-            Some(time) => {
+        "last_modified" => match (sent.headers.first(Known::LastModified), sent.last_modified) {
+            (Some(text), _) => {
+                out.extend_from_slice(text);
+                true
+            }
+            (None, Some(time)) => {
                 out.extend_from_slice(date::http(time).as_ref());
                 true
             }
-            None => false,
+            (None, None) => false,
         },
         "connection" => {
             let value: &[u8] = match (x.status, x.keepalive) {

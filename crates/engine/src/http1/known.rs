@@ -160,6 +160,7 @@ impl Known {
     pub const COUNT: usize = NAMES.len();
 
     /// A bit of its own, for sets of names.
+    #[inline]
     pub const fn bit(self) -> u128 {
         1 << self as u8
     }

@@ -18,7 +18,7 @@ use tokio_rustls::StartHandshake;
 use weir_ir::LocationId;
 use weir_syntax::Level;
 
-use super::{Offer, Session};
+use super::{ClientAuth, Offer, Session};
 use crate::generation::Generation;
 use crate::http::exchange::Connection;
 use crate::http::router;
@@ -95,18 +95,19 @@ async fn handshake(
     let client_hello = accepted.client_hello();
     let offer = Offer::of(&client_hello);
     let server_name: Option<Box<str>> = client_hello.server_name().map(Into::into);
-    let Some(config) = choose(generation, connection, &client_hello) else {
+    let Some((config, client_auth)) = choose(generation, connection, &client_hello) else {
         // RFC 6066 section 3: fatal(2) unrecognized_name(112), in a record of its own.
         send(&mut socket, &[21, 3, 3, 0, 2, 2, 112], timer).await;
         return Err(Failure::Rejected);
     };
-    let mut accept = StartHandshake::from_parts(accepted, socket).into_stream(config);
+    let mut accept = StartHandshake::from_parts(*accepted, socket).into_stream(config);
     let tls = poll_fn(|cx| match Pin::new(&mut accept).poll(cx) {
         Poll::Ready(done) => Poll::Ready(done.map_err(Failure::of)),
         Poll::Pending => timer.poll_expired(cx).map(|()| Err(Failure::Late)),
     })
     .await?;
     let state = tls.get_ref().1;
+    let shown = client_auth.and_then(|auth| auth.judge(state.peer_certificates().unwrap_or_default()));
     let session = Session {
         server_name,
         alpn: state.alpn_protocol().map(Into::into),
@@ -117,12 +118,13 @@ async fn handshake(
         group: state.negotiated_key_exchange_group().map(|group| group.name()),
         resumed: state.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
         offer,
+        client: shown.map(Box::new),
     };
     Ok(Accepted::Tls { io: Io::from(tls), session: Rc::new(session) })
 }
 
 enum Hello {
-    Tls(rustls::server::Accepted),
+    Tls(Box<rustls::server::Accepted>),
     Plain(Buf),
     Bad(Error, AcceptedAlert),
 }
@@ -178,7 +180,7 @@ fn read(
         }
     }
     Poll::Ready(match acceptor.accept() {
-        Ok(accepted) => Ok(accepted.map(Hello::Tls)),
+        Ok(accepted) => Ok(accepted.map(|accepted| Hello::Tls(Box::new(accepted)))),
         Err((error, alert)) => Ok(Some(Hello::Bad(error, alert))),
     })
 }
@@ -189,7 +191,7 @@ fn choose(
     generation: &Generation,
     connection: &mut Connection,
     hello: &ClientHello<'_>,
-) -> Option<Arc<ServerConfig>> {
+) -> Option<(Arc<ServerConfig>, Option<Arc<ClientAuth>>)> {
     let address = &generation.addresses[connection.address()];
     let by_name = hello.server_name().and_then(|name| by_name(generation, connection.address(), name));
     if let Some(server) = by_name {
@@ -200,8 +202,9 @@ fn choose(
     if named.is_some_and(|tls| tls.reject_handshake) {
         return None;
     }
-    // A server without certificates of its own shows those of the default server.
-    named.and_then(|tls| tls.config.clone()).or_else(|| of(address.default_server)?.config.clone())
+    // A server without certificates of its own shows those of the default server, and asks what that asks.
+    let tls = named.filter(|tls| tls.config.is_some()).or_else(|| of(address.default_server))?;
+    Some((tls.config.clone()?, tls.client_auth.clone()))
 }
 
 /// The server that a client names in its ClientHello.

@@ -7,12 +7,15 @@
 
 mod accept;
 pub mod ciphers;
+mod client_auth;
+pub mod der;
 pub mod pem;
 mod resume;
 mod server;
 
 pub(crate) use accept::by_name;
 pub use accept::{Accepted, accept};
+pub use client_auth::{ClientAuth, ClientCertificate, Demand, Reason, Unauthorized};
 pub use resume::{Lifetime, TicketKey};
 pub use server::{Protocols, ServerTls, SessionCache, Settings};
 
@@ -32,6 +35,8 @@ pub struct Session {
     pub resumed: bool,
     /// What the client offered.
     pub offer: Offer,
+    /// The certificate that it showed.
+    pub client: Option<Box<ClientCertificate>>,
 }
 
 /// The cipher suites and then the groups of a ClientHello, by their numbers, in one allocation.

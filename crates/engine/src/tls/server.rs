@@ -10,6 +10,7 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, ServerConfig, SignatureAlgorithm, SupportedCipherSuite};
 
+use super::ClientAuth;
 use super::resume::{self, Lifetime, Mark, TicketKey};
 
 /// Tickets after a full handshake of TLS 1.3, as OpenSSL sends.
@@ -47,6 +48,8 @@ pub struct Settings<'a> {
     /// Empty for the process's own.
     pub ticket_keys: &'a [Arc<TicketKey>],
     pub reject_handshake: bool,
+    /// What clients have to show.
+    pub client_auth: Option<Arc<ClientAuth>>,
 }
 
 /// A server with `listen … ssl`, ready for handshakes.
@@ -55,6 +58,7 @@ pub struct ServerTls {
     pub config: Option<Arc<ServerConfig>>,
     /// Handshakes that are meant for this server are refused (`ssl_reject_handshake`).
     pub reject_handshake: bool,
+    pub client_auth: Option<Arc<ClientAuth>>,
 }
 
 impl ServerTls {
@@ -62,8 +66,9 @@ impl ServerTls {
     /// rustls refuses the combination, or the system gives no randomness.
     pub fn new(settings: Settings<'_>) -> Result<Self, rustls::Error> {
         let reject_handshake = settings.reject_handshake;
+        let client_auth = settings.client_auth.clone();
         let config = if settings.pairs.is_empty() { None } else { Some(Arc::new(config(settings)?)) };
-        Ok(Self { config, reject_handshake })
+        Ok(Self { config, reject_handshake, client_auth })
     }
 }
 
@@ -79,10 +84,14 @@ fn config(settings: Settings<'_>) -> Result<ServerConfig, rustls::Error> {
         kx_groups: settings.groups,
         ..rustls::crypto::aws_lc_rs::default_provider()
     };
-    let mark = mark(settings.pairs);
+    let mark = mark(settings.pairs, settings.client_auth.as_deref());
+    let verifier = match &settings.client_auth {
+        Some(client_auth) => client_auth.verifier(),
+        None => WebPkiClientVerifier::no_client_auth(),
+    };
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(versions)?
-        .with_client_cert_verifier(WebPkiClientVerifier::no_client_auth())
+        .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(Pairs::new(settings.pairs)));
     config.alpn_protocols = [&b"http/1.1"[..], b"http/1.0", b"http/0.9"].map(<[u8]>::to_vec).into();
     config.ignore_client_order = settings.prefer_server_ciphers;
@@ -101,14 +110,17 @@ fn config(settings: Settings<'_>) -> Result<ServerConfig, rustls::Error> {
     Ok(config)
 }
 
-/// What sessions of servers with these certificates have in common.
-fn mark(pairs: &[Arc<CertifiedKey>]) -> Mark {
+/// What sessions of servers with these certificates and demands have in common.
+fn mark(pairs: &[Arc<CertifiedKey>], client_auth: Option<&ClientAuth>) -> Mark {
     let mut hash = digest::Context::new(&digest::SHA256);
     for pair in pairs {
         for certificate in &pair.cert {
             hash.update(&certificate.len().to_be_bytes());
             hash.update(certificate);
         }
+    }
+    if let Some(client_auth) = client_auth {
+        client_auth.identify(|part| hash.update(part));
     }
     let mut mark = [0; 16];
     mark.copy_from_slice(&hash.finish().as_ref()[..16]);

@@ -35,7 +35,8 @@ pub(super) struct Line {
     pub peer: Arc<Address>,
     pub guard: Option<PeerGuard>,
     pub group: Arc<Upstream>,
-    pub tls: usize,
+    /// The location, where connections belong to one; 0 otherwise.
+    pub tag: u64,
     pub requests: u64,
     pub opened: u64,
     /// The upstream lets it carry another request.
@@ -230,15 +231,16 @@ impl Source for UpstreamBody {
         }
         match failure {
             Some(Failure::Closed) => {
-                x.log(Level::Error, "upstream prematurely closed connection while reading upstream");
+                x.log_while(Level::Error, None, "upstream prematurely closed connection", "reading upstream");
             }
-            Some(Failure::Timeout) => x.log_error(
+            Some(Failure::Timeout) => x.log_while(
                 Level::Error,
                 Some(&io::Error::from_raw_os_error(nix::libc::ETIMEDOUT)),
-                "upstream timed out while reading upstream",
+                "upstream timed out",
+                "reading upstream",
             ),
             Some(Failure::Io(error)) => {
-                x.log_error(Level::Error, Some(&error), "recv() failed while reading upstream");
+                x.log_while(Level::Error, Some(&error), "recv() failed", "reading upstream");
             }
             Some(Failure::Invalid) => x.log(Level::Error, "upstream sent invalid chunked response"),
             None => {}
@@ -267,7 +269,7 @@ pub(super) fn keep(reactor: &Reactor, line: Line, now: u64) {
     let idle = Idle {
         io: line.io,
         peer: line.peer,
-        tls: line.tls,
+        tag: line.tag,
         requests: line.requests,
         opened: line.opened,
         since: now,

@@ -16,7 +16,7 @@ use super::body::{Left, Line, UpstreamBody, keep};
 use super::{PeerGuard, Upstream, UpstreamState};
 use crate::contract::Flow;
 use crate::http::exchange::Tunnel;
-use crate::http::{Body, Exchange, Response};
+use crate::http::{Body, Exchange, Response, special};
 use crate::http1::Method;
 use crate::http1::body::{ChunkHead, Decoder, LAST_CHUNK};
 use crate::http1::response::{Framing, Head, Parsed};
@@ -123,6 +123,12 @@ pub trait Protocol: Send + Sync {
     /// Makes the client's response of the upstream's head; the body is put in afterwards.
     fn response(&self, x: &mut Exchange, head: &Head) -> Response;
 
+    /// Where the upstream sends the request on within the server (`X-Accel-Redirect`); what goes along was put aside.
+    fn redirect(&self, x: &mut Exchange, head: &Head) -> Option<Vec<u8>> {
+        let _ = (x, head);
+        None
+    }
+
     /// A body that replaces the client's, appended by [`Protocol::request`] itself.
     fn replaces_body(&self) -> bool {
         false
@@ -161,6 +167,8 @@ pub async fn run(x: &mut Exchange, target: Target, protocol: &dyn Protocol) -> F
             return Flow::Answer(error.0);
         }
     }
+    // What is here of the body already may be all of it, whose length can then be told.
+    let streams = streams && !x.take_ready_body();
     let length = if protocol.replaces_body() || !settings.pass_request_body {
         RequestLength::None
     } else {
@@ -303,7 +311,11 @@ impl Asking<'_> {
     async fn attempt(&mut self, x: &mut Exchange, peer: usize, now: u64) -> Result<Flow, Failure> {
         let mut attempt = self.open(x, peer, now).await?;
         self.send(x, &mut attempt).await?;
-        let (head, block, raw) = self.head(x, &mut attempt).await?;
+        let answered = self.head(x, &mut attempt).await?;
+        if answered.headless {
+            return Ok(self.headless(x, attempt, answered));
+        }
+        let Answered { head, block, raw, .. } = answered;
         let flow = self.answer(x, attempt, &head, block, raw);
         x.reactor.put_head(head);
         flow
@@ -314,13 +326,14 @@ impl Asking<'_> {
         let group = &self.target.group;
         let peer = &group.peers[index];
         let guard = Some(PeerGuard::new(peer));
-        if let Some(idle) = x.reactor.pools.take(group.pool_id, &peer.address, 0, &group.pool, now) {
+        let tag = if group.pool.local { u64::from(x.location.0) + 1 } else { 0 };
+        if let Some(idle) = x.reactor.pools.take(group.pool_id, &peer.address, tag, &group.pool, now) {
             let line = Line {
                 io: idle.io,
                 peer: idle.peer,
                 guard,
                 group: Arc::clone(group),
-                tls: idle.tls,
+                tag,
                 requests: idle.requests + 1,
                 opened: idle.opened,
                 keep: true,
@@ -388,7 +401,7 @@ impl Asking<'_> {
             peer: Arc::clone(&peer.address),
             guard,
             group: Arc::clone(group),
-            tls: 0,
+            tag,
             requests: 1,
             opened: connected,
             keep: true,
@@ -465,7 +478,7 @@ impl Asking<'_> {
                 Err(Failure::of(next::TIMEOUT, attempt.cached))
             }
             Sent::Failed(error) => {
-                x.log_error(Level::Error, Some(&error), "send() failed while sending request to upstream");
+                x.log_while(Level::Error, Some(&error), "send() failed", "sending request to upstream");
                 Err(Failure::of(next::ERROR, attempt.cached))
             }
         }
@@ -532,11 +545,7 @@ impl Asking<'_> {
     }
 
     /// Reads the head of the answer; with it comes what was read behind it.
-    async fn head(
-        &self,
-        x: &mut Exchange,
-        attempt: &mut Attempt,
-    ) -> Result<(Head, Option<Block>, std::ops::Range<usize>), Failure> {
+    async fn head(&self, x: &mut Exchange, attempt: &mut Attempt) -> Result<Answered, Failure> {
         let settings = self.protocol.settings();
         let mut head = x.reactor.take_head();
         let (timer, io) = (&self.timer, &mut attempt.line.io);
@@ -580,14 +589,24 @@ impl Asking<'_> {
                     state.status = head.status();
                     state.bytes_received -= raw.len() as u64;
                 }
-                Ok((head, block, raw))
+                Ok(Answered { head, block, raw, headless: false })
+            }
+            Read::Headless(mut block, raw) => {
+                // What the head took in before it was known to be none goes first.
+                let taken = head.raw().len();
+                block.copy_within(raw.clone(), taken);
+                block[..taken].copy_from_slice(head.raw());
+                if let Some(state) = x.upstream_states.last_mut() {
+                    state.status = 200;
+                }
+                Ok(Answered { head, block: Some(block), raw: 0..taken + raw.len(), headless: true })
             }
             Read::Closed => {
-                x.log(Level::Error, format_args!("upstream prematurely closed connection while {READING}"));
+                x.log_while(Level::Error, None, "upstream prematurely closed connection", READING);
                 Err(Failure::of(next::ERROR, attempt.cached && received == 0))
             }
             Read::Failed(error) => {
-                x.log_error(Level::Error, Some(&error), format_args!("recv() failed while {READING}"));
+                x.log_while(Level::Error, Some(&error), "recv() failed", READING);
                 Err(Failure::of(next::ERROR, attempt.cached && received == 0))
             }
             Read::Timeout => {
@@ -623,6 +642,9 @@ impl Asking<'_> {
             }
         }
         self.target.group.balance.done(attempt.peer, Outcome::Success, now);
+        if let Some(to) = self.protocol.redirect(x, head) {
+            return Ok(internal_redirect(x, &to));
+        }
         let mut response = self.protocol.response(x, head);
         let to_head = x.method == Method::Head;
         let framing = head.framing(to_head);
@@ -663,10 +685,23 @@ impl Asking<'_> {
             }
             return Ok(Flow::Respond(Box::new(response)));
         }
-        response.body = Body::Stream(Box::new(UpstreamBody {
+        response.body = self.body(x, line, left, block, raw, attempt.started);
+        Ok(Flow::Respond(Box::new(response)))
+    }
+
+    fn body(
+        &self,
+        x: &Exchange,
+        line: Line,
+        left: Left,
+        block: Option<Block>,
+        raw: std::ops::Range<usize>,
+        asked: u64,
+    ) -> Body {
+        Body::Stream(Box::new(UpstreamBody {
             reactor: Rc::clone(&x.reactor),
             timer: x.reactor.timers().register(),
-            read_timeout: settings.read_timeout,
+            read_timeout: self.protocol.settings().read_timeout,
             long: UpstreamBody::is_long(&left),
             received: raw.len() as u64,
             left,
@@ -676,11 +711,31 @@ impl Asking<'_> {
             line: Some(line),
             failure: None,
             trailers: None,
-            asked: attempt.started,
+            asked,
             state: x.upstream_states.len().saturating_sub(1),
-        }));
-        Ok(Flow::Respond(Box::new(response)))
+        }))
     }
+
+    /// An answer without a head goes to the client as it came.
+    fn headless(&self, x: &mut Exchange, attempt: Attempt, answered: Answered) -> Flow {
+        let now = x.reactor.clock().now_ms();
+        self.target.group.balance.done(attempt.peer, Outcome::Success, now);
+        let Answered { head, block, raw, .. } = answered;
+        x.reactor.put_head(head);
+        let mut response = Response::new(200);
+        response.headless = true;
+        let line = Line { keep: false, ..attempt.line };
+        response.body = self.body(x, line, Left::Close, block, raw, attempt.started);
+        Flow::Respond(Box::new(response))
+    }
+}
+
+/// The head of an answer, and what was read behind it.
+struct Answered {
+    head: Head,
+    block: Option<Block>,
+    raw: std::ops::Range<usize>,
+    headless: bool,
 }
 
 /// How waiting for a connection ended.
@@ -700,6 +755,8 @@ enum Sent {
 
 enum Read {
     Head(Option<Block>, std::ops::Range<usize>),
+    /// An HTTP/0.9 answer: everything is body.
+    Headless(Block, std::ops::Range<usize>),
     Closed,
     Failed(io::Error),
     Timeout,
@@ -727,29 +784,58 @@ fn parse(head: &mut Head, x: &Exchange, block: Block, n: usize, settings: &Setti
                 return Some(Read::Head(block, from..n));
             }
             Ok(Parsed::Headless) => {
-                x.log(
-                    Level::Error,
-                    "upstream sent no valid HTTP/1.0 header while reading response header from upstream",
-                );
-                return Some(Read::Invalid);
+                let doing = "reading response header from upstream";
+                x.log_while(Level::Error, None, "upstream sent no valid HTTP/1.0 header", doing);
+                return Some(Read::Headless(block, from..n));
             }
             Err(invalid) => {
-                let message = String::from_utf8_lossy(&invalid.message).into_owned();
-                x.log(Level::Error, format_args!("{message} while reading response header from upstream"));
+                let message = String::from_utf8_lossy(&invalid.message);
+                x.log_while(Level::Error, None, message, "reading response header from upstream");
                 return Some(Read::Invalid);
             }
         }
     }
 }
 
+/// Sends the request on to another location, as a GET unless it asked for the head alone.
+fn internal_redirect(x: &mut Exchange, to: &[u8]) -> Flow {
+    if let Some(state) = x.upstream_states.last_mut() {
+        state.redirected = true;
+    }
+    if to.first() == Some(&b'@') {
+        let Some(id) = special::named(x, to) else {
+            let name = String::from_utf8_lossy(to).into_owned();
+            x.log(Level::Error, format_args!("could not find named location \"{name}\""));
+            return Flow::Answer(500);
+        };
+        if !x.take_redirect() {
+            return Flow::Answer(500);
+        }
+        x.redirect_named(id);
+        return Flow::Redirect;
+    }
+    let mut path = Vec::new();
+    let decoded = crate::http1::uri::decode_unsafe(to, &mut path).map(|args| args.map(<[u8]>::to_vec));
+    let Ok(args) = decoded else { return Flow::Answer(404) };
+    if x.method != Method::Head {
+        x.method = Method::Get;
+        x.method_name = Some(b"GET");
+    }
+    if !x.take_redirect() {
+        return Flow::Answer(500);
+    }
+    x.redirect(path, args);
+    Flow::Redirect
+}
+
 fn connect_failed(x: &Exchange, error: &io::Error) -> Failure {
-    x.log_error(Level::Error, Some(error), "connect() failed while connecting to upstream");
+    x.log_while(Level::Error, Some(error), "connect() failed", "connecting to upstream");
     Failure::of(next::ERROR, false)
 }
 
 fn log_timeout(x: &Exchange, doing: &str) {
     let error = io::Error::from_raw_os_error(nix::libc::ETIMEDOUT);
-    x.log_error(Level::Error, Some(&error), format_args!("upstream timed out while {doing}"));
+    x.log_while(Level::Error, Some(&error), "upstream timed out", doing);
 }
 
 fn client_gone(x: &Exchange, doing: &str) -> Failure {

@@ -114,8 +114,7 @@ impl Upstream {
             explicit: false,
             balance: Arc::new(RoundRobin::new(Arc::clone(&peers))),
             peers,
-            // Nobody would ask this group again.
-            pool: PoolSettings { connections: 0, ..PoolSettings::default() },
+            pool: PoolSettings::default(),
             pool_id: PoolId::of("", 0),
         }
     }

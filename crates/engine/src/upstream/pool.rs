@@ -20,12 +20,14 @@ pub struct PoolSettings {
     pub time: u64,
     /// Milliseconds that it may be idle.
     pub timeout: u64,
+    /// A connection serves only the location that it was opened for.
+    pub local: bool,
 }
 
 impl Default for PoolSettings {
-    /// As in nginx since 1.29.7, where upstreams are kept alive unless told otherwise.
+    /// As for an address without an upstream block: nothing is kept.
     fn default() -> Self {
-        Self { connections: 32, requests: 1000, time: 3_600_000, timeout: 60_000 }
+        Self { connections: 0, requests: 1000, time: 3_600_000, timeout: 60_000, local: false }
     }
 }
 
@@ -48,8 +50,8 @@ impl PoolId {
 pub struct Idle {
     pub io: Io,
     pub peer: Arc<Address>,
-    /// Identity of the TLS settings that it was made with; 0 is none.
-    pub tls: usize,
+    /// What else must agree for it to be used again: see [`Line::tag`](super::body::Line).
+    pub tag: u64,
     /// Requests that it carried so far.
     pub requests: u64,
     /// Milliseconds of the reactor's clock.
@@ -69,7 +71,7 @@ impl Pools {
         &self,
         id: PoolId,
         peer: &Address,
-        tls: usize,
+        tag: u64,
         settings: &PoolSettings,
         now: u64,
     ) -> Option<Idle> {
@@ -78,7 +80,7 @@ impl Pools {
         let mut at = list.len();
         while at > 0 {
             at -= 1;
-            if *list[at].peer != *peer || list[at].tls != tls {
+            if *list[at].peer != *peer || list[at].tag != tag {
                 continue;
             }
             let mut connection = list.remove(at);

@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(
             site.ask("GET /a.html", ""),
             "HTTP/1.1 200 OK\nContent-Type: text/html\nContent-Length: 5\n\
-             Last-Modified: Fri, 13 Jul 2012 11:01:20 GMT\nETag: \"50000000-5\"\n\nhello"
+             Last-Modified: Fri, 13 Jul 2012 11:01:20 GMT\nETag: \"50000000-5\"\nAccept-Ranges: bytes\n\nhello"
         );
         assert!(site.ask("GET /empty", "").contains("\nContent-Length: 0\n"));
         for (uri, expected) in [

@@ -28,7 +28,8 @@ impl Module for Keepalive {
 /// The pool of one upstream block.
 #[derive(Clone, Debug, Default)]
 pub struct Pool {
-    connections: Setting<u64>,
+    /// Connections, and whether they belong to the location that opened them.
+    connections: Setting<(u64, bool)>,
     time: Setting<u64>,
     timeout: Setting<u64>,
     requests: Setting<u64>,
@@ -41,28 +42,37 @@ impl Conf for Pool {
 }
 
 fn keepalive(pool: &mut Pool, call: &mut Call<'_>) -> Result<(), Fault> {
-    pool.connections.put_with(call, |call| match weir_ir::value::number(call.arg(0)) {
-        Some(connections) => Ok(connections),
-        None => Err(call.fail(format!("invalid value \"{}\" in \"keepalive\" directive", call.text(0)))),
-    })?;
-    match call.args().get(1).map(|word| &*word.value) {
-        // Idle connections belong to a thread and to the upstream that they were opened for as it is.
-        None | Some(b"local") => Ok(()),
-        Some(_) => Err(call.invalid_parameter(1)),
-    }
+    pool.connections.put_with(call, |call| {
+        let Some(connections) = weir_ir::value::number(call.arg(0)) else {
+            return Err(call.invalid_value(0));
+        };
+        match call.args().get(1).map(|word| &*word.value) {
+            None => Ok((connections, false)),
+            Some(b"local") => Ok((connections, true)),
+            Some(_) => Err(call.invalid_parameter(1)),
+        }
+    })
 }
+
+/// Idle connections of an upstream block that says nothing of them.
+const BY_DEFAULT: (u64, bool) = (32, true);
 
 impl Install for Keepalive {
     fn prepare((): &(), build: &mut Build<'_>) -> Result<(), Diagnostic> {
         let Some(http) = &build.program.http else { return Ok(()) };
         for (index, upstream) in http.upstreams.iter().enumerate() {
+            if !upstream.explicit {
+                continue;
+            }
             let pool = upstream.confs.get::<Keepalive>();
             let defaults = PoolSettings::default();
+            let (connections, local) = pool.connections.or(BY_DEFAULT);
             let settings = PoolSettings {
-                connections: pool.connections.get().map_or(defaults.connections, |n| *n as usize),
+                connections: connections as usize,
                 requests: pool.requests.or(defaults.requests),
                 time: pool.time.or(defaults.time),
                 timeout: pool.timeout.or(defaults.timeout),
+                local,
             };
             build.edit_upstream(index, |group| group.pool = settings);
         }

@@ -1,6 +1,7 @@
 //! The house around the processes: configurations are read by `syntax` and `ir`, served by `engine`, with `modules`.
 
 mod directives;
+mod options;
 mod site;
 mod snapshot;
 mod work;
@@ -28,13 +29,10 @@ pub struct House;
 impl startup::House for House {
     type Site = Configuration;
 
-    fn built_in(&self) -> &[&str] {
-        &[
-            "--with-threads",
-            "--with-http_ssl_module",
-            "--with-http_realip_module",
-            "--with-http_stub_status_module",
-        ]
+    fn built_in(&self) -> Vec<&'static str> {
+        let modules = http_modules().into_iter().chain(upstream_modules());
+        let names = modules.flat_map(|module| module.directives()).map(|directive| directive.name);
+        options::of(&names.collect())
     }
 
     fn site(&self, paths: &Paths, options: &Options) -> Configuration {

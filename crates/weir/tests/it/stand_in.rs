@@ -73,8 +73,8 @@ pub struct StandIn;
 impl House for StandIn {
     type Site = Folder;
 
-    fn built_in(&self) -> &[&str] {
-        &["--with-nothing"]
+    fn built_in(&self) -> Vec<&'static str> {
+        vec!["--with-nothing"]
     }
 
     fn site(&self, paths: &Paths, _: &Options) -> Folder {

@@ -436,3 +436,6 @@ impl TunnelLog for Detached {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

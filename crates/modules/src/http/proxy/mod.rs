@@ -552,6 +552,10 @@ impl Protocol for Asked<'_> {
         self.handler.response.make(x, head, &self.host, &self.uri)
     }
 
+    fn redirect(&self, x: &mut Exchange, head: &Head) -> Option<Vec<u8>> {
+        self.handler.response.redirect(x, head)
+    }
+
     fn replaces_body(&self) -> bool {
         self.handler.request.replaces_body()
     }

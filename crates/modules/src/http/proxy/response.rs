@@ -53,8 +53,28 @@ impl Rules {
         rules
     }
 
+    /// Where the upstream sends the request on, and what of its head goes along.
+    pub(super) fn redirect(&self, x: &mut Exchange, head: &Head) -> Option<Vec<u8>> {
+        let to = head.first(Known::XAccelRedirect)?.to_vec();
+        for field in head.fields() {
+            let value = head.get(field.value);
+            match field.known {
+                Known::ContentType => x.answer_type = Some(Cow::Owned(value.to_vec())),
+                Known::SetCookie
+                | Known::ContentDisposition
+                | Known::CacheControl
+                | Known::Expires
+                | Known::AcceptRanges => x.answer_headers.push(head.get(field.name), value),
+                _ => {}
+            }
+        }
+        Some(to)
+    }
+
     pub(super) fn make(&self, x: &mut Exchange, head: &Head, host: &[u8], uri: &[u8]) -> Response {
         let mut response = Response::new(head.status());
+        // What is not cached was not checked against the client's copy by the upstream, or was and is what it is.
+        response.disable_not_modified = true;
         let reason = head.status_line();
         if !reason.is_empty() {
             response.status_line = Some(Cow::Owned(reason.to_vec()));
@@ -74,15 +94,26 @@ impl Rules {
             }
             match field.known {
                 Known::ContentType => response.content_type = Some(Cow::Owned(value.to_vec())),
-                Known::Date => response.date = Some(Cow::Owned(value.to_vec())),
-                Known::Server => response.server = Some(Cow::Owned(value.to_vec())),
+                Known::Date => {
+                    response.date_given = true;
+                    response.headers.push_known(field.known, name, value);
+                }
+                Known::Server => {
+                    response.server_given = true;
+                    response.headers.push_known(field.known, name, value);
+                }
                 Known::LastModified => {
-                    response.modified = date::parse_http(value);
+                    response.last_modified = date::parse_http(value);
                     response.headers.push_known(field.known, name, value);
                 }
                 Known::Location | Known::Refresh => {
                     let value = self.rewrites.apply(x, field.known, value, host, uri);
-                    response.headers.push_known(field.known, name, &value);
+                    // A path is a redirect within this server and is completed as our own are.
+                    if field.known == Known::Location && value.first() == Some(&b'/') {
+                        response.location = Some(Cow::Owned(value.into_owned()));
+                    } else {
+                        response.headers.push_known(field.known, name, &value);
+                    }
                 }
                 _ => response.headers.push_known(field.known, name, value),
             }

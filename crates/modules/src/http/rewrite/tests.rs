@@ -17,6 +17,7 @@ fn messages() {
     refused("return http://a b;", "invalid return code \"http://a\"");
     refused("set a b;", "invalid variable name \"a\"");
     refused("set $uri b;", "the duplicate \"uri\" variable");
+    refused("set $http_host x;", "the duplicate \"http_host\" variable");
     refused("if $a { }", "invalid condition \"$a\"");
     refused("if (a = b) { }", "invalid condition \"a\"");
     refused("set $a 1; if ($a =) { }", "invalid condition \"$a\"");
@@ -146,8 +147,8 @@ fn variables_without_value_are_told() {
         "uninitialized_variable_warn off; server { if ($arg_x) { set $a 1; } return 200 \"[$a]\"; }",
     );
     assert_eq!((site.get("/").as_str(), site.log().len()), ("200 []", 0));
-    let site = Site::new("server { if ($arg_x) { set $http_host h; } return 200 $http_host; }");
-    assert_eq!((site.get("/"), site.get("/?x=1")), ("200 a.example".into(), "200 h".into()));
+    let site = Site::new("server { if ($arg_x) { set $http_connection h; } return 200 $http_connection; }");
+    assert_eq!((site.get("/"), site.get("/?x=1")), ("200 close".into(), "200 h".into()));
 }
 
 #[test]

@@ -1,0 +1,125 @@
+use crate::site::{Site, check_conf};
+
+#[test]
+fn messages() {
+    for ok in [
+        "access_log off;",
+        "access_log x.log combined buffer=4k flush=5s if=$args;",
+        "access_log x.log COMBINED;",
+        "access_log x.log combined buffer=4k; access_log x.log; access_log x.log combined buffer=4096;",
+        "log_format a $status; log_format b escape=json $uri; access_log off; access_log x.log b;",
+        "open_log_file_cache max=10 inactive=5s valid=1m min_uses=2;",
+        "open_log_file_cache off;",
+    ] {
+        check_conf(ok, "");
+    }
+    for (conf, message) in [
+        ("access_log off x;", "invalid parameter \"x\""),
+        ("access_log x.log nix;", "unknown log format \"nix\""),
+        ("access_log x.log a; log_format a $uri;", "unknown log format \"a\""),
+        ("access_log x.log combined buffer=0;", "invalid buffer size \"0\""),
+        ("access_log x.log combined buffer=1k flush=0;", "invalid flush time \"0\""),
+        ("access_log x.log combined flush=1s;", "no buffer is defined for access_log \"x.log\""),
+        ("access_log x.log combined gzip=10;", "invalid compression level \"10\""),
+        ("access_log x.log combined what;", "invalid parameter \"what\""),
+        (
+            "access_log x.log combined buffer=1k; access_log x.log combined buffer=2k;",
+            "access_log \"x.log\" already defined with conflicting parameters",
+        ),
+        ("log_format combined $uri;", "duplicate \"log_format\" name \"combined\""),
+        ("log_format a $uri; log_format a $uri;", "duplicate \"log_format\" name \"a\""),
+        ("log_format a escape=xml $uri;", "unknown log format escaping \"xml\""),
+        ("log_format a $nix;", "unknown \"nix\" variable"),
+        ("log_format a $;", "invalid parameter \"$\""),
+        ("open_log_file_cache inactive=5s;", "\"open_log_file_cache\" must have \"max\" parameter"),
+        ("open_log_file_cache max=x;", "invalid \"open_log_file_cache\" parameter \"max=x\""),
+        (
+            "open_log_file_cache max=1; open_log_file_cache max=1;",
+            "\"open_log_file_cache\" directive is duplicate",
+        ),
+    ] {
+        check_conf(conf, message);
+    }
+}
+
+/// What one request leaves in `logs/a.log`, logged in the format given.
+#[track_caller]
+fn check(format: &str, request: &str, expected: &str) {
+    let site = Site::new(&format!(
+        "log_format a {format}; access_log logs/a.log a; server {{ listen 80; location /ok {{ answer 200 text/plain ok; }} }}"
+    ));
+    site.talk(request.as_bytes());
+    assert_eq!(site.read("logs/a.log"), format!("{expected}\n"), "{format}");
+}
+
+#[test]
+fn lines() {
+    let get = "GET /ok?a=1 HTTP/1.1\r\nHost: h\r\nConnection: close\r\nUser-Agent: a\"b\\\u{ff}\r\n\r\n";
+    check(
+        "$remote_addr|$remote_user|$request|$status|$body_bytes_sent",
+        get,
+        "192.0.2.1|-|GET /ok?a=1 HTTP/1.1|200|2",
+    );
+    check("'$http_user_agent $http_x $args $arg_a $arg_b'", get, "a\\x22b\\x5C\\xC3\\xBF - a=1 1 -");
+    check("escape=json '$http_user_agent|$http_x'", get, "a\\\"b\\\\ÿ|");
+    check("escape=none '$http_user_agent|$http_x'", get, "a\"b\\ÿ|");
+    check("'$pipe $connection_requests $request_length $request_completion'", get, ". 1 72 OK");
+    check("'$status [$request] [$uri] [$args]'", "GARBAGE\r\n\r\n", "400 [GARBAGE] [-] [-]");
+    check("'$status $body_bytes_sent [$server_protocol]'", "GET /ok\r\n", "200 2 [-]");
+    check(
+        "'$status $http_authorization $remote_user'",
+        "GET /ok? HTTP/1.0\r\nAuthorization: Basic YWI6Yw==\r\n\r\n",
+        "200 Basic YWI6Yw== ab",
+    );
+    check("'[$args]'", "GET /ok? HTTP/1.0\r\n\r\n", "[]");
+    check("'$request_method $status'", "HEAD /nix HTTP/1.0\r\n\r\n", "HEAD 404");
+}
+
+#[test]
+fn which_requests_are_logged_where() {
+    let site = Site::new(
+        "log_format u $uri; access_log logs/a.log u;
+         server {
+             listen 80;
+             location /off { access_log off; answer 200 text/plain ok; }
+             location /two { access_log logs/a.log u; access_log logs/b.log u; answer 200 text/plain ok; }
+             location /if { access_log logs/a.log u if=$arg_x; answer 200 text/plain ok; }
+             location / { answer 200 text/plain ok; }
+         }",
+    );
+    for path in ["/1", "/off", "/two", "/if", "/if?x=0", "/if?x=00", "/2"] {
+        site.get(path, "");
+    }
+    assert_eq!(site.read("logs/a.log"), "/1\n/two\n/if\n/2\n");
+    assert_eq!(site.read("logs/b.log"), "/two\n");
+}
+
+#[test]
+fn the_default_is_a_combined_log() {
+    let site = Site::new("server { listen 80; location / { answer 200 text/plain ok; } }");
+    site.get("/", "Referer: r\r\n");
+    let line = site.read("logs/access.log");
+    assert!(
+        line.starts_with("192.0.2.1 - - [") && line.ends_with("] \"GET / HTTP/1.1\" 200 2 \"r\" \"-\"\n"),
+        "{line}"
+    );
+}
+
+#[test]
+fn buffered_lines_wait_until_the_buffer_is_full() {
+    let conf = "log_format u $uri; access_log logs/a.log u buffer=16;
+        server { listen 80; location / { answer 200 text/plain ok; } }";
+    let mut site = Site::new(conf);
+    site.get("/12345", "");
+    site.get("/67890", "");
+    assert_eq!(site.read("logs/a.log"), "");
+    site.get("/abcde", "");
+    assert_eq!(site.read("logs/a.log"), "/12345\n/67890\n");
+    site.reload(conf);
+    assert_eq!(site.read("logs/a.log"), "/12345\n/67890\n", "a buffer goes on over a reload");
+    site.get("/longer-than-the-buffer", "");
+    assert_eq!(site.read("logs/a.log"), "/12345\n/67890\n/abcde\n/longer-than-the-buffer\n");
+    site.get("/1", "");
+    site.reload("access_log off; server { listen 80; }");
+    assert!(site.read("logs/a.log").ends_with("\n/1\n"), "a buffer that goes away is written");
+}

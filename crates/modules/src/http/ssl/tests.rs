@@ -1,0 +1,558 @@
+//! Words and messages as tables; handshakes over loopback against servers of one configuration.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedKey, DnType, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::LocalSet;
+use tokio_rustls::TlsConnector;
+use weir_engine::generation::Generation;
+use weir_engine::http::accept::serve_accepted;
+use weir_engine::io::{Address, Socket};
+use weir_engine::reactor::Reactor;
+
+use crate::testing::{Site, told_with};
+
+/// Certificates that do not differ from test to test: making keys takes its time.
+struct Made {
+    files: Vec<(String, String)>,
+    roots: RootCertStore,
+}
+
+impl Made {
+    /// A certificate and a key for each name, at `/conf/NAME.crt` and `/conf/NAME.key`, valid for `NAME.example` and
+    /// `shared.example`.
+    fn new(names: &[&str]) -> Self {
+        let mut made = Self { files: vec![], roots: RootCertStore::empty() };
+        for name in names {
+            let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed([
+                format!("{name}.example"),
+                "shared.example".to_owned(),
+                "unknown.example".to_owned(),
+            ])
+            .unwrap();
+            made.roots.add(CertificateDer::from(cert.der().to_vec())).unwrap();
+            made.files.push((format!("/conf/{name}.crt"), cert.pem()));
+            made.files.push((format!("/conf/{name}.key"), signing_key.serialize_pem()));
+        }
+        made
+    }
+
+    fn files(&self) -> Vec<(&str, &str)> {
+        self.files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect()
+    }
+
+    fn client(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(self.roots.clone())
+            .with_no_client_auth();
+        Arc::new(config)
+    }
+}
+
+/// One thread's reactor for one listening socket.
+struct Running {
+    reactor: Rc<Reactor>,
+    listener: TcpListener,
+    address: Arc<Address>,
+}
+
+async fn listener() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+impl Running {
+    fn new(generation: Arc<Generation>, listener: TcpListener) -> Self {
+        let reactor = Reactor::new(generation, Arc::default());
+        tokio::task::spawn_local(reactor.timers().clone().drive());
+        let address = Arc::new(Address::Ip(listener.local_addr().unwrap()));
+        Self { reactor, listener, address }
+    }
+
+    /// A client's socket, the other end of which is being served.
+    async fn connect(&self) -> TcpStream {
+        let client = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
+        let (socket, peer) = self.listener.accept().await.unwrap();
+        let served = serve_accepted(
+            Rc::clone(&self.reactor),
+            Arc::clone(&self.address),
+            Socket::Tcp(socket),
+            Address::Ip(peer),
+        );
+        self.reactor.spawn(served);
+        client
+    }
+
+    /// The body of the answer to a request for `host` on a connection that named `sni`.
+    async fn ask(&self, config: &Arc<ClientConfig>, sni: &str, host: &str) -> io::Result<String> {
+        let socket = self.connect().await;
+        let name = ServerName::try_from(sni.to_owned()).unwrap();
+        let mut tls = TlsConnector::from(Arc::clone(config)).connect(name, socket).await?;
+        tls.write_all(format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())
+            .await?;
+        let mut answer = String::new();
+        tls.read_to_string(&mut answer).await?;
+        Ok(answer.split_once("\r\n\r\n").map_or(answer.as_str(), |(_, body)| body).to_owned())
+    }
+}
+
+/// Runs a test on a reactor's own kind of thread.
+fn on_a_thread(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, test);
+}
+
+#[test]
+fn the_server_is_chosen_by_name() {
+    let made = Made::new(&["a", "b"]);
+    on_a_thread(async {
+        let (listener, port) = listener().await;
+        let conf = format!(
+            "server {{ listen 127.0.0.1:{port} ssl; server_name a.example; ssl_certificate a.crt;
+                ssl_certificate_key a.key; return 200 \"a $ssl_server_name $https\"; }}
+             server {{ listen 127.0.0.1:{port} ssl; server_name b.example; ssl_certificate b.crt;
+                ssl_certificate_key b.key; return 200 \"b $ssl_server_name $scheme\"; }}
+             server {{ listen 127.0.0.1:{port} ssl; server_name c.example; return 200 c; }}"
+        );
+        let site = Site::with_files(&conf, &made.files());
+        let running = Running::new(site.generation(), listener);
+        let client = made.client(&[&TLS13]);
+        for (sni, host, expected) in [
+            ("a.example", "a.example", "a a.example on"),
+            ("b.example", "b.example", "b b.example https"),
+            // The request decides among servers, the handshake where it names none.
+            ("a.example", "b.example", "b a.example https"),
+            ("b.example", "nobody.example", "b b.example https"),
+            ("unknown.example", "nobody.example", "a unknown.example on"),
+        ] {
+            assert_eq!(running.ask(&client, sni, host).await.unwrap(), expected, "{sni} {host}");
+        }
+        // The certificate of another server is not shown; without one of its own it is the default server's.
+        let error = running.ask(&client, "c.example", "c.example").await.unwrap_err();
+        assert!(error.to_string().contains("not valid for name \"c.example\""), "{error}");
+    });
+}
+
+#[test]
+fn what_was_agreed_on_is_told() {
+    let made = Made::new(&["a"]);
+    on_a_thread(async {
+        let (listener, port) = listener().await;
+        let conf = format!(
+            "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate a.crt; ssl_certificate_key a.key;
+                ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256; ssl_ecdh_curve prime256v1;
+                return 200 \"$ssl_protocol $ssl_cipher $ssl_curve $ssl_session_reused $ssl_alpn_protocol;$ssl_curves\"; }}"
+        );
+        let site = Site::with_files(&conf, &made.files());
+        let running = Running::new(site.generation(), listener);
+        for (version, expected) in [
+            (&TLS12, "TLSv1.2 ECDHE-ECDSA-AES128-GCM-SHA256 prime256v1 . ;"),
+            (&TLS13, "TLSv1.3 TLS_AES_256_GCM_SHA384 prime256v1 . ;"),
+        ] {
+            let told = running.ask(&made.client(&[version]), "a.example", "a").await.unwrap();
+            let (told, curves) = told.split_at(expected.len());
+            assert_eq!(told, expected);
+            assert!(curves.contains("X25519:prime256v1:secp384r1"), "{curves}");
+        }
+        let mut client = ClientConfig::clone(&made.client(&[&TLS13]));
+        client.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let told = running.ask(&Arc::new(client.clone()), "a.example", "a").await.unwrap();
+        assert!(told.contains(" http/1.1;"), "{told}");
+        client.alpn_protocols = vec![b"imap".to_vec()];
+        let error = running.ask(&Arc::new(client), "a.example", "a").await.unwrap_err();
+        assert!(error.to_string().contains("NoApplicationProtocol"), "{error}");
+        assert_eq!(
+            site.log(),
+            ["SSL_do_handshake() failed (SSL: error:0A0000EB:SSL routines::no application protocol) \
+              while SSL handshaking"]
+        );
+    });
+}
+
+/// Whether the second of two connections resumes the first's session, each served by a generation and a thread of its
+/// own. `settings` are those of both servers unless there is another for the second.
+#[track_caller]
+fn check_resumed(versions: &'static SupportedProtocolVersion, settings: [&str; 2], expected: [&str; 2]) {
+    let made = Made::new(&["a", "b"]);
+    let client = made.client(&[versions]);
+    // A generation outlives the making of the next, and with it the caches that both name.
+    let mut before = vec![];
+    for (settings, expected) in settings.into_iter().zip(expected) {
+        let (made, client) = (&made, &client);
+        let (told, site) = std::thread::scope(|threads| {
+            let thread = threads.spawn(move || {
+                let mut told = (None, None);
+                on_a_thread(async {
+                    let (listener, port) = listener().await;
+                    let conf = format!(
+                        "server {{ listen 127.0.0.1:{port} ssl; {settings} return 200 $ssl_session_reused; }}"
+                    );
+                    let site = Site::with_files(&conf, &made.files());
+                    let running = Running::new(site.generation(), listener);
+                    told.0 = running.ask(client, "shared.example", "a").await.ok();
+                    told.1 = Some(site);
+                });
+                told
+            });
+            thread.join().unwrap()
+        });
+        before.push(site);
+        assert_eq!(told.as_deref(), Some(expected), "{settings}");
+    }
+}
+
+#[test]
+fn sessions_go_on_over_threads_and_generations() {
+    const A: &str = "ssl_certificate a.crt; ssl_certificate_key a.key;";
+    const B: &str = "ssl_certificate b.crt; ssl_certificate_key b.key;";
+    let off = format!("{A} ssl_session_tickets off;");
+    for version in [&TLS12, &TLS13] {
+        check_resumed(version, [A, A], [".", "r"]);
+        check_resumed(version, [&off, &off], [".", "."]);
+        let cached = format!("{off} ssl_session_cache shared:{:?}:1m;", version.version);
+        check_resumed(version, [&cached, &cached], [".", "r"]);
+        // Another certificate is another server, whatever its name.
+        check_resumed(version, [A, B], [".", "."]);
+        let timeout = format!("{A} ssl_session_timeout 1d;");
+        check_resumed(version, [A, &timeout], [".", "r"]);
+    }
+}
+
+#[test]
+fn handshakes_for_a_rejecting_server_are_refused() {
+    let made = Made::new(&["a"]);
+    on_a_thread(async {
+        let (listener, port) = listener().await;
+        let conf = format!(
+            "server {{ listen 127.0.0.1:{port} ssl; ssl_reject_handshake on; }}
+             server {{ listen 127.0.0.1:{port} ssl; server_name a.example; ssl_certificate a.crt;
+                ssl_certificate_key a.key; return 200 a; }}"
+        );
+        let site = Site::with_files(&conf, &made.files());
+        let running = Running::new(site.generation(), listener);
+        let client = made.client(&[&TLS13]);
+        assert_eq!(running.ask(&client, "a.example", "a.example").await.unwrap(), "a");
+        let error = running.ask(&client, "shared.example", "a.example").await.unwrap_err();
+        assert!(error.to_string().contains("UnrecognisedName"), "{error}");
+        assert_eq!(
+            site.log(),
+            [
+                "SSL_do_handshake() failed (SSL: error:0A0000EA:SSL routines::callback failed) while SSL handshaking"
+            ]
+        );
+    });
+}
+
+/// An authority, the text of its certificate, and clients that it or nobody vouches for.
+struct Clients {
+    authority: String,
+    known: Vec<CertificateDer<'static>>,
+    known_key: PrivateKeyDer<'static>,
+    stranger: Vec<CertificateDer<'static>>,
+    stranger_key: PrivateKeyDer<'static>,
+}
+
+impl Clients {
+    /// `links` authorities stand between the root and the known client.
+    fn new(links: usize) -> Self {
+        let authority = |name: &str| {
+            let mut parameters = CertificateParams::new([]).unwrap();
+            parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            parameters.distinguished_name.push(DnType::CommonName, name);
+            (parameters, KeyPair::generate().unwrap())
+        };
+        let (parameters, key) = authority("root");
+        let root = parameters.self_signed(&key).unwrap();
+        let mut issuer = Issuer::new(parameters, key);
+        let mut chain = vec![];
+        for at in 0..links {
+            let (parameters, key) = authority(&format!("link {at}"));
+            chain
+                .insert(0, CertificateDer::from(parameters.signed_by(&key, &issuer).unwrap().der().to_vec()));
+            issuer = Issuer::new(parameters, key);
+        }
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(["client".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        chain.insert(0, CertificateDer::from(leaf.der().to_vec()));
+        let stranger = rcgen::generate_simple_self_signed(["stranger".to_owned()]).unwrap();
+        Self {
+            authority: root.pem(),
+            known: chain,
+            known_key: PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            stranger: vec![CertificateDer::from(stranger.cert.der().to_vec())],
+            stranger_key: PrivateKeyDer::try_from(stranger.signing_key.serialize_der()).unwrap(),
+        }
+    }
+
+    fn with(
+        made: &Made,
+        chain: &[CertificateDer<'static>],
+        key: &PrivateKeyDer<'static>,
+    ) -> Arc<ClientConfig> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(made.roots.clone())
+            .with_client_auth_cert(chain.to_vec(), key.clone_key())
+            .unwrap();
+        Arc::new(config)
+    }
+}
+
+/// What clients with a known, an unknown and no certificate get from a server with these words, each twice so that the
+/// second time resumes.
+#[track_caller]
+fn check_clients(links: usize, words: &str, expected: [&str; 3]) {
+    let made = Made::new(&["a", "b"]);
+    let clients = Clients::new(links);
+    let configs = [
+        Clients::with(&made, &clients.known, &clients.known_key),
+        Clients::with(&made, &clients.stranger, &clients.stranger_key),
+        made.client(&[&TLS13]),
+    ];
+    on_a_thread(async {
+        let (listener, port) = listener().await;
+        let conf = format!(
+            "server {{ listen 127.0.0.1:{port} ssl; server_name a.example; ssl_certificate a.crt;
+                ssl_certificate_key a.key; ssl_client_certificate ca.crt; {words}
+                error_page 495 496 @refused; location @refused {{ return 200 \"refused $ssl_client_verify\"; }}
+                location / {{ return 200 $ssl_client_verify; }} }}
+             server {{ listen 127.0.0.1:{port} ssl; server_name b.example; ssl_certificate b.crt;
+                ssl_certificate_key b.key; return 200 b; }}"
+        );
+        let mut files = made.files();
+        files.push(("/conf/ca.crt", &clients.authority));
+        let site = Site::with_files(&conf, &files);
+        let running = Running::new(site.generation(), listener);
+        for (config, expected) in configs.iter().zip(expected) {
+            for _ in 0..2 {
+                assert_eq!(running.ask(config, "a.example", "a.example").await.unwrap(), expected, "{words}");
+            }
+            // A certificate is asked for by the server that the handshake is for, so no other may be asked through it.
+            let through = running.ask(config, "b.example", "a.example").await.unwrap();
+            assert!(through.contains("<title>421 Misdirected Request</title>"), "{through}");
+        }
+    });
+}
+
+#[test]
+fn clients_show_certificates() {
+    let unknown = "refused FAILED:self-signed certificate";
+    check_clients(0, "ssl_verify_client on;", ["SUCCESS", unknown, "refused NONE"]);
+    check_clients(0, "ssl_verify_client optional;", ["SUCCESS", unknown, "NONE"]);
+    check_clients(
+        0,
+        "ssl_verify_client optional_no_ca;",
+        ["SUCCESS", "FAILED:self-signed certificate", "NONE"],
+    );
+    check_clients(1, "ssl_verify_client on;", ["SUCCESS", unknown, "refused NONE"]);
+    let too_deep = "refused FAILED:unable to verify the first certificate";
+    check_clients(2, "ssl_verify_client on;", [too_deep, unknown, "refused NONE"]);
+    check_clients(2, "ssl_verify_client on; ssl_verify_depth 2;", ["SUCCESS", unknown, "refused NONE"]);
+}
+
+#[test]
+fn plain_requests_are_told_that_this_is_a_tls_port() {
+    let made = Made::new(&["a"]);
+    on_a_thread(async {
+        for (error_page, status, part) in [
+            ("", "400 Bad Request", "The plain HTTP request was sent to HTTPS port"),
+            ("error_page 497 https://$host/;", "302 Moved Temporarily", "Location: https://a.example/"),
+        ] {
+            let (listener, port) = listener().await;
+            let conf = format!(
+                "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate a.crt; ssl_certificate_key a.key;
+                    {error_page} }}"
+            );
+            let site = Site::with_files(&conf, &made.files());
+            let running = Running::new(site.generation(), listener);
+            let mut socket = running.connect().await;
+            socket.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await.unwrap();
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
+            assert!(answer.contains(part), "{answer}");
+            assert_eq!(site.log(), ["client sent plain HTTP request to HTTPS port"]);
+        }
+    });
+}
+
+/// What is logged of a client that sends `bytes` and then waits, or ends its direction.
+fn check_failed(bytes: &'static [u8], ends: bool, expected: &str) {
+    let made = Made::new(&["a"]);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let (listener, port) = listener().await;
+        let conf = format!(
+            "client_header_timeout 5s;
+             server {{ listen 127.0.0.1:{port} ssl; ssl_certificate a.crt; ssl_certificate_key a.key; }}"
+        );
+        let site = Site::with_files(&conf, &made.files());
+        let running = Running::new(site.generation(), listener);
+        let mut socket = running.connect().await;
+        socket.write_all(bytes).await.unwrap();
+        if ends {
+            socket.shutdown().await.unwrap();
+        }
+        running.reactor.drained().await;
+        assert_eq!(site.log(), [format!("{expected} while SSL handshaking")]);
+    });
+}
+
+#[test]
+fn clients_that_do_not_finish_their_handshake() {
+    check_failed(b"", false, "client timed out (110: Connection timed out)");
+    check_failed(b"\x16\x03\x01\x02\x00\x01\x00", false, "client timed out (110: Connection timed out)");
+    check_failed(b"", true, "client closed connection");
+    check_failed(b"\x16\x03\x01\x02\x00\x01\x00", true, "peer closed connection in SSL handshake");
+    check_failed(
+        b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10",
+        false,
+        "SSL_do_handshake() failed (SSL: error:0A00010B:SSL routines::wrong version number)",
+    );
+}
+
+/// What is told of a server with TLS, a certificate and these words.
+#[track_caller]
+fn check(words: &str, expected: &str) {
+    let made = Made::new(&["a"]);
+    let mut files = made.files();
+    files.push(("/conf/junk", "junk"));
+    let http = format!(
+        "server {{ listen 127.0.0.1:8443 ssl; ssl_certificate a.crt; ssl_certificate_key a.key; {words} }}"
+    );
+    let told = told_with(&http, &files).into_iter().next().unwrap_or_default();
+    assert_eq!(told, expected, "{words}");
+}
+
+#[test]
+fn words_are_checked_as_nginx_checks_them() {
+    for (words, expected) in [
+        ("ssl_protocols TLSv1.2 TLSv1.2;", "duplicate value \"TLSv1.2\""),
+        ("ssl_protocols TLSv1.4;", "invalid value \"TLSv1.4\""),
+        ("ssl_protocols tlsv1.2;", ""),
+        ("ssl_protocols TLSv1.1 TLSv1.2;", "\"TLSv1.1\" is not supported by weir, ignored"),
+        (
+            "ssl_ciphers FOO;",
+            "SSL_CTX_set_cipher_list(\"FOO\") failed (SSL: error:0A0000B9:SSL routines::no cipher match)",
+        ),
+        ("ssl_ciphers HIGH:!aNULL:!MD5;", ""),
+        (
+            "ssl_ciphers AES128-SHA;",
+            "weir has none of the ciphers \"AES128-SHA\", so there is no TLSv1.2, only TLSv1.3",
+        ),
+        ("ssl_protocols TLSv1.2; ssl_ciphers AES128-SHA;", "weir has none of the ciphers \"AES128-SHA\""),
+        ("ssl_session_cache foo;", "invalid session cache \"foo\""),
+        ("ssl_session_cache shared:a:1k;", "session cache \"shared:a:1k\" is too small"),
+        ("ssl_session_cache shared:a:x;", "invalid session cache \"shared:a:x\""),
+        ("ssl_session_cache shared:a;", "invalid session cache \"shared:a\""),
+        ("ssl_session_cache shared::10m;", "invalid session cache \"shared::10m\""),
+        ("ssl_session_cache builtin:x;", "invalid session cache \"builtin:x\""),
+        ("ssl_session_cache builtin:10 shared:SSL:10m;", ""),
+        ("ssl_session_cache off; ssl_session_cache none;", ""),
+        ("ssl_session_ticket_key junk;", "\"/conf/junk\" must be 48 or 80 bytes"),
+        ("ssl_session_ticket_key no;", "open() \"/conf/no\" failed"),
+        ("ssl_ecdh_curve auto;", ""),
+        ("ssl_ecdh_curve X25519:prime256v1;", ""),
+        ("ssl_ecdh_curve \"\";", "SSL_CTX_set1_curves_list(\"\") failed"),
+        (
+            "ssl_ecdh_curve foo;",
+            "SSL_CTX_set1_curves_list(\"foo\") failed (SSL: error:0A080106:SSL routines::passed invalid argument:group 'foo' cannot be set)",
+        ),
+        (
+            "ssl_dhparam junk;",
+            "PEM_read_bio_DHparams(\"/conf/junk\") failed (SSL: error:0480006C:PEM routines::no start line:Expecting: DH PARAMETERS)",
+        ),
+        (
+            "ssl_dhparam no;",
+            "BIO_new_file(\"/conf/no\") failed (SSL: error:80000002:system library::No such file or directory:calling fopen(/conf/no, r) error:10000080:BIO routines::no such file)",
+        ),
+        (
+            "ssl_trusted_certificate junk;",
+            "cannot load certificate \"/conf/junk\": PEM_read_bio_X509_AUX() failed (SSL: error:0480006C:PEM routines::no start line:Expecting: TRUSTED CERTIFICATE)",
+        ),
+        (
+            "ssl_verify_client on;",
+            "no ssl_client_certificate or ssl_trusted_certificate for ssl_verify_client",
+        ),
+        ("ssl_verify_client foo;", "invalid value \"foo\""),
+        ("ssl_verify_client optional_no_ca;", ""),
+        ("ssl_verify_client on; ssl_client_certificate a.crt;", ""),
+        (
+            "ssl_verify_client on; ssl_client_certificate junk;",
+            "cannot load certificate \"/conf/junk\": PEM_read_bio_X509_AUX() failed (SSL: error:0480006C:PEM routines::no start line:Expecting: TRUSTED CERTIFICATE)",
+        ),
+        ("ssl_client_certificate no;", ""),
+        ("ssl_verify_depth x;", "\"ssl_verify_depth\" directive invalid number"),
+        (
+            "ssl_crl junk;",
+            "cannot load CRL \"/conf/junk\": PEM_read_bio_X509_CRL() failed (SSL: error:0480006C:PEM routines::no start line:Expecting: X509 CRL)",
+        ),
+        ("ssl_stapling on;", "\"ssl_stapling\" ignored, weir asks no OCSP responder"),
+        ("ssl_stapling off;", ""),
+        (
+            "ssl_conf_command foo bar;",
+            "SSL_CONF_cmd(\"foo\", \"bar\") failed (SSL: error:0A000182:SSL routines::unknown cmd name:cmd=foo)",
+        ),
+        ("ssl_conf_command Options KTLS;", ""),
+        ("ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;", ""),
+        ("ssl_conf_command MinProtocol TLSv1.3;", ""),
+        (
+            "ssl_conf_command SignatureAlgorithms RSA+SHA256;",
+            "\"ssl_conf_command SignatureAlgorithms RSA+SHA256\" is known but not supported by weir yet",
+        ),
+        ("ssl_certificate_cache max=10 valid=1m;", ""),
+        ("ssl_certificate_cache foo;", "invalid parameter \"foo\""),
+        ("ssl_certificate_cache valid=1m;", "\"ssl_certificate_cache\" must have the \"max\" parameter"),
+        (
+            "ssl_certificate_compression on;",
+            "\"ssl_certificate_compression\" is not supported on this platform, ignored",
+        ),
+        ("ssl_ech_file x;", "\"ssl_ech_file\" is not supported on this platform, ignored"),
+        ("ssl_certificate b.crt;", "no \"ssl_certificate_key\" is defined for certificate \"b.crt\""),
+    ] {
+        check(words, expected);
+    }
+}
+
+#[test]
+fn addresses_with_tls_need_certificates() {
+    let made = Made::new(&["a", "b"]);
+    let check = |http: &str, expected: &str| {
+        let told = told_with(http, &made.files()).into_iter().next().unwrap_or_default();
+        assert_eq!(told, expected, "{http}");
+    };
+    let missing =
+        "no \"ssl_certificate\" is defined for the \"listen ... ssl\" directive in /conf/nginx.conf:1";
+    check("server { listen 8443 ssl; }", missing);
+    check("server { listen 8443 ssl; ssl_certificate_key a.key; }", missing);
+    check("server { listen 8443 ssl; ssl_reject_handshake on; }", "");
+    check(
+        "server { listen 8443 ssl; ssl_reject_handshake on; } server { listen 8443; server_name x; }",
+        missing,
+    );
+    check("ssl_certificate a.crt; ssl_certificate_key a.key; server { listen 8443 ssl; }", "");
+    check(
+        "server { listen 8443 ssl; ssl_certificate no.crt; ssl_certificate_key a.key; }",
+        "cannot load certificate \"/conf/no.crt\": BIO_new_file() failed (SSL: error:80000002:system library::\
+         No such file or directory:calling fopen(/conf/no.crt, r) error:10000080:BIO routines::no such file)",
+    );
+    check(
+        "server { listen 8443 ssl; ssl_certificate a.crt; ssl_certificate_key b.key; }",
+        "SSL_CTX_use_PrivateKey(\"/conf/b.key\") failed (SSL: error:05800074:x509 certificate routines::\
+         key values mismatch)",
+    );
+}
