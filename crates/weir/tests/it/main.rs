@@ -4,6 +4,7 @@
 //! by that server it is a worker. Masters go into the background and come back to the test process,
 //! which is a subreaper, so that their exit can be waited for.
 
+mod demo;
 mod processes;
 mod stand_in;
 
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
     }
     nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
     let filter = arguments.iter().skip(1).find(|argument| !argument.starts_with('-'));
-    for (name, test) in processes::TESTS {
+    for (name, test) in processes::TESTS.iter().chain(demo::TESTS) {
         if filter.is_none_or(|filter| name.contains(filter.as_str())) {
             test();
             println!("test {name} ... ok");
