@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use weir_ir::http::core::{Core, IfModifiedSince, KeepaliveDisable, LingeringClose, Satisfy, ServerTokens};
+use weir_ir::http::core::{
+    Alias, Core, IfModifiedSince, KeepaliveDisable, LingeringClose, Satisfy, ServerTokens,
+};
 use weir_ir::program::PathSpec;
 
 use crate::generation::Build;
@@ -49,7 +51,7 @@ pub struct CoreSettings {
     pub error_pages: Vec<ErrorPage>,
     pub root: Template,
     /// `root` is an `alias`.
-    pub alias: bool,
+    pub alias: Option<Alias>,
     pub types: Arc<HashMap<Box<[u8]>, Box<[u8]>>>,
     pub default_type: Box<[u8]>,
     /// The first name of the server, `$server_name`.
@@ -142,13 +144,14 @@ impl CoreSettings {
                 // Only the `http` level itself has none.
                 None => Template::default(),
             },
-            alias: root.is_some_and(|r| r.alias),
+            alias: root.and_then(|r| r.alias),
             types: types(core),
             default_type: core.default_type.get().map_or(b"text/plain"[..].into(), Clone::clone),
             server_name: core
                 .server_names
                 .first()
-                .map_or_else(Box::default, |n| n.shown().into_bytes().into()),
+                // `.example.com` is known by the name that it begins below.
+                .map_or_else(Box::default, |n| n.shown().trim_start_matches('.').as_bytes().into()),
             limit_except: core.limit_except.clone(),
         }
     }

@@ -174,7 +174,17 @@ pub enum ServerTokens {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
     pub path: Template,
-    pub alias: bool,
+    /// It is an `alias`.
+    pub alias: Option<Alias>,
+}
+
+/// What of a request's path an `alias` takes the place of; levels below inherit it as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alias {
+    /// So many bytes: the name of its location.
+    Prefix(usize),
+    /// Everything: the alias of a regex location is the whole file name.
+    Whole,
 }
 
 /// One `error_page`: what to do instead of the plain page of some codes.
@@ -310,7 +320,7 @@ impl Conf for Core {
         match merge.kind() {
             ScopeKind::Server if !self.root.is_set() => {
                 let path = crate::lowering::absolute("html", &merge.prefixes().prefix);
-                self.root.replace(Root { path: Template::literal(path.as_bytes()), alias: false });
+                self.root.replace(Root { path: Template::literal(path.as_bytes()), alias: None });
             }
             // Blocks without a name of their own stay in the location that they stand in.
             ScopeKind::If | ScopeKind::LimitExcept => self.internal.inherit(&outer.internal),
@@ -474,7 +484,7 @@ fn types(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
 fn root(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
     let alias = call.name() == b"alias";
     if let Some(before) = core.root.get() {
-        if before.alias == alias {
+        if before.alias.is_some() == alias {
             return Err(call.duplicate());
         }
         let (this, that) = if alias { ("alias", "root") } else { ("root", "alias") };
@@ -502,6 +512,12 @@ fn root(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
         text.splice(..0, call.prefixes().prefix.bytes());
     }
     let path = Template::parse(&text, call).map_err(|fault| call.under(fault, 0))?;
+    let location = call.location();
+    let alias = alias.then(|| match &call.http().scope(location).kind {
+        ScopeKind::Location(LocationMatch::Regex(_)) => Alias::Whole,
+        ScopeKind::Location(pattern) => Alias::Prefix(pattern.name().len()),
+        _ => Alias::Prefix(0),
+    });
     core.root.replace(Root { path, alias });
     Ok(())
 }
