@@ -405,14 +405,21 @@ pub(crate) fn upstream_http(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool
 pub(crate) fn upstream_cookie(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
     let Some(headers) = &x.upstream_headers else { return false };
     for value in headers.all(b"Set-Cookie") {
-        let pair = value.split(|b| *b == b';').next().unwrap_or_default();
-        let Some(at) = memchr::memchr(b'=', pair) else { continue };
-        if pair[..at].trim_ascii().eq_ignore_ascii_case(name.as_bytes()) {
-            out.extend_from_slice(pair[at + 1..].trim_ascii());
+        let Some((start, rest)) = value.split_at_checked(name.len()) else { continue };
+        // Around the equals sign only spaces are passed over; a tab belongs to the name.
+        let Some(rest) = without_spaces(rest).strip_prefix(b"=") else { continue };
+        if start.eq_ignore_ascii_case(name.as_bytes()) {
+            let rest = without_spaces(rest);
+            out.extend_from_slice(rest.split(|b| *b == b';').next().unwrap_or_default());
             return true;
         }
     }
     false
+}
+
+fn without_spaces(text: &[u8]) -> &[u8] {
+    let start = text.iter().position(|b| *b != b' ').unwrap_or(text.len());
+    &text[start..]
 }
 
 fn cookie(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {

@@ -162,6 +162,9 @@ pub async fn run(x: &mut Exchange, target: Target, protocol: &dyn Protocol) -> F
         && !protocol.replaces_body()
         && x.body.exists()
         && x.body.stored().is_none();
+    if let Err(error) = x.send_continue().await {
+        return Flow::Answer(error.0);
+    }
     if !streams && x.body.exists() {
         if let Err(error) = x.read_body().await {
             return Flow::Answer(error.0);
