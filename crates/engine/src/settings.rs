@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use weir_ir::http::core::{
-    Alias, Core, IfModifiedSince, KeepaliveDisable, LingeringClose, Satisfy, ServerTokens,
+    Alias, BodyInFile, Core, IfModifiedSince, KeepaliveDisable, LingeringClose, Satisfy, ServerTokens,
 };
 use weir_ir::program::PathSpec;
 
@@ -19,7 +19,8 @@ pub struct CoreSettings {
     pub client_body_timeout: u64,
     pub client_max_body_size: u64,
     pub client_body_buffer_size: u64,
-    pub client_body_temp_path: Option<PathSpec>,
+    pub client_body_temp_path: PathSpec,
+    pub client_body_in_file_only: BodyInFile,
     pub send_timeout: u64,
     pub keepalive_timeout: u64,
     /// Seconds in the `Keep-Alive` header; 0 leaves it out.
@@ -96,7 +97,12 @@ impl CoreSettings {
             client_body_timeout: core.client_body_timeout.or(60_000),
             client_max_body_size: core.client_max_body_size.or(1 << 20),
             client_body_buffer_size: core.client_body_buffer_size.or(16 << 10),
-            client_body_temp_path: core.client_body_temp_path.get().cloned(),
+            client_body_temp_path: core.client_body_temp_path.or(PathSpec {
+                // Only the `http` level itself has none.
+                path: "/tmp".into(),
+                levels: [0; 3],
+            }),
+            client_body_in_file_only: core.client_body_in_file_only.or(BodyInFile::Off),
             send_timeout: core.send_timeout.or(60_000),
             keepalive_timeout: core.keepalive_timeout.or(75_000),
             keepalive_header: core.keepalive_header.or(0),

@@ -91,6 +91,13 @@ pub const VARIABLES: &[Variable] = &[
         }
         Some(crate::http::request_body::Stored::File { .. }) | None => false,
     }),
+    Variable::new("request_body_file", |x, out| match x.body.stored() {
+        Some(crate::http::request_body::Stored::File { file, .. }) => {
+            out.extend_from_slice(file.name().as_bytes());
+            true
+        }
+        Some(crate::http::request_body::Stored::Memory(_)) | None => false,
+    }),
     Variable::new("request_completion", |x, out| {
         if x.complete {
             out.extend_from_slice(b"OK");

@@ -161,7 +161,9 @@ pub async fn run(x: &mut Exchange, target: Target, protocol: &dyn Protocol) -> F
         && settings.pass_request_body
         && !protocol.replaces_body()
         && x.body.exists()
-        && x.body.stored().is_none();
+        && x.body.stored().is_none()
+        // What is all here already is as good as buffered, and may be sent again.
+        && !x.body.is_all_in(&x.client.input);
     if let Err(error) = x.send_continue().await {
         return Flow::Answer(error.0);
     }

@@ -65,6 +65,10 @@ impl Module for HttpCore {
         D::scope("client_body_temp_path", SCOPES, Takes::ONE_TO_FOUR, |s, c| {
             s.client_body_temp_path.put_with(c, temp_path)
         }),
+        D::scope("client_body_in_file_only", SCOPES, Takes::ONE, |s, c| {
+            let words = [("off", BodyInFile::Off), ("on", BodyInFile::On), ("clean", BodyInFile::Clean)];
+            s.client_body_in_file_only.one_of(c, &words)
+        }),
         D::scope("client_body_in_single_buffer", SCOPES, Takes::FLAG, |_, c| c.flag().map(drop))
             .accepted("a body in memory is one buffer"),
         D::scope("sendfile", SCOPES_IF, Takes::FLAG, |s, c| s.sendfile.flag(c)),
@@ -170,6 +174,16 @@ pub enum ServerTokens {
     Text(Template),
 }
 
+/// `client_body_in_file_only`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyInFile {
+    Off,
+    /// Every body, and the file stays.
+    On,
+    /// Every body, and the file goes with the request.
+    Clean,
+}
+
 /// `root` or `alias`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
@@ -229,6 +243,7 @@ pub struct Core {
     pub client_body_buffer_size: Setting<u64>,
     pub client_body_timeout: Setting<u64>,
     pub client_body_temp_path: Setting<PathSpec>,
+    pub client_body_in_file_only: Setting<BodyInFile>,
     pub sendfile: Setting<bool>,
     pub tcp_nodelay: Setting<bool>,
     pub send_timeout: Setting<u64>,
@@ -283,6 +298,7 @@ impl Conf for Core {
             client_body_buffer_size,
             client_body_timeout,
             client_body_temp_path,
+            client_body_in_file_only,
             sendfile,
             tcp_nodelay,
             send_timeout,
@@ -338,6 +354,7 @@ impl Conf for Core {
             path: crate::lowering::absolute("client_body_temp", &merge.prefixes().state),
             levels: [0; 3],
         });
+        self.client_body_temp_path.replace(temp.clone());
         merge.directory(temp);
         Ok(())
     }
