@@ -132,23 +132,6 @@ impl RequestBody {
         !self.continued
     }
 
-    /// Whether `input`, what was read behind the head, holds all of it.
-    pub(crate) fn is_all_in(&self, input: &[u8]) -> bool {
-        match &self.framing {
-            Framing::None => true,
-            Framing::Length(left) => *left <= input.len() as u64,
-            Framing::Chunked(decoder) => {
-                let mut ahead = **decoder;
-                let mut rest = input;
-                while !rest.is_empty() && !ahead.is_over() {
-                    let Ok((taken, _)) = ahead.next(rest) else { return false };
-                    rest = &rest[taken..];
-                }
-                ahead.is_over()
-            }
-        }
-    }
-
     pub fn stored(&self) -> Option<&Stored> {
         self.stored.as_ref()
     }
@@ -299,7 +282,11 @@ impl Exchange {
         }
     }
 
-    fn take_body_input(&mut self, out: &mut Vec<u8>) -> Result<(), BodyError> {
+    /// Appends what of the body was read behind the head.
+    ///
+    /// # Errors
+    /// 400 for bad framing, 413 beyond `client_max_body_size`.
+    pub(crate) fn take_body_input(&mut self, out: &mut Vec<u8>) -> Result<(), BodyError> {
         let max = self.location().core.client_max_body_size;
         match &mut self.body.framing {
             Framing::None => Ok(()),

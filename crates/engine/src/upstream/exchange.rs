@@ -16,6 +16,7 @@ use super::body::{Left, Line, UpstreamBody, keep};
 use super::{PeerGuard, Upstream, UpstreamState};
 use crate::contract::Flow;
 use crate::http::exchange::Tunnel;
+use crate::http::request_body::RequestBody;
 use crate::http::{Body, Exchange, Headers, Response, special};
 use crate::http1::body::{ChunkHead, Decoder, LAST_CHUNK};
 use crate::http1::response::{Framing, Head, Parsed};
@@ -161,9 +162,7 @@ pub async fn run(x: &mut Exchange, target: Target, protocol: &dyn Protocol) -> F
         && settings.pass_request_body
         && !protocol.replaces_body()
         && x.body.exists()
-        && x.body.stored().is_none()
-        // What is all here already is as good as buffered, and may be sent again.
-        && !x.body.is_all_in(&x.client.input);
+        && x.body.stored().is_none();
     if let Err(error) = x.send_continue().await {
         return Flow::Answer(error.0);
     }
@@ -188,6 +187,14 @@ pub async fn run(x: &mut Exchange, target: Target, protocol: &dyn Protocol) -> F
         Ok(range) => request[range].into(),
         Err(status) => return Flow::Answer(status),
     };
+    if streams {
+        // What is here of the body goes in one piece with the head.
+        let mut piece = Vec::new();
+        if let Err(error) = x.take_body_input(&mut piece) {
+            return Flow::Answer(error.0);
+        }
+        append_piece(&piece, &x.body, request.tail());
+    }
     let mut asking = Asking {
         timer: x.reactor.timers().register(),
         started: x.reactor.clock().now_ms(),
@@ -196,7 +203,6 @@ pub async fn run(x: &mut Exchange, target: Target, protocol: &dyn Protocol) -> F
         request,
         uri,
         streams,
-        streamed: false,
         target,
         protocol,
     };
@@ -223,8 +229,6 @@ struct Asking<'p> {
     tries: u64,
     /// The client's body goes on as it comes.
     streams: bool,
-    /// A part of it is gone, so that no other peer can be asked.
-    streamed: bool,
 }
 
 /// An attempt on its way.
@@ -305,7 +309,8 @@ impl Asking<'_> {
         let timeout = settings.next_upstream_timeout;
         self.tries > 0
             && settings.next_upstream & needed == needed
-            && !self.streamed
+            // A body that goes on as it comes goes on only once.
+            && !(self.streams && self.request_left(x))
             && (timeout == 0 || now.saturating_sub(self.started) < timeout)
     }
 
@@ -517,7 +522,6 @@ impl Asking<'_> {
         if let Err(error) = x.send_continue().await {
             return Err(Failure::end(error.0));
         }
-        let chunked = x.body.is_chunked();
         let mut piece = Vec::new();
         let mut framed = Vec::new();
         while !x.body.is_over() {
@@ -534,20 +538,14 @@ impl Asking<'_> {
                 Some(Err(error)) => return Err(Failure::end(error.0)),
                 None => return Ok(false),
             }
-            self.streamed = true;
             framed.clear();
-            if chunked && !piece.is_empty() {
-                framed.extend_from_slice(ChunkHead::new(piece.len() as u64).as_ref());
-                framed.extend_from_slice(&piece);
-                framed.extend_from_slice(b"\r\n");
-            }
-            let mut bytes: &[u8] = if chunked { &framed } else { &piece };
+            append_piece(&piece, &x.body, &mut framed);
+            let mut bytes: &[u8] = &framed;
             if !self.write(x, attempt, &mut bytes).await? {
                 return Ok(false);
             }
         }
-        let mut last = LAST_CHUNK;
-        if chunked { self.write(x, attempt, &mut last).await } else { Ok(true) }
+        Ok(true)
     }
 
     /// Reads the head of the answer; with it comes what was read behind it.
@@ -760,6 +758,22 @@ struct Answered {
     block: Option<Block>,
     raw: std::ops::Range<usize>,
     headless: bool,
+}
+
+/// Appends a part of a request's body as it is framed for the upstream, the end behind the last one.
+fn append_piece(piece: &[u8], body: &RequestBody, out: &mut Vec<u8>) {
+    if !body.is_chunked() {
+        out.extend_from_slice(piece);
+        return;
+    }
+    if !piece.is_empty() {
+        out.extend_from_slice(ChunkHead::new(piece.len() as u64).as_ref());
+        out.extend_from_slice(piece);
+        out.extend_from_slice(b"\r\n");
+    }
+    if body.is_over() {
+        out.extend_from_slice(LAST_CHUNK);
+    }
 }
 
 /// How waiting for a connection ended.
