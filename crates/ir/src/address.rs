@@ -184,6 +184,13 @@ fn inet(whole: &str, form: Form) -> Result<Authority, &'static str> {
     Ok(Authority { host: Host::Name(host_text.clone()), port, last_port, uri, host_text })
 }
 
+/// A local address, `127.0.0.1`, `[::1]:80`; without a port it is 0. `None` for what is no address.
+pub fn local(text: &[u8]) -> Option<SocketAddr> {
+    let text = std::str::from_utf8(text).ok()?;
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    text.parse().ok().or_else(|| Some(SocketAddr::new(bare.parse().ok()?, 0)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,6 +202,20 @@ mod tests {
             (a.host.clone(), a.port, std::str::from_utf8(&a.uri).expect("the tests' addresses are ASCII"))
         });
         assert_eq!(got.map_err(|e| *e), expected, "{text}");
+    }
+
+    #[test]
+    fn local_addresses() {
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(local(text.as_bytes()).map(|a| a.to_string()).as_deref(), expected, "{text}");
+        };
+        check("127.0.0.2", Some("127.0.0.2:0"));
+        check("127.0.0.2:80", Some("127.0.0.2:80"));
+        check("::1", Some("[::1]:0"));
+        check("[::1]", Some("[::1]:0"));
+        check("[::1]:80", Some("[::1]:80"));
+        check("localhost", None);
+        check("127.0.0.1:x", None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,7 +18,7 @@ use super::{PeerGuard, Upstream, UpstreamState};
 use crate::contract::Flow;
 use crate::http::exchange::Tunnel;
 use crate::http::request_body::RequestBody;
-use crate::http::{Body, Exchange, Headers, Response, special};
+use crate::http::{Body, Exchange, Headers, Response, Template, special};
 use crate::http1::body::{ChunkHead, Decoder, LAST_CHUNK};
 use crate::http1::response::{Framing, Head, Parsed};
 use crate::http1::{Known, Method};
@@ -68,7 +69,7 @@ pub mod next {
 }
 
 /// What a `…_pass` module's directives say of the exchange. Times are milliseconds, sizes bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     pub connect_timeout: u64,
     pub send_timeout: u64,
@@ -88,6 +89,8 @@ pub struct Settings {
     /// Answers of 300 and above are replaced where an `error_page` says so.
     pub intercept_errors: bool,
     pub socket: ConnectOptions,
+    /// The local address of connections, computed for each request; empty leaves it to the kernel.
+    pub bind: Option<Arc<Template>>,
 }
 
 /// Where a request goes.
@@ -355,7 +358,11 @@ impl Asking<'_> {
             return Ok(Attempt { peer: index, line, cached: true, sent: false, started: now });
         }
         let settings = self.protocol.settings();
-        let mut connecting = match connect(&peer.address, &settings.socket) {
+        let socket = match &settings.bind {
+            Some(bind) => ConnectOptions { bind: local_address(x, bind), ..settings.socket.clone() },
+            None => settings.socket.clone(),
+        };
+        let mut connecting = match connect(&peer.address, &socket) {
             Ok(connecting) => connecting,
             Err(failed) => {
                 let level = if failed.call == ConnectCall::Connect { Level::Error } else { Level::Alert };
@@ -774,6 +781,20 @@ fn append_piece(piece: &[u8], body: &RequestBody, out: &mut Vec<u8>) {
     if body.is_over() {
         out.extend_from_slice(LAST_CHUNK);
     }
+}
+
+/// The address that a connection comes from; what is none is told and left to the kernel.
+fn local_address(x: &Exchange, bind: &Template) -> Option<SocketAddr> {
+    let text = bind.value(x);
+    if text.is_empty() {
+        return None;
+    }
+    let found = weir_ir::address::local(&text);
+    if found.is_none() {
+        let shown = String::from_utf8_lossy(&text);
+        x.log(Level::Error, format_args!("invalid local address \"{shown}\""));
+    }
+    found
 }
 
 /// How waiting for a connection ended.
