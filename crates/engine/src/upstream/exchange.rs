@@ -125,7 +125,7 @@ pub trait Protocol: Send + Sync {
     ) -> Result<std::ops::Range<usize>, u16>;
 
     /// Makes the client's response of the upstream's head; the body is put in afterwards.
-    fn response(&self, x: &mut Exchange, head: &Head) -> Response;
+    fn response(&self, x: &mut Exchange, head: &Head) -> Box<Response>;
 
     /// Where the upstream sends the request on within the server (`X-Accel-Redirect`); what goes along was put aside.
     fn redirect(&self, x: &mut Exchange, head: &Head) -> Option<Vec<u8>> {
@@ -186,10 +186,13 @@ pub async fn run(x: &mut Exchange, target: Target, protocol: &dyn Protocol) -> F
         }
     };
     let mut request = Buf::with_capacity(1024);
-    let uri = match protocol.request(x, length, request.tail()) {
-        Ok(range) => request[range].into(),
+    match protocol.request(x, length, request.tail()) {
+        Ok(range) => {
+            x.upstream_uri.clear();
+            x.upstream_uri.extend_from_slice(&request[range]);
+        }
         Err(status) => return Flow::Answer(status),
-    };
+    }
     if streams {
         // What is here of the body goes in one piece with the head.
         let mut piece = Vec::new();
@@ -204,7 +207,6 @@ pub async fn run(x: &mut Exchange, target: Target, protocol: &dyn Protocol) -> F
         tried: Tried::default(),
         tries: tries(&target.group, settings),
         request,
-        uri,
         streams,
         target,
         protocol,
@@ -225,7 +227,6 @@ struct Asking<'p> {
     target: Target,
     protocol: &'p dyn Protocol,
     request: Buf,
-    uri: Box<[u8]>,
     timer: Timer,
     started: u64,
     tried: Tried,
@@ -256,7 +257,6 @@ impl Asking<'_> {
             x.upstream_states.push(UpstreamState {
                 peer: Some(Arc::clone(&self.target.group.peers[peer].text)),
                 scheme: self.target.scheme,
-                uri: self.uri.clone(),
                 ..UpstreamState::default()
             });
             let failure = match self.attempt(x, peer, now).await {
@@ -293,7 +293,6 @@ impl Asking<'_> {
         x.upstream_states.push(UpstreamState {
             peer: Some(self.target.group.name.as_bytes().into()),
             scheme: self.target.scheme,
-            uri: self.uri.clone(),
             status: 502,
             response_time: Some(0),
             ..UpstreamState::default()
@@ -675,7 +674,7 @@ impl Asking<'_> {
         if framing == Framing::Tunnel && x.header(Known::Upgrade).is_none() {
             // Nobody asked for another protocol, so nobody speaks it: the connections end with this head.
             response.close = true;
-            return Ok(Flow::Respond(Box::new(response)));
+            return Ok(Flow::Respond(response));
         }
         if framing == Framing::Tunnel {
             let read = block.as_ref().map_or(&[][..], |b| &b[raw]);
@@ -691,7 +690,7 @@ impl Asking<'_> {
                 peer: attempt.line.guard,
             };
             response.body = Body::Tunnel(Box::new(tunnel));
-            return Ok(Flow::Respond(Box::new(response)));
+            return Ok(Flow::Respond(response));
         }
         let mut line = attempt.line;
         line.keep = attempt.sent && head.keeps_alive();
@@ -712,10 +711,10 @@ impl Asking<'_> {
             if line.keep && clean {
                 keep(&x.reactor, line, now);
             }
-            return Ok(Flow::Respond(Box::new(response)));
+            return Ok(Flow::Respond(response));
         }
         response.body = self.body(x, line, left, block, raw, attempt.started);
-        Ok(Flow::Respond(Box::new(response)))
+        Ok(Flow::Respond(response))
     }
 
     fn body(
@@ -751,17 +750,17 @@ impl Asking<'_> {
         self.target.group.balance.done(attempt.peer, Outcome::Success, now);
         let Answered { head, block, raw, .. } = answered;
         x.reactor.put_head(head);
-        let mut response = Response::new(200);
+        let mut response = x.new_response(200);
         response.headless = true;
         let line = Line { keep: false, ..attempt.line };
         response.body = self.body(x, line, Left::Close, block, raw, attempt.started);
-        Flow::Respond(Box::new(response))
+        Flow::Respond(response)
     }
 }
 
 /// The head of an answer, and what was read behind it.
 struct Answered {
-    head: Head,
+    head: Box<Head>,
     block: Option<Block>,
     raw: std::ops::Range<usize>,
     headless: bool,
