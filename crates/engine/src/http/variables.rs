@@ -184,6 +184,7 @@ pub const VARIABLES: &[Variable] = &[
 pub const FAMILIES: &[Family] = &[
     Family { prefix: "http_", get: http },
     Family { prefix: "sent_http_", get: sent_http },
+    Family { prefix: "sent_trailer_", get: sent_trailer },
     Family { prefix: "cookie_", get: cookie },
     Family { prefix: "arg_", get: arg },
 ];
@@ -406,6 +407,12 @@ fn sent_http(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
 pub(crate) fn upstream_http(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
     let Some(headers) = &x.upstream_headers else { return false };
     joined(headers.iter().filter(|(n, _)| is_named(n, name)).map(|(_, v)| v), b", ", out)
+}
+
+fn sent_trailer(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
+    let trailers = x.trailers();
+    let Some(fields) = &*trailers else { return false };
+    joined(fields.iter().filter(|(n, _)| is_named(n, name)).map(|(_, v)| v), b", ", out)
 }
 
 /// A cookie that the upstream sets.
