@@ -52,6 +52,8 @@ pub struct Authority {
     pub host: Host,
     /// As written; `None` where the default port holds.
     pub port: Option<u16>,
+    /// The end of a range of ports, which only a listening address may have.
+    pub last_port: Option<u16>,
     /// From the first `/` on.
     pub uri: Box<[u8]>,
     /// The host as written, brackets included, for messages and the `Host` header.
@@ -103,6 +105,7 @@ fn unix(path: &str, form: Form) -> Result<Authority, &'static str> {
     Ok(Authority {
         host: Host::Unix(path.into()),
         port: None,
+        last_port: None,
         uri: uri.as_bytes().into(),
         host_text: format!("unix:{path}").into(),
     })
@@ -112,6 +115,19 @@ fn port(text: &str) -> Result<u16, &'static str> {
     match text.parse::<u16>() {
         Ok(port) if port > 0 && text.bytes().all(|b| b.is_ascii_digit()) => Ok(port),
         _ => Err("invalid port"),
+    }
+}
+
+/// A port, or a range of them where that may stand; with the end of the range.
+fn ports(text: Option<&str>, form: Form) -> Result<(Option<u16>, Option<u16>), &'static str> {
+    match (text, text.and_then(|text| text.split_once('-')).filter(|_| form.listen)) {
+        (None, _) => Ok((None, None)),
+        (Some(text), None) => Ok((Some(port(text)?), None)),
+        (Some(_), Some((first, last))) => {
+            let last = port(last)?;
+            let first = port(first)?;
+            if first > last { Err("invalid port range") } else { Ok((Some(first), Some(last))) }
+        }
     }
 }
 
@@ -128,14 +144,14 @@ fn ipv6(whole: &str, form: Form) -> Result<Authority, &'static str> {
     let (address, rest) = (&whole[1..close], &whole[close + 1..]);
     let (rest, uri) = split_uri(rest, form)?;
     let ip: Ipv6Addr = address.parse().map_err(|_| "invalid IPv6 address")?;
-    let port = match rest.strip_prefix(':') {
-        Some(text) => Some(port(text)?),
-        None if rest.is_empty() => None,
-        None => return Err("invalid host"),
+    let (port, last_port) = match rest.strip_prefix(':') {
+        None if !rest.is_empty() => return Err("invalid host"),
+        text => ports(text, form)?,
     };
     Ok(Authority {
         host: Host::Ip(IpAddr::V6(ip)),
         port,
+        last_port,
         uri: uri.as_bytes().into(),
         host_text: whole[..=close].into(),
     })
@@ -148,22 +164,31 @@ fn inet(whole: &str, form: Form) -> Result<Authority, &'static str> {
         Some((host, text)) => (host, Some(text)),
         None => (authority, None),
     };
-    if port_text.is_none() && form.listen && !host.is_empty() && host.bytes().all(|b| b.is_ascii_digit()) {
-        let port = Some(port(host)?);
-        return Ok(Authority { host: Host::Any, port, uri, host_text: "".into() });
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let alone = digits(host) || host.split_once('-').is_some_and(|(a, b)| digits(a) && digits(b));
+    if port_text.is_none() && form.listen && alone {
+        let (port, last_port) = ports(Some(host), form)?;
+        return Ok(Authority { host: Host::Any, port, last_port, uri, host_text: "".into() });
     }
     if host.is_empty() {
         return Err("no host");
     }
-    let port = port_text.map(port).transpose()?;
+    let (port, last_port) = ports(port_text, form)?;
     let host_text: Box<str> = host.into();
     if host == "*" && form.listen {
-        return Ok(Authority { host: Host::Any, port, uri, host_text });
+        return Ok(Authority { host: Host::Any, port, last_port, uri, host_text });
     }
     if let Ok(ip) = host.parse::<Ipv4Addr>() {
-        return Ok(Authority { host: Host::Ip(IpAddr::V4(ip)), port, uri, host_text });
+        return Ok(Authority { host: Host::Ip(IpAddr::V4(ip)), port, last_port, uri, host_text });
     }
-    Ok(Authority { host: Host::Name(host_text.clone()), port, uri, host_text })
+    Ok(Authority { host: Host::Name(host_text.clone()), port, last_port, uri, host_text })
+}
+
+/// A local address, `127.0.0.1`, `[::1]:80`; without a port it is 0. `None` for what is no address.
+pub fn local(text: &[u8]) -> Option<SocketAddr> {
+    let text = std::str::from_utf8(text).ok()?;
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    text.parse().ok().or_else(|| Some(SocketAddr::new(bare.parse().ok()?, 0)))
 }
 
 #[cfg(test)]
@@ -180,6 +205,20 @@ mod tests {
     }
 
     #[test]
+    fn local_addresses() {
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(local(text.as_bytes()).map(|a| a.to_string()).as_deref(), expected, "{text}");
+        };
+        check("127.0.0.2", Some("127.0.0.2:0"));
+        check("127.0.0.2:80", Some("127.0.0.2:80"));
+        check("::1", Some("[::1]:0"));
+        check("[::1]", Some("[::1]:0"));
+        check("[::1]:80", Some("[::1]:80"));
+        check("localhost", None);
+        check("127.0.0.1:x", None);
+    }
+
+    #[test]
     fn addresses() {
         let listen = Form { listen: true, uri: false };
         let pass = Form { listen: false, uri: true };
@@ -188,6 +227,11 @@ mod tests {
         check("*:80", listen, Ok((Host::Any, Some(80), "")));
         check("127.0.0.1", listen, Ok((v4("127.0.0.1"), None, "")));
         check("[::1]:443", listen, Ok((v4("::1"), Some(443), "")));
+        check("80-81", listen, Ok((Host::Any, Some(80), "")));
+        check("[::1]:80-81", listen, Ok((Host::Ip(IpAddr::V6(Ipv6Addr::LOCALHOST)), Some(80), "")));
+        check("127.0.0.1:81-80", listen, Err("invalid port range"));
+        check("127.0.0.1:80-x", listen, Err("invalid port"));
+        check("127.0.0.1:80-81", Form::default(), Err("invalid port"));
         check("70000", listen, Err("invalid port"));
         check("a:b", listen, Err("invalid port"));
         check(":80", listen, Err("no host"));

@@ -89,7 +89,8 @@ pub(crate) fn read(reading: &Reading, world: &dyn World) -> (Ast, Program, Vec<D
         if let Some(variable) = find_builtin(&modules, name) {
             return Some(Builtin { changeable: variable.set.is_some() });
         }
-        find_family(&modules, name).map(|_| Builtin { changeable: false })
+        // `set` and `map` may give one of a family a value of its own.
+        find_family(&modules, name).map(|_| Builtin { changeable: true })
     };
     let dialect =
         Dialect { core: weir_ir::core::MODULES, http: &http, upstream: &upstream, builtin: &builtin };
