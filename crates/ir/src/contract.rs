@@ -288,6 +288,50 @@ impl<T: Copy> Setting<T> {
     }
 }
 
+/// The names of a level's directives whose values need no keeping: a second one is a duplicate all the same.
+#[derive(Clone, Debug, Default)]
+pub struct Once(Vec<Box<[u8]>>);
+
+impl Once {
+    /// Reads a value for the sake of its check.
+    pub fn read<T>(
+        &mut self,
+        call: &mut Call<'_>,
+        read: impl FnOnce(&mut Call<'_>) -> Result<T, Fault>,
+    ) -> Result<(), Fault> {
+        if self.0.iter().any(|name| **name == *call.name()) {
+            return Err(call.duplicate());
+        }
+        read(call)?;
+        self.0.push(call.name().into());
+        Ok(())
+    }
+
+    pub fn flag(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+        self.read(call, |c| c.flag())
+    }
+
+    pub fn size(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+        self.read(call, |c| c.size())
+    }
+
+    pub fn offset(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+        self.read(call, |c| c.offset())
+    }
+
+    pub fn msec(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+        self.read(call, |c| c.msec())
+    }
+
+    pub fn number(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+        self.read(call, |c| c.number())
+    }
+
+    pub fn buffers(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+        self.read(call, |c| c.buffers())
+    }
+}
+
 /// A conf with its type erased.
 pub trait AnyConf: Any + Debug + Send + Sync {
     fn as_any(&self) -> &dyn Any;
