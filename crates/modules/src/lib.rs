@@ -32,6 +32,9 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::AuthBasic,
     // Each takes its location whole, so their places among the content handlers do not matter.
     &http::Proxy,
+    &http::temp_paths::Fastcgi,
+    &http::temp_paths::Uwsgi,
+    &http::temp_paths::Scgi,
     &http::StubStatus,
     &http::EmptyGif,
     // The content phase: a directory's index before the listing of it, and last of all the file itself.

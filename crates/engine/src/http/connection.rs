@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -133,7 +134,7 @@ impl Serving {
         let counters = Arc::clone(&self.reactor.counters);
         let waiting = During::new(&counters.waiting);
         let idle = Rc::clone(&self.idle);
-        let arrival = idle.bounded(self.head(&mut client, first, &started)).await;
+        let arrival = idle.bounded(pin!(self.head(&mut client, first, &started))).await;
         drop(waiting);
         let _writing = During::new(&counters.writing);
         self.idle.works();
@@ -169,14 +170,15 @@ impl Serving {
         let found = router::find(&generation, self.connection.address(), self.head.host());
         let (server, regex) = found.unwrap_or((self.server, None));
         let head = std::mem::take(&mut self.head);
-        let mut x = Exchange::new(
+        let mut slot = self.reactor.take_slot();
+        let x = slot.insert(Exchange::new(
             Rc::clone(&self.reactor),
             Arc::clone(&generation),
             Rc::clone(&self.connection),
             client,
             head,
             server,
-        );
+        ));
         x.pipelined = pipelined;
         if let Some(started) = started.get() {
             x.started = started;
@@ -187,20 +189,46 @@ impl Serving {
             x.host = host;
         }
         let ended = self.exchange(x, refused, server, requests).await;
+        let x = slot.take();
+        self.reactor.put_slot(slot);
+        match x {
+            Some(x) => self.after(x, ended).await,
+            None => false,
+        }
+    }
+
+    /// What becomes of the connection; true where it carries another request.
+    async fn after(&mut self, x: Exchange, ended: Ended) -> bool {
+        if let Ended::Tunnel(tunnel) = ended {
+            start_tunnel(x, *tunnel, self.idle.end());
+            return false;
+        }
+        let core = &x.generation.location(x.location).core;
+        let (time, timeout) = (core.lingering_time, core.lingering_timeout);
+        let (mut client, head, _) = x.into_parts();
         match ended {
-            Ended::KeepAlive(client, head) => {
+            Ended::KeepAlive => {
+                client.timer.clear();
                 self.client = Some(client);
                 self.head = head;
                 self.head.reset();
-                true
+                return true;
             }
-            Ended::Over => false,
+            Ended::Linger => {
+                let timers = self.reactor.timers().clone();
+                let idle = Rc::clone(&self.idle);
+                idle.bounded(pin!(client.io.linger(&timers, time, timeout))).await;
+            }
+            Ended::Farewell => client.io.farewell(),
+            Ended::Reset => client.io.reset(),
+            Ended::Over | Ended::Tunnel(_) => {}
         }
+        false
     }
 
     async fn exchange(
         &mut self,
-        mut x: Exchange,
+        x: &mut Exchange,
         refused: Option<Refusal>,
         server: LocationId,
         requests: u64,
@@ -210,21 +238,20 @@ impl Serving {
         let response = match refused {
             Some(Refusal::Silence(status)) => {
                 x.status = status;
-                log(&x);
-                self.give_up(x.client.io);
-                return Ended::Over;
+                log(x);
+                return if self.settings().reset_timedout_connection { Ended::Reset } else { Ended::Over };
             }
             Some(Refusal::Answer(reject)) => {
                 x.log(Level::Info, String::from_utf8_lossy(&reject.message));
                 x.keepalive = false;
-                idle.bounded(phases::refuse(&mut x, reject.status)).await
+                idle.bounded(pin!(phases::refuse(x, reject.status))).await
             }
             None if self.plain_on_tls => {
                 x.log(Level::Info, "client sent plain HTTP request to HTTPS port");
-                idle.bounded(phases::refuse(&mut x, 497)).await
+                idle.bounded(pin!(phases::refuse(x, 497))).await
             }
-            None if let Some(code) = self.unauthorized(&x) => {
-                idle.bounded(phases::refuse(&mut x, code)).await
+            None if let Some(code) = self.unauthorized(x) => {
+                idle.bounded(pin!(phases::refuse(x, code))).await
             }
             None => {
                 let core = &x.generation.location(server).core;
@@ -232,20 +259,20 @@ impl Serving {
                 if requests >= core.keepalive_requests
                     || core.keepalive_timeout == 0
                     || age > core.keepalive_time
-                    || self.is_disabled(&x)
+                    || self.is_disabled(x)
                 {
                     x.keepalive = false;
                 }
-                idle.bounded(phases::run(&mut x)).await
+                idle.bounded(pin!(phases::run(x))).await
             }
         };
         let Some(response) = response else {
-            log(&x);
+            log(x);
             return Ended::Over;
         };
         if response.unsent {
             x.status = response.status;
-            log(&x);
+            log(x);
             return Ended::Over;
         }
         self.announced = !self.reactor.is_current(&self.served) || self.reactor.is_quitting();
@@ -260,52 +287,36 @@ impl Serving {
         if x.keepalive && !x.discard_body_input() && (x.body.is_broken() || x.body.is_awaited()) {
             x.keepalive = false;
         }
-        let Some(sent) = idle.bounded(send::send(&mut x, response)).await else {
-            log(&x);
+        let Some(sent) = idle.bounded(pin!(send::send(x, response))).await else {
+            log(x);
             return Ended::Over;
         };
         x.complete = sent.is_ok();
         if let Some(tunnel) = x.upgraded.take() {
-            if sent.is_ok() {
-                start_tunnel(x, *tunnel, idle.end());
-            }
-            return Ended::Over;
+            return if sent.is_ok() { Ended::Tunnel(tunnel) } else { Ended::Over };
         }
-        log(&x);
+        log(x);
         match sent {
-            Ok(()) => idle.bounded(self.finish(x, linger)).await.unwrap_or(Ended::Over),
+            Ok(()) => idle.bounded(pin!(self.finish(x, linger))).await.unwrap_or(Ended::Over),
             Err(send::SendError::Timeout) if x.location().core.reset_timedout_connection => {
-                x.client.io.reset();
-                Ended::Over
+                Ended::Reset
             }
             Err(_) => Ended::Over,
         }
     }
 
     /// Gets rid of what is left of the request's body and decides whether the connection goes on.
-    async fn finish(&mut self, mut x: Exchange, linger: bool) -> Ended {
-        let keep = x.keepalive && (x.body.is_over() || x.discard_body().await);
-        if keep {
-            let Exchange { client, head, .. } = x;
-            client.timer.clear();
-            return Ended::KeepAlive(client, head);
+    async fn finish(&mut self, x: &mut Exchange, linger: bool) -> Ended {
+        if x.keepalive && (x.body.is_over() || x.discard_body().await) {
+            return Ended::KeepAlive;
         }
-        let core = &x.generation.location(x.location).core;
         let pending = linger || !x.body.is_over() || !x.client.input.is_empty();
-        let lingers = match core.lingering_close {
+        let lingers = match x.location().core.lingering_close {
             LingeringClose::Off => false,
             LingeringClose::On => pending,
             LingeringClose::Always => true,
         };
-        if lingers {
-            let (time, timeout) = (core.lingering_time, core.lingering_timeout);
-            let Exchange { client, .. } = x;
-            let timers = self.reactor.timers().clone();
-            client.io.linger(&timers, time, timeout).await;
-        } else {
-            x.client.io.farewell();
-        }
-        Ended::Over
+        if lingers { Ended::Linger } else { Ended::Farewell }
     }
 
     /// The code that a request is refused with for what its TLS connection lacks.
@@ -517,8 +528,14 @@ fn release_if_empty(input: &mut Buf) {
 
 /// What becomes of a connection after an exchange.
 enum Ended {
-    KeepAlive(Client, Head),
+    KeepAlive,
+    /// Closed once the client had time to read the answer.
+    Linger,
+    /// Closed, TLS told.
+    Farewell,
+    Reset,
     Over,
+    Tunnel(Box<Tunnel>),
 }
 
 /// Runs the log phase.
@@ -543,8 +560,7 @@ fn start_tunnel(x: Exchange, tunnel: Tunnel, end: Option<u64>) {
         upstream_received: last.map_or(0, |state| state.bytes_received),
     };
     let Tunnel { upstream, from_upstream, options, peer } = tunnel;
-    let guards = x.guards;
-    let Client { io, input, .. } = x.client;
+    let (Client { io, input, .. }, _, guards) = x.into_parts();
     let running = tunnel::Tunnel::new(io, upstream, input, from_upstream, options, reactor.timers());
     let control = running.control();
     if let Some(end) = end {

@@ -12,7 +12,7 @@ use crate::errorlog::Log;
 use crate::generation::{Generation, Location, Slot};
 use crate::http::phases::Restart;
 use crate::http::request_body::RequestBody;
-use crate::http::response::Text;
+use crate::http::response::{Headers, Response, Text};
 use crate::http1::request::Head;
 use crate::http1::{Known, Method};
 use crate::io::{Buf, Io};
@@ -73,6 +73,20 @@ pub struct Captures {
     groups: Vec<Option<(usize, usize)>>,
 }
 
+/// The memory of an exchange that ended, for the thread's next one.
+#[derive(Default)]
+pub(crate) struct Parts {
+    uri: Vec<u8>,
+    args: Vec<u8>,
+    host: Vec<u8>,
+    upstream_states: Vec<UpstreamState>,
+    upstream_uri: Vec<u8>,
+    answer_headers: Headers,
+    captures: Captures,
+    values: Vec<Value>,
+    response: Option<Box<Response>>,
+}
+
 /// One request on its way through the phases.
 pub struct Exchange {
     pub reactor: Rc<Reactor>,
@@ -124,7 +138,7 @@ pub struct Exchange {
     pub body_sent: u64,
     pub complete: bool,
     /// The head of the response as it was sent, for `$sent_http_…`.
-    pub response: Option<crate::http::Response>,
+    pub response: Option<Box<Response>>,
     /// The response goes out in chunks.
     pub chunked: bool,
     /// The request came behind another one in the same read.
@@ -132,12 +146,14 @@ pub struct Exchange {
     /// The tunnel that the connection becomes after this response.
     pub(crate) upgraded: Option<Box<Tunnel>>,
     pub upstream_states: Vec<UpstreamState>,
+    /// The URI that upstreams are asked for, for messages.
+    pub upstream_uri: Vec<u8>,
     /// The headers of the last upstream response, where the configuration asks for any (`$upstream_http_…`).
-    pub upstream_headers: Option<crate::http::Headers>,
+    pub upstream_headers: Option<Headers>,
     /// The client's address as a trusted proxy told it, in place of the connection's own.
     real_peer: Option<Box<Peer>>,
     /// Fields that whatever answers will have (`WWW-Authenticate`).
-    pub answer_headers: crate::http::Headers,
+    pub answer_headers: Headers,
     /// The type of the answer's content, whatever its maker says (`X-Accel-Redirect` after a `Content-Type`).
     pub answer_type: Option<Text>,
     /// Bytes per second to the client; 0 is no bound.
@@ -148,6 +164,8 @@ pub struct Exchange {
     extensions: Vec<(TypeId, Box<dyn Any>)>,
     /// What modules remember of the whole request, over internal redirects too.
     remembered: Vec<(TypeId, Box<dyn Any>)>,
+    /// An emptied response, for whoever makes one.
+    spare_response: Option<Box<Response>>,
     /// What is given back when the request ends, or the tunnel that it becomes.
     pub guards: Vec<Box<dyn Any>>,
 }
@@ -162,12 +180,18 @@ impl Exchange {
         server: LocationId,
     ) -> Self {
         let started = reactor.clock().now_ms();
+        let Parts { mut uri, mut args, mut host, upstream_states, upstream_uri, answer_headers, captures, values, response } =
+            reactor.take_parts();
+        uri.extend_from_slice(head.path());
+        args.extend_from_slice(head.args());
+        host.extend_from_slice(head.host());
         Self {
             body: RequestBody::of(&head),
             method: head.method(),
-            uri: head.path().to_vec(),
-            args: head.args().to_vec(),
-            host: head.host().to_vec(),
+            uri,
+            args,
+            host,
+            spare_response: response,
             keepalive: head.keeps_alive(),
             request_length: head.raw().len() as u64,
             location: server,
@@ -192,14 +216,15 @@ impl Exchange {
             pipelined: false,
             request_id: RefCell::default(),
             upgraded: None,
-            upstream_states: Vec::new(),
+            upstream_states,
+            upstream_uri,
             upstream_headers: None,
             real_peer: None,
-            answer_headers: crate::http::Headers::default(),
+            answer_headers,
             answer_type: None,
             limit_rate: 0,
-            captures: RefCell::default(),
-            values: RefCell::default(),
+            captures: RefCell::new(captures),
+            values: RefCell::new(values),
             extensions: Vec::new(),
             remembered: Vec::new(),
             guards: Vec::new(),
@@ -209,6 +234,43 @@ impl Exchange {
             client,
             head,
         }
+    }
+
+    /// Takes the exchange apart: what belongs to the connection, and the memory for the next exchange.
+    pub(crate) fn into_parts(mut self) -> (Client, Head, Vec<Box<dyn Any>>) {
+        self.uri.clear();
+        self.args.clear();
+        self.host.clear();
+        self.upstream_states.clear();
+        self.upstream_uri.clear();
+        self.answer_headers.clear();
+        let mut captures = self.captures.into_inner();
+        captures.groups.clear();
+        let mut values = self.values.into_inner();
+        values.clear();
+        let mut response = self.response.or(self.spare_response);
+        if let Some(response) = &mut response {
+            response.clear();
+        }
+        self.reactor.put_parts(Parts {
+            uri: self.uri,
+            args: self.args,
+            host: self.host,
+            upstream_states: self.upstream_states,
+            upstream_uri: self.upstream_uri,
+            answer_headers: self.answer_headers,
+            captures,
+            values,
+            response,
+        });
+        (self.client, self.head, self.guards)
+    }
+
+    /// An empty response of that status, in the memory of an earlier one where there is some.
+    pub fn new_response(&mut self, status: u16) -> Box<Response> {
+        let mut response = self.spare_response.take().unwrap_or_default();
+        response.status = status;
+        response
     }
 
     /// The level whose settings hold now.
@@ -482,7 +544,7 @@ impl Exchange {
             if !self.head.request_line().is_empty() {
                 line.quoted("request", self.head.request_line());
             }
-            if let Some(upstream) = self.upstream_states.last().and_then(UpstreamState::url) {
+            if let Some(upstream) = self.upstream_states.last().and_then(|state| state.url(&self.upstream_uri)) {
                 line.quoted("upstream", &upstream);
             }
             if let Some(host) = self.header(Known::Host) {

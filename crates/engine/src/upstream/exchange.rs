@@ -16,10 +16,10 @@ use super::body::{Left, Line, UpstreamBody, keep};
 use super::{PeerGuard, Upstream, UpstreamState};
 use crate::contract::Flow;
 use crate::http::exchange::Tunnel;
-use crate::http::{Body, Exchange, Response, special};
-use crate::http1::Method;
+use crate::http::{Body, Exchange, Headers, Response, special};
 use crate::http1::body::{ChunkHead, Decoder, LAST_CHUNK};
 use crate::http1::response::{Framing, Head, Parsed};
+use crate::http1::{Known, Method};
 use crate::io::{Block, Buf, ConnectCall, ConnectOptions, Io, connect, scratch};
 use crate::timer::Timer;
 use crate::tunnel;
@@ -121,7 +121,7 @@ pub trait Protocol: Send + Sync {
     ) -> Result<std::ops::Range<usize>, u16>;
 
     /// Makes the client's response of the upstream's head; the body is put in afterwards.
-    fn response(&self, x: &mut Exchange, head: &Head) -> Response;
+    fn response(&self, x: &mut Exchange, head: &Head) -> Box<Response>;
 
     /// Where the upstream sends the request on within the server (`X-Accel-Redirect`); what goes along was put aside.
     fn redirect(&self, x: &mut Exchange, head: &Head) -> Option<Vec<u8>> {
@@ -179,17 +179,19 @@ pub async fn run(x: &mut Exchange, target: Target, protocol: &dyn Protocol) -> F
         }
     };
     let mut request = Buf::with_capacity(1024);
-    let uri = match protocol.request(x, length, request.tail()) {
-        Ok(range) => request[range].into(),
+    match protocol.request(x, length, request.tail()) {
+        Ok(range) => {
+            x.upstream_uri.clear();
+            x.upstream_uri.extend_from_slice(&request[range]);
+        }
         Err(status) => return Flow::Answer(status),
-    };
+    }
     let mut asking = Asking {
         timer: x.reactor.timers().register(),
         started: x.reactor.clock().now_ms(),
         tried: Tried::default(),
         tries: tries(&target.group, settings),
         request,
-        uri,
         streams,
         streamed: false,
         target,
@@ -211,7 +213,6 @@ struct Asking<'p> {
     target: Target,
     protocol: &'p dyn Protocol,
     request: Buf,
-    uri: Box<[u8]>,
     timer: Timer,
     started: u64,
     tried: Tried,
@@ -240,10 +241,10 @@ impl Asking<'_> {
                 return self.no_live_upstreams(x);
             };
             self.tries = self.tries.saturating_sub(1);
+            x.upstream_headers = None;
             x.upstream_states.push(UpstreamState {
                 peer: Some(Arc::clone(&self.target.group.peers[peer].text)),
                 scheme: self.target.scheme,
-                uri: self.uri.clone(),
                 ..UpstreamState::default()
             });
             let failure = match self.attempt(x, peer, now).await {
@@ -280,7 +281,6 @@ impl Asking<'_> {
         x.upstream_states.push(UpstreamState {
             peer: Some(self.target.group.name.as_bytes().into()),
             scheme: self.target.scheme,
-            uri: self.uri.clone(),
             status: 502,
             response_time: Some(0),
             ..UpstreamState::default()
@@ -589,6 +589,13 @@ impl Asking<'_> {
                     state.status = head.status();
                     state.bytes_received -= raw.len() as u64;
                 }
+                if x.generation.keeps_upstream_headers {
+                    let mut headers = Headers::default();
+                    for field in head.fields() {
+                        headers.push_known(field.known, head.get(field.name), head.get(field.value));
+                    }
+                    x.upstream_headers = Some(headers);
+                }
                 Ok(Answered { head, block, raw, headless: false })
             }
             Read::Headless(mut block, raw) => {
@@ -637,6 +644,12 @@ impl Asking<'_> {
                 }
             }
             if settings.intercept_errors && x.location().core.error_pages.iter().any(|p| p.code == status) {
+                if status == 401 {
+                    // The page may be ours, but how to get in is the upstream's to say.
+                    for field in head.fields().iter().filter(|f| f.known == Known::WwwAuthenticate) {
+                        x.answer_headers.push(head.get(field.name), head.get(field.value));
+                    }
+                }
                 self.target.group.balance.done(attempt.peer, Outcome::Success, now);
                 return Ok(Flow::Answer(status));
             }
@@ -648,6 +661,11 @@ impl Asking<'_> {
         let mut response = self.protocol.response(x, head);
         let to_head = x.method == Method::Head;
         let framing = head.framing(to_head);
+        if framing == Framing::Tunnel && x.header(Known::Upgrade).is_none() {
+            // Nobody asked for another protocol, so nobody speaks it: the connections end with this head.
+            response.close = true;
+            return Ok(Flow::Respond(response));
+        }
         if framing == Framing::Tunnel {
             let read = block.as_ref().map_or(&[][..], |b| &b[raw]);
             let tunnel = Tunnel {
@@ -662,7 +680,7 @@ impl Asking<'_> {
                 peer: attempt.line.guard,
             };
             response.body = Body::Tunnel(Box::new(tunnel));
-            return Ok(Flow::Respond(Box::new(response)));
+            return Ok(Flow::Respond(response));
         }
         let mut line = attempt.line;
         line.keep = attempt.sent && head.keeps_alive();
@@ -683,10 +701,10 @@ impl Asking<'_> {
             if line.keep && clean {
                 keep(&x.reactor, line, now);
             }
-            return Ok(Flow::Respond(Box::new(response)));
+            return Ok(Flow::Respond(response));
         }
         response.body = self.body(x, line, left, block, raw, attempt.started);
-        Ok(Flow::Respond(Box::new(response)))
+        Ok(Flow::Respond(response))
     }
 
     fn body(
@@ -722,17 +740,17 @@ impl Asking<'_> {
         self.target.group.balance.done(attempt.peer, Outcome::Success, now);
         let Answered { head, block, raw, .. } = answered;
         x.reactor.put_head(head);
-        let mut response = Response::new(200);
+        let mut response = x.new_response(200);
         response.headless = true;
         let line = Line { keep: false, ..attempt.line };
         response.body = self.body(x, line, Left::Close, block, raw, attempt.started);
-        Flow::Respond(Box::new(response))
+        Flow::Respond(response)
     }
 }
 
 /// The head of an answer, and what was read behind it.
 struct Answered {
-    head: Head,
+    head: Box<Head>,
     block: Option<Block>,
     raw: std::ops::Range<usize>,
     headless: bool,

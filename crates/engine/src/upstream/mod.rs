@@ -132,8 +132,6 @@ pub struct UpstreamState {
     pub peer: Option<Arc<[u8]>>,
     /// `http://`
     pub scheme: &'static str,
-    /// The URI asked for.
-    pub uri: Box<[u8]>,
     pub status: u16,
     pub connect_time: Option<u64>,
     pub header_time: Option<u64>,
@@ -147,8 +145,8 @@ pub struct UpstreamState {
 
 impl UpstreamState {
     /// `http://127.0.0.1:8080/uri`, for messages.
-    pub fn url(&self) -> Option<Vec<u8>> {
+    pub fn url(&self, uri: &[u8]) -> Option<Vec<u8>> {
         let peer = self.peer.as_ref()?;
-        Some([self.scheme.as_bytes(), peer, &self.uri].concat())
+        Some([self.scheme.as_bytes(), peer, uri].concat())
     }
 }

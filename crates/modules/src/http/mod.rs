@@ -25,6 +25,7 @@ pub mod split_clients;
 pub mod ssl;
 pub mod static_files;
 pub mod stub_status;
+pub mod temp_paths;
 pub mod try_files;
 
 pub use access::Access;

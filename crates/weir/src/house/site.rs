@@ -14,6 +14,7 @@ use weir_ir::Program;
 use weir_ir::core::Main;
 use weir_ir::core::error_log::Target;
 use weir_ir::core::main::{Process, Workers};
+use weir_ir::http::HttpCore;
 use weir_ir::http::listen::{Keepalive, Socket, sockets};
 use weir_syntax::{Ast, Diagnostic, FileId, render};
 
@@ -62,7 +63,7 @@ impl Configuration {
     fn tell(&self, diagnostics: &[Diagnostic], ast: &Ast, log: &Log) -> Result<(), Refused> {
         for diagnostic in diagnostics {
             let message = render::message(diagnostic, &ast.sources);
-            log.write(diagnostic.level, String::from_utf8_lossy(&message));
+            log.write_with(diagnostic.level, None, "", |line| line.bytes(&message));
             if diagnostic.level <= Level::Error {
                 let explanation = if self.explain {
                     let explained =
@@ -100,6 +101,7 @@ impl Site for Configuration {
                 Some(path) if !path.is_empty() => PathBuf::from(&**path),
                 Some(_) | None => self.pid.clone(),
             },
+            keeps_stderr: keeps_stderr(&program),
             identity,
             env: process.env.iter().map(|e| e.as_bytes().to_vec()).collect(),
             daemon: process.daemon.or(true),
@@ -134,6 +136,13 @@ fn error_logs(process: &Process) -> Vec<(Level, ErrorLog)> {
         (l.level, place)
     };
     process.error_logs.iter().map(log).collect()
+}
+
+fn keeps_stderr(program: &Program) -> bool {
+    let process = program.main.main::<Main>();
+    let scopes = program.http.iter().flat_map(|http| &http.scopes);
+    let of_scopes = scopes.flat_map(|scope| scope.confs.get::<HttpCore>().error_logs.clone());
+    process.error_logs.iter().cloned().chain(of_scopes).any(|log| log.target == Target::Stderr)
 }
 
 /// Compiles for the sake of the errors that only compiling finds; the worker compiles again for use.

@@ -1,16 +1,38 @@
-//! The process layer with real processes: a master and its workers around a stand-in for the engine.
+//! The process layer with real processes, around a stand-in for the engine and around the whole of weir.
 //!
-//! The test executable is all three: called by cargo it runs the tests, called by a test as `it` it is a server, and called
-//! by that server it is a worker. Masters go into the background and come back to the test process,
+//! For the stand-in the test executable is all three: called by cargo it runs the tests, called by a test as `it` it is a
+//! server, and called by that server it is a worker. Masters go into the background and come back to the test process,
 //! which is a subreaper, so that their exit can be waited for.
+//!
+//! The other tests start weir itself, or the executable that `WEIR_EXECUTABLE` names: with nginx there, what is expected
+//! of weir's HTTP is checked against the reference.
 
+mod demo;
+mod drain;
+mod http1;
 mod processes;
+mod reload;
+mod smuggling;
 mod stand_in;
+mod upstreams;
+mod websocket;
 
+use std::panic::catch_unwind;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use stand_in::StandIn;
 use weir::startup;
+
+/// Tests that run at a time: they wait more than they work.
+const AT_ONCE: usize = 4;
+
+type Test = (&'static str, fn());
+
+/// The executable under test.
+fn executable() -> String {
+    std::env::var("WEIR_EXECUTABLE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_weir").into())
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -20,12 +42,34 @@ fn main() -> ExitCode {
         return ExitCode::from(startup::run(&StandIn, arguments, std::env::vars_os().collect()) as u8);
     }
     nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
-    let filter = arguments.iter().skip(1).find(|argument| !argument.starts_with('-'));
-    for (name, test) in processes::TESTS {
-        if filter.is_none_or(|filter| name.contains(filter.as_str())) {
-            test();
-            println!("test {name} ... ok");
+    let filters: Vec<&String> = arguments.iter().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let all: [&[Test]; 8] = [
+        processes::TESTS,
+        reload::TESTS,
+        drain::TESTS,
+        upstreams::TESTS,
+        websocket::TESTS,
+        http1::TESTS,
+        smuggling::TESTS,
+        demo::TESTS,
+    ];
+    let chosen = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
+    let tests: Vec<Test> = all.concat().into_iter().filter(|(name, _)| chosen(name)).collect();
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some((name, test)) = tests.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let passed = catch_unwind(test).is_ok();
+                    println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+                    if !passed {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
         }
-    }
-    ExitCode::SUCCESS
+    });
+    let failed = failed.into_inner();
+    println!("test result: {} passed; {failed} failed", tests.len() - failed);
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

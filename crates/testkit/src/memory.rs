@@ -1,0 +1,127 @@
+//! A conversation over a socket pair, on one thread with a clock that can be moved.
+//!
+//! A paused clock would run ahead by itself whenever the thread waits for a socket; this one goes on as usual and jumps
+//! where the script says so.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::task::LocalSet;
+use tokio::time;
+use weir_engine::generation::Generation;
+use weir_engine::http::connection::serve;
+use weir_engine::http::exchange::Connection;
+use weir_engine::io::{Address, Io, Socket};
+use weir_engine::reactor::{Peer, Reactor};
+
+use crate::PATIENCE;
+use crate::client::find;
+
+/// A step of a conversation, as the client.
+#[derive(Clone, Copy, Debug)]
+pub enum Say<'s> {
+    Send(&'s [u8]),
+    /// Reads until this has come, behind what was expected before.
+    Expect(&'s str),
+    /// Moves the clock by that many milliseconds.
+    Pass(u64),
+    /// Ends the direction to the server.
+    Finish,
+}
+
+/// The client's end of a conversation.
+pub struct Talk {
+    client: UnixStream,
+    received: Vec<u8>,
+    seen: usize,
+}
+
+impl Talk {
+    /// Plays the script against a generation, then reads until the server closes.
+    #[track_caller]
+    pub(crate) fn over(generation: &Arc<Generation>, script: &[Say<'_>]) -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let local = LocalSet::new();
+        let outcome = local.block_on(&runtime, async {
+            let (client, server) = UnixStream::pair().expect("a socket pair");
+            let reactor = Reactor::new(Arc::clone(generation), Arc::default());
+            tokio::task::spawn_local(reactor.timers().clone().drive());
+            let listener = generation.sockets.first().map(|s| s.address.clone());
+            let listener = listener.unwrap_or_else(|| Address::Ip(([127, 0, 0, 1], 80).into()));
+            let connection = Connection {
+                number: 1,
+                peer: Peer::new(Address::Ip(([127, 0, 0, 1], 40000).into())),
+                local: listener.clone(),
+                started: reactor.clock().now_ms(),
+                requests: Cell::new(0),
+                address: Cell::new(0),
+                tls: None,
+                log: generation.log.clone(),
+            };
+            let io = Io::Plain(Socket::Unix(server));
+            let served =
+                serve(Rc::clone(&reactor), Arc::clone(generation), Arc::new(listener), connection, io);
+            tokio::task::spawn_local(served);
+            let mut talk = Talk { client, received: vec![], seen: 0 };
+            let played = talk.play(script).await;
+            (played, String::from_utf8_lossy(&talk.received).into_owned())
+        });
+        match outcome {
+            (Ok(()), received) => received,
+            (Err(what), received) => panic!("{what} after {received:?}"),
+        }
+    }
+
+    async fn play(&mut self, script: &[Say<'_>]) -> Result<(), String> {
+        for step in script {
+            match step {
+                Say::Send(bytes) => {
+                    self.client.write_all(bytes).await.map_err(|e| e.to_string())?;
+                    // The server is to see them before anything else happens.
+                    self.settle().await;
+                }
+                Say::Expect(text) => loop {
+                    if let Some(at) = find(&self.received[self.seen..], text.as_bytes()) {
+                        self.seen += at + text.len();
+                        break;
+                    }
+                    if !self.more().await? {
+                        return Err(format!("{text:?} did not come"));
+                    }
+                },
+                Say::Pass(ms) => {
+                    time::pause();
+                    time::advance(Duration::from_millis(*ms)).await;
+                    time::resume();
+                    self.settle().await;
+                }
+                Say::Finish => self.client.shutdown().await.map_err(|e| e.to_string())?,
+            }
+        }
+        while self.more().await? {}
+        Ok(())
+    }
+
+    /// Lets the server's tasks do all that they can do now.
+    async fn settle(&self) {
+        for _ in 0..16 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn more(&mut self) -> Result<bool, String> {
+        let mut chunk = [0; 65536];
+        match time::timeout(PATIENCE, self.client.read(&mut chunk)).await {
+            Err(_) => Err("nothing came".into()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Ok(read)) => {
+                self.received.extend_from_slice(&chunk[..read]);
+                Ok(read > 0)
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! An engine in this process: a configuration, the caller's modules, and reactor threads on loopback.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::runtime::{Builder, Runtime};
+use weir_engine::contract::AnyInstall;
+use weir_engine::errorlog::{Log, Output, Sink, Target};
+use weir_engine::generation::{Generation, Resources, find_builtin, find_family};
+use weir_engine::io::Address;
+use weir_engine::worker::{ListeningSocket, Worker};
+use weir_ir::http::{HttpCore, HttpUpstream};
+use weir_ir::{AnyModule, Builtin, Dialect, Prefixes, World};
+use weir_syntax::{Files, Level, Memory};
+
+use crate::memory::{Say, Talk};
+use crate::{filled, free_address};
+
+/// The modules of a site, in their order.
+#[derive(Clone, Copy, Default)]
+pub struct Modules {
+    pub http: &'static [&'static dyn AnyInstall],
+    pub upstream: &'static [&'static dyn AnyInstall],
+}
+
+/// A running site. Its connections end when it is dropped.
+pub struct Site {
+    address: SocketAddr,
+    modules: Modules,
+    runtime: Runtime,
+    worker: Option<Worker>,
+    sockets: Vec<ListeningSocket>,
+    generation: Arc<Generation>,
+    lines: Arc<Lines>,
+}
+
+impl Site {
+    /// Serves an `http` block's text, in which `{listen}` is the address of its one listening socket, and the other
+    /// names are the caller's.
+    ///
+    /// # Panics
+    /// If the configuration is refused or warned about.
+    #[track_caller]
+    pub fn start(modules: Modules, http: &str, names: &[(&str, String)]) -> Self {
+        let address = free_address();
+        let lines = Arc::new(Lines::default());
+        let generation = compile(modules, 1, &text(http, names, address), Arc::clone(&lines), None);
+        let listener = TcpListener::bind(address).expect("a free address");
+        listener.set_nonblocking(true).expect("a socket option");
+        let socket = ListeningSocket { address: Address::Ip(address), fd: Arc::new(listener.into()) };
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let mut site = Self {
+            address,
+            modules,
+            runtime,
+            worker: Some(Worker::new()),
+            sockets: vec![socket],
+            generation,
+            lines,
+        };
+        site.publish();
+        site
+    }
+
+    fn publish(&mut self) {
+        let worker = self.worker.as_mut().expect("a site has its worker until it is dropped");
+        let published = worker.publish(&self.generation, &self.sockets, 1);
+        self.runtime.block_on(published).expect("a reactor thread");
+    }
+
+    /// Serves by another configuration from now on, as after a reload.
+    ///
+    /// # Panics
+    /// If the configuration is refused or warned about.
+    #[track_caller]
+    pub fn reload(&mut self, http: &str, names: &[(&str, String)]) {
+        let before = Arc::clone(&self.generation);
+        let text = text(http, names, self.address);
+        let number = before.number + 1;
+        self.generation = compile(self.modules, number, &text, Arc::clone(&self.lines), Some(before));
+        self.publish();
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The messages logged so far, without time, connection and context.
+    pub fn log(&self) -> Vec<String> {
+        let lines = self.lines.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.iter().map(|line| message(line)).collect()
+    }
+
+    /// Plays a conversation over a socket pair on a thread of its own reactor, with a clock that the script moves.
+    /// Gives back all that was received.
+    ///
+    /// # Panics
+    /// If something that the script expects does not come.
+    #[track_caller]
+    pub fn talk(&self, script: &[Say<'_>]) -> String {
+        Talk::over(&self.generation, script)
+    }
+
+    /// Stops as a worker does that is told to quit: waits until all connections have ended.
+    pub fn quit(mut self) {
+        if let Some(worker) = self.worker.take() {
+            self.runtime.block_on(worker.quit());
+        }
+    }
+}
+
+fn text(http: &str, names: &[(&str, String)], address: SocketAddr) -> String {
+    let http = filled(http, names);
+    format!("events {{}} http {{ {} }}", filled(&http, &[("listen", address.to_string())]))
+}
+
+#[derive(Default)]
+pub(crate) struct Lines(Mutex<Vec<String>>);
+
+impl Sink for Lines {
+    fn write(&self, _: Level, line: &[u8]) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.push(String::from_utf8_lossy(line).into_owned());
+    }
+}
+
+fn message(line: &str) -> String {
+    let message = line.split_once(": *").and_then(|(_, rest)| rest.split_once(' ')).map_or(line, |(_, m)| m);
+    message.split(", client: ").next().unwrap_or_default().trim_end().to_owned()
+}
+
+#[track_caller]
+fn compile(
+    modules: Modules,
+    number: u64,
+    text: &str,
+    lines: Arc<Lines>,
+    before: Option<Arc<Generation>>,
+) -> Arc<Generation> {
+    let machine = Machine(Memory::new().with("/conf/nginx.conf", text.to_owned()));
+    let ast = weir_syntax::parse(&machine, b"/conf/nginx.conf", b"/conf/", None);
+    let mut http: Vec<&dyn AnyModule> = vec![&HttpCore, &HttpUpstream];
+    http.extend(modules.http.iter().map(|m| *m as &dyn AnyModule));
+    let upstream: Vec<_> = modules.upstream.iter().map(|m| *m as &dyn AnyModule).collect();
+    let installed: Vec<_> = modules.upstream.iter().chain(modules.http).copied().collect();
+    let builtin = |name: &str| {
+        let own = find_builtin(&installed, name).map(|v| Builtin { changeable: v.set.is_some() });
+        own.or_else(|| find_family(&installed, name).map(|_| Builtin { changeable: false }))
+    };
+    let dialect =
+        Dialect { core: weir_ir::core::MODULES, http: &http, upstream: &upstream, builtin: &builtin };
+    let prefixes = Prefixes {
+        prefix: "/".into(),
+        conf: "/conf/".into(),
+        access_log: "/access.log".into(),
+        ..Prefixes::default()
+    };
+    let (program, told) = weir_ir::lower(&ast, &prefixes, &dialect, &machine);
+    let told: Vec<_> = told.iter().map(|d| String::from_utf8_lossy(&d.message).into_owned()).collect();
+    assert_eq!(told, Vec::<String>::new(), "{text}");
+    let log =
+        Log::new("weir", vec![Output { level: Level::Info, target: Target::Sink(lines as Arc<dyn Sink>) }]);
+    // Access logs go nowhere.
+    let resources = Resources { files: HashMap::new(), log, before };
+    match Generation::compile(number, &program, &installed, resources) {
+        Ok(generation) => Arc::new(generation),
+        Err(faults) => panic!("{}", String::from_utf8_lossy(&faults[0].message)),
+    }
+}
+
+/// A machine without files, on which only `localhost` has an address.
+struct Machine(Memory);
+
+impl Files for Machine {
+    fn read(&self, path: &[u8]) -> io::Result<Arc<[u8]>> {
+        self.0.read(path)
+    }
+
+    fn glob(&self, pattern: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        self.0.glob(pattern)
+    }
+}
+
+impl World for Machine {
+    fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        match host {
+            "localhost" => Ok(vec![IpAddr::from([127, 0, 0, 1])]),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn hostname(&self) -> String {
+        "machine".into()
+    }
+
+    fn user(&self, _: &str) -> io::Result<(u32, u32)> {
+        Ok((1, 1))
+    }
+
+    fn group(&self, _: &str) -> io::Result<u32> {
+        Ok(1)
+    }
+
+    fn privileged(&self) -> bool {
+        false
+    }
+}

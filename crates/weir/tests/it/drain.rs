@@ -1,0 +1,217 @@
+//! How it ends: QUIT, TERM, a worker that dies, logs that are rotated, and running without a master or privileges.
+
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use weir_testkit::{Client, Folder, Gate, Origin, Server, Socket, until};
+
+use crate::{Test, executable};
+
+pub const TESTS: &[Test] = &[
+    ("quit_waits_for_what_is_open", quit_waits_for_what_is_open),
+    ("quit_lets_a_request_end", quit_lets_a_request_end),
+    ("term_ends_at_once", term_ends_at_once),
+    ("a_killed_worker_costs_no_connection", a_killed_worker_costs_no_connection),
+    ("logs_are_reopened_after_their_rotation", logs_are_reopened_after_their_rotation),
+    ("it_serves_without_a_master", it_serves_without_a_master),
+    ("it_serves_without_privileges", it_serves_without_privileges),
+];
+
+const CONF: &str = "
+    {main}
+    error_log logs/error.log info;
+    events {}
+    http {
+        access_log logs/access.log;
+        server {
+            listen {listen};
+            location / { return 200 '{text}'; }
+            location /proxied { proxy_pass http://{origin}; }
+            location /tunnel {
+                proxy_pass http://{origin};
+                proxy_http_version 1.1;
+                proxy_set_header Upgrade $http_upgrade;
+                proxy_set_header Connection upgrade;
+            }
+        }
+    }";
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+
+fn names(origin: &Origin, main: &str, text: &str) -> [(&'static str, String); 3] {
+    [("origin", origin.address().to_string()), ("main", main.into()), ("text", text.into())]
+}
+
+fn start(origin: &Origin) -> Server {
+    Server::start(&executable(), CONF, &names(origin, "", "here"))
+}
+
+#[track_caller]
+fn asked(server: &Server) -> String {
+    Client::connect(server.address()).ask(GET).text()
+}
+
+#[track_caller]
+fn refused(server: &Server) {
+    until("connections are refused", || Client::try_connect(server.address()).is_err());
+}
+
+fn quit_waits_for_what_is_open() {
+    let origin = Origin::echoing();
+    let mut server = start(&origin);
+    let mut tunnel = Socket::connect(server.address(), "/tunnel");
+    tunnel.echo_of("before");
+    let mut idle = Client::connect(server.address());
+    assert_eq!(idle.ask(GET).text(), "here");
+    server.signal(Signal::SIGQUIT);
+    idle.closed();
+    refused(&server);
+    assert!(server.runs());
+    tunnel.echo_of("after");
+    tunnel.close();
+    assert_eq!(server.exit().code(), Some(0));
+    assert!(!server.folder().path().join("logs/nginx.pid").exists());
+}
+
+fn quit_lets_a_request_end() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::start(move |visit| {
+        visit.request()?;
+        held.wait();
+        visit.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+    });
+    let mut server = start(&origin);
+    let mut client = Client::connect(server.address());
+    client.send("GET /proxied HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    origin.visited(1);
+    server.signal(Signal::SIGQUIT);
+    refused(&server);
+    assert!(server.runs());
+    gate.open();
+    let response = client.response();
+    assert_eq!((response.status, response.text().as_str()), (200, "late"));
+    assert_eq!(response.header("Connection"), Some("close"));
+    client.closed();
+    assert_eq!(server.exit().code(), Some(0));
+}
+
+fn term_ends_at_once() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let origin = Origin::echoing();
+        let mut server = start(&origin);
+        let mut tunnel = Socket::connect(server.address(), "/tunnel");
+        tunnel.echo_of("before");
+        server.signal(signal);
+        assert!(tunnel.try_receive().is_err());
+        assert_eq!(server.exit().code(), Some(0));
+        refused(&server);
+    }
+}
+
+fn a_killed_worker_costs_no_connection() {
+    let origin = Origin::echoing();
+    let server = start(&origin);
+    for _ in 0..3 {
+        let worker = server.worker();
+        let state = |letter: &str| {
+            let stat = std::fs::read_to_string(format!("/proc/{worker}/stat")).unwrap_or_default();
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(letter))
+        };
+        // Stopped first, so that whoever connects now is certainly not accepted by it.
+        kill(Pid::from_raw(worker), Signal::SIGSTOP).expect("the worker is there");
+        until("the worker is stopped", || state("T"));
+        let mut waiting: Vec<_> = (0..20).map(|_| Client::connect(server.address())).collect();
+        for client in &mut waiting {
+            client.send(GET);
+        }
+        kill(Pid::from_raw(worker), Signal::SIGKILL).expect("the worker is there");
+        for client in &mut waiting {
+            assert_eq!(client.response().text(), "here");
+        }
+        assert_ne!(server.worker(), worker);
+        server.logged(&format!("worker process {worker} exited on signal 9"));
+    }
+}
+
+fn logs_are_reopened_after_their_rotation() {
+    let origin = Origin::echoing();
+    let server = start(&origin);
+    let ask = |path: &str| {
+        Client::connect(server.address()).ask(format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"));
+    };
+    ask("/first");
+    let folder = server.folder();
+    until("the first line", || folder.read("logs/access.log").contains("GET /first "));
+    let owner = |name: &str| std::fs::metadata(folder.path().join(name)).map(|m| m.uid()).ok();
+    for name in ["access.log", "error.log"] {
+        let path = folder.path().join("logs").join(name);
+        std::fs::rename(&path, path.with_extension("1")).expect("the log is there");
+    }
+    // Without the signal the old files go on.
+    ask("/second");
+    until("the second line", || folder.read("logs/access.1").contains("GET /second "));
+    server.signal(Signal::SIGUSR1);
+    until("the logs are back", || owner("logs/access.log").is_some() && owner("logs/error.log").is_some());
+    // Both processes write to the new ones in the end; what comes in between may still go to the old.
+    until("a line in the new log", || {
+        ask("/third");
+        folder.read("logs/access.log").contains("GET /third ")
+    });
+    let old = folder.read("logs/access.1");
+    ask("/fourth");
+    until("the last line", || folder.read("logs/access.log").contains("GET /fourth "));
+    assert_eq!(folder.read("logs/access.1"), old);
+    assert!(!old.contains("/fourth"));
+}
+
+fn it_serves_without_a_master() {
+    let origin = Origin::echoing();
+    let main = "master_process off;";
+    let mut server = Server::start(&executable(), CONF, &names(&origin, main, "old"));
+    assert_eq!(asked(&server), "old");
+    assert_eq!(server.workers(), []);
+    let mut tunnel = Socket::connect(server.address(), "/tunnel");
+    tunnel.echo_of("before");
+    server.configure(CONF, &names(&origin, main, "new"));
+    server.signal(Signal::SIGHUP);
+    until("the reload has taken effect", || asked(&server) == "new");
+    tunnel.echo_of("after a reload");
+    server.signal(Signal::SIGQUIT);
+    refused(&server);
+    tunnel.echo_of("after the end began");
+    tunnel.close();
+    assert_eq!(server.exit().code(), Some(0));
+}
+
+fn it_serves_without_privileges() {
+    const NOBODY: u32 = 65534;
+    let origin = Origin::echoing();
+    // Nobody may not be able to reach the executable where it was built.
+    let copy = Folder::new(&[]);
+    let program = copy.path().join("nginx");
+    std::fs::copy(executable(), &program).expect("a copy of the executable");
+    let root = nix::unistd::geteuid().is_root();
+    let program = program.display().to_string();
+    let names = names(&origin, "user nobody;", "here");
+    let server = Server::start_as(&program, CONF, &names, |command, folder| {
+        if root {
+            command.uid(NOBODY).gid(NOBODY);
+            for path in [folder.path().to_owned(), folder.path().join("logs")] {
+                chown(path, Some(NOBODY), Some(NOBODY)).expect("a folder for nobody");
+            }
+        }
+    });
+    assert_eq!(asked(&server), "here");
+    let owner = |pid: i32| std::fs::metadata(format!("/proc/{pid}")).expect("the process").uid();
+    let expected = if root { NOBODY } else { nix::unistd::geteuid().as_raw() };
+    assert_eq!((owner(server.pid()), owner(server.worker())), (expected, expected));
+    let warning = "nginx: [warn] the \"user\" directive makes sense only if the master process runs with super-user \
+                   privileges, ignored in ";
+    assert!(server.output().contains(warning), "{}", server.output());
+    server.signal(Signal::SIGHUP);
+    server.logged("signal 1 (SIGHUP) received from ");
+    assert_eq!(asked(&server), "here");
+}

@@ -1,0 +1,173 @@
+//! HTTP/1.1 as a client sees it: pipelining, bodies, limits, and clients that are too slow.
+
+use weir_testkit::{Client, Modules, Origin, Say, Server, Site, requests};
+
+use crate::{Test, executable};
+
+pub const TESTS: &[Test] = &[
+    ("pipelined_requests_are_answered_in_order", pipelined_requests_are_answered_in_order),
+    ("a_chunked_body_arrives_whole", a_chunked_body_arrives_whole),
+    ("a_client_that_expects_is_told_to_continue", a_client_that_expects_is_told_to_continue),
+    ("what_is_too_large_is_refused", what_is_too_large_is_refused),
+    ("a_slow_head_is_timed_out", a_slow_head_is_timed_out),
+    ("a_slow_body_is_timed_out", a_slow_body_is_timed_out),
+    ("an_idle_connection_is_closed", an_idle_connection_is_closed),
+];
+
+const CONF: &str = "
+    error_log logs/error.log info;
+    events {}
+    http {
+        server {
+            listen {listen};
+            client_max_body_size 1k;
+            location / { proxy_pass http://{origin}; }
+            location /local { return 200 'local'; }
+        }
+    }";
+
+fn start(origin: &Origin) -> Server {
+    Server::start(&executable(), CONF, &[("origin", origin.address().to_string())])
+}
+
+fn pipelined_requests_are_answered_in_order() {
+    let origin = Origin::saying("proxied");
+    let server = start(&origin);
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    let post = "POST /b HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nhello";
+    let pipeline = [&get("/a"), post, &get("/local"), &get("/c")].concat();
+    // All at once, and byte by byte.
+    for size in [pipeline.len(), 1] {
+        let mut client = Client::connect(server.address());
+        for piece in pipeline.as_bytes().chunks(size) {
+            client.send(piece);
+        }
+        for expected in ["proxied", "proxied", "local", "proxied"] {
+            let response = client.response();
+            assert_eq!((response.status, response.text().as_str()), (200, expected));
+        }
+    }
+    let heard: Vec<_> = requests(&origin.received().concat());
+    let lines: Vec<_> = heard.iter().map(|r| r.split(' ').nth(1).unwrap_or_default()).collect();
+    assert_eq!(lines, ["/a", "/b", "/c", "/a", "/b", "/c"]);
+}
+
+fn a_chunked_body_arrives_whole() {
+    let origin = Origin::saying("got it");
+    let server = start(&origin);
+    let head = "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut client = Client::connect(server.address());
+    let body = "5\r\nhello\r\n1;name=value\r\n \r\n00006\r\nworld!\r\n0\r\nTrailer: x\r\n\r\n";
+    assert_eq!(client.ask(format!("{head}{body}")).text(), "got it");
+    // The connection goes on behind it.
+    assert_eq!(client.ask("GET /local HTTP/1.1\r\nHost: a.example\r\n\r\n").text(), "local");
+    let heard = origin.heard();
+    assert!(heard.ends_with("\r\n\r\nhello world!"), "{heard}");
+    assert!(heard.contains("\r\nContent-Length: 12\r\n"), "{heard}");
+    assert!(!heard.contains("Trailer"), "{heard}");
+}
+
+fn a_client_that_expects_is_told_to_continue() {
+    let origin = Origin::saying("got it");
+    let server = start(&origin);
+    let mut client = Client::connect(server.address());
+    let expecting = |path: &str| {
+        format!("POST {path} HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    };
+    let go_on = client.ask(expecting("/"));
+    assert_eq!((go_on.status, go_on.head.as_str()), (100, "HTTP/1.1 100 Continue\r\n"));
+    assert_eq!(client.ask("hi").text(), "got it");
+    assert!(!origin.heard().contains("Expect"), "{}", origin.heard());
+    // Nobody wants this body, so nobody asks for it.
+    let mut client = Client::connect(server.address());
+    let large = expecting("/").replace("Length: 2", "Length: 2000");
+    assert_eq!(client.ask(large).status, 413);
+}
+
+fn what_is_too_large_is_refused() {
+    let origin = Origin::saying("got it");
+    let server = start(&origin);
+    #[track_caller]
+    fn check(server: &Server, request: &str, status: u16) {
+        let mut client = Client::connect(server.address());
+        client.send(request);
+        let answer = String::from_utf8_lossy(&client.rest()).into_owned();
+        let line = format!("HTTP/1.1 {status} ");
+        assert!(answer.starts_with(&line), "{answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+        assert!(answer.contains("\r\nConnection: close\r\n"), "{answer}");
+    }
+    let long = "x".repeat(9_000);
+    let many = "X-Many: y\r\n".repeat(3_500);
+    check(&server, &format!("GET /{long} HTTP/1.1\r\nHost: a.example\r\n\r\n"), 414);
+    check(&server, &format!("GET / HTTP/1.1\r\nHost: a.example\r\nX-Long: {long}\r\n\r\n"), 400);
+    check(&server, &format!("GET / HTTP/1.1\r\nHost: a.example\r\n{many}\r\n"), 400);
+    let body = "y".repeat(1_025);
+    let post = "POST / HTTP/1.1\r\nHost: a.example\r\n";
+    check(&server, &format!("{post}Content-Length: 1025\r\n\r\n{body}"), 413);
+    check(&server, &format!("{post}Transfer-Encoding: chunked\r\n\r\n401\r\n{body}\r\n0\r\n\r\n"), 413);
+    assert_eq!(origin.heard(), "");
+}
+
+const MODULES: Modules = Modules { http: weir_modules::HTTP, upstream: weir_modules::UPSTREAM };
+
+/// A site with nginx's own timeouts of a minute.
+fn site() -> Site {
+    Site::start(MODULES, "server { listen {listen}; location / { return 200 'here'; } location /p { proxy_pass http://127.0.0.1:1; } }", &[])
+}
+
+const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a.example\r\n";
+
+fn a_slow_head_is_timed_out() {
+    let site = site();
+    // One byte after the other does not buy time: the head as a whole has a minute.
+    let answer = site.talk(&[
+        Say::Send(b"G"),
+        Say::Pass(30_000),
+        Say::Send(b"E"),
+        Say::Pass(29_000),
+        Say::Send(b"T"),
+        Say::Pass(2_000),
+    ]);
+    assert_eq!(answer, "");
+    // In time it is served, however slow it was.
+    let answer = site.talk(&[
+        Say::Pass(59_000),
+        Say::Send(HEAD),
+        Say::Pass(59_000),
+        Say::Send(b"Connection: close\r\n\r\n"),
+        Say::Expect("\r\n\r\nhere"),
+    ]);
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+fn a_slow_body_is_timed_out() {
+    let site = site();
+    let head = b"POST /p HTTP/1.1\r\nHost: a.example\r\nContent-Length: 10\r\n\r\n";
+    let answer = site.talk(&[
+        Say::Send(head),
+        Say::Send(b"12345"),
+        // Each piece has a minute of its own.
+        Say::Pass(50_000),
+        Say::Send(b"678"),
+        Say::Pass(50_000),
+        Say::Send(b"9"),
+        Say::Pass(61_000),
+    ]);
+    assert!(answer.starts_with("HTTP/1.1 408 ") || answer.is_empty(), "{answer}");
+    assert!(site.log().iter().any(|line| line.contains("client timed out")), "{:?}", site.log());
+}
+
+fn an_idle_connection_is_closed() {
+    let site = site();
+    let request = [HEAD, b"\r\n"].concat();
+    let answer = site.talk(&[
+        Say::Send(&request),
+        Say::Expect("\r\n\r\nhere"),
+        Say::Pass(74_000),
+        Say::Send(&request),
+        Say::Expect("\r\n\r\nhere"),
+        Say::Pass(76_000),
+    ]);
+    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 2, "{answer}");
+}

@@ -1,0 +1,162 @@
+//! Peers that fail, that are backups, that have weights.
+
+use std::net::SocketAddr;
+
+use weir_testkit::{Client, Origin, Response, Server, free_address, until};
+
+use crate::{Test, executable};
+
+pub const TESTS: &[Test] = &[
+    ("a_dead_peer_is_asked_once_and_passed_over", a_dead_peer_is_asked_once_and_passed_over),
+    ("a_peer_without_max_fails_is_asked_again", a_peer_without_max_fails_is_asked_again),
+    ("a_failed_peer_is_asked_again_after_its_timeout", a_failed_peer_is_asked_again_after_its_timeout),
+    ("a_backup_answers_only_where_nobody_else_does", a_backup_answers_only_where_nobody_else_does),
+    ("weights_are_smooth", weights_are_smooth),
+    ("without_live_peers_it_is_a_bad_gateway", without_live_peers_it_is_a_bad_gateway),
+    ("a_peer_that_breaks_off_is_replaced", a_peer_that_breaks_off_is_replaced),
+    ("a_request_that_changes_things_is_not_repeated", a_request_that_changes_things_is_not_repeated),
+];
+
+const CONF: &str = "
+    error_log logs/error.log info;
+    events {}
+    http {
+        upstream u { {peers} }
+        server {
+            listen {listen};
+            location / { proxy_pass http://u; }
+        }
+    }";
+
+/// Peers as the configuration has them, `{a}` and so on being their addresses.
+#[track_caller]
+fn start(peers: &str, addresses: &[(&str, SocketAddr)]) -> Server {
+    let mut names = vec![("peers", peers.to_owned())];
+    names.extend(addresses.iter().map(|(name, address)| (*name, address.to_string())));
+    Server::start(&executable(), CONF, &names)
+}
+
+#[track_caller]
+fn get(server: &Server) -> Response {
+    Client::connect(server.address()).ask("GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n")
+}
+
+/// The bodies of that many answers, one after the other.
+#[track_caller]
+fn answers(server: &Server, count: usize) -> String {
+    (0..count).map(|_| get(server).text()).collect()
+}
+
+fn refusals(server: &Server) -> usize {
+    server.log().matches("connect() failed (111: Connection refused) while connecting to upstream").count()
+}
+
+fn a_dead_peer_is_asked_once_and_passed_over() {
+    let live = Origin::saying("b");
+    let server = start("server {a}; server {b};", &[("a", free_address()), ("b", live.address())]);
+    assert_eq!(answers(&server, 8), "bbbbbbbb");
+    assert_eq!(refusals(&server), 1);
+    assert_eq!(server.log().matches("upstream server temporarily disabled while connecting").count(), 1);
+    let server = start("server {a} max_fails=3; server {b};", &[("a", free_address()), ("b", live.address())]);
+    assert_eq!(answers(&server, 12), "bbbbbbbbbbbb");
+    assert_eq!(refusals(&server), 3);
+}
+
+fn a_peer_without_max_fails_is_asked_again() {
+    let live = Origin::saying("b");
+    let server = start("server {a} max_fails=0; server {b};", &[("a", free_address()), ("b", live.address())]);
+    assert_eq!(answers(&server, 8), "bbbbbbbb");
+    assert!(refusals(&server) >= 4, "{}", server.log());
+    assert!(!server.log().contains("temporarily disabled"));
+}
+
+fn a_failed_peer_is_asked_again_after_its_timeout() {
+    let address = free_address();
+    let live = Origin::saying("b");
+    let peers = "server {a} max_fails=1 fail_timeout=1s; server {b};";
+    let server = start(peers, &[("a", address), ("b", live.address())]);
+    assert_eq!(answers(&server, 4), "bbbb");
+    let _back = Origin::start_at(address, |visit| {
+        while visit.request()?.is_some() {
+            visit.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na")?;
+        }
+        Ok(())
+    });
+    until("the peer is asked again", || get(&server).text() == "a");
+    // It is whole again, and has its share.
+    assert_eq!(answers(&server, 8).matches('a').count(), 4);
+}
+
+fn a_backup_answers_only_where_nobody_else_does() {
+    let (live, backup) = (Origin::saying("a"), Origin::saying("b"));
+    let peers = "server {b} backup; server {a};";
+    let server = start(peers, &[("a", live.address()), ("b", backup.address())]);
+    assert_eq!(answers(&server, 4), "aaaa");
+    assert_eq!(backup.connections(), 0);
+    let address = live.address();
+    drop(live);
+    assert_eq!(answers(&server, 4), "bbbb");
+    assert!(Client::try_connect(address).is_err());
+}
+
+fn weights_are_smooth() {
+    let (a, b, c) = (Origin::saying("a"), Origin::saying("b"), Origin::saying("c"));
+    let addresses = [("a", a.address()), ("b", b.address()), ("c", c.address())];
+    #[track_caller]
+    fn check(peers: &str, addresses: &[(&str, SocketAddr)], expected: &str) {
+        let server = start(peers, addresses);
+        assert_eq!(answers(&server, expected.len()), expected, "{peers}");
+    }
+    check("server {a}; server {b}; server {c};", &addresses, "abcabc");
+    check("server {a} weight=3; server {b};", &addresses, "aabaaaba");
+    check("server {a} weight=5; server {b}; server {c};", &addresses, "aabacaaaabacaa");
+    check("server {a} weight=2; server {b} weight=3; server {c} down;", &addresses, "babab");
+}
+
+fn without_live_peers_it_is_a_bad_gateway() {
+    let server = start("server {a}; server {b};", &[("a", free_address()), ("b", free_address())]);
+    assert_eq!(get(&server).status, 502);
+    assert_eq!(refusals(&server), 2);
+    assert_eq!(get(&server).status, 502);
+    assert_eq!(refusals(&server), 2);
+    server.logged("no live upstreams while connecting to upstream");
+    // There is nobody to take the place of a single one, so it is asked each time.
+    let server = start("server {a};", &[("a", free_address())]);
+    assert_eq!((get(&server).status, get(&server).status), (502, 502));
+    assert_eq!(refusals(&server), 2);
+}
+
+/// An origin that reads a request and breaks the connection.
+fn breaking(resets: bool) -> Origin {
+    Origin::start(move |visit| {
+        visit.request()?;
+        if resets {
+            visit.reset_at_end();
+        }
+        Ok(())
+    })
+}
+
+fn a_peer_that_breaks_off_is_replaced() {
+    for resets in [false, true] {
+        let (broken, live) = (breaking(resets), Origin::saying("b"));
+        let server = start("server {a}; server {b};", &[("a", broken.address()), ("b", live.address())]);
+        assert_eq!(answers(&server, 4), "bbbb");
+        assert_eq!(broken.connections(), 1);
+        let reason = if resets {
+            "recv() failed (104: Connection reset by peer) while reading response header from upstream"
+        } else {
+            "upstream prematurely closed connection while reading response header from upstream"
+        };
+        assert_eq!(server.log().matches(reason).count(), 1, "{}", server.log());
+    }
+}
+
+fn a_request_that_changes_things_is_not_repeated() {
+    let (broken, live) = (breaking(false), Origin::saying("b"));
+    let server = start("server {a}; server {b};", &[("a", broken.address()), ("b", live.address())]);
+    let post = "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\n\r\nhi";
+    assert_eq!(Client::connect(server.address()).ask(post).status, 502);
+    assert_eq!(live.connections(), 0);
+    assert!(broken.heard().ends_with("\r\n\r\nhi"));
+}

@@ -1,0 +1,194 @@
+//! Tunnels: messages of all sizes both ways, ends of stream, and a side that does not read.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use weir_testkit::{Client, Gate, Message, Origin, Server, Socket, Visit};
+
+use crate::{Test, executable};
+
+pub const TESTS: &[Test] = &[
+    ("messages_of_all_sizes_pass_both_ways", messages_of_all_sizes_pass_both_ways),
+    ("the_end_of_one_side_comes_after_all_its_bytes", the_end_of_one_side_comes_after_all_its_bytes),
+    ("a_client_that_does_not_read_is_not_buffered_for", a_client_that_does_not_read_is_not_buffered_for),
+    ("an_origin_that_does_not_read_is_not_buffered_for", an_origin_that_does_not_read_is_not_buffered_for),
+];
+
+const CONF: &str = "
+    error_log logs/error.log info;
+    events {}
+    http {
+        server {
+            listen {listen} {tls};
+            ssl_certificate {certs}/example.com.crt;
+            ssl_certificate_key {certs}/example.com.key;
+            location / {
+                proxy_pass http://{origin};
+                proxy_http_version 1.1;
+                proxy_set_header Upgrade $http_upgrade;
+                proxy_set_header Connection upgrade;
+            }
+        }
+    }";
+
+#[track_caller]
+fn start(origin: &Origin, tls: bool) -> Server {
+    let certs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/certs");
+    let tls = if tls { "ssl" } else { "" };
+    let names = [("origin", origin.address().to_string()), ("certs", certs.into()), ("tls", tls.into())];
+    Server::start(&executable(), CONF, &names)
+}
+
+fn messages_of_all_sizes_pass_both_ways() {
+    let origin = Origin::echoing();
+    for tls in [false, true] {
+        let server = start(&origin, tls);
+        let mut socket = if tls {
+            Socket::connect_tls(server.address(), "/")
+        } else {
+            Socket::connect(server.address(), "/")
+        };
+        for size in [0, 1, 125, 126, 127, 16_383, 16_384, 65_535, 65_536, 1 << 20, 16 << 20] {
+            let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            socket.send(bytes.clone());
+            let back = socket.receive();
+            assert!(back == Message::binary(bytes), "{size} bytes came back as {}", back.len());
+        }
+        socket.send(Message::Ping(vec![1, 2].into()));
+        assert_eq!(socket.receive(), Message::Pong(vec![1, 2].into()));
+        socket.close();
+    }
+}
+
+const UPGRADE: &str = "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: upgrade\r\nUpgrade: raw\r\n\r\n";
+const SWITCHING: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: raw\r\n\r\n";
+
+/// Answers the upgrade; what follows are bytes.
+fn upgraded(visit: &mut Visit) -> io::Result<()> {
+    visit.head()?;
+    visit.send(SWITCHING)
+}
+
+#[track_caller]
+fn upgrade(server: &Server) -> Client {
+    let mut client = Client::connect(server.address());
+    assert_eq!(client.ask(UPGRADE).status, 101);
+    client
+}
+
+fn the_end_of_one_side_comes_after_all_its_bytes() {
+    let bytes: Vec<u8> = (0..3_000_000).map(|at| (at % 251) as u8).collect();
+    let sent = Arc::new(bytes);
+    let to_send = Arc::clone(&sent);
+    let downwards = Origin::start(move |visit| {
+        upgraded(visit)?;
+        visit.send(&*to_send)?;
+        visit.finish()?;
+        visit.stall()
+    });
+    let server = start(&downwards, false);
+    assert!(upgrade(&server).rest() == *sent);
+
+    let ended = Gate::default();
+    let gate = ended.clone();
+    let upwards = Origin::start(move |visit| {
+        upgraded(visit)?;
+        visit.stall()?;
+        gate.open();
+        Ok(())
+    });
+    let server = start(&upwards, false);
+    let mut client = upgrade(&server);
+    client.send(&*sent).finish();
+    ended.wait();
+    let received = upwards.received().concat();
+    let start = received.len() - sent.len();
+    assert!(received[start..] == *sent);
+    client.closed();
+}
+
+/// How much is offered to a side that does not read.
+const FLOOD: usize = 96 << 20;
+/// What kernel buffers on the way may hold; a proxy that buffers would take all of [`FLOOD`].
+const IN_FLIGHT: usize = FLOOD / 2;
+/// By how many bytes a worker may grow meanwhile.
+const GROWTH: usize = 4 << 20;
+/// Without any byte taken for so long, nobody takes one.
+const STANDSTILL: Duration = Duration::from_millis(700);
+
+/// Sends until nothing goes any more; gives back how much went.
+fn flood(mut stream: &std::net::TcpStream) -> io::Result<usize> {
+    let chunk = vec![b'x'; 65_536];
+    let before = stream.write_timeout()?;
+    stream.set_write_timeout(Some(STANDSTILL))?;
+    let mut sent = 0;
+    while sent < FLOOD {
+        match stream.write(&chunk) {
+            Ok(written) => sent += written,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => break,
+            Err(e) => return Err(e),
+        }
+    }
+    stream.set_write_timeout(before)?;
+    Ok(sent)
+}
+
+/// Anonymous memory of a process, in bytes.
+fn memory(pid: i32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("its memory");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("kilobytes") << 10
+}
+
+#[track_caller]
+fn check_flood(sent: usize, before: usize, after: usize) {
+    assert!(sent < IN_FLIGHT, "{sent} bytes went to a side that does not read");
+    assert!(after < before + GROWTH, "{before} bytes of memory became {after}");
+}
+
+fn a_client_that_does_not_read_is_not_buffered_for() {
+    let (sent, stands) = (Arc::new(AtomicUsize::new(0)), Gate::default());
+    let (count, gate) = (Arc::clone(&sent), stands.clone());
+    let origin = Origin::start(move |visit| {
+        upgraded(visit)?;
+        count.store(flood(visit.tcp())?, Ordering::SeqCst);
+        gate.open();
+        visit.finish()?;
+        visit.stall()
+    });
+    let server = start(&origin, false);
+    let before = memory(server.worker());
+    let mut client = upgrade(&server);
+    stands.wait();
+    let sent = sent.load(Ordering::SeqCst);
+    check_flood(sent, before, memory(server.worker()));
+    assert_eq!(client.rest().len(), sent);
+}
+
+fn an_origin_that_does_not_read_is_not_buffered_for() {
+    let (read, total) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
+    let (gate, count) = (read.clone(), Arc::clone(&total));
+    let origin = Origin::start(move |visit| {
+        upgraded(visit)?;
+        gate.wait();
+        let mut chunk = vec![0; 65_536];
+        loop {
+            match visit.tcp().read(&mut chunk)? {
+                0 => return visit.tcp().shutdown(Shutdown::Write),
+                read => count.fetch_add(read, Ordering::SeqCst),
+            };
+        }
+    });
+    let server = start(&origin, false);
+    let before = memory(server.worker());
+    let mut client = upgrade(&server);
+    let sent = flood(client.tcp()).expect("bytes to the server");
+    check_flood(sent, before, memory(server.worker()));
+    client.finish();
+    read.open();
+    client.closed();
+    assert_eq!(total.load(Ordering::SeqCst), sent);
+}
