@@ -150,7 +150,8 @@ impl<M: Module> Directive<M> {
 
 /// A module: what can be written of it. `Main` is kept once, `Scope` at each level.
 pub trait Module: Sync + 'static {
-    /// nginx's name without `ngx_`, `http_` and `_module`, as in the directive table.
+    /// nginx's name without `ngx_` and `_module`, as in the directive table; a module of weir's own is named by its
+    /// directives' prefix.
     const NAME: &'static str;
     type Main: Conf;
     type Scope: Conf;

@@ -18,7 +18,7 @@ pub struct LimitReq;
 type D = Directive<LimitReq>;
 
 impl Module for LimitReq {
-    const NAME: &'static str = "limit_req";
+    const NAME: &'static str = "http_limit_req";
     type Main = Zones;
     type Scope = Limits;
     const DIRECTIVES: &'static [Directive<Self>] = &[

@@ -20,7 +20,7 @@ const HERE: Contexts = Contexts::SERVER.or(Contexts::LOCATION);
 const HASH: &str = "weir's tables size themselves";
 
 impl Module for Referer {
-    const NAME: &'static str = "referer";
+    const NAME: &'static str = "http_referer";
     type Main = ();
     type Scope = Valid;
     const DIRECTIVES: &'static [Directive<Self>] = &[

@@ -72,7 +72,9 @@ fn a_client_that_expects_is_told_to_continue() {
     let server = start(&origin);
     let mut client = Client::connect(server.address());
     let expecting = |path: &str| {
-        format!("POST {path} HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+        )
     };
     let go_on = client.ask(expecting("/"));
     assert_eq!((go_on.status, go_on.head.as_str()), (100, "HTTP/1.1 100 Continue\r\n"));
@@ -113,7 +115,11 @@ const MODULES: Modules = Modules { http: weir_modules::HTTP, upstream: weir_modu
 
 /// A site with nginx's own timeouts of a minute.
 fn site() -> Site {
-    Site::start(MODULES, "server { listen {listen}; location / { return 200 'here'; } location /p { proxy_pass http://127.0.0.1:1; } }", &[])
+    Site::start(
+        MODULES,
+        "server { listen {listen}; location / { return 200 'here'; } location /p { proxy_pass http://127.0.0.1:1; } }",
+        &[],
+    )
 }
 
 const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a.example\r\n";

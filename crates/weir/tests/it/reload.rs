@@ -135,7 +135,8 @@ fn keepalive_clients_lose_no_request_to_reloads() {
             assert_eq!(server.reload().code, Some(0));
             assert_eq!(asked(&server), reload.to_string());
             until("requests go on", || {
-                answers.load(Ordering::SeqCst) > before + 8 || clients.iter().any(|client| client.is_finished())
+                answers.load(Ordering::SeqCst) > before + 8
+                    || clients.iter().any(|client| client.is_finished())
             });
         }
         stop.store(true, Ordering::SeqCst);
@@ -192,7 +193,8 @@ fn a_request_in_flight_ends_on_its_configuration() {
         held.wait();
         visit.send("half")
     });
-    let conf = CONF.replace("proxy_pass http://{origin}; }", "proxy_pass http://{origin}; proxy_buffering off; }");
+    let conf =
+        CONF.replace("proxy_pass http://{origin}; }", "proxy_pass http://{origin}; proxy_buffering off; }");
     let server = Server::start(&executable(), &conf, &names(&origin, "old"));
     let mut client = Client::connect(server.address());
     client.send("GET /proxied HTTP/1.1\r\nHost: a.example\r\n\r\n");
