@@ -600,7 +600,9 @@ impl Exchange {
             if !self.head.request_line().is_empty() {
                 line.quoted("request", self.head.request_line());
             }
-            if let Some(upstream) = self.upstream_states.last().and_then(|state| state.url(&self.upstream_uri)) {
+            if let Some(upstream) =
+                self.upstream_states.last().and_then(|state| state.url(&self.upstream_uri))
+            {
                 line.quoted("upstream", &upstream);
             }
             if let Some(host) = self.header(Known::Host) {
