@@ -56,6 +56,12 @@ pub trait Balance: Send + Sync {
     /// Picks a peer that was not tried; `now` is milliseconds of any steady clock.
     fn pick(&self, x: &Exchange, tried: &mut Tried, now: u64) -> Picked;
     fn done(&self, peer: usize, outcome: Outcome, now: u64);
+
+    /// Whether a peer has failed so often that it is passed over for a while.
+    fn is_disabled(&self, peer: usize) -> bool {
+        let _ = peer;
+        false
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -156,5 +162,11 @@ impl Balance for RoundRobin {
                 }
             }
         }
+    }
+
+    fn is_disabled(&self, index: usize) -> bool {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let max_fails = self.peers[index].max_fails;
+        self.peers.len() > 1 && max_fails > 0 && states[index].fails >= max_fails
     }
 }
