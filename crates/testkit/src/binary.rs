@@ -56,7 +56,8 @@ impl Server {
         write_conf(&folder, address, conf, names);
         let mut command = Command::new(&executable);
         command.args(["-g", "daemon off;", "-p"]).arg(folder.path());
-        let output = std::fs::File::create(folder.path().join("output")).expect("a file in a temporary folder");
+        let output =
+            std::fs::File::create(folder.path().join("output")).expect("a file in a temporary folder");
         let errors = output.try_clone().expect("a descriptor");
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         change(&mut command, &folder);

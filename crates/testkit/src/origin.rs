@@ -165,7 +165,11 @@ impl Visit {
                 return Ok(Some(String::from_utf8_lossy(&request).into_owned()));
             }
             if self.more()? == 0 {
-                return if self.unread.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                return if self.unread.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(io::ErrorKind::UnexpectedEof.into())
+                };
             }
         }
     }

@@ -53,9 +53,8 @@ impl Gate {
     pub fn wait(&self) {
         let (open, changed) = &*self.0;
         let held = open.lock().unwrap_or_else(PoisonError::into_inner);
-        let (held, _) = changed
-            .wait_timeout_while(held, PATIENCE, |open| !*open)
-            .unwrap_or_else(PoisonError::into_inner);
+        let (held, _) =
+            changed.wait_timeout_while(held, PATIENCE, |open| !*open).unwrap_or_else(PoisonError::into_inner);
         assert!(*held, "never: the gate is opened");
     }
 }

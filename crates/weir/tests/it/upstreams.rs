@@ -57,14 +57,16 @@ fn a_dead_peer_is_asked_once_and_passed_over() {
     assert_eq!(answers(&server, 8), "bbbbbbbb");
     assert_eq!(refusals(&server), 1);
     assert_eq!(server.log().matches("upstream server temporarily disabled while connecting").count(), 1);
-    let server = start("server {a} max_fails=3; server {b};", &[("a", free_address()), ("b", live.address())]);
+    let server =
+        start("server {a} max_fails=3; server {b};", &[("a", free_address()), ("b", live.address())]);
     assert_eq!(answers(&server, 12), "bbbbbbbbbbbb");
     assert_eq!(refusals(&server), 3);
 }
 
 fn a_peer_without_max_fails_is_asked_again() {
     let live = Origin::saying("b");
-    let server = start("server {a} max_fails=0; server {b};", &[("a", free_address()), ("b", live.address())]);
+    let server =
+        start("server {a} max_fails=0; server {b};", &[("a", free_address()), ("b", live.address())]);
     assert_eq!(answers(&server, 8), "bbbbbbbb");
     assert!(refusals(&server) >= 4, "{}", server.log());
     assert!(!server.log().contains("temporarily disabled"));
