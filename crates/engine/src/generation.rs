@@ -11,7 +11,7 @@ use weir_ir::core::error_log::{ErrorLog, Target};
 use weir_ir::core::{Events, Main};
 use weir_ir::http::HttpCore;
 use weir_ir::http::listen::{Protocols, Socket};
-use weir_ir::program::{LocationMatch, Origin, Program, ScopeKind};
+use weir_ir::program::{Http, LocationMatch, Origin, Program, ScopeKind};
 use weir_ir::{LocationId, VariableId};
 use weir_syntax::{Diagnostic, Level};
 
@@ -47,6 +47,8 @@ pub struct Generation {
     pub log: Log,
     /// Connections that a thread holds at most, clients and upstreams together.
     pub worker_connections: u64,
+    /// Some `$upstream_http_…` or `$upstream_cookie_…` is used: the headers of upstreams are kept for it.
+    pub(crate) keeps_upstream_headers: bool,
     /// Milliseconds that connections of this generation live on after it was replaced; 0 is no bound.
     pub shutdown_timeout: u64,
     pub(crate) files: HashMap<Arc<str>, Arc<LogFile>>,
@@ -220,6 +222,7 @@ impl Generation {
             slots,
             log,
             worker_connections: events.worker_connections.or(512),
+            keeps_upstream_headers: program.http.as_ref().is_some_and(uses_upstream_headers),
             shutdown_timeout: process.worker_shutdown_timeout.or(0),
             files,
             kept,
@@ -235,6 +238,12 @@ impl Generation {
     pub fn files(&self) -> &HashMap<Arc<str>, Arc<LogFile>> {
         &self.files
     }
+}
+
+fn uses_upstream_headers(http: &Http) -> bool {
+    let ids = (0..http.variables.entries.len()).map(|index| VariableId(index as u32));
+    ids.map(|id| http.variables.name(id))
+        .any(|name| name.starts_with("upstream_http_") || name.starts_with("upstream_cookie_"))
 }
 
 fn with_logs(log: &Log, logs: &[ErrorLog], files: &HashMap<Arc<str>, Arc<LogFile>>) -> Log {

@@ -337,7 +337,7 @@ mod tests {
             build,
             format!(
                 "{version}nginx version: nginx/1.31.4\nbuilt with rustls/aws-lc\nTLS SNI support enabled\n\
-                 configure arguments: --prefix=/etc/nginx --with-stream\n"
+                 configure arguments: --prefix=/usr/share/nginx --with-stream\n"
             )
         );
         let help = version_text(&Options { help: true, ..Options::default() }, "nginx", &[]);
@@ -345,6 +345,6 @@ mod tests {
         assert_eq!(lines[1], "Usage: nginx [-?hvVtTq] [-s signal] [-p prefix]");
         assert_eq!(lines[2], "             [-e filename] [-c filename] [-g directives]");
         assert!(lines.contains(&"  -?,-h         : this help"));
-        assert!(lines.contains(&"  -p prefix     : set prefix path (default: /etc/nginx/)"));
+        assert!(lines.contains(&"  -p prefix     : set prefix path (default: /usr/share/nginx/)"));
     }
 }

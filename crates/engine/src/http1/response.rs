@@ -424,7 +424,7 @@ impl Head {
     }
 
     /// Where the body ends, given the request it answers (RFC 9112 section 6.3). A 101 to a request that asked for no upgrade
-    /// is the caller's to refuse.
+    /// is for the caller to tell apart.
     pub fn framing(&self, to_head: bool) -> Framing {
         match (self.now.status, self.now.content_length) {
             (101, _) => Framing::Tunnel,

@@ -227,7 +227,7 @@ impl Source for UpstreamBody {
         if let Some(state) = x.upstream_states.get_mut(self.state) {
             state.response_time = Some(now.saturating_sub(self.asked));
             state.bytes_received += self.received;
-            state.response_length = x.body_sent;
+            state.response_length = self.received;
         }
         match failure {
             Some(Failure::Closed) => {

@@ -16,10 +16,10 @@ use super::body::{Left, Line, UpstreamBody, keep};
 use super::{PeerGuard, Upstream, UpstreamState};
 use crate::contract::Flow;
 use crate::http::exchange::Tunnel;
-use crate::http::{Body, Exchange, Response, special};
-use crate::http1::Method;
+use crate::http::{Body, Exchange, Headers, Response, special};
 use crate::http1::body::{ChunkHead, Decoder, LAST_CHUNK};
 use crate::http1::response::{Framing, Head, Parsed};
+use crate::http1::{Known, Method};
 use crate::io::{Block, Buf, ConnectCall, ConnectOptions, Io, connect, scratch};
 use crate::timer::Timer;
 use crate::tunnel;
@@ -243,6 +243,7 @@ impl Asking<'_> {
                 return self.no_live_upstreams(x);
             };
             self.tries = self.tries.saturating_sub(1);
+            x.upstream_headers = None;
             x.upstream_states.push(UpstreamState {
                 peer: Some(Arc::clone(&self.target.group.peers[peer].text)),
                 scheme: self.target.scheme,
@@ -599,6 +600,13 @@ impl Asking<'_> {
                     state.status = head.status();
                     state.bytes_received -= raw.len() as u64;
                 }
+                if x.generation.keeps_upstream_headers {
+                    let mut headers = Headers::default();
+                    for field in head.fields() {
+                        headers.push_known(field.known, head.get(field.name), head.get(field.value));
+                    }
+                    x.upstream_headers = Some(headers);
+                }
                 Ok(Answered { head, block, raw, headless: false })
             }
             Read::Headless(mut block, raw) => {
@@ -647,6 +655,12 @@ impl Asking<'_> {
                 }
             }
             if settings.intercept_errors && x.location().core.error_pages.iter().any(|p| p.code == status) {
+                if status == 401 {
+                    // The page may be ours, but how to get in is the upstream's to say.
+                    for field in head.fields().iter().filter(|f| f.known == Known::WwwAuthenticate) {
+                        x.answer_headers.push(head.get(field.name), head.get(field.value));
+                    }
+                }
                 self.target.group.balance.done(attempt.peer, Outcome::Success, now);
                 return Ok(Flow::Answer(status));
             }
@@ -658,6 +672,11 @@ impl Asking<'_> {
         let mut response = self.protocol.response(x, head);
         let to_head = x.method == Method::Head;
         let framing = head.framing(to_head);
+        if framing == Framing::Tunnel && x.header(Known::Upgrade).is_none() {
+            // Nobody asked for another protocol, so nobody speaks it: the connections end with this head.
+            response.close = true;
+            return Ok(Flow::Respond(Box::new(response)));
+        }
         if framing == Framing::Tunnel {
             let read = block.as_ref().map_or(&[][..], |b| &b[raw]);
             let tunnel = Tunnel {

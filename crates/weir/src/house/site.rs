@@ -14,6 +14,7 @@ use weir_ir::Program;
 use weir_ir::core::Main;
 use weir_ir::core::error_log::Target;
 use weir_ir::core::main::{Process, Workers};
+use weir_ir::http::HttpCore;
 use weir_ir::http::listen::{Keepalive, Socket, sockets};
 use weir_syntax::{Ast, Diagnostic, FileId, render};
 
@@ -94,6 +95,7 @@ impl Site for Configuration {
             listens: listens(&program, threads(&process)),
             logs: program.open_files.iter().map(|f| PathBuf::from(&*f.path)).collect(),
             error_logs: error_logs(&process),
+            keeps_stderr: keeps_stderr(&program),
             pid: process.pid.get().map_or_else(|| self.pid.clone(), |path| PathBuf::from(&**path)),
             identity,
             env: process.env.iter().map(|e| e.as_bytes().to_vec()).collect(),
@@ -126,6 +128,13 @@ fn error_logs(process: &Process) -> Vec<(Level, ErrorLog)> {
         (l.level, place)
     };
     process.error_logs.iter().map(log).collect()
+}
+
+fn keeps_stderr(program: &Program) -> bool {
+    let process = program.main.main::<Main>();
+    let scopes = program.http.iter().flat_map(|http| &http.scopes);
+    let of_scopes = scopes.flat_map(|scope| scope.confs.get::<HttpCore>().error_logs.clone());
+    process.error_logs.iter().cloned().chain(of_scopes).any(|log| log.target == Target::Stderr)
 }
 
 /// Compiles for the sake of the errors that only compiling finds; the worker compiles again for use.

@@ -40,6 +40,8 @@ pub struct Plan {
     pub logs: Vec<PathBuf>,
     /// The `error_log` directives of the main context, which the master writes to.
     pub error_logs: Vec<(Level, ErrorLog)>,
+    /// An `error_log` of any level is standard error, which then stays what it was at start.
+    pub keeps_stderr: bool,
     /// `pid`, absolute.
     pub pid: PathBuf,
     /// What workers become.
@@ -132,7 +134,7 @@ impl Prepared {
 
     /// Whether standard error is a log itself.
     pub fn logs_to_stderr(&self) -> bool {
-        self.plan.error_logs.iter().any(|(_, place)| matches!(place, ErrorLog::Stderr))
+        self.plan.keeps_stderr
     }
 
     /// Whether a worker of `other` can load this without being started anew.
@@ -237,6 +239,7 @@ mod tests {
             listens: Vec::new(),
             logs: vec![folder.path("access.log"), path.clone()],
             error_logs: vec![(Level::Notice, ErrorLog::File(path))],
+            keeps_stderr: false,
             pid: folder.path("pid"),
             identity: Identity::default(),
             env: Vec::new(),

@@ -7,6 +7,7 @@
 //! The other tests start weir itself, or the executable that `WEIR_EXECUTABLE` names: with nginx there, what is expected
 //! of weir's HTTP is checked against the reference.
 
+mod demo;
 mod drain;
 mod http1;
 mod processes;
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
     nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
     let filters: Vec<&String> =
         arguments.iter().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let all: [&[Test]; 7] = [
+    let all: [&[Test]; 8] = [
         processes::TESTS,
         reload::TESTS,
         drain::TESTS,
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         websocket::TESTS,
         http1::TESTS,
         smuggling::TESTS,
+        demo::TESTS,
     ];
     let chosen =
         |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));

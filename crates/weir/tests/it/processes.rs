@@ -43,6 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Looks again and again until something is so; the deadline is only for failing tests.
 #[track_caller]
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    #[expect(clippy::disallowed_methods, reason = "real processes run on real time")]
     let start = SystemTime::now();
     while !is_so() {
         assert!(start.elapsed().unwrap() < PATIENCE, "never: {what}");

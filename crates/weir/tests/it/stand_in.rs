@@ -31,6 +31,7 @@ impl Site for Folder {
             listens: Vec::new(),
             logs: vec![path.clone()],
             error_logs: vec![(Level::Notice, ErrorLog::File(path))],
+            keeps_stderr: false,
             pid: self.0.join("pid"),
             identity: Identity::default(),
             env: Vec::new(),

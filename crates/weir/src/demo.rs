@@ -1,4 +1,0 @@
-//! To come.
-pub fn run(_: bool) -> i32 {
-    1
-}
