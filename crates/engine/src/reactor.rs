@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::pin::Pin;
 use std::net::IpAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 
 use crate::generation::Generation;
+use crate::http::exchange::Parts;
 use crate::http1::response;
 use crate::io::Address;
 use crate::timer::{Clock, Timers};
@@ -49,11 +51,15 @@ pub struct Reactor {
     pub counters: Arc<Counters>,
     pub pools: Pools,
     /// Heads of upstream responses that wait for their next use.
-    heads: RefCell<Vec<response::Head>>,
+    heads: RefCell<Vec<Box<response::Head>>>,
+    /// Memory of exchanges that ended.
+    parts: RefCell<Vec<Parts>>,
 }
 
 /// Heads that a thread keeps.
-const HEADS: usize = 32;
+const HEADS: usize = 64;
+/// Exchanges whose memory a thread keeps.
+const EXCHANGES: usize = 64;
 
 /// A connection's place in the list of those that have to be told of reloads and of the end.
 #[derive(Default)]
@@ -100,9 +106,9 @@ impl Idle {
         self.ended.get()
     }
 
-    /// Runs a part of the connection's work; `None` where its time was over before that was done.
-    pub async fn bounded<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        let mut work = std::pin::pin!(work);
+    /// Runs a part of the connection's work; `None` where its time was over before that was done. The work is pinned
+    /// by the caller, so that it need not be moved.
+    pub async fn bounded<T>(&self, mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         std::future::poll_fn(|cx| {
             if self.is_ended() {
                 return Poll::Ready(None);
@@ -130,6 +136,7 @@ impl Reactor {
             counters,
             pools: Pools::default(),
             heads: RefCell::default(),
+            parts: RefCell::default(),
         })
     }
 
@@ -138,15 +145,27 @@ impl Reactor {
     }
 
     /// A head to parse an upstream's answer with.
-    pub(crate) fn take_head(&self) -> response::Head {
+    pub(crate) fn take_head(&self) -> Box<response::Head> {
         self.heads.borrow_mut().pop().unwrap_or_default()
     }
 
-    pub(crate) fn put_head(&self, mut head: response::Head) {
+    pub(crate) fn put_head(&self, mut head: Box<response::Head>) {
         let mut heads = self.heads.borrow_mut();
         if heads.len() < HEADS {
             head.reset();
             heads.push(head);
+        }
+    }
+
+    /// Memory for an exchange.
+    pub(crate) fn take_parts(&self) -> Parts {
+        self.parts.borrow_mut().pop().unwrap_or_default()
+    }
+
+    pub(crate) fn put_parts(&self, parts: Parts) {
+        let mut all = self.parts.borrow_mut();
+        if all.len() < EXCHANGES {
+            all.push(parts);
         }
     }
 

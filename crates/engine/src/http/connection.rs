@@ -4,6 +4,7 @@ use std::any::Any;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,11 +68,20 @@ pub async fn serve_from(
         plain_on_tls: start.plain_on_tls,
         listener,
         reactor,
-        head: Head::new(),
-        client: Some(client),
-        announced: false,
     };
-    while state.request().await {}
+    let mut x = Box::new(Exchange::new(
+        Rc::clone(&state.reactor),
+        Arc::clone(&state.served),
+        Rc::clone(&state.connection),
+        client,
+        state.server,
+    ));
+    loop {
+        match state.request(&mut x).await {
+            Ended::KeepAlive => x.end(),
+            ended => return state.close(x, ended).await,
+        }
+    }
 }
 
 /// Counts a connection as in one state for as long as it is.
@@ -100,11 +110,6 @@ struct Serving {
     connection: Rc<Connection>,
     plain_on_tls: bool,
     idle: Rc<Idle>,
-    head: Head,
-    /// Taken while an exchange has it.
-    client: Option<Client>,
-    /// The client was told that the connection ends with this response.
-    announced: bool,
 }
 
 /// How waiting for a request ended.
@@ -124,39 +129,31 @@ enum Refusal {
 }
 
 impl Serving {
-    /// Serves one request; false where the connection is over.
-    async fn request(&mut self) -> bool {
-        let Some(mut client) = self.client.take() else { return false };
+    /// Serves one request; what then becomes of the connection.
+    async fn request(&mut self, x: &mut Exchange) -> Ended {
         let first = self.connection.requests.get() == 0;
-        let pipelined = !client.input.is_empty();
+        let pipelined = !x.client.input.is_empty();
         let started = Cell::new(None);
         let counters = Arc::clone(&self.reactor.counters);
         let waiting = During::new(&counters.waiting);
         let idle = Rc::clone(&self.idle);
-        let arrival = idle.bounded(self.head(&mut client, first, &started)).await;
+        let arrival = idle.bounded(pin!(self.head(x, first, &started))).await;
         drop(waiting);
         let _writing = During::new(&counters.writing);
         self.idle.works();
-        client.timer.clear();
+        x.client.timer.clear();
         let refused = match arrival {
             Some(Arrival::Complete) => None,
             Some(Arrival::Rejected(reject)) => Some(Refusal::Answer(reject)),
-            Some(Arrival::Closed) if self.head.is_empty() => {
-                client.io.farewell();
-                return false;
-            }
+            Some(Arrival::Closed) if x.head.is_empty() => return Ended::Farewell,
             // Of a request that began a line is logged, though nobody is there to be answered.
             Some(Arrival::Closed) => Some(Refusal::Silence(400)),
             // The time of a connection that outlived its generation is up.
-            None => {
-                client.io.farewell();
-                return false;
-            }
+            None => return Ended::Farewell,
             Some(Arrival::Late) => {
                 self.log_client("client timed out", None);
-                if self.head.is_empty() {
-                    self.give_up(client.io);
-                    return false;
+                if x.head.is_empty() {
+                    return self.give_up();
                 }
                 Some(Refusal::Silence(408))
             }
@@ -166,17 +163,9 @@ impl Serving {
         self.connection.requests.set(requests);
         self.reactor.counters.requests.fetch_add(1, Ordering::Relaxed);
         let generation = Arc::clone(&self.served);
-        let found = router::find(&generation, self.connection.address(), self.head.host());
+        let found = router::find(&generation, self.connection.address(), x.head.host());
         let (server, regex) = found.unwrap_or((self.server, None));
-        let head = std::mem::take(&mut self.head);
-        let mut x = Exchange::new(
-            Rc::clone(&self.reactor),
-            Arc::clone(&generation),
-            Rc::clone(&self.connection),
-            client,
-            head,
-            server,
-        );
+        x.begin(&generation, server);
         x.pipelined = pipelined;
         if let Some(started) = started.get() {
             x.started = started;
@@ -186,21 +175,36 @@ impl Serving {
             x.matches(regex, &host);
             x.host = host;
         }
-        let ended = self.exchange(x, refused, server, requests).await;
+        self.exchange(x, refused, server, requests).await
+    }
+
+    /// Ends the connection.
+    async fn close(&mut self, mut x: Box<Exchange>, ended: Ended) {
+        let core = &x.generation.location(x.location).core;
+        let (time, timeout) = (core.lingering_time, core.lingering_timeout);
         match ended {
-            Ended::KeepAlive(client, head) => {
-                self.client = Some(client);
-                self.head = head;
-                self.head.reset();
-                true
+            Ended::Tunnel(tunnel) => start_tunnel(*x, *tunnel, self.idle.end()),
+            Ended::Linger => {
+                x.end();
+                let timers = self.reactor.timers().clone();
+                let idle = Rc::clone(&self.idle);
+                idle.bounded(pin!(x.client.io.linger(&timers, time, timeout))).await;
             }
-            Ended::Over => false,
+            Ended::Farewell => {
+                x.client.io.farewell();
+                x.end();
+            }
+            Ended::Reset => {
+                x.end();
+                x.client.io.reset();
+            }
+            Ended::Over | Ended::KeepAlive => x.end(),
         }
     }
 
     async fn exchange(
         &mut self,
-        mut x: Exchange,
+        x: &mut Exchange,
         refused: Option<Refusal>,
         server: LocationId,
         requests: u64,
@@ -210,21 +214,20 @@ impl Serving {
         let response = match refused {
             Some(Refusal::Silence(status)) => {
                 x.status = status;
-                log(&x);
-                self.give_up(x.client.io);
-                return Ended::Over;
+                log(x);
+                return self.give_up();
             }
             Some(Refusal::Answer(reject)) => {
                 x.log(Level::Info, String::from_utf8_lossy(&reject.message));
                 x.keepalive = false;
-                idle.bounded(phases::refuse(&mut x, reject.status)).await
+                idle.bounded(pin!(phases::refuse(x, reject.status))).await
             }
             None if self.plain_on_tls => {
                 x.log(Level::Info, "client sent plain HTTP request to HTTPS port");
-                idle.bounded(phases::refuse(&mut x, 497)).await
+                idle.bounded(pin!(phases::refuse(x, 497))).await
             }
-            None if let Some(code) = self.unauthorized(&x) => {
-                idle.bounded(phases::refuse(&mut x, code)).await
+            None if let Some(code) = self.unauthorized(x) => {
+                idle.bounded(pin!(phases::refuse(x, code))).await
             }
             None => {
                 let core = &x.generation.location(server).core;
@@ -232,24 +235,24 @@ impl Serving {
                 if requests >= core.keepalive_requests
                     || core.keepalive_timeout == 0
                     || age > core.keepalive_time
-                    || self.is_disabled(&x)
+                    || self.is_disabled(x)
                 {
                     x.keepalive = false;
                 }
-                idle.bounded(phases::run(&mut x)).await
+                idle.bounded(pin!(phases::run(x))).await
             }
         };
         let Some(response) = response else {
-            log(&x);
+            log(x);
             return Ended::Over;
         };
         if response.unsent {
             x.status = response.status;
-            log(&x);
+            log(x);
             return Ended::Over;
         }
-        self.announced = !self.reactor.is_current(&self.served) || self.reactor.is_quitting();
-        if self.announced {
+        // The client is told that its connection ends with this response where its generation was replaced.
+        if !self.reactor.is_current(&self.served) || self.reactor.is_quitting() {
             x.keepalive = false;
         }
         let core_keepalive = x.location().core.keepalive_timeout > 0;
@@ -260,52 +263,36 @@ impl Serving {
         if x.keepalive && !x.discard_body_input() && (x.body.is_broken() || x.body.is_awaited()) {
             x.keepalive = false;
         }
-        let Some(sent) = idle.bounded(send::send(&mut x, response)).await else {
-            log(&x);
+        let Some(sent) = idle.bounded(pin!(send::send(x, response))).await else {
+            log(x);
             return Ended::Over;
         };
         x.complete = sent.is_ok();
         if let Some(tunnel) = x.upgraded.take() {
-            if sent.is_ok() {
-                start_tunnel(x, *tunnel, idle.end());
-            }
-            return Ended::Over;
+            return if sent.is_ok() { Ended::Tunnel(tunnel) } else { Ended::Over };
         }
-        log(&x);
+        log(x);
         match sent {
-            Ok(()) => idle.bounded(self.finish(x, linger)).await.unwrap_or(Ended::Over),
+            Ok(()) => idle.bounded(pin!(self.finish(x, linger))).await.unwrap_or(Ended::Over),
             Err(send::SendError::Timeout) if x.location().core.reset_timedout_connection => {
-                x.client.io.reset();
-                Ended::Over
+                Ended::Reset
             }
             Err(_) => Ended::Over,
         }
     }
 
     /// Gets rid of what is left of the request's body and decides whether the connection goes on.
-    async fn finish(&mut self, mut x: Exchange, linger: bool) -> Ended {
-        let keep = x.keepalive && (x.body.is_over() || x.discard_body().await);
-        if keep {
-            let Exchange { client, head, .. } = x;
-            client.timer.clear();
-            return Ended::KeepAlive(client, head);
+    async fn finish(&mut self, x: &mut Exchange, linger: bool) -> Ended {
+        if x.keepalive && (x.body.is_over() || x.discard_body().await) {
+            return Ended::KeepAlive;
         }
-        let core = &x.generation.location(x.location).core;
         let pending = linger || !x.body.is_over() || !x.client.input.is_empty();
-        let lingers = match core.lingering_close {
+        let lingers = match x.location().core.lingering_close {
             LingeringClose::Off => false,
             LingeringClose::On => pending,
             LingeringClose::Always => true,
         };
-        if lingers {
-            let (time, timeout) = (core.lingering_time, core.lingering_timeout);
-            let Exchange { client, .. } = x;
-            let timers = self.reactor.timers().clone();
-            client.io.linger(&timers, time, timeout).await;
-        } else {
-            x.client.io.farewell();
-        }
-        Ended::Over
+        if lingers { Ended::Linger } else { Ended::Farewell }
     }
 
     /// The code that a request is refused with for what its TLS connection lacks.
@@ -338,11 +325,9 @@ impl Serving {
         }
     }
 
-    /// Closes a connection whose client was too slow.
-    fn give_up(&self, io: Io) {
-        if self.settings().reset_timedout_connection {
-            io.reset();
-        }
+    /// How a connection ends whose client was too slow.
+    fn give_up(&self) -> Ended {
+        if self.settings().reset_timedout_connection { Ended::Reset } else { Ended::Over }
     }
 
     fn settings(&self) -> &crate::settings::CoreSettings {
@@ -376,13 +361,14 @@ impl Serving {
     }
 
     /// Waits for a request's head.
-    async fn head(&mut self, client: &mut Client, first: bool, started: &Cell<Option<u64>>) -> Arrival {
+    async fn head(&mut self, x: &mut Exchange, first: bool, started: &Cell<Option<u64>>) -> Arrival {
         let (header_timeout, keepalive_timeout, min_timeout) = {
             let core = self.settings();
             (core.client_header_timeout, core.keepalive_timeout, core.keepalive_min_timeout)
         };
         let limits = Arc::clone(&self.settings().limits);
         let clock_ms = self.reactor.clock().now_ms();
+        let Exchange { client, head, .. } = x;
         client.timer.set(clock_ms + if first { header_timeout } else { keepalive_timeout });
         let idle_since = clock_ms;
         let mut quit_seen = false;
@@ -393,7 +379,7 @@ impl Serving {
                         started.set(Some(self.reactor.clock().now_ms()));
                         client.timer.set_in(header_timeout);
                     }
-                    match self.head.parse(&client.input, &limits) {
+                    match head.parse(&client.input, &limits) {
                         Ok(Parsed::Complete(n)) => {
                             client.input.consume(n);
                             release_if_empty(&mut client.input);
@@ -406,7 +392,7 @@ impl Serving {
                         Err(reject) => return Poll::Ready(Arrival::Rejected(reject)),
                     }
                 }
-                match self.poll_input(cx, client, &limits, started, header_timeout) {
+                match self.poll_input(cx, client, head, &limits, started, header_timeout) {
                     Poll::Ready(Some(arrival)) => return Poll::Ready(arrival),
                     Poll::Ready(None) => {}
                     Poll::Pending => break,
@@ -445,13 +431,13 @@ impl Serving {
         &mut self,
         cx: &mut Context<'_>,
         client: &mut Client,
+        head: &mut Head,
         limits: &crate::http1::Limits,
         started: &Cell<Option<u64>>,
         header_timeout: u64,
     ) -> Poll<Option<Arrival>> {
         let Client { io, input, timer } = client;
         let clock = self.reactor.clock();
-        let head = &mut self.head;
         let read = scratch(|bytes| {
             let n = match io.poll_read(cx, bytes) {
                 Poll::Ready(Ok(n)) => n,
@@ -474,7 +460,7 @@ impl Serving {
         match read {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(None)) => {
-                if !self.head.is_empty() {
+                if !head.is_empty() {
                     self.log_client(
                         "client prematurely closed connection while reading client request headers",
                         None,
@@ -517,8 +503,14 @@ fn release_if_empty(input: &mut Buf) {
 
 /// What becomes of a connection after an exchange.
 enum Ended {
-    KeepAlive(Client, Head),
+    KeepAlive,
+    /// Closed once the client had time to read the answer.
+    Linger,
+    /// Closed, TLS told.
+    Farewell,
+    Reset,
     Over,
+    Tunnel(Box<Tunnel>),
 }
 
 /// Runs the log phase.
@@ -530,7 +522,7 @@ fn log(x: &Exchange) {
 
 /// Carries a connection on as a tunnel, which keeps nothing of the exchange but what its log lines need. `end` is when
 /// the connection has to end, in milliseconds of the thread's clock.
-fn start_tunnel(x: Exchange, tunnel: Tunnel, end: Option<u64>) {
+fn start_tunnel(mut x: Exchange, tunnel: Tunnel, end: Option<u64>) {
     let reactor = Rc::clone(&x.reactor);
     let handlers = &x.location().handlers.log;
     let logs: Vec<_> = handlers.iter().filter_map(|handler| handler.detach(&x)).collect();
@@ -543,7 +535,8 @@ fn start_tunnel(x: Exchange, tunnel: Tunnel, end: Option<u64>) {
         upstream_received: last.map_or(0, |state| state.bytes_received),
     };
     let Tunnel { upstream, from_upstream, options, peer } = tunnel;
-    let guards = x.guards;
+    let guards = std::mem::take(&mut x.guards);
+    x.end();
     let Client { io, input, .. } = x.client;
     let running = tunnel::Tunnel::new(io, upstream, input, from_upstream, options, reactor.timers());
     let control = running.control();

@@ -12,7 +12,7 @@ use crate::errorlog::Log;
 use crate::generation::{Generation, Location, Slot};
 use crate::http::phases::Restart;
 use crate::http::request_body::RequestBody;
-use crate::http::response::Text;
+use crate::http::response::{Headers, Response, Text};
 use crate::http1::request::Head;
 use crate::http1::{Known, Method};
 use crate::io::{Buf, Io};
@@ -73,6 +73,20 @@ pub struct Captures {
     groups: Vec<Option<(usize, usize)>>,
 }
 
+/// The memory of an exchange that ended, for the thread's next one.
+#[derive(Default)]
+pub(crate) struct Parts {
+    uri: Vec<u8>,
+    args: Vec<u8>,
+    host: Vec<u8>,
+    upstream_states: Vec<UpstreamState>,
+    upstream_uri: Vec<u8>,
+    answer_headers: Headers,
+    captures: Captures,
+    values: Vec<Value>,
+    response: Option<Box<Response>>,
+}
+
 /// One request on its way through the phases.
 pub struct Exchange {
     pub reactor: Rc<Reactor>,
@@ -124,7 +138,7 @@ pub struct Exchange {
     pub body_sent: u64,
     pub complete: bool,
     /// The head of the response as it was sent, for `$sent_http_…`.
-    pub response: Option<crate::http::Response>,
+    pub response: Option<Box<Response>>,
     /// The response goes out in chunks.
     pub chunked: bool,
     /// The request came behind another one in the same read.
@@ -132,12 +146,14 @@ pub struct Exchange {
     /// The tunnel that the connection becomes after this response.
     pub(crate) upgraded: Option<Box<Tunnel>>,
     pub upstream_states: Vec<UpstreamState>,
+    /// The URI that upstreams are asked for, for messages.
+    pub upstream_uri: Vec<u8>,
     /// The headers of the last upstream response, where the configuration asks for any (`$upstream_http_…`).
-    pub upstream_headers: Option<crate::http::Headers>,
+    pub upstream_headers: Option<Headers>,
     /// The client's address as a trusted proxy told it, in place of the connection's own.
     real_peer: Option<Box<Peer>>,
     /// Fields that whatever answers will have (`WWW-Authenticate`).
-    pub answer_headers: crate::http::Headers,
+    pub answer_headers: Headers,
     /// The type of the answer's content, whatever its maker says (`X-Accel-Redirect` after a `Content-Type`).
     pub answer_type: Option<Text>,
     /// Bytes per second to the client; 0 is no bound.
@@ -148,28 +164,30 @@ pub struct Exchange {
     extensions: Vec<(TypeId, Box<dyn Any>)>,
     /// What modules remember of the whole request, over internal redirects too.
     remembered: Vec<(TypeId, Box<dyn Any>)>,
+    /// An emptied response, for whoever makes one.
+    spare_response: Option<Box<Response>>,
     /// What is given back when the request ends, or the tunnel that it becomes.
     pub guards: Vec<Box<dyn Any>>,
 }
 
 impl Exchange {
-    pub fn new(
+    /// The place of a connection's requests; nothing of it means anything before [`Exchange::begin`].
+    pub(crate) fn new(
         reactor: Rc<Reactor>,
         generation: Arc<Generation>,
         connection: Rc<Connection>,
         client: Client,
-        head: Head,
         server: LocationId,
     ) -> Self {
-        let started = reactor.clock().now_ms();
         Self {
-            body: RequestBody::of(&head),
-            method: head.method(),
-            uri: head.path().to_vec(),
-            args: head.args().to_vec(),
-            host: head.host().to_vec(),
-            keepalive: head.keeps_alive(),
-            request_length: head.raw().len() as u64,
+            body: RequestBody::none(),
+            method: Method::Get,
+            uri: Vec::new(),
+            args: Vec::new(),
+            host: Vec::new(),
+            spare_response: None,
+            keepalive: false,
+            request_length: 0,
             location: server,
             server,
             uri_changed: false,
@@ -182,7 +200,7 @@ impl Exchange {
             restart: Restart::ServerRewrite,
             err_status: 0,
             error_page: false,
-            started,
+            started: 0,
             status: 0,
             sent: 0,
             body_sent: 0,
@@ -193,9 +211,10 @@ impl Exchange {
             request_id: RefCell::default(),
             upgraded: None,
             upstream_states: Vec::new(),
+            upstream_uri: Vec::new(),
             upstream_headers: None,
             real_peer: None,
-            answer_headers: crate::http::Headers::default(),
+            answer_headers: Headers::default(),
             answer_type: None,
             limit_rate: 0,
             captures: RefCell::default(),
@@ -203,12 +222,99 @@ impl Exchange {
             extensions: Vec::new(),
             remembered: Vec::new(),
             guards: Vec::new(),
+            head: Head::new(),
             reactor,
             generation,
             connection,
             client,
-            head,
         }
+    }
+
+    /// Begins with the request whose head was read, at a server of a generation.
+    pub(crate) fn begin(&mut self, generation: &Arc<Generation>, server: LocationId) {
+        if !Arc::ptr_eq(generation, &self.generation) {
+            self.generation = Arc::clone(generation);
+        }
+        let parts = self.reactor.take_parts();
+        self.uri = parts.uri;
+        self.args = parts.args;
+        self.host = parts.host;
+        self.upstream_states = parts.upstream_states;
+        self.upstream_uri = parts.upstream_uri;
+        self.answer_headers = parts.answer_headers;
+        *self.captures.get_mut() = parts.captures;
+        *self.values.get_mut() = parts.values;
+        self.spare_response = parts.response;
+        self.uri.extend_from_slice(self.head.path());
+        self.args.extend_from_slice(self.head.args());
+        self.host.extend_from_slice(self.head.host());
+        self.body = RequestBody::of(&self.head);
+        self.method = self.head.method();
+        self.method_name = None;
+        self.keepalive = self.head.keeps_alive();
+        self.request_length = self.head.raw().len() as u64;
+        self.location = server;
+        self.server = server;
+        self.uri_changed = false;
+        self.valid_location = true;
+        self.uri_below_alias = false;
+        self.internal = false;
+        self.redirects_left = 10;
+        self.restart = Restart::ServerRewrite;
+        self.err_status = 0;
+        self.error_page = false;
+        self.started = self.reactor.clock().now_ms();
+        self.status = 0;
+        self.sent = 0;
+        self.body_sent = 0;
+        self.complete = false;
+        self.chunked = false;
+        self.limit_rate = 0;
+        *self.request_id.get_mut() = None;
+    }
+
+    /// Lets go of all that belongs to the request; its memory goes to the thread's next one.
+    pub(crate) fn end(&mut self) {
+        self.head.reset();
+        self.body = RequestBody::none();
+        self.redirect_target = None;
+        self.upstream_headers = None;
+        self.real_peer = None;
+        self.answer_type = None;
+        self.extensions.clear();
+        self.remembered.clear();
+        self.guards.clear();
+        let mut parts = Parts {
+            uri: std::mem::take(&mut self.uri),
+            args: std::mem::take(&mut self.args),
+            host: std::mem::take(&mut self.host),
+            upstream_states: std::mem::take(&mut self.upstream_states),
+            upstream_uri: std::mem::take(&mut self.upstream_uri),
+            answer_headers: std::mem::take(&mut self.answer_headers),
+            captures: std::mem::take(self.captures.get_mut()),
+            values: std::mem::take(self.values.get_mut()),
+            response: self.response.take().or_else(|| self.spare_response.take()),
+        };
+        parts.uri.clear();
+        parts.args.clear();
+        parts.host.clear();
+        parts.upstream_states.clear();
+        parts.upstream_uri.clear();
+        parts.answer_headers.clear();
+        parts.captures.groups.clear();
+        parts.values.clear();
+        if let Some(response) = &mut parts.response {
+            response.clear();
+        }
+        self.spare_response = None;
+        self.reactor.put_parts(parts);
+    }
+
+    /// An empty response of that status, in the memory of an earlier one where there is some.
+    pub fn new_response(&mut self, status: u16) -> Box<Response> {
+        let mut response = self.spare_response.take().unwrap_or_default();
+        response.status = status;
+        response
     }
 
     /// The level whose settings hold now.
@@ -482,7 +588,7 @@ impl Exchange {
             if !self.head.request_line().is_empty() {
                 line.quoted("request", self.head.request_line());
             }
-            if let Some(upstream) = self.upstream_states.last().and_then(UpstreamState::url) {
+            if let Some(upstream) = self.upstream_states.last().and_then(|state| state.url(&self.upstream_uri)) {
                 line.quoted("upstream", &upstream);
             }
             if let Some(host) = self.header(Known::Host) {

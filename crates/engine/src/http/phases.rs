@@ -26,19 +26,19 @@ pub(crate) enum Restart {
 }
 
 /// Runs a request to its response, filters applied.
-pub async fn run(x: &mut Exchange) -> Response {
+pub async fn run(x: &mut Exchange) -> Box<Response> {
     x.restart = Restart::ServerRewrite;
     let flow = post_read(x).await;
     complete(x, flow).await
 }
 
 /// The response to a request that was refused before any phase.
-pub async fn refuse(x: &mut Exchange, code: u16) -> Response {
+pub async fn refuse(x: &mut Exchange, code: u16) -> Box<Response> {
     complete(x, Flow::Answer(code)).await
 }
 
 /// Goes on until there is a response that every filter lets pass.
-async fn complete(x: &mut Exchange, mut flow: Flow) -> Response {
+async fn complete(x: &mut Exchange, mut flow: Flow) -> Box<Response> {
     loop {
         flow = match flow {
             Flow::Decline | Flow::Pass | Flow::Redirect => match from_restart(x).await {
@@ -46,7 +46,7 @@ async fn complete(x: &mut Exchange, mut flow: Flow) -> Response {
                 Flow::Decline | Flow::Pass => Flow::Answer(404),
                 ended @ (Flow::Answer(_) | Flow::Respond(_) | Flow::Redirect) => ended,
             },
-            Flow::Respond(response) => match finish(x, *response) {
+            Flow::Respond(response) => match finish(x, response) {
                 Ok(response) => return response,
                 Err(code) => Flow::Answer(code),
             },
@@ -62,7 +62,7 @@ async fn complete(x: &mut Exchange, mut flow: Flow) -> Response {
 ///
 /// # Errors
 /// A filter gave it up for the answer of this status.
-fn finish(x: &mut Exchange, mut response: Response) -> Result<Response, u16> {
+fn finish(x: &mut Exchange, mut response: Box<Response>) -> Result<Box<Response>, u16> {
     if x.err_status != 0 {
         response.status = x.err_status;
         response.status_line = None;
@@ -82,10 +82,10 @@ fn finish(x: &mut Exchange, mut response: Response) -> Result<Response, u16> {
     for filter in &generation.location(x.location).handlers.filters {
         filter.filter(x, &mut response);
         if let Some(code) = response.replaced_by.take() {
-            if let Body::Stream(mut source) = response.body {
+            if let Body::Stream(source) = &mut response.body {
                 source.finish(x, false);
             }
-            x.answer_headers = response.headers;
+            x.answer_headers = std::mem::take(&mut response.headers);
             return Err(code);
         }
     }

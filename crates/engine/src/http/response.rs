@@ -201,6 +201,13 @@ pub struct Response {
 }
 
 impl Response {
+    /// Makes it empty again; its headers keep their memory.
+    pub(crate) fn clear(&mut self) {
+        let mut headers = std::mem::take(&mut self.headers);
+        headers.clear();
+        *self = Self { headers, ..Self::default() };
+    }
+
     pub fn new(status: u16) -> Self {
         Self { status, ..Self::default() }
     }

@@ -34,7 +34,7 @@ pub enum SendError {
 ///
 /// # Errors
 /// The connection cannot be used any further.
-pub async fn send(x: &mut Exchange, mut response: Response) -> Result<(), SendError> {
+pub async fn send(x: &mut Exchange, mut response: Box<Response>) -> Result<(), SendError> {
     let mut body = std::mem::take(&mut response.body);
     if x.head.version() < Version::HTTP_10 || response.headless {
         // An HTTP/0.9 client gets the body alone, as it does of an upstream that speaks HTTP/0.9.

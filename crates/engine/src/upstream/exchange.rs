@@ -121,7 +121,7 @@ pub trait Protocol: Send + Sync {
     ) -> Result<std::ops::Range<usize>, u16>;
 
     /// Makes the client's response of the upstream's head; the body is put in afterwards.
-    fn response(&self, x: &mut Exchange, head: &Head) -> Response;
+    fn response(&self, x: &mut Exchange, head: &Head) -> Box<Response>;
 
     /// Where the upstream sends the request on within the server (`X-Accel-Redirect`); what goes along was put aside.
     fn redirect(&self, x: &mut Exchange, head: &Head) -> Option<Vec<u8>> {
@@ -179,17 +179,19 @@ pub async fn run(x: &mut Exchange, target: Target, protocol: &dyn Protocol) -> F
         }
     };
     let mut request = Buf::with_capacity(1024);
-    let uri = match protocol.request(x, length, request.tail()) {
-        Ok(range) => request[range].into(),
+    match protocol.request(x, length, request.tail()) {
+        Ok(range) => {
+            x.upstream_uri.clear();
+            x.upstream_uri.extend_from_slice(&request[range]);
+        }
         Err(status) => return Flow::Answer(status),
-    };
+    }
     let mut asking = Asking {
         timer: x.reactor.timers().register(),
         started: x.reactor.clock().now_ms(),
         tried: Tried::default(),
         tries: tries(&target.group, settings),
         request,
-        uri,
         streams,
         streamed: false,
         doing: "",
@@ -212,7 +214,6 @@ struct Asking<'p> {
     target: Target,
     protocol: &'p dyn Protocol,
     request: Buf,
-    uri: Box<[u8]>,
     timer: Timer,
     started: u64,
     tried: Tried,
@@ -247,7 +248,6 @@ impl Asking<'_> {
             x.upstream_states.push(UpstreamState {
                 peer: Some(Arc::clone(&self.target.group.peers[peer].text)),
                 scheme: self.target.scheme,
-                uri: self.uri.clone(),
                 ..UpstreamState::default()
             });
             let failure = match self.attempt(x, peer, now).await {
@@ -288,7 +288,6 @@ impl Asking<'_> {
         x.upstream_states.push(UpstreamState {
             peer: Some(self.target.group.name.as_bytes().into()),
             scheme: self.target.scheme,
-            uri: self.uri.clone(),
             status: 502,
             response_time: Some(0),
             ..UpstreamState::default()
@@ -558,7 +557,8 @@ impl Asking<'_> {
     /// Reads the head of the answer; with it comes what was read behind it.
     async fn head(&self, x: &mut Exchange, attempt: &mut Attempt) -> Result<Answered, Failure> {
         let settings = self.protocol.settings();
-        let mut head = x.reactor.take_head();
+        // Taken when there is something to put in it: many requests may wait at a time.
+        let mut head: Option<Box<Head>> = None;
         let (timer, io) = (&self.timer, &mut attempt.line.io);
         let mut received = 0u64;
         let result = poll_fn(|cx| {
@@ -568,7 +568,8 @@ impl Asking<'_> {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Read::Closed),
                     Poll::Ready(Ok(n)) => {
                         received += n as u64;
-                        if let Some(read) = parse(&mut head, x, block, n, settings) {
+                        let head = head.get_or_insert_with(|| x.reactor.take_head());
+                        if let Some(read) = parse(head, x, block, n, settings) {
                             return Poll::Ready(read);
                         }
                     }
@@ -592,6 +593,7 @@ impl Asking<'_> {
         if let Some(state) = x.upstream_states.last_mut() {
             state.bytes_received = received;
         }
+        let head = head.unwrap_or_default();
         const READING: &str = "reading response header from upstream";
         match result {
             Read::Head(block, raw) => {
@@ -675,7 +677,7 @@ impl Asking<'_> {
         if framing == Framing::Tunnel && x.header(Known::Upgrade).is_none() {
             // Nobody asked for another protocol, so nobody speaks it: the connections end with this head.
             response.close = true;
-            return Ok(Flow::Respond(Box::new(response)));
+            return Ok(Flow::Respond(response));
         }
         if framing == Framing::Tunnel {
             let read = block.as_ref().map_or(&[][..], |b| &b[raw]);
@@ -691,7 +693,7 @@ impl Asking<'_> {
                 peer: attempt.line.guard,
             };
             response.body = Body::Tunnel(Box::new(tunnel));
-            return Ok(Flow::Respond(Box::new(response)));
+            return Ok(Flow::Respond(response));
         }
         let mut line = attempt.line;
         line.keep = attempt.sent && head.keeps_alive();
@@ -712,10 +714,10 @@ impl Asking<'_> {
             if line.keep && clean {
                 keep(&x.reactor, line, now);
             }
-            return Ok(Flow::Respond(Box::new(response)));
+            return Ok(Flow::Respond(response));
         }
         response.body = self.body(x, line, left, block, raw, attempt.started);
-        Ok(Flow::Respond(Box::new(response)))
+        Ok(Flow::Respond(response))
     }
 
     fn body(
@@ -751,17 +753,17 @@ impl Asking<'_> {
         self.target.group.balance.done(attempt.peer, Outcome::Success, now);
         let Answered { head, block, raw, .. } = answered;
         x.reactor.put_head(head);
-        let mut response = Response::new(200);
+        let mut response = x.new_response(200);
         response.headless = true;
         let line = Line { keep: false, ..attempt.line };
         response.body = self.body(x, line, Left::Close, block, raw, attempt.started);
-        Flow::Respond(Box::new(response))
+        Flow::Respond(response)
     }
 }
 
 /// The head of an answer, and what was read behind it.
 struct Answered {
-    head: Head,
+    head: Box<Head>,
     block: Option<Block>,
     raw: std::ops::Range<usize>,
     headless: bool,

@@ -32,8 +32,6 @@ use rcgen::CertifiedKey;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
-use crate::pidfile;
-
 const CONFIGURATION: &str = include_str!("nginx.conf");
 const PAGE: &str = include_str!("page.html");
 
@@ -85,7 +83,7 @@ fn serve() -> anyhow::Result<()> {
 
     let mut weir = Weir::start(&folder.0, &ports, &reloads, &signals.handle())?;
     if let Err(error) = weir.welcome(&folder.0) {
-        weir.terminate(&folder.0);
+        weir.terminate();
         let _ = weir.child.wait();
         return Err(error);
     }
@@ -100,7 +98,7 @@ fn serve() -> anyhow::Result<()> {
             break;
         }
         ending = true;
-        weir.terminate(&folder.0);
+        weir.terminate();
     }
     let status = weir.child.wait().context("weir has been lost")?;
     ensure!(ending || status.success(), "weir ended by itself: {status}");
@@ -130,7 +128,11 @@ impl Weir {
             let mut child = spawn(folder).context("weir cannot be started")?;
             let stderr = child.stderr.take().context("weir has no standard error")?;
             let (reloads, handle) = (reloads.clone(), handle.clone());
-            thread::Builder::new().spawn(move || follow(stderr, &started, &reloads, &handle))?;
+            let follower = thread::Builder::new().spawn(move || follow(stderr, &started, &reloads, &handle));
+            if let Err(error) = follower {
+                child.kill()?;
+                return Err(error.into());
+            }
             if has_started.recv().is_ok() {
                 return Ok(Weir { child, http, https });
             }
@@ -164,15 +166,10 @@ impl Weir {
         Ok(())
     }
 
-    /// Asks weir to end: the process that was started, and the one that may have taken its place in an upgrade.
-    fn terminate(&self, folder: &Path) {
-        // One that has ended already needs no signal.
+    /// Asks weir to end at once.
+    fn terminate(&self) {
+        // One that has ended already needs no signal; its number is not given away before it is waited for.
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
-        if let Ok(pid) = pidfile::read(&folder.join("weir.pid"))
-            && pid != self.child.id() as i32
-        {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
     }
 }
 

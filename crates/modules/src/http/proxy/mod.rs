@@ -4,6 +4,7 @@ mod redirect;
 mod request;
 mod response;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use weir_engine::contract::{Content, Flow, Install, Step, Variable};
@@ -455,7 +456,7 @@ impl Content for Handler {
     fn respond<'a>(&'a self, x: &'a mut Exchange) -> Step<'a> {
         match &self.to {
             To::Known { target, host, uri } => {
-                let asked = Asked { handler: self, host: host.clone(), uri: uri.clone(), computed: false };
+                let asked = Asked { handler: self, host: Cow::Borrowed(host), uri: Cow::Borrowed(uri), computed: false };
                 let target = target.clone();
                 Step::Later(Box::pin(async move { upstream::run(x, target, &asked).await }))
             }
@@ -493,8 +494,8 @@ impl Handler {
         let group = self.group(x, &authority, default_port)?;
         let asked = Asked {
             handler: self,
-            host: place.host.clone(),
-            uri: with_slash(&authority.uri),
+            host: Cow::Owned(place.host.to_vec()),
+            uri: Cow::Owned(with_slash(&authority.uri).into_vec()),
             computed: true,
         };
         *x.extension_mut::<Place>() = place;
@@ -528,8 +529,8 @@ impl Handler {
 /// One request's way.
 struct Asked<'h> {
     handler: &'h Handler,
-    host: Box<[u8]>,
-    uri: Box<[u8]>,
+    host: Cow<'h, [u8]>,
+    uri: Cow<'h, [u8]>,
     computed: bool,
 }
 
@@ -548,7 +549,7 @@ impl Protocol for Asked<'_> {
         self.handler.request.write(x, way, length, out)
     }
 
-    fn response(&self, x: &mut Exchange, head: &Head) -> Response {
+    fn response(&self, x: &mut Exchange, head: &Head) -> Box<Response> {
         self.handler.response.make(x, head, &self.host, &self.uri)
     }
 

@@ -71,8 +71,8 @@ impl Rules {
         Some(to)
     }
 
-    pub(super) fn make(&self, x: &mut Exchange, head: &Head, host: &[u8], uri: &[u8]) -> Response {
-        let mut response = Response::new(head.status());
+    pub(super) fn make(&self, x: &mut Exchange, head: &Head, host: &[u8], uri: &[u8]) -> Box<Response> {
+        let mut response = x.new_response(head.status());
         // What is not cached was not checked against the client's copy by the upstream, or was and is what it is.
         response.disable_not_modified = true;
         let reason = head.status_line();
