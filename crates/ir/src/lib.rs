@@ -2,7 +2,7 @@
 //!
 //! It knows how blocks nest, which contexts and arities a directive has, how values are written and how an
 //! inner block takes over what the outer one says. It knows no directive by name but those of the spine
-//! (`core`), has no IO (what it needs of the outside comes through [`World`]) and no tokio.
+//! (`core`, `http`), has no IO (what it needs of the outside comes through [`World`]) and no tokio.
 
 pub mod address;
 pub mod cidr;
