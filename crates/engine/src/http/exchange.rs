@@ -182,8 +182,17 @@ impl Exchange {
         server: LocationId,
     ) -> Self {
         let started = reactor.clock().now_ms();
-        let Parts { mut uri, mut args, mut host, upstream_states, upstream_uri, answer_headers, captures, values, response } =
-            reactor.take_parts();
+        let Parts {
+            mut uri,
+            mut args,
+            mut host,
+            upstream_states,
+            upstream_uri,
+            answer_headers,
+            captures,
+            values,
+            response,
+        } = reactor.take_parts();
         uri.extend_from_slice(head.path());
         args.extend_from_slice(head.args());
         host.extend_from_slice(head.host());
@@ -556,7 +565,9 @@ impl Exchange {
             if !self.head.request_line().is_empty() {
                 line.quoted("request", self.head.request_line());
             }
-            if let Some(upstream) = self.upstream_states.last().and_then(|state| state.url(&self.upstream_uri)) {
+            if let Some(upstream) =
+                self.upstream_states.last().and_then(|state| state.url(&self.upstream_uri))
+            {
                 line.quoted("upstream", &upstream);
             }
             if let Some(host) = self.header(Known::Host) {

@@ -42,7 +42,8 @@ fn main() -> ExitCode {
         return ExitCode::from(startup::run(&StandIn, arguments, std::env::vars_os().collect()) as u8);
     }
     nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
-    let filters: Vec<&String> = arguments.iter().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let filters: Vec<&String> =
+        arguments.iter().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let all: [&[Test]; 8] = [
         processes::TESTS,
         reload::TESTS,
@@ -53,7 +54,8 @@ fn main() -> ExitCode {
         smuggling::TESTS,
         demo::TESTS,
     ];
-    let chosen = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
+    let chosen =
+        |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
     let tests: Vec<Test> = all.concat().into_iter().filter(|(name, _)| chosen(name)).collect();
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {

@@ -499,7 +499,12 @@ impl Content for Handler {
     fn respond<'a>(&'a self, x: &'a mut Exchange) -> Step<'a> {
         match &self.to {
             To::Known { target, host, uri } => {
-                let asked = Asked { handler: self, host: Cow::Borrowed(host), uri: Cow::Borrowed(uri), computed: false };
+                let asked = Asked {
+                    handler: self,
+                    host: Cow::Borrowed(host),
+                    uri: Cow::Borrowed(uri),
+                    computed: false,
+                };
                 let target = target.clone();
                 Step::Later(Box::pin(async move { upstream::run(x, target, &asked).await }))
             }
