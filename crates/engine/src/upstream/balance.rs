@@ -5,32 +5,41 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::Peer;
 use crate::http::Exchange;
 
-/// The peers that one request has tried.
+/// The peers that one request has tried, as bits.
 #[derive(Debug, Default)]
 pub struct Tried {
-    bits: Vec<u64>,
+    /// The first 64 peers, which are nearly always all.
+    first: u64,
+    more: Vec<u64>,
 }
 
 impl Tried {
+    fn word(&mut self, index: usize) -> &mut u64 {
+        if index < 64 {
+            return &mut self.first;
+        }
+        let at = index / 64 - 1;
+        if self.more.len() <= at {
+            self.more.resize(at + 1, 0);
+        }
+        &mut self.more[at]
+    }
+
     pub fn contains(&self, index: usize) -> bool {
-        self.bits.get(index / 64).is_some_and(|word| word & (1 << (index % 64)) != 0)
+        let word = if index < 64 { Some(&self.first) } else { self.more.get(index / 64 - 1) };
+        word.is_some_and(|word| word & (1 << (index % 64)) != 0)
     }
 
     pub fn insert(&mut self, index: usize) {
-        if self.bits.len() <= index / 64 {
-            self.bits.resize(index / 64 + 1, 0);
-        }
-        self.bits[index / 64] |= 1 << (index % 64);
+        *self.word(index) |= 1 << (index % 64);
     }
 
     pub fn remove(&mut self, index: usize) {
-        if let Some(word) = self.bits.get_mut(index / 64) {
-            *word &= !(1 << (index % 64));
-        }
+        *self.word(index) &= !(1 << (index % 64));
     }
 
     pub fn clear(&mut self) {
-        self.bits.clear();
+        *self = Self::default();
     }
 }
 

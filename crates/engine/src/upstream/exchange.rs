@@ -557,7 +557,8 @@ impl Asking<'_> {
     /// Reads the head of the answer; with it comes what was read behind it.
     async fn head(&self, x: &mut Exchange, attempt: &mut Attempt) -> Result<Answered, Failure> {
         let settings = self.protocol.settings();
-        let mut head = x.reactor.take_head();
+        // Taken when there is something to put in it: many requests may wait at a time.
+        let mut head: Option<Box<Head>> = None;
         let (timer, io) = (&self.timer, &mut attempt.line.io);
         let mut received = 0u64;
         let result = poll_fn(|cx| {
@@ -567,7 +568,8 @@ impl Asking<'_> {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Read::Closed),
                     Poll::Ready(Ok(n)) => {
                         received += n as u64;
-                        if let Some(read) = parse(&mut head, x, block, n, settings) {
+                        let head = head.get_or_insert_with(|| x.reactor.take_head());
+                        if let Some(read) = parse(head, x, block, n, settings) {
                             return Poll::Ready(read);
                         }
                     }
@@ -591,6 +593,7 @@ impl Asking<'_> {
         if let Some(state) = x.upstream_states.last_mut() {
             state.bytes_received = received;
         }
+        let head = head.unwrap_or_default();
         const READING: &str = "reading response header from upstream";
         match result {
             Read::Head(block, raw) => {
