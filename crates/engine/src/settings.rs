@@ -44,7 +44,7 @@ pub struct CoreSettings {
     pub log_not_found: bool,
     pub log_subrequest: bool,
     pub recursive_error_pages: bool,
-    pub server_tokens: Tokens,
+    pub server_tokens: ServerTokens,
     pub if_modified_since: IfModifiedSince,
     pub max_ranges: Option<u64>,
     pub chunked_transfer_encoding: bool,
@@ -58,16 +58,6 @@ pub struct CoreSettings {
     /// The first name of the server, `$server_name`.
     pub server_name: Box<[u8]>,
     pub limit_except: Option<(Vec<Box<[u8]>>, weir_ir::LocationId)>,
-}
-
-/// `server_tokens`, ready.
-pub enum Tokens {
-    /// With the version.
-    On,
-    Off,
-    /// With version and build.
-    Build,
-    Text(Template),
 }
 
 /// `error_page`, ready.
@@ -101,6 +91,7 @@ impl CoreSettings {
                 // Only the `http` level itself has none.
                 path: "/tmp".into(),
                 levels: [0; 3],
+                position: None,
             }),
             client_body_in_file_only: core.client_body_in_file_only.or(BodyInFile::Off),
             send_timeout: core.send_timeout.or(60_000),
@@ -109,7 +100,9 @@ impl CoreSettings {
             keepalive_min_timeout: core.keepalive_min_timeout.or(0),
             keepalive_time: core.keepalive_time.or(3_600_000),
             keepalive_requests: core.keepalive_requests.or(1000),
-            keepalive_disable: core.keepalive_disable.or(KeepaliveDisable { msie6: true, safari: false }),
+            keepalive_disable: core
+                .keepalive_disable
+                .or(KeepaliveDisable { msie6: true, ..KeepaliveDisable::default() }),
             lingering_close: core.lingering_close.or(LingeringClose::On),
             lingering_time: core.lingering_time.or(30_000),
             lingering_timeout: core.lingering_timeout.or(5_000),
@@ -125,12 +118,7 @@ impl CoreSettings {
             log_not_found: core.log_not_found.or(true),
             log_subrequest: core.log_subrequest.or(false),
             recursive_error_pages: core.recursive_error_pages.or(false),
-            server_tokens: match core.server_tokens.get() {
-                None | Some(ServerTokens::On) => Tokens::On,
-                Some(ServerTokens::Off) => Tokens::Off,
-                Some(ServerTokens::Build) => Tokens::Build,
-                Some(ServerTokens::Text(text)) => Tokens::Text(build.template(text)),
-            },
+            server_tokens: core.server_tokens.or(ServerTokens::On),
             if_modified_since: core.if_modified_since.or(IfModifiedSince::Exact),
             max_ranges: core.max_ranges.get().copied(),
             chunked_transfer_encoding: core.chunked_transfer_encoding.or(true),

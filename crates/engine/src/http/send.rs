@@ -13,7 +13,7 @@ use crate::http1::body::{CHUNK_END, ChunkHead, LAST_CHUNK_HEAD};
 use crate::http1::request::Version;
 use crate::http1::{Known, Method, date, status};
 use crate::io::Buf;
-use crate::settings::Tokens;
+use weir_ir::http::core::ServerTokens;
 
 /// Up to here a body is copied behind its head, so that both are one segment and one TLS record.
 const JOINED: usize = 4096;
@@ -111,7 +111,7 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
     }
     let core = &x.location().core;
     if !response.server_given {
-        write_server(x, &core.server_tokens, out);
+        write_server(core.server_tokens, out);
     }
     if !response.date_given {
         field(b"Date: ", &x.reactor.clock().http_date(), out);
@@ -165,19 +165,13 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_server(x: &Exchange, tokens: &Tokens, out: &mut Vec<u8>) {
+fn write_server(tokens: ServerTokens, out: &mut Vec<u8>) {
     match tokens {
-        Tokens::On | Tokens::Build => {
+        ServerTokens::On | ServerTokens::Build => {
             out.extend_from_slice(b"Server: weir/");
             field(b"", VERSION.as_bytes(), out);
         }
-        Tokens::Off => out.extend_from_slice(b"Server: weir\r\n"),
-        Tokens::Text(text) => {
-            let text = text.value(x);
-            if !text.is_empty() {
-                field(b"Server: ", &text, out);
-            }
-        }
+        ServerTokens::Off => out.extend_from_slice(b"Server: weir\r\n"),
     }
 }
 

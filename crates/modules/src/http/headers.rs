@@ -20,7 +20,7 @@ const SCOPES_IF: Contexts = Contexts::SCOPES.or(Contexts::LOCATION_IF);
 const INHERIT: [(&str, Inherit); 3] = [("off", Inherit::Off), ("on", Inherit::On), ("merge", Inherit::Merge)];
 
 impl Module for Headers {
-    const NAME: &'static str = "headers_filter";
+    const NAME: &'static str = "http_headers_filter";
     type Main = ();
     type Scope = Added;
     const DIRECTIVES: &'static [Directive<Self>] = &[

@@ -19,7 +19,7 @@ use weir_engine::upstream::{self, Protocol, Settings, Target, Upstream};
 use weir_ir::address::{self, Authority, Form, Host};
 use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::program::{LocationMatch, PathSpec, ScopeKind};
-use weir_ir::{Conf, Contexts, Directive, Module, Setting, Takes};
+use weir_ir::{Conf, Contexts, Directive, Module, Once, Setting, Takes};
 use weir_syntax::{Diagnostic, Level};
 
 pub use redirect::Redirect;
@@ -89,11 +89,15 @@ impl Module for Proxy {
             s.temp_path.put_with(c, weir_ir::http::core::temp_path)
         })
         .accepted(STREAMED),
-        D::scope("proxy_send_lowat", SCOPES, Takes::ONE, |_, c| c.size().map(drop))
-            .accepted("it has no effect on Linux"),
-        D::scope("proxy_headers_hash_max_size", SCOPES, Takes::ONE, |_, c| c.number().map(drop))
+        D::scope("proxy_send_lowat", SCOPES, Takes::ONE, |s, c| {
+            s.once.size(c)?;
+            c.warn("\"proxy_send_lowat\" is not supported, ignored");
+            Ok(())
+        })
+        .accepted("it has no effect on Linux"),
+        D::scope("proxy_headers_hash_max_size", SCOPES, Takes::ONE, |s, c| s.once.number(c))
             .accepted("weir's tables size themselves"),
-        D::scope("proxy_headers_hash_bucket_size", SCOPES, Takes::ONE, |_, c| c.number().map(drop))
+        D::scope("proxy_headers_hash_bucket_size", SCOPES, Takes::ONE, |s, c| s.once.number(c))
             .accepted("weir's tables size themselves"),
     ];
 }
@@ -171,7 +175,11 @@ pub struct Passing {
     max_temp_file_size: Setting<u64>,
     temp_file_write_size: Setting<u64>,
     temp_path: Setting<PathSpec>,
+    once: Once,
 }
+
+/// `proxy_next_upstream updating` is about caches and says nothing of the next server.
+const UPDATING: u32 = 1 << 30;
 
 const PAGE: u64 = 4096;
 
@@ -273,7 +281,10 @@ impl Passing {
             connect_timeout: self.connect_timeout.or(60_000),
             send_timeout: self.send_timeout.or(60_000),
             read_timeout: self.read_timeout.or(60_000),
-            next_upstream: self.next_upstream.or(next::ERROR | next::TIMEOUT),
+            next_upstream: match self.next_upstream.or(next::ERROR | next::TIMEOUT) {
+                bits if bits & next::OFF != 0 => next::OFF,
+                bits => bits & !UPDATING,
+            },
             next_upstream_tries: self.next_tries.or(0),
             next_upstream_timeout: self.next_timeout.or(0),
             request_buffering: self.request_buffering.or(true),
@@ -391,39 +402,25 @@ fn bind(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
 }
 
 fn next_upstream(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
-    if passing.next_upstream.is_set() {
-        return Err(call.duplicate());
-    }
-    let mut bits = 0;
-    for index in 0..call.args().len() {
-        let bit = match call.arg(index) {
-            b"error" => next::ERROR,
-            b"timeout" => next::TIMEOUT,
-            b"invalid_header" => next::INVALID_HEADER,
-            b"non_idempotent" => next::NON_IDEMPOTENT,
-            b"http_500" => next::HTTP_500,
-            b"http_502" => next::HTTP_502,
-            b"http_503" => next::HTTP_503,
-            b"http_504" => next::HTTP_504,
-            b"http_403" => next::HTTP_403,
-            b"http_404" => next::HTTP_404,
-            b"http_429" => next::HTTP_429,
-            // What refuses a connection by policy is a failed connection here.
-            b"denied" => next::ERROR,
-            b"updating" => 0,
-            b"off" => next::OFF,
-            _ => {
-                let fault = call.fail(format!("invalid value \"{}\"", call.text(index)));
-                return Err(call.under(fault, index));
-            }
-        };
-        if bits & bit != 0 {
-            let message = format!("duplicate value \"{}\"", call.text(index));
-            call.warn(message);
-        }
-        bits |= bit;
-    }
-    passing.next_upstream.replace(if bits & next::OFF != 0 { next::OFF } else { bits });
+    const WORDS: [(&str, u32); 13] = [
+        ("error", next::ERROR),
+        ("timeout", next::TIMEOUT),
+        ("invalid_header", next::INVALID_HEADER),
+        ("non_idempotent", next::NON_IDEMPOTENT),
+        ("http_500", next::HTTP_500),
+        ("http_502", next::HTTP_502),
+        ("http_503", next::HTTP_503),
+        ("http_504", next::HTTP_504),
+        ("http_403", next::HTTP_403),
+        ("http_404", next::HTTP_404),
+        ("http_429", next::HTTP_429),
+        ("updating", UPDATING),
+        ("off", next::OFF),
+    ];
+    // A second directive of a level adds to the first.
+    let mut bits = passing.next_upstream.or(0);
+    call.add_bits(&mut bits, &WORDS)?;
+    passing.next_upstream.replace(bits);
     Ok(())
 }
 
