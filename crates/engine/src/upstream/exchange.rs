@@ -208,6 +208,7 @@ pub async fn run(x: &mut Exchange, target: Target, protocol: &dyn Protocol) -> F
         tries: tries(&target.group, settings),
         request,
         streams,
+        doing: "",
         target,
         protocol,
     };
@@ -233,6 +234,8 @@ struct Asking<'p> {
     tries: u64,
     /// The client's body goes on as it comes.
     streams: bool,
+    /// The part of the present attempt, as the log tells it.
+    doing: &'static str,
 }
 
 /// An attempt on its way.
@@ -277,7 +280,11 @@ impl Asking<'_> {
                 self.tries += 1;
                 self.tried.remove(peer);
             } else if !matches!(failure.kind, next::HTTP_403 | next::HTTP_404) {
-                self.target.group.balance.done(peer, Outcome::Failure, ended);
+                let balance = &self.target.group.balance;
+                balance.done(peer, Outcome::Failure, ended);
+                if balance.is_disabled(peer) {
+                    x.log_while(Level::Warn, None, "upstream server temporarily disabled", self.doing);
+                }
             }
             let status = next::status_of(failure.kind);
             if let Some(state) = x.upstream_states.last_mut() {
@@ -322,8 +329,11 @@ impl Asking<'_> {
     }
 
     async fn attempt(&mut self, x: &mut Exchange, peer: usize, now: u64) -> Result<Flow, Failure> {
+        self.doing = "connecting to upstream";
         let mut attempt = self.open(x, peer, now).await?;
+        self.doing = "sending request to upstream";
         self.send(x, &mut attempt).await?;
+        self.doing = "reading response header from upstream";
         let answered = self.head(x, &mut attempt).await?;
         if answered.headless {
             return Ok(self.headless(x, attempt, answered));
