@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use super::der::Fields;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
@@ -62,7 +63,8 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Fault> {
         return Err(fault(&PemError::NoItemsFound));
     }
     for certificate in &certificates {
-        if rustls::server::ParsedCertificate::try_from(certificate).is_err() {
+        // Certificates of version 1 are served, too, so this asks for less than a verifier would.
+        if Fields::of(certificate).is_none() {
             let reasons = "error:0688010A:asn1 encoding routines::nested asn1 error".to_owned();
             return Err(Fault { call: CALL, reasons });
         }
@@ -120,8 +122,12 @@ pub fn pair(
     staple: Option<Vec<u8>>,
 ) -> Result<Arc<CertifiedKey>, NoPair> {
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(|_| NoPair::Unsupported)?;
+    let own = key.public_key();
+    let certified = chain.first().and_then(|certificate| Fields::of(certificate));
+    if !own.zip(certified).is_some_and(|(own, certified)| *own == *certified.public_key) {
+        return Err(NoPair::Mismatch);
+    }
     let mut pair = CertifiedKey::new(chain, key);
-    pair.keys_match().map_err(|_| NoPair::Mismatch)?;
     pair.ocsp = staple;
     Ok(Arc::new(pair))
 }
