@@ -154,6 +154,37 @@ mod tests {
         assert_eq!(pair_of(&one, &two_key), Err(NoPair::Mismatch));
     }
 
+    /// Of version 1, as `openssl req -x509` makes it where its configuration names no extensions.
+    const VERSION_1: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBFDCBuwIUPL6TB7CbrJxpHgWZCd5UaJk+0/cwCgYIKoZIzj0EAwIwDDEKMAgG
+A1UEAwwBYTAgFw0yNjExMjIyMDMxMzBaGA8yMTI2MTAyOTIwMzEzMFowDDEKMAgG
+A1UEAwwBYTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABJ6tveQOkqSnI9311cW0
+nwObSZpxc10XTZahX0LpyAjIG1zsdwELgmK10ucX5HhloWfiSwiqgWQckFrsH6j/
+afIwCgYIKoZIzj0EAwIDSAAwRQIgWE8vnCdXN7MGkXq8cbJRkMkBpAfJl1Wj+2i6
+5Qse5/wCIQD1/Y4FWoJiRNstUI2TfFJSjtbDCSoKnQW2tkQMxVD18g==
+-----END CERTIFICATE-----
+";
+    const VERSION_1_KEY: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgv97CZ2KBsQ+DCqGG
+Gy1uZFzIC4ogwJ+9wmo11szSlg2hRANCAASerb3kDpKkpyPd9dXFtJ8Dm0macXNd
+F02WoV9C6cgIyBtc7HcBC4JitdLnF+R4ZaFn4ksIqoFkHJBa7B+o/2ny
+-----END PRIVATE KEY-----
+";
+
+    #[test]
+    fn certificates_of_version_1_are_served() {
+        let chain = certificates(VERSION_1.as_bytes()).unwrap();
+        let paired = pair(chain.clone(), private_key(VERSION_1_KEY.as_bytes()).unwrap(), None);
+        assert_eq!(paired.map(|p| p.cert.len()), Ok(1));
+        let (_, other) = made("a");
+        assert_eq!(
+            pair(chain, private_key(other.as_bytes()).unwrap(), None).map(|p| p.cert.len()),
+            Err(NoPair::Mismatch)
+        );
+    }
+
     #[test]
     fn faults_in_openssls_words() {
         let (cert, key) = made("a");
