@@ -124,7 +124,7 @@ pub fn pair(
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(|_| NoPair::Unsupported)?;
     let own = key.public_key();
     let certified = chain.first().and_then(|certificate| Fields::of(certificate));
-    if !own.zip(certified).is_some_and(|(own, certified)| *own == *certified.public_key) {
+    if own.zip(certified).is_none_or(|(own, certified)| *own != *certified.public_key) {
         return Err(NoPair::Mismatch);
     }
     let mut pair = CertifiedKey::new(chain, key);
