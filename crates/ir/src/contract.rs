@@ -324,6 +324,10 @@ impl Once {
         self.read(call, |c| c.msec())
     }
 
+    pub fn sec(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+        self.read(call, |c| c.sec())
+    }
+
     pub fn number(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
         self.read(call, |c| c.number())
     }
