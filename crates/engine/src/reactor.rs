@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 
 use crate::generation::Generation;
-use crate::http::Exchange;
 use crate::http::exchange::Parts;
 use crate::http1::response;
 use crate::io::Address;
@@ -55,12 +54,10 @@ pub struct Reactor {
     heads: RefCell<Vec<Box<response::Head>>>,
     /// Memory of exchanges that ended.
     parts: RefCell<Vec<Parts>>,
-    /// Places for exchanges.
-    slots: RefCell<Vec<Box<Option<Exchange>>>>,
 }
 
 /// Heads that a thread keeps.
-const HEADS: usize = 32;
+const HEADS: usize = 64;
 /// Exchanges whose memory a thread keeps.
 const EXCHANGES: usize = 64;
 
@@ -140,7 +137,6 @@ impl Reactor {
             pools: Pools::default(),
             heads: RefCell::default(),
             parts: RefCell::default(),
-            slots: RefCell::default(),
         })
     }
 
@@ -170,18 +166,6 @@ impl Reactor {
         let mut all = self.parts.borrow_mut();
         if all.len() < EXCHANGES {
             all.push(parts);
-        }
-    }
-
-    /// A place for an exchange, so that it need not be moved while it is worked on.
-    pub(crate) fn take_slot(&self) -> Box<Option<Exchange>> {
-        self.slots.borrow_mut().pop().unwrap_or_default()
-    }
-
-    pub(crate) fn put_slot(&self, slot: Box<Option<Exchange>>) {
-        let mut slots = self.slots.borrow_mut();
-        if slots.len() < EXCHANGES && slot.is_none() {
-            slots.push(slot);
         }
     }
 
@@ -351,18 +335,19 @@ impl Peer {
 mod tests {
     use super::*;
     use std::future::{pending, ready};
+    use std::pin::pin;
 
     #[tokio::test]
     async fn work_ends_with_the_time_of_its_connection() {
         let idle = Rc::new(Idle::default());
-        assert_eq!(idle.bounded(ready(1)).await, Some(1));
+        assert_eq!(idle.bounded(pin!(ready(1))).await, Some(1));
         let ending = Rc::clone(&idle);
         let end = async move {
             ending.ended.set(true);
             ending.wake();
         };
-        let (left, ()) = tokio::join!(idle.bounded(pending::<u8>()), end);
+        let (left, ()) = tokio::join!(idle.bounded(pin!(pending::<u8>())), end);
         assert_eq!(left, None);
-        assert_eq!(idle.bounded(ready(1)).await, None, "nothing begins after that");
+        assert_eq!(idle.bounded(pin!(ready(1))).await, None, "nothing begins after that");
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use weir_ir::http::core::{Core, IfModifiedSince, KeepaliveDisable, LingeringClose, Satisfy, ServerTokens};
+use weir_ir::http::core::{
+    Alias, BodyInFile, Core, IfModifiedSince, KeepaliveDisable, LingeringClose, Satisfy, ServerTokens,
+};
 use weir_ir::program::PathSpec;
 
 use crate::generation::Build;
@@ -17,7 +19,8 @@ pub struct CoreSettings {
     pub client_body_timeout: u64,
     pub client_max_body_size: u64,
     pub client_body_buffer_size: u64,
-    pub client_body_temp_path: Option<PathSpec>,
+    pub client_body_temp_path: PathSpec,
+    pub client_body_in_file_only: BodyInFile,
     pub send_timeout: u64,
     pub keepalive_timeout: u64,
     /// Seconds in the `Keep-Alive` header; 0 leaves it out.
@@ -49,7 +52,7 @@ pub struct CoreSettings {
     pub error_pages: Vec<ErrorPage>,
     pub root: Template,
     /// `root` is an `alias`.
-    pub alias: bool,
+    pub alias: Option<Alias>,
     pub types: Arc<HashMap<Box<[u8]>, Box<[u8]>>>,
     pub default_type: Box<[u8]>,
     /// The first name of the server, `$server_name`.
@@ -84,7 +87,13 @@ impl CoreSettings {
             client_body_timeout: core.client_body_timeout.or(60_000),
             client_max_body_size: core.client_max_body_size.or(1 << 20),
             client_body_buffer_size: core.client_body_buffer_size.or(16 << 10),
-            client_body_temp_path: core.client_body_temp_path.get().cloned(),
+            client_body_temp_path: core.client_body_temp_path.or(PathSpec {
+                // Only the `http` level itself has none.
+                path: "/tmp".into(),
+                levels: [0; 3],
+                position: None,
+            }),
+            client_body_in_file_only: core.client_body_in_file_only.or(BodyInFile::Off),
             send_timeout: core.send_timeout.or(60_000),
             keepalive_timeout: core.keepalive_timeout.or(75_000),
             keepalive_header: core.keepalive_header.or(0),
@@ -129,13 +138,14 @@ impl CoreSettings {
                 // Only the `http` level itself has none.
                 None => Template::default(),
             },
-            alias: root.is_some_and(|r| r.alias),
+            alias: root.and_then(|r| r.alias),
             types: types(core),
             default_type: core.default_type.get().map_or(b"text/plain"[..].into(), Clone::clone),
             server_name: core
                 .server_names
                 .first()
-                .map_or_else(Box::default, |n| n.shown().into_bytes().into()),
+                // `.example.com` is known by the name that it begins below.
+                .map_or_else(Box::default, |n| n.shown().trim_start_matches('.').as_bytes().into()),
             limit_except: core.limit_except.clone(),
         }
     }

@@ -203,6 +203,13 @@ fn ipv4(text: &str) -> Option<Ipv4Addr> {
     (parts.next().is_none() && octets != [255; 4]).then_some(Ipv4Addr::from(octets))
 }
 
+/// A local address, `127.0.0.1`, `[::1]:80`; without a port it is 0. `None` for what is no address.
+pub fn local(text: &[u8]) -> Option<SocketAddr> {
+    let text = std::str::from_utf8(text).ok()?;
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    text.parse().ok().or_else(|| Some(SocketAddr::new(bare.parse().ok()?, 0)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,6 +221,20 @@ mod tests {
             (a.host.clone(), a.port, std::str::from_utf8(&a.uri).expect("the tests' addresses are ASCII"))
         });
         assert_eq!(got.map_err(|e| *e), expected, "{text}");
+    }
+
+    #[test]
+    fn local_addresses() {
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(local(text.as_bytes()).map(|a| a.to_string()).as_deref(), expected, "{text}");
+        };
+        check("127.0.0.2", Some("127.0.0.2:0"));
+        check("127.0.0.2:80", Some("127.0.0.2:80"));
+        check("::1", Some("[::1]:0"));
+        check("[::1]", Some("[::1]:0"));
+        check("[::1]:80", Some("[::1]:80"));
+        check("localhost", None);
+        check("127.0.0.1:x", None);
     }
 
     #[test]
@@ -234,6 +255,11 @@ mod tests {
         check("*:80", listen, Ok((Host::Any, Some(80), "")));
         check("127.0.0.1", listen, Ok((v4("127.0.0.1"), None, "")));
         check("[::1]:443", listen, Ok((v4("::1"), Some(443), "")));
+        check("80-81", listen, Ok((Host::Any, Some(80), "")));
+        check("[::1]:80-81", listen, Ok((Host::Ip(IpAddr::V6(Ipv6Addr::LOCALHOST)), Some(80), "")));
+        check("127.0.0.1:81-80", listen, Err("invalid port range"));
+        check("127.0.0.1:80-x", listen, Err("invalid port"));
+        check("127.0.0.1:80-81", Form::default(), Err("invalid port"));
         check("70000", listen, Err("invalid port"));
         check("a:b", listen, Err("invalid port"));
         check(":80", listen, Err("no host"));

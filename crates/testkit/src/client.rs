@@ -246,6 +246,20 @@ impl Client {
         std::mem::take(&mut self.buffer)
     }
 
+    /// All that comes until the server closes or resets the connection, as one does that was sent more than it reads.
+    ///
+    /// # Panics
+    /// If it does neither.
+    #[track_caller]
+    pub fn last_words(&mut self) -> String {
+        match self.all() {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {}
+            Err(e) => panic!("{e} after {:?}", String::from_utf8_lossy(&self.buffer)),
+        }
+        String::from_utf8_lossy(&std::mem::take(&mut self.buffer)).into_owned()
+    }
+
     /// Waits for the server to close without sending anything more; a reset is fine too.
     ///
     /// # Panics

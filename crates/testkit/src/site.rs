@@ -1,22 +1,21 @@
 //! An engine in this process: a configuration, the caller's modules, and reactor threads on loopback.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
 use weir_engine::contract::AnyInstall;
-use weir_engine::errorlog::{Log, Output, Sink, Target};
+use weir_engine::errorlog::{Log, LogFile};
 use weir_engine::generation::{Generation, Resources, find_builtin, find_family};
 use weir_engine::io::Address;
 use weir_engine::worker::{ListeningSocket, Worker};
 use weir_ir::http::{HttpCore, HttpUpstream};
 use weir_ir::{AnyModule, Builtin, Dialect, Prefixes, World};
-use weir_syntax::{Files, Level, Memory};
+use weir_syntax::{Files, Memory};
 
 use crate::memory::{Say, Talk};
-use crate::{filled, free_address};
+use crate::{Folder, filled, free_address};
 
 /// The modules of a site, in their order.
 #[derive(Clone, Copy, Default)]
@@ -33,7 +32,7 @@ pub struct Site {
     worker: Option<Worker>,
     sockets: Vec<ListeningSocket>,
     generation: Arc<Generation>,
-    lines: Arc<Lines>,
+    folder: Folder,
 }
 
 impl Site {
@@ -45,8 +44,8 @@ impl Site {
     #[track_caller]
     pub fn start(modules: Modules, http: &str, names: &[(&str, String)]) -> Self {
         let address = free_address();
-        let lines = Arc::new(Lines::default());
-        let generation = compile(modules, 1, &text(http, names, address), Arc::clone(&lines), None);
+        let folder = Folder::new(&[("error.log", b"")]);
+        let generation = compile(modules, 1, &text(http, names, address, &folder), None);
         let listener = TcpListener::bind(address).expect("a free address");
         listener.set_nonblocking(true).expect("a socket option");
         let socket = ListeningSocket { address: Address::Ip(address), fd: Arc::new(listener.into()) };
@@ -58,7 +57,7 @@ impl Site {
             worker: Some(Worker::new()),
             sockets: vec![socket],
             generation,
-            lines,
+            folder,
         };
         site.publish();
         site
@@ -77,9 +76,9 @@ impl Site {
     #[track_caller]
     pub fn reload(&mut self, http: &str, names: &[(&str, String)]) {
         let before = Arc::clone(&self.generation);
-        let text = text(http, names, self.address);
+        let text = text(http, names, self.address, &self.folder);
         let number = before.number + 1;
-        self.generation = compile(self.modules, number, &text, Arc::clone(&self.lines), Some(before));
+        self.generation = compile(self.modules, number, &text, Some(before));
         self.publish();
     }
 
@@ -89,8 +88,7 @@ impl Site {
 
     /// The messages logged so far, without time, connection and context.
     pub fn log(&self) -> Vec<String> {
-        let lines = self.lines.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().map(|line| message(line)).collect()
+        self.folder.read("error.log").lines().map(message).collect()
     }
 
     /// Plays a conversation over a socket pair on a thread of its own reactor, with a clock that the script moves.
@@ -111,34 +109,21 @@ impl Site {
     }
 }
 
-fn text(http: &str, names: &[(&str, String)], address: SocketAddr) -> String {
+fn text(http: &str, names: &[(&str, String)], address: SocketAddr, folder: &Folder) -> String {
+    let log = folder.path().join("error.log");
     let http = filled(http, names);
-    format!("events {{}} http {{ {} }}", filled(&http, &[("listen", address.to_string())]))
-}
-
-#[derive(Default)]
-pub(crate) struct Lines(Mutex<Vec<String>>);
-
-impl Sink for Lines {
-    fn write(&self, _: Level, line: &[u8]) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.push(String::from_utf8_lossy(line).into_owned());
-    }
+    let http = filled(&http, &[("listen", address.to_string())]);
+    format!("error_log {} info; events {{}} http {{ {http} }}", log.display())
 }
 
 fn message(line: &str) -> String {
-    let message = line.split_once(": *").and_then(|(_, rest)| rest.split_once(' ')).map_or(line, |(_, m)| m);
+    let said = line.split_once(": ").map_or(line, |(_, said)| said);
+    let message = said.strip_prefix('*').and_then(|rest| rest.split_once(' ')).map_or(said, |(_, m)| m);
     message.split(", client: ").next().unwrap_or_default().trim_end().to_owned()
 }
 
 #[track_caller]
-fn compile(
-    modules: Modules,
-    number: u64,
-    text: &str,
-    lines: Arc<Lines>,
-    before: Option<Arc<Generation>>,
-) -> Arc<Generation> {
+fn compile(modules: Modules, number: u64, text: &str, before: Option<Arc<Generation>>) -> Arc<Generation> {
     let machine = Machine(Memory::new().with("/conf/nginx.conf", text.to_owned()));
     let ast = weir_syntax::parse(&machine, b"/conf/nginx.conf", b"/conf/", None);
     let mut http: Vec<&dyn AnyModule> = vec![&HttpCore, &HttpUpstream];
@@ -160,10 +145,13 @@ fn compile(
     let (program, told) = weir_ir::lower(&ast, &prefixes, &dialect, &machine);
     let told: Vec<_> = told.iter().map(|d| String::from_utf8_lossy(&d.message).into_owned()).collect();
     assert_eq!(told, Vec::<String>::new(), "{text}");
-    let log =
-        Log::new("weir", vec![Output { level: Level::Info, target: Target::Sink(lines as Arc<dyn Sink>) }]);
-    // Access logs go nowhere.
-    let resources = Resources { files: HashMap::new(), log, before };
+    // The error log is there; access logs go nowhere.
+    let open = |path: &Arc<str>| {
+        let path = if path.ends_with("/error.log") { path } else { "/dev/null" };
+        Arc::new(LogFile::open(path).expect("a log"))
+    };
+    let files = program.open_files.iter().map(|f| (Arc::clone(&f.path), open(&f.path))).collect();
+    let resources = Resources { files, log: Log::new("weir", vec![]), before };
     match Generation::compile(number, &program, &installed, resources) {
         Ok(generation) => Arc::new(generation),
         Err(faults) => panic!("{}", String::from_utf8_lossy(&faults[0].message)),

@@ -68,11 +68,20 @@ pub async fn serve_from(
         plain_on_tls: start.plain_on_tls,
         listener,
         reactor,
-        head: Head::new(),
-        client: Some(client),
-        announced: false,
     };
-    while state.request().await {}
+    let mut x = Box::new(Exchange::new(
+        Rc::clone(&state.reactor),
+        Arc::clone(&state.served),
+        Rc::clone(&state.connection),
+        client,
+        state.server,
+    ));
+    loop {
+        match state.request(&mut x).await {
+            Ended::KeepAlive => x.end(),
+            ended => return state.close(x, ended).await,
+        }
+    }
 }
 
 /// Counts a connection as in one state for as long as it is.
@@ -101,11 +110,6 @@ struct Serving {
     connection: Rc<Connection>,
     plain_on_tls: bool,
     idle: Rc<Idle>,
-    head: Head,
-    /// Taken while an exchange has it.
-    client: Option<Client>,
-    /// The client was told that the connection ends with this response.
-    announced: bool,
 }
 
 /// How waiting for a request ended.
@@ -125,39 +129,31 @@ enum Refusal {
 }
 
 impl Serving {
-    /// Serves one request; false where the connection is over.
-    async fn request(&mut self) -> bool {
-        let Some(mut client) = self.client.take() else { return false };
+    /// Serves one request; what then becomes of the connection.
+    async fn request(&mut self, x: &mut Exchange) -> Ended {
         let first = self.connection.requests.get() == 0;
-        let pipelined = !client.input.is_empty();
+        let pipelined = !x.client.input.is_empty();
         let started = Cell::new(None);
         let counters = Arc::clone(&self.reactor.counters);
         let waiting = During::new(&counters.waiting);
         let idle = Rc::clone(&self.idle);
-        let arrival = idle.bounded(pin!(self.head(&mut client, first, &started))).await;
+        let arrival = idle.bounded(pin!(self.head(x, first, &started))).await;
         drop(waiting);
         let _writing = During::new(&counters.writing);
         self.idle.works();
-        client.timer.clear();
+        x.client.timer.clear();
         let refused = match arrival {
             Some(Arrival::Complete) => None,
             Some(Arrival::Rejected(reject)) => Some(Refusal::Answer(reject)),
-            Some(Arrival::Closed) if self.head.is_empty() => {
-                client.io.farewell();
-                return false;
-            }
+            Some(Arrival::Closed) if x.head.is_empty() => return Ended::Farewell,
             // Of a request that began a line is logged, though nobody is there to be answered.
             Some(Arrival::Closed) => Some(Refusal::Silence(400)),
             // The time of a connection that outlived its generation is up.
-            None => {
-                client.io.farewell();
-                return false;
-            }
+            None => return Ended::Farewell,
             Some(Arrival::Late) => {
                 self.log_client("client timed out", None);
-                if self.head.is_empty() {
-                    self.give_up(client.io);
-                    return false;
+                if x.head.is_empty() {
+                    return self.give_up();
                 }
                 Some(Refusal::Silence(408))
             }
@@ -167,18 +163,9 @@ impl Serving {
         self.connection.requests.set(requests);
         self.reactor.counters.requests.fetch_add(1, Ordering::Relaxed);
         let generation = Arc::clone(&self.served);
-        let found = router::find(&generation, self.connection.address(), self.head.host());
+        let found = router::find(&generation, self.connection.address(), x.head.host());
         let (server, regex) = found.unwrap_or((self.server, None));
-        let head = std::mem::take(&mut self.head);
-        let mut slot = self.reactor.take_slot();
-        let x = slot.insert(Exchange::new(
-            Rc::clone(&self.reactor),
-            Arc::clone(&generation),
-            Rc::clone(&self.connection),
-            client,
-            head,
-            server,
-        ));
+        x.begin(&generation, server);
         x.pipelined = pipelined;
         if let Some(started) = started.get() {
             x.started = started;
@@ -188,42 +175,31 @@ impl Serving {
             x.matches(regex, &host);
             x.host = host;
         }
-        let ended = self.exchange(x, refused, server, requests).await;
-        let x = slot.take();
-        self.reactor.put_slot(slot);
-        match x {
-            Some(x) => self.after(x, ended).await,
-            None => false,
-        }
+        self.exchange(x, refused, server, requests).await
     }
 
-    /// What becomes of the connection; true where it carries another request.
-    async fn after(&mut self, x: Exchange, ended: Ended) -> bool {
-        if let Ended::Tunnel(tunnel) = ended {
-            start_tunnel(x, *tunnel, self.idle.end());
-            return false;
-        }
+    /// Ends the connection.
+    async fn close(&mut self, mut x: Box<Exchange>, ended: Ended) {
         let core = &x.generation.location(x.location).core;
         let (time, timeout) = (core.lingering_time, core.lingering_timeout);
-        let (mut client, head, _) = x.into_parts();
         match ended {
-            Ended::KeepAlive => {
-                client.timer.clear();
-                self.client = Some(client);
-                self.head = head;
-                self.head.reset();
-                return true;
-            }
+            Ended::Tunnel(tunnel) => start_tunnel(*x, *tunnel, self.idle.end()),
             Ended::Linger => {
+                x.end();
                 let timers = self.reactor.timers().clone();
                 let idle = Rc::clone(&self.idle);
-                idle.bounded(pin!(client.io.linger(&timers, time, timeout))).await;
+                idle.bounded(pin!(x.client.io.linger(&timers, time, timeout))).await;
             }
-            Ended::Farewell => client.io.farewell(),
-            Ended::Reset => client.io.reset(),
-            Ended::Over | Ended::Tunnel(_) => {}
+            Ended::Farewell => {
+                x.client.io.farewell();
+                x.end();
+            }
+            Ended::Reset => {
+                x.end();
+                x.client.io.reset();
+            }
+            Ended::Over | Ended::KeepAlive => x.end(),
         }
-        false
     }
 
     async fn exchange(
@@ -239,7 +215,7 @@ impl Serving {
             Some(Refusal::Silence(status)) => {
                 x.status = status;
                 log(x);
-                return if self.settings().reset_timedout_connection { Ended::Reset } else { Ended::Over };
+                return self.give_up();
             }
             Some(Refusal::Answer(reject)) => {
                 x.log(Level::Info, String::from_utf8_lossy(&reject.message));
@@ -275,8 +251,8 @@ impl Serving {
             log(x);
             return Ended::Over;
         }
-        self.announced = !self.reactor.is_current(&self.served) || self.reactor.is_quitting();
-        if self.announced {
+        // The client is told that its connection ends with this response where its generation was replaced.
+        if !self.reactor.is_current(&self.served) || self.reactor.is_quitting() {
             x.keepalive = false;
         }
         let core_keepalive = x.location().core.keepalive_timeout > 0;
@@ -347,11 +323,9 @@ impl Serving {
         }
     }
 
-    /// Closes a connection whose client was too slow.
-    fn give_up(&self, io: Io) {
-        if self.settings().reset_timedout_connection {
-            io.reset();
-        }
+    /// How a connection ends whose client was too slow.
+    fn give_up(&self) -> Ended {
+        if self.settings().reset_timedout_connection { Ended::Reset } else { Ended::Over }
     }
 
     fn settings(&self) -> &crate::settings::CoreSettings {
@@ -385,13 +359,14 @@ impl Serving {
     }
 
     /// Waits for a request's head.
-    async fn head(&mut self, client: &mut Client, first: bool, started: &Cell<Option<u64>>) -> Arrival {
+    async fn head(&mut self, x: &mut Exchange, first: bool, started: &Cell<Option<u64>>) -> Arrival {
         let (header_timeout, keepalive_timeout, min_timeout) = {
             let core = self.settings();
             (core.client_header_timeout, core.keepalive_timeout, core.keepalive_min_timeout)
         };
         let limits = Arc::clone(&self.settings().limits);
         let clock_ms = self.reactor.clock().now_ms();
+        let Exchange { client, head, .. } = x;
         client.timer.set(clock_ms + if first { header_timeout } else { keepalive_timeout });
         let idle_since = clock_ms;
         let mut quit_seen = false;
@@ -402,7 +377,7 @@ impl Serving {
                         started.set(Some(self.reactor.clock().now_ms()));
                         client.timer.set_in(header_timeout);
                     }
-                    match self.head.parse(&client.input, &limits) {
+                    match head.parse(&client.input, &limits) {
                         Ok(Parsed::Complete(n)) => {
                             client.input.consume(n);
                             release_if_empty(&mut client.input);
@@ -415,7 +390,7 @@ impl Serving {
                         Err(reject) => return Poll::Ready(Arrival::Rejected(reject)),
                     }
                 }
-                match self.poll_input(cx, client, &limits, started, header_timeout) {
+                match self.poll_input(cx, client, head, &limits, started, header_timeout) {
                     Poll::Ready(Some(arrival)) => return Poll::Ready(arrival),
                     Poll::Ready(None) => {}
                     Poll::Pending => break,
@@ -454,13 +429,13 @@ impl Serving {
         &mut self,
         cx: &mut Context<'_>,
         client: &mut Client,
+        head: &mut Head,
         limits: &crate::http1::Limits,
         started: &Cell<Option<u64>>,
         header_timeout: u64,
     ) -> Poll<Option<Arrival>> {
         let Client { io, input, timer } = client;
         let clock = self.reactor.clock();
-        let head = &mut self.head;
         let read = scratch(|bytes| {
             let n = match io.poll_read(cx, bytes) {
                 Poll::Ready(Ok(n)) => n,
@@ -483,7 +458,7 @@ impl Serving {
         match read {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(None)) => {
-                if !self.head.is_empty() {
+                if !head.is_empty() {
                     self.log_client(
                         "client prematurely closed connection while reading client request headers",
                         None,
@@ -545,7 +520,7 @@ fn log(x: &Exchange) {
 
 /// Carries a connection on as a tunnel, which keeps nothing of the exchange but what its log lines need. `end` is when
 /// the connection has to end, in milliseconds of the thread's clock.
-fn start_tunnel(x: Exchange, tunnel: Tunnel, end: Option<u64>) {
+fn start_tunnel(mut x: Exchange, tunnel: Tunnel, end: Option<u64>) {
     let reactor = Rc::clone(&x.reactor);
     let handlers = &x.location().handlers.log;
     let logs: Vec<_> = handlers.iter().filter_map(|handler| handler.detach(&x)).collect();
@@ -558,7 +533,9 @@ fn start_tunnel(x: Exchange, tunnel: Tunnel, end: Option<u64>) {
         upstream_received: last.map_or(0, |state| state.bytes_received),
     };
     let Tunnel { upstream, from_upstream, options, peer } = tunnel;
-    let (Client { io, input, .. }, _, guards) = x.into_parts();
+    let guards = std::mem::take(&mut x.guards);
+    x.end();
+    let Client { io, input, .. } = x.client;
     let running = tunnel::Tunnel::new(io, upstream, input, from_upstream, options, reactor.timers());
     let control = running.control();
     if let Some(end) = end {

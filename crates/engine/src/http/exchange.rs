@@ -158,6 +158,8 @@ pub struct Exchange {
     pub answer_type: Option<Text>,
     /// Bytes per second to the client; 0 is no bound.
     pub limit_rate: u64,
+    /// Fields behind the body, as far as they were made.
+    trailers: RefCell<Option<Box<Headers>>>,
     request_id: RefCell<Option<[u8; 32]>>,
     captures: RefCell<Captures>,
     values: RefCell<Vec<Value>>,
@@ -171,38 +173,23 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    pub fn new(
+    /// The place of a connection's requests; nothing of it means anything before [`Exchange::begin`].
+    pub(crate) fn new(
         reactor: Rc<Reactor>,
         generation: Arc<Generation>,
         connection: Rc<Connection>,
         client: Client,
-        head: Head,
         server: LocationId,
     ) -> Self {
-        let started = reactor.clock().now_ms();
-        let Parts {
-            mut uri,
-            mut args,
-            mut host,
-            upstream_states,
-            upstream_uri,
-            answer_headers,
-            captures,
-            values,
-            response,
-        } = reactor.take_parts();
-        uri.extend_from_slice(head.path());
-        args.extend_from_slice(head.args());
-        host.extend_from_slice(head.host());
         Self {
-            body: RequestBody::of(&head),
-            method: head.method(),
-            uri,
-            args,
-            host,
-            spare_response: response,
-            keepalive: head.keeps_alive(),
-            request_length: head.raw().len() as u64,
+            body: RequestBody::none(),
+            method: Method::Get,
+            uri: Vec::new(),
+            args: Vec::new(),
+            host: Vec::new(),
+            spare_response: None,
+            keepalive: false,
+            request_length: 0,
             location: server,
             server,
             uri_changed: false,
@@ -215,7 +202,7 @@ impl Exchange {
             restart: Restart::ServerRewrite,
             err_status: 0,
             error_page: false,
-            started,
+            started: 0,
             status: 0,
             sent: 0,
             body_sent: 0,
@@ -223,56 +210,107 @@ impl Exchange {
             response: None,
             chunked: false,
             pipelined: false,
+            trailers: RefCell::default(),
             request_id: RefCell::default(),
             upgraded: None,
-            upstream_states,
-            upstream_uri,
+            upstream_states: Vec::new(),
+            upstream_uri: Vec::new(),
             upstream_headers: None,
             real_peer: None,
-            answer_headers,
+            answer_headers: Headers::default(),
             answer_type: None,
             limit_rate: 0,
-            captures: RefCell::new(captures),
-            values: RefCell::new(values),
+            captures: RefCell::default(),
+            values: RefCell::default(),
             extensions: Vec::new(),
             remembered: Vec::new(),
             guards: Vec::new(),
+            head: Head::new(),
             reactor,
             generation,
             connection,
             client,
-            head,
         }
     }
 
-    /// Takes the exchange apart: what belongs to the connection, and the memory for the next exchange.
-    pub(crate) fn into_parts(mut self) -> (Client, Head, Vec<Box<dyn Any>>) {
-        self.uri.clear();
-        self.args.clear();
-        self.host.clear();
-        self.upstream_states.clear();
-        self.upstream_uri.clear();
-        self.answer_headers.clear();
-        let mut captures = self.captures.into_inner();
-        captures.groups.clear();
-        let mut values = self.values.into_inner();
-        values.clear();
-        let mut response = self.response.or(self.spare_response);
-        if let Some(response) = &mut response {
+    /// Begins with the request whose head was read, at a server of a generation.
+    pub(crate) fn begin(&mut self, generation: &Arc<Generation>, server: LocationId) {
+        if !Arc::ptr_eq(generation, &self.generation) {
+            self.generation = Arc::clone(generation);
+        }
+        let parts = self.reactor.take_parts();
+        self.uri = parts.uri;
+        self.args = parts.args;
+        self.host = parts.host;
+        self.upstream_states = parts.upstream_states;
+        self.upstream_uri = parts.upstream_uri;
+        self.answer_headers = parts.answer_headers;
+        *self.captures.get_mut() = parts.captures;
+        *self.values.get_mut() = parts.values;
+        self.spare_response = parts.response;
+        self.uri.extend_from_slice(self.head.path());
+        self.args.extend_from_slice(self.head.args());
+        self.host.extend_from_slice(self.head.host());
+        self.body = RequestBody::of(&self.head);
+        self.method = self.head.method();
+        self.method_name = None;
+        self.keepalive = self.head.keeps_alive();
+        self.request_length = self.head.raw().len() as u64;
+        self.location = server;
+        self.server = server;
+        self.uri_changed = false;
+        self.valid_location = true;
+        self.uri_below_alias = false;
+        self.internal = false;
+        self.redirects_left = 10;
+        self.restart = Restart::ServerRewrite;
+        self.err_status = 0;
+        self.error_page = false;
+        self.started = self.reactor.clock().now_ms();
+        self.status = 0;
+        self.sent = 0;
+        self.body_sent = 0;
+        self.complete = false;
+        self.chunked = false;
+        self.limit_rate = 0;
+        *self.request_id.get_mut() = None;
+    }
+
+    /// Lets go of all that belongs to the request; its memory goes to the thread's next one.
+    pub(crate) fn end(&mut self) {
+        self.head.reset();
+        self.body = RequestBody::none();
+        self.redirect_target = None;
+        self.upstream_headers = None;
+        self.real_peer = None;
+        self.answer_type = None;
+        self.extensions.clear();
+        self.remembered.clear();
+        self.guards.clear();
+        let mut parts = Parts {
+            uri: std::mem::take(&mut self.uri),
+            args: std::mem::take(&mut self.args),
+            host: std::mem::take(&mut self.host),
+            upstream_states: std::mem::take(&mut self.upstream_states),
+            upstream_uri: std::mem::take(&mut self.upstream_uri),
+            answer_headers: std::mem::take(&mut self.answer_headers),
+            captures: std::mem::take(self.captures.get_mut()),
+            values: std::mem::take(self.values.get_mut()),
+            response: self.response.take().or_else(|| self.spare_response.take()),
+        };
+        parts.uri.clear();
+        parts.args.clear();
+        parts.host.clear();
+        parts.upstream_states.clear();
+        parts.upstream_uri.clear();
+        parts.answer_headers.clear();
+        parts.captures.groups.clear();
+        parts.values.clear();
+        if let Some(response) = &mut parts.response {
             response.clear();
         }
-        self.reactor.put_parts(Parts {
-            uri: self.uri,
-            args: self.args,
-            host: self.host,
-            upstream_states: self.upstream_states,
-            upstream_uri: self.upstream_uri,
-            answer_headers: self.answer_headers,
-            captures,
-            values,
-            response,
-        });
-        (self.client, self.head, self.guards)
+        self.spare_response = None;
+        self.reactor.put_parts(parts);
     }
 
     /// An empty response of that status, in the memory of an earlier one where there is some.
@@ -329,6 +367,15 @@ impl Exchange {
             }
             text
         })
+    }
+
+    /// Adds a field behind the body.
+    pub fn add_trailer(&self, name: &[u8], value: &[u8]) {
+        self.trailers.borrow_mut().get_or_insert_default().push(name, value);
+    }
+
+    pub(crate) fn trailers(&self) -> std::cell::Ref<'_, Option<Box<Headers>>> {
+        self.trailers.borrow()
     }
 
     pub fn header(&self, known: Known) -> Option<&[u8]> {

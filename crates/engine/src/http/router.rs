@@ -105,8 +105,8 @@ pub struct Locations {
     /// Sorted by name; each knows the next shorter one that it begins with.
     prefixes: Vec<Prefix>,
     regexes: Vec<(Regex, LocationId)>,
-    /// Exact and prefix locations whose names end in a slash, by the name without it.
-    slashed: HashMap<Box<[u8]>, LocationId>,
+    /// Exact and prefix locations whose names end in a slash, by the name without it; the exact one first.
+    slashed: HashMap<Box<[u8]>, Vec<LocationId>>,
     named: HashMap<Box<[u8]>, LocationId>,
 }
 
@@ -130,14 +130,21 @@ pub enum Found {
 impl Locations {
     pub(crate) fn new(http: &Http, outer: LocationId) -> Self {
         let mut locations = Self::default();
+        // nginx finds nothing but regexes inside a regex.
+        let in_regex = matches!(&http.scope(outer).kind, ScopeKind::Location(LocationMatch::Regex(_)));
         for id in &http.scope(outer).children {
             let ScopeKind::Location(pattern) = &http.scope(*id).kind else { continue };
+            if in_regex && !matches!(pattern, LocationMatch::Regex(_)) {
+                continue;
+            }
             if let LocationMatch::Exact(name)
             | LocationMatch::Prefix(name)
             | LocationMatch::PrefixFinal(name) = pattern
             {
                 if let Some(bare) = name.strip_suffix(b"/").filter(|bare| !bare.is_empty()) {
-                    locations.slashed.entry(bare.into()).or_insert(*id);
+                    let same: &mut Vec<_> = locations.slashed.entry(bare.into()).or_default();
+                    let at = if matches!(pattern, LocationMatch::Exact(_)) { 0 } else { same.len() };
+                    same.insert(at, *id);
                 }
             }
             match pattern {
@@ -190,8 +197,9 @@ impl Locations {
     }
 
     fn with_slash(&self, generation: &Generation, uri: &[u8]) -> Option<LocationId> {
-        let id = *self.slashed.get(uri)?;
-        generation.location(id).handlers.auto_redirect.then_some(id)
+        let same = self.slashed.get(uri)?;
+        let redirects = |id: &LocationId| generation.location(*id).handlers.auto_redirect;
+        if same.iter().any(redirects) { same.first().copied() } else { None }
     }
 }
 
@@ -203,9 +211,16 @@ pub fn location(x: &Exchange, level: LocationId) -> Found {
     if let Some(id) = locations.exact.get(&x.uri[..]) {
         return Found::Location(*id);
     }
+    let prefix = locations.longest_prefix(&x.uri);
+    // Before anything inside the prefix is looked at; a prefix of the very same name is the request's own.
+    if prefix.is_none_or(|prefix| *prefix.name != x.uri[..])
+        && let Some(id) = locations.with_slash(generation, &x.uri)
+    {
+        return Found::Redirect(id);
+    }
     let mut found = Found::None;
     let mut regexes = true;
-    if let Some(prefix) = locations.longest_prefix(&x.uri) {
+    if let Some(prefix) = prefix {
         regexes = !prefix.last;
         found = Found::Location(prefix.id);
         match location(x, prefix.id) {
@@ -219,9 +234,6 @@ pub fn location(x: &Exchange, level: LocationId) -> Found {
             }
         }
     }
-    if let Some(id) = auto_redirect(generation, locations, &x.uri, found) {
-        return Found::Redirect(id);
-    }
     if regexes {
         for (regex, id) in &locations.regexes {
             if x.matches(regex, &x.uri) {
@@ -233,21 +245,6 @@ pub fn location(x: &Exchange, level: LocationId) -> Found {
         }
     }
     found
-}
-
-fn auto_redirect(
-    generation: &Generation,
-    locations: &Locations,
-    uri: &[u8],
-    found: Found,
-) -> Option<LocationId> {
-    if let Found::Location(id) = found {
-        // A prefix of the very same name is the request's own.
-        if generation.location(id).name() == uri {
-            return None;
-        }
-    }
-    locations.with_slash(generation, uri)
 }
 
 /// Whether a nested result ends the search: an exact match, a regex, or a redirect.

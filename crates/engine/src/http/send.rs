@@ -414,13 +414,14 @@ fn poll_write_all(x: &mut Exchange, cx: &mut Context<'_>, head: &mut Buf) -> Pol
 /// Ends a chunked body, with the trailer fields of its source and those that were added on the way.
 fn write_trailers(x: &Exchange, of_source: Option<&Headers>, out: &mut Buf) {
     let added = x.response.as_ref().and_then(|response| response.trailers.as_deref());
-    let mut fields = Headers::default();
-    if let Some(added) = added {
-        added.append(x, &mut fields);
+    for (name, value) in of_source.into_iter().flat_map(Headers::iter) {
+        x.add_trailer(name, value);
     }
-    let of_source = of_source.into_iter().flat_map(Headers::iter);
+    if let Some(added) = added {
+        added.append(x);
+    }
     out.extend(LAST_CHUNK_HEAD);
-    for (name, value) in of_source.chain(fields.iter()) {
+    for (name, value) in x.trailers().iter().flat_map(|fields| fields.iter()) {
         out.extend(name);
         out.extend(b": ");
         out.extend(value);

@@ -32,6 +32,14 @@ pub struct Peer {
     pub conns: Arc<AtomicU32>,
 }
 
+impl Peer {
+    /// Whether another generation's peer is this one with the same parameters.
+    fn is_as(&self, other: &Peer) -> bool {
+        let parameters = |p: &Peer| (p.weight, p.max_fails, p.fail_timeout, p.max_conns, p.down, p.backup);
+        self.address == other.address && parameters(self) == parameters(other)
+    }
+}
+
 /// Counts a connection to a peer for as long as it lives.
 #[derive(Debug)]
 pub struct PeerGuard {
@@ -58,6 +66,8 @@ pub struct Upstream {
     pub explicit: bool,
     pub peers: Arc<[Peer]>,
     pub balance: Arc<dyn Balance>,
+    /// The balancer that the group has of itself; others may wrap it or stand in its place.
+    pub round_robin: Arc<RoundRobin>,
     pub pool: PoolSettings,
     pub pool_id: PoolId,
 }
@@ -82,12 +92,23 @@ impl Upstream {
                 });
             }
         }
-        let peers: Arc<[Peer]> = peers.into();
+        let same = |b: &&Upstream| {
+            b.peers.len() == peers.len() && b.peers.iter().zip(&peers).all(|(old, new)| old.is_as(new))
+        };
+        let (peers, round_robin) = match before.filter(same) {
+            // A reload that leaves the group as it was leaves its turns and its failures too.
+            Some(before) => (Arc::clone(&before.peers), Arc::clone(&before.round_robin)),
+            None => {
+                let peers: Arc<[Peer]> = peers.into();
+                (Arc::clone(&peers), Arc::new(RoundRobin::new(peers)))
+            }
+        };
         Self {
             name: Arc::clone(&upstream.name),
             port: upstream.port,
             explicit: upstream.explicit,
-            balance: Arc::new(RoundRobin::new(Arc::clone(&peers))),
+            balance: Arc::clone(&round_robin) as Arc<dyn Balance>,
+            round_robin,
             peers,
             pool: PoolSettings::default(),
             pool_id: PoolId::of(&upstream.name, upstream.port),
@@ -108,11 +129,13 @@ impl Upstream {
             conns: Arc::default(),
         };
         let peers: Arc<[Peer]> = [peer].into();
+        let round_robin = Arc::new(RoundRobin::new(Arc::clone(&peers)));
         Self {
             name: name.into(),
             port,
             explicit: false,
-            balance: Arc::new(RoundRobin::new(Arc::clone(&peers))),
+            balance: Arc::clone(&round_robin) as Arc<dyn Balance>,
+            round_robin,
             peers,
             pool: PoolSettings::default(),
             pool_id: PoolId::of("", 0),

@@ -69,6 +69,10 @@ impl Module for HttpCore {
         D::scope("client_body_temp_path", SCOPES, Takes::ONE_TO_FOUR, |s, c| {
             s.client_body_temp_path.put_with(c, temp_path)
         }),
+        D::scope("client_body_in_file_only", SCOPES, Takes::ONE, |s, c| {
+            let words = [("off", BodyInFile::Off), ("on", BodyInFile::On), ("clean", BodyInFile::Clean)];
+            s.client_body_in_file_only.one_of(c, &words)
+        }),
         D::scope("client_body_in_single_buffer", SCOPES, Takes::FLAG, |s, c| s.once.flag(c))
             .accepted("a body in memory is one buffer"),
         D::scope("sendfile", SCOPES_IF, Takes::FLAG, |s, c| s.sendfile.flag(c)),
@@ -199,11 +203,31 @@ pub enum ServerTokens {
     Build,
 }
 
+/// `client_body_in_file_only`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyInFile {
+    Off,
+    /// Every body, and the file stays.
+    On,
+    /// Every body, and the file goes with the request.
+    Clean,
+}
+
 /// `root` or `alias`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
     pub path: Template,
-    pub alias: bool,
+    /// It is an `alias`.
+    pub alias: Option<Alias>,
+}
+
+/// What of a request's path an `alias` takes the place of; levels below inherit it as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alias {
+    /// So many bytes: the name of its location.
+    Prefix(usize),
+    /// Everything: the alias of a regex location is the whole file name.
+    Whole,
 }
 
 /// One `error_page`: what to do instead of the plain page of some codes.
@@ -252,6 +276,7 @@ pub struct Core {
     pub client_body_buffer_size: Setting<u64>,
     pub client_body_timeout: Setting<u64>,
     pub client_body_temp_path: Setting<PathSpec>,
+    pub client_body_in_file_only: Setting<BodyInFile>,
     pub sendfile: Setting<bool>,
     pub tcp_nodelay: Setting<bool>,
     pub send_timeout: Setting<u64>,
@@ -308,6 +333,7 @@ impl Conf for Core {
             client_body_buffer_size,
             client_body_timeout,
             client_body_temp_path,
+            client_body_in_file_only,
             sendfile,
             tcp_nodelay,
             send_timeout,
@@ -345,7 +371,7 @@ impl Conf for Core {
         match merge.kind() {
             ScopeKind::Server if !self.root.is_set() => {
                 let path = crate::lowering::absolute("html", &merge.prefixes().prefix);
-                self.root.replace(Root { path: Template::literal(path.as_bytes()), alias: false });
+                self.root.replace(Root { path: Template::literal(path.as_bytes()), alias: None });
             }
             // Blocks without a name of their own stay in the location that they stand in.
             ScopeKind::If | ScopeKind::LimitExcept => self.internal.inherit(&outer.internal),
@@ -359,11 +385,13 @@ impl Conf for Core {
             ));
         }
         if !self.client_body_temp_path.is_set() {
-            merge.directory(PathSpec {
+            let spec = PathSpec {
                 path: crate::lowering::absolute("client_body_temp", &merge.prefixes().state),
                 levels: [0; 3],
                 position: None,
-            })?;
+            };
+            merge.directory(spec.clone())?;
+            self.client_body_temp_path.replace(spec);
         }
         Ok(())
     }
@@ -521,7 +549,7 @@ fn types(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
 fn root(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
     let alias = call.name() == b"alias";
     if let Some(before) = core.root.get() {
-        if before.alias == alias {
+        if before.alias.is_some() == alias {
             return Err(call.duplicate());
         }
         let (this, that) = if alias { ("alias", "root") } else { ("root", "alias") };
@@ -555,6 +583,12 @@ fn root(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
         text.splice(..0, call.prefixes().prefix.bytes());
     }
     let path = Template::parse(&text, call).map_err(|fault| call.under(fault, 0))?;
+    let location = call.location();
+    let alias = alias.then(|| match &call.http().scope(location).kind {
+        ScopeKind::Location(LocationMatch::Regex(_)) => Alias::Whole,
+        ScopeKind::Location(pattern) => Alias::Prefix(pattern.name().len()),
+        _ => Alias::Prefix(0),
+    });
     core.root.replace(Root { path, alias });
     Ok(())
 }

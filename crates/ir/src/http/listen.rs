@@ -171,7 +171,15 @@ pub(crate) fn read(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
     }
     let server = call.location();
     let mut seen = vec![];
-    for address in addresses {
+    let ranges = addresses.into_iter().flat_map(|address| {
+        let last = authority.last_port;
+        let ports = address.port().map_or(0..=0, |port| port..=last.unwrap_or(port));
+        ports.map(move |port| match &address {
+            Address::Ip(ip) => Address::Ip(SocketAddr::new(ip.ip(), port)),
+            Address::Unix(_) => address.clone(),
+        })
+    });
+    for address in ranges.collect::<Vec<_>>() {
         if seen.contains(&address) {
             continue;
         }

@@ -142,7 +142,11 @@ impl Serving {
                     }
                 }
                 Order::Reopen(logs) => self.reopen(logs),
-                Order::Quit => return self.quit(orders).await,
+                Order::Quit => {
+                    // Without a master nobody else holds the listening sockets: now nothing connects any more.
+                    drop(own);
+                    return self.quit(orders).await;
+                }
                 Order::Terminate => {
                     self.log.write(Level::Notice, "exit");
                     return 0;

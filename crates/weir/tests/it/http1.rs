@@ -93,7 +93,7 @@ fn what_is_too_large_is_refused() {
     fn check(server: &Server, request: &str, status: u16) {
         let mut client = Client::connect(server.address());
         client.send(request);
-        let answer = String::from_utf8_lossy(&client.rest()).into_owned();
+        let answer = client.last_words();
         let line = format!("HTTP/1.1 {status} ");
         assert!(answer.starts_with(&line), "{answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
@@ -115,11 +115,12 @@ const MODULES: Modules = Modules { http: weir_modules::HTTP, upstream: weir_modu
 
 /// A site with nginx's own timeouts of a minute.
 fn site() -> Site {
-    Site::start(
-        MODULES,
-        "server { listen {listen}; location / { return 200 'here'; } location /p { proxy_pass http://127.0.0.1:1; } }",
-        &[],
-    )
+    let http = "server {
+        listen {listen};
+        location / { return 200 'here'; }
+        location /p { proxy_pass http://127.0.0.1:1; }
+    }";
+    Site::start(MODULES, http, &[])
 }
 
 const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a.example\r\n";

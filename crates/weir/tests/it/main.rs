@@ -10,6 +10,7 @@
 mod demo;
 mod drain;
 mod http1;
+mod locations;
 mod processes;
 mod reload;
 mod smuggling;
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
     nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
     let filters: Vec<&String> =
         arguments.iter().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let all: [&[Test]; 8] = [
+    let all: [&[Test]; 9] = [
         processes::TESTS,
         reload::TESTS,
         drain::TESTS,
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         http1::TESTS,
         smuggling::TESTS,
         demo::TESTS,
+        locations::TESTS,
     ];
     let chosen =
         |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));

@@ -30,14 +30,16 @@ fn start(origin: &Origin) -> Server {
 fn ambiguous_requests_are_refused() {
     let origin = Origin::saying("fine");
     let server = start(&origin);
-    let check = |request: String, status: &str| {
+    let mut wrong = vec![];
+    let mut check = |request: String, status: &str| {
         let mut client = Client::connect(server.address());
-        client.send(&request).send(HIDDEN);
-        let answer = String::from_utf8_lossy(&client.rest()).into_owned();
-        let first = answer.lines().next().unwrap_or_default();
-        assert!(first.starts_with(&format!("HTTP/1.1 {status}")), "{request:?} {answer}");
-        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{request:?} {answer}");
-        assert_eq!(origin.heard(), "", "{request:?}");
+        client.send(format!("{request}{HIDDEN}"));
+        let first = client.try_response().map_or_else(|e| e.to_string(), |r| r.head);
+        if !first.starts_with(&format!("HTTP/1.1 {status}")) {
+            wrong.push(format!("{request:?} got {:?}", first.lines().next()));
+        } else if client.last_words().contains("HTTP/1.1") {
+            wrong.push(format!("{request:?} was refused, and something behind it was not"));
+        }
     };
     for head in [
         "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
@@ -72,7 +74,6 @@ fn ambiguous_requests_are_refused() {
     for chunks in [
         "x\r\n",
         "\r\n",
-        "5 5\r\nhello\r\n0\r\n\r\n",
         "0x5\r\nhello\r\n0\r\n\r\n",
         "-1\r\n",
         "+5\r\nhello\r\n0\r\n\r\n",
@@ -81,12 +82,15 @@ fn ambiguous_requests_are_refused() {
         "5\r\nhelloX\r\n0\r\n\r\n",
         "5\r\nhello0\r\n\r\n",
         "5\rhello\r\n0\r\n\r\n",
+        "5\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\n0\r\n\r\n",
+        "5\r\nhello\r\n0\n\r\n",
+        "5\r\nhello\r\n0\r\n\n",
         "5\r\nhello\r0\r\n\r\n",
     ] {
         check(format!("{POST}Transfer-Encoding: chunked\r\n\r\n{chunks}"), "400 Bad Request");
     }
     for line in [
-        "GET  / HTTP/1.1",
         "GET / HTTP/1.1 x",
         "GET / http/1.1",
         "GET / HTTP/1.",
@@ -98,11 +102,15 @@ fn ambiguous_requests_are_refused() {
     ] {
         check(format!("{line}\r\nHost: a.example\r\n\r\n"), "400 Bad Request");
     }
+    // nginx lets anything stand behind a blank there; another server may read the number on.
+    check(format!("{POST}Transfer-Encoding: chunked\r\n\r\n5 5\r\nhello\r\n0\r\n\r\n"), "400 Bad Request");
     check("GET / HTTP/2.0\r\nHost: a.example\r\n\r\n".into(), "505 HTTP Version Not Supported");
     check("GET / HTTP/1.1\r\n\r\n".into(), "400 Bad Request");
     check("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(), "400 Bad Request");
     check("CONNECT a.example:80 HTTP/1.1\r\nHost: a.example\r\n\r\n".into(), "405 Not Allowed");
     check("TRACE / HTTP/1.1\r\nHost: a.example\r\n\r\n".into(), "405 Not Allowed");
+    assert_eq!(wrong, Vec::<String>::new());
+    assert_eq!(origin.heard(), "");
 }
 
 fn odd_requests_are_read_as_nginx_reads_them() {
@@ -112,7 +120,7 @@ fn odd_requests_are_read_as_nginx_reads_them() {
         let origin = Origin::saying("fine");
         let server = start(&origin);
         let mut client = Client::connect(server.address());
-        client.send(request).send(HIDDEN);
+        client.send(format!("{request}{HIDDEN}"));
         let (first, second) = (client.response(), client.response());
         assert_eq!((first.status, second.status), (200, 200), "{request:?}");
         let heard = requests(&origin.received().concat());
@@ -123,15 +131,15 @@ fn odd_requests_are_read_as_nginx_reads_them() {
     }
     let never = "\u{1}";
     check("GET /a HTTP/1.1\nHost: a.example\nX-A: b\n\n", "X-A: b\r\n", never);
-    check("\r\n\r\nGET /a HTTP/1.1\r\nHost: a.example\r\n\r\n", "GET /a HTTP/1.0\r\n", never);
+    check("\r\n\r\nGET /a HTTP/1.1\r\nHost: a.example\r\n\r\n", "GET /a HTTP/1.1\r\n", never);
     check("GET /a HTTP/1.1\r\nHost: a.example\r\nContent_Length: 5\r\n\r\n", "GET /a ", "Content_Length");
     check("GET /a HTTP/1.1\r\nHost: a.example\r\nX-A:   b  \r\n\r\n", "X-A: b\r\n", never);
     check("GET /a HTTP/1.1\r\nHost: a.example\r\nX-A:\r\n\r\n", "GET /a ", never);
-    check("GET http://b.example/a?b HTTP/1.1\r\nHost: a.example\r\n\r\n", "GET /a?b HTTP/1.0\r\n", never);
-    check("GET /a HTTP/1.2\r\nHost: a.example\r\n\r\n", "GET /a HTTP/1.0\r\n", never);
+    check("GET http://b.example/a?b HTTP/1.1\r\nHost: a.example\r\n\r\n", "GET /a?b HTTP/1.1\r\n", never);
+    check("GET  /a HTTP/1.1\r\nHost: a.example\r\n\r\n", "GET /a HTTP/1.1\r\n", never);
+    check("GET /a HTTP/1.2\r\nHost: a.example\r\n\r\n", "GET /a HTTP/1.1\r\n", never);
     let chunked = "POST /a HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: CHUNKED\r\n\r\n";
     check(&format!("{chunked}5\r\nhello\r\n0\r\n\r\n"), "\r\n\r\nhello", "Transfer-Encoding");
-    check(&format!("{chunked}5\nhello\n0\n\n"), "\r\n\r\nhello", "Transfer-Encoding");
     check(&format!("{chunked}5;a=b\r\nhello\r\n0;c\r\nX-T: x\r\n\r\n"), "\r\n\r\nhello", "X-T");
     check("GET /a HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\n\r\nhi", "\r\n\r\nhi", never);
 }

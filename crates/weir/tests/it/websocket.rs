@@ -1,7 +1,6 @@
 //! Tunnels: messages of all sizes both ways, ends of stream, and a side that does not read.
 
 use std::io::{self, Read, Write};
-use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -170,14 +169,18 @@ fn a_client_that_does_not_read_is_not_buffered_for() {
 
 fn an_origin_that_does_not_read_is_not_buffered_for() {
     let (read, total) = (Gate::default(), Arc::new(AtomicUsize::new(0)));
-    let (gate, count) = (read.clone(), Arc::clone(&total));
+    let ended = Gate::default();
+    let (gate, end, count) = (read.clone(), ended.clone(), Arc::clone(&total));
     let origin = Origin::start(move |visit| {
         upgraded(visit)?;
         gate.wait();
         let mut chunk = vec![0; 65_536];
         loop {
             match visit.tcp().read(&mut chunk)? {
-                0 => return visit.tcp().shutdown(Shutdown::Write),
+                0 => {
+                    end.open();
+                    return Ok(());
+                }
                 read => count.fetch_add(read, Ordering::SeqCst),
             };
         }
@@ -189,6 +192,6 @@ fn an_origin_that_does_not_read_is_not_buffered_for() {
     check_flood(sent, before, memory(server.worker()));
     client.finish();
     read.open();
-    client.closed();
+    ended.wait();
     assert_eq!(total.load(Ordering::SeqCst), sent);
 }

@@ -1,5 +1,6 @@
 //! `ngx_http_proxy_module`: passes requests to HTTP servers.
 
+mod cookie;
 mod redirect;
 mod request;
 mod response;
@@ -7,6 +8,7 @@ mod response;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use cookie::Attribute;
 use weir_engine::contract::{Content, Flow, Install, Step, Variable};
 use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Response, Template};
@@ -38,6 +40,16 @@ impl Module for Proxy {
     const DIRECTIVES: &'static [D] = &[
         D::scope("proxy_pass", PASS, Takes::ONE, pass),
         D::scope("proxy_redirect", SCOPES, Takes::ONE_TWO, redirect::read),
+        D::scope("proxy_cookie_domain", SCOPES, Takes::ONE_TWO, |s, c| {
+            cookie::read(Attribute::Domain, &mut s.cookie_domains, c)
+        }),
+        D::scope("proxy_cookie_path", SCOPES, Takes::ONE_TWO, |s, c| {
+            cookie::read(Attribute::Path, &mut s.cookie_paths, c)
+        }),
+        D::scope("proxy_cookie_flags", SCOPES, Takes::ONE_TO_FOUR, |s, c| {
+            cookie::read_flags(&mut s.cookie_flags, c)
+        }),
+        D::scope("proxy_bind", SCOPES, Takes::ONE_TWO, bind),
         D::scope("proxy_set_header", SCOPES, Takes::TWO, set_header),
         D::scope("proxy_set_body", SCOPES, Takes::ONE, |s, c| s.set_body.put_with(c, |c| c.template(0))),
         D::scope("proxy_method", SCOPES, Takes::ONE, |s, c| s.method.put_with(c, |c| c.template(0))),
@@ -132,6 +144,11 @@ pub(crate) enum HttpVersion {
 pub struct Passing {
     pass: Option<Pass>,
     redirects: Setting<Vec<Redirect>>,
+    /// `None` is `off`.
+    bind: Setting<Option<weir_ir::Template>>,
+    cookie_domains: Setting<Vec<cookie::Replace>>,
+    cookie_paths: Setting<Vec<cookie::Replace>>,
+    cookie_flags: Setting<Vec<cookie::Flags>>,
     set_headers: Vec<(Box<[u8]>, weir_ir::Template)>,
     set_body: Setting<weir_ir::Template>,
     method: Setting<weir_ir::Template>,
@@ -175,6 +192,10 @@ impl Conf for Passing {
         }
         settings!(
             redirects,
+            bind,
+            cookie_domains,
+            cookie_paths,
+            cookie_flags,
             set_body,
             method,
             http_version,
@@ -255,7 +276,7 @@ impl Passing {
         Ok(())
     }
 
-    fn settings(&self) -> Settings {
+    fn settings(&self, plan: &Plan<'_, '_>) -> Settings {
         Settings {
             connect_timeout: self.connect_timeout.or(60_000),
             send_timeout: self.send_timeout.or(60_000),
@@ -277,6 +298,7 @@ impl Passing {
                 receive_buffer: self.socket_rcvbuf.get().map(|n| *n as usize),
                 ..ConnectOptions::default()
             },
+            bind: self.bind.get().and_then(Option::as_ref).map(|from| Arc::new(plan.template(from))),
         }
     }
 }
@@ -358,6 +380,27 @@ fn http_version(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault>
     })
 }
 
+fn bind(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
+    passing.bind.put_with(call, |call| {
+        if call.args().len() == 1 && call.arg(0) == b"off" {
+            return Ok(None);
+        }
+        let from = call.template(0)?;
+        if from.as_literal().is_some_and(|text| address::local(text).is_none()) {
+            let fault = call.fail(format!("invalid address \"{}\"", call.text(0)));
+            return Err(call.under(fault, 0));
+        }
+        match call.args().get(1) {
+            None => Ok(Some(from)),
+            Some(_) if call.arg(1) == b"transparent" => {
+                let message = "\"proxy_bind\" with \"transparent\" is known but not supported by weir yet";
+                Err(call.under(call.fail(message), 1))
+            }
+            Some(_) => Err(call.invalid_parameter(1)),
+        }
+    })
+}
+
 fn next_upstream(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
     const WORDS: [(&str, u32); 13] = [
         ("error", next::ERROR),
@@ -405,7 +448,7 @@ impl Install for Proxy {
         let handler = Handler {
             request: request::Rules::compile(passing, plan),
             response: response::Rules::compile(passing, plan),
-            settings: passing.settings(),
+            settings: passing.settings(plan),
             to,
         };
         if let ScopeKind::Location(pattern) = plan.kind() {

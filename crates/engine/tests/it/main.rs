@@ -1,0 +1,3 @@
+//! The engine with modules that only tests have.
+
+mod panics;
