@@ -2,7 +2,7 @@
 
 use weir_ir::ScopeKind;
 use weir_ir::http::HttpCore;
-use weir_ir::http::core::Core;
+use weir_ir::http::core::{Alias, Core};
 
 use crate::program;
 
@@ -50,8 +50,8 @@ fn what_belongs_to_a_location_stays_there() {
     check("server { location / { internal; } }", internal, true);
     check("server { location / { internal; location /a { } } }", internal, false);
     check("server { location / { internal; limit_except GET { } } }", internal, true);
-    let alias = |core: &Core| core.root.get().map(|root| root.alias);
-    check("server { location / { alias /x; location /a { } } }", alias, Some(true));
+    let alias = |core: &Core| core.root.get().and_then(|root| root.alias);
+    check("server { location / { alias /x; location /a { } } }", alias, Some(Alias::Prefix(1)));
 }
 
 #[test]
