@@ -337,6 +337,12 @@ impl Once {
     }
 }
 
+impl Conf for Once {
+    fn inherit(&mut self, _: &Self, _: &mut Merge<'_>) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
 /// A conf with its type erased.
 pub trait AnyConf: Any + Debug + Send + Sync {
     fn as_any(&self) -> &dyn Any;
