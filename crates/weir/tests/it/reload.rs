@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::signal::Signal;
-use weir_testkit::{Client, Gate, Message, Origin, Server, Socket, until};
+use weir_testkit::{Client, Gate, Message, Origin, RaisedAtEnd, Server, Socket, until};
 
 use crate::{Test, executable};
 
@@ -93,6 +93,7 @@ fn tunnels_do_not_notice_reloads() {
             })
             .collect();
         open.wait();
+        let stopping = RaisedAtEnd(&stop);
         for reload in 1..=RELOADS {
             let before = rounds.load(Ordering::SeqCst);
             server.configure(CONF, &names(&origin, &reload.to_string()));
@@ -102,7 +103,7 @@ fn tunnels_do_not_notice_reloads() {
                 rounds.load(Ordering::SeqCst) > before || clients.iter().any(|client| client.is_finished())
             });
         }
-        stop.store(true, Ordering::SeqCst);
+        drop(stopping);
         for client in clients {
             client.join().expect("no tunnel was closed and no message lost");
         }
@@ -137,6 +138,7 @@ fn keepalive_clients_lose_no_request_to_reloads() {
             })
             .into_iter()
             .collect();
+        let stopping = RaisedAtEnd(&stop);
         for reload in 1..=RELOADS {
             server.configure(CONF, &names(&origin, &reload.to_string()));
             let before = answers.load(Ordering::SeqCst);
@@ -147,7 +149,7 @@ fn keepalive_clients_lose_no_request_to_reloads() {
                     || clients.iter().any(|client| client.is_finished())
             });
         }
-        stop.store(true, Ordering::SeqCst);
+        drop(stopping);
         for client in clients {
             client.join().expect("no request failed");
         }
