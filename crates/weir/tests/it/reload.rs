@@ -47,14 +47,6 @@ fn asked(server: &Server) -> String {
     Client::connect(server.address()).ask(GET).text()
 }
 
-/// The pid of the one worker, which has served for a while.
-#[track_caller]
-fn settled(server: &Server) -> i32 {
-    // A reload that meets a worker still on its way to serving starts another in its place.
-    assert_eq!(server.reload().code, Some(0));
-    server.worker()
-}
-
 /// How many tunnels: `WEIR_TEST_TUNNELS`, 200 without it.
 fn tunnels() -> usize {
     std::env::var("WEIR_TEST_TUNNELS").ok().and_then(|n| n.parse().ok()).unwrap_or(200)
@@ -64,7 +56,7 @@ fn tunnels_do_not_notice_reloads() {
     const THREADS: usize = 4;
     let origin = Origin::echoing();
     let server = Server::start(&executable(), CONF, &names(&origin, "0"));
-    let worker = settled(&server);
+    let worker = server.worker();
     let share = tunnels().div_ceil(THREADS);
     let (open, rounds, stop) = (Barrier::new(THREADS + 1), AtomicUsize::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -115,7 +107,7 @@ fn tunnels_do_not_notice_reloads() {
 fn keepalive_clients_lose_no_request_to_reloads() {
     let origin = Origin::saying("proxied");
     let server = Server::start(&executable(), CONF, &names(&origin, "0"));
-    let worker = settled(&server);
+    let worker = server.worker();
     let (answers, closes, stop) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let clients: Vec<_> = ["/", "/proxied", "/", "/proxied"]
@@ -175,7 +167,7 @@ fn a_changed_configuration_takes_effect() {
 fn a_refused_configuration_changes_nothing() {
     let origin = Origin::saying("proxied");
     let server = Server::start(&executable(), CONF, &names(&origin, "old"));
-    let worker = settled(&server);
+    let worker = server.worker();
     let mut kept = Client::connect(server.address());
     assert_eq!(kept.ask(GET).text(), "old");
     let bad = CONF.replace("return 200", "retrun 200");
