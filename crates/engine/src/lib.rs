@@ -9,6 +9,7 @@ pub mod io;
 pub mod localtime;
 pub mod reactor;
 pub mod settings;
+pub mod temp_file;
 pub mod timer;
 pub mod tls;
 pub mod tunnel;

@@ -2,8 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::pin::Pin;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -335,18 +335,19 @@ impl Peer {
 mod tests {
     use super::*;
     use std::future::{pending, ready};
+    use std::pin::pin;
 
     #[tokio::test]
     async fn work_ends_with_the_time_of_its_connection() {
         let idle = Rc::new(Idle::default());
-        assert_eq!(idle.bounded(ready(1)).await, Some(1));
+        assert_eq!(idle.bounded(pin!(ready(1))).await, Some(1));
         let ending = Rc::clone(&idle);
         let end = async move {
             ending.ended.set(true);
             ending.wake();
         };
-        let (left, ()) = tokio::join!(idle.bounded(pending::<u8>()), end);
+        let (left, ()) = tokio::join!(idle.bounded(pin!(pending::<u8>())), end);
         assert_eq!(left, None);
-        assert_eq!(idle.bounded(ready(1)).await, None, "nothing begins after that");
+        assert_eq!(idle.bounded(pin!(ready(1))).await, None, "nothing begins after that");
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use weir_ir::http::core::{Core, IfModifiedSince, KeepaliveDisable, LingeringClose, Satisfy, ServerTokens};
+use weir_ir::http::core::{
+    Alias, BodyInFile, Core, IfModifiedSince, KeepaliveDisable, LingeringClose, Satisfy, ServerTokens,
+};
 use weir_ir::program::PathSpec;
 
 use crate::generation::Build;
@@ -17,7 +19,8 @@ pub struct CoreSettings {
     pub client_body_timeout: u64,
     pub client_max_body_size: u64,
     pub client_body_buffer_size: u64,
-    pub client_body_temp_path: Option<PathSpec>,
+    pub client_body_temp_path: PathSpec,
+    pub client_body_in_file_only: BodyInFile,
     pub send_timeout: u64,
     pub keepalive_timeout: u64,
     /// Seconds in the `Keep-Alive` header; 0 leaves it out.
@@ -41,7 +44,7 @@ pub struct CoreSettings {
     pub log_not_found: bool,
     pub log_subrequest: bool,
     pub recursive_error_pages: bool,
-    pub server_tokens: Tokens,
+    pub server_tokens: ServerTokens,
     pub if_modified_since: IfModifiedSince,
     pub max_ranges: Option<u64>,
     pub chunked_transfer_encoding: bool,
@@ -49,22 +52,12 @@ pub struct CoreSettings {
     pub error_pages: Vec<ErrorPage>,
     pub root: Template,
     /// `root` is an `alias`.
-    pub alias: bool,
+    pub alias: Option<Alias>,
     pub types: Arc<HashMap<Box<[u8]>, Box<[u8]>>>,
     pub default_type: Box<[u8]>,
     /// The first name of the server, `$server_name`.
     pub server_name: Box<[u8]>,
     pub limit_except: Option<(Vec<Box<[u8]>>, weir_ir::LocationId)>,
-}
-
-/// `server_tokens`, ready.
-pub enum Tokens {
-    /// With the version.
-    On,
-    Off,
-    /// With version and build.
-    Build,
-    Text(Template),
 }
 
 /// `error_page`, ready.
@@ -94,14 +87,22 @@ impl CoreSettings {
             client_body_timeout: core.client_body_timeout.or(60_000),
             client_max_body_size: core.client_max_body_size.or(1 << 20),
             client_body_buffer_size: core.client_body_buffer_size.or(16 << 10),
-            client_body_temp_path: core.client_body_temp_path.get().cloned(),
+            client_body_temp_path: core.client_body_temp_path.or(PathSpec {
+                // Only the `http` level itself has none.
+                path: "/tmp".into(),
+                levels: [0; 3],
+                position: None,
+            }),
+            client_body_in_file_only: core.client_body_in_file_only.or(BodyInFile::Off),
             send_timeout: core.send_timeout.or(60_000),
             keepalive_timeout: core.keepalive_timeout.or(75_000),
             keepalive_header: core.keepalive_header.or(0),
             keepalive_min_timeout: core.keepalive_min_timeout.or(0),
             keepalive_time: core.keepalive_time.or(3_600_000),
             keepalive_requests: core.keepalive_requests.or(1000),
-            keepalive_disable: core.keepalive_disable.or(KeepaliveDisable { msie6: true, safari: false }),
+            keepalive_disable: core
+                .keepalive_disable
+                .or(KeepaliveDisable { msie6: true, ..KeepaliveDisable::default() }),
             lingering_close: core.lingering_close.or(LingeringClose::On),
             lingering_time: core.lingering_time.or(30_000),
             lingering_timeout: core.lingering_timeout.or(5_000),
@@ -117,12 +118,7 @@ impl CoreSettings {
             log_not_found: core.log_not_found.or(true),
             log_subrequest: core.log_subrequest.or(false),
             recursive_error_pages: core.recursive_error_pages.or(false),
-            server_tokens: match core.server_tokens.get() {
-                None | Some(ServerTokens::On) => Tokens::On,
-                Some(ServerTokens::Off) => Tokens::Off,
-                Some(ServerTokens::Build) => Tokens::Build,
-                Some(ServerTokens::Text(text)) => Tokens::Text(build.template(text)),
-            },
+            server_tokens: core.server_tokens.or(ServerTokens::On),
             if_modified_since: core.if_modified_since.or(IfModifiedSince::Exact),
             max_ranges: core.max_ranges.get().copied(),
             chunked_transfer_encoding: core.chunked_transfer_encoding.or(true),
@@ -142,13 +138,14 @@ impl CoreSettings {
                 // Only the `http` level itself has none.
                 None => Template::default(),
             },
-            alias: root.is_some_and(|r| r.alias),
+            alias: root.and_then(|r| r.alias),
             types: types(core),
             default_type: core.default_type.get().map_or(b"text/plain"[..].into(), Clone::clone),
             server_name: core
                 .server_names
                 .first()
-                .map_or_else(Box::default, |n| n.shown().into_bytes().into()),
+                // `.example.com` is known by the name that it begins below.
+                .map_or_else(Box::default, |n| n.shown().trim_start_matches('.').as_bytes().into()),
             limit_except: core.limit_except.clone(),
         }
     }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use crate::value;
+
 /// A socket address of any family that weir listens on or connects to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Address {
@@ -52,6 +54,8 @@ pub struct Authority {
     pub host: Host,
     /// As written; `None` where the default port holds.
     pub port: Option<u16>,
+    /// The end of a range of ports to listen on, which `port` begins.
+    pub last_port: Option<u16>,
     /// From the first `/` on.
     pub uri: Box<[u8]>,
     /// The host as written, brackets included, for messages and the `Host` header.
@@ -103,67 +107,107 @@ fn unix(path: &str, form: Form) -> Result<Authority, &'static str> {
     Ok(Authority {
         host: Host::Unix(path.into()),
         port: None,
+        last_port: None,
         uri: uri.as_bytes().into(),
         host_text: format!("unix:{path}").into(),
     })
 }
 
 fn port(text: &str) -> Result<u16, &'static str> {
-    match text.parse::<u16>() {
-        Ok(port) if port > 0 && text.bytes().all(|b| b.is_ascii_digit()) => Ok(port),
-        _ => Err("invalid port"),
+    match value::number(text.as_bytes()).and_then(|n| u16::try_from(n).ok()) {
+        Some(port @ 1..) => Ok(port),
+        Some(0) | None => Err("invalid port"),
     }
 }
 
-fn split_uri(text: &str, form: Form) -> Result<(&str, &str), &'static str> {
-    match text.find(['/', '?']) {
+/// A port, or where it is to be listened on a range of them, `8000-8010`.
+fn ports(text: &str, form: Form) -> Result<(u16, Option<u16>), &'static str> {
+    let Some((first, last)) = text.split_once('-').filter(|_| form.listen) else {
+        return Ok((port(text)?, None));
+    };
+    let last = port(last)?;
+    let first = port(first)?;
+    if first > last { Err("invalid port range") } else { Ok((first, Some(last))) }
+}
+
+fn split_uri<'t>(text: &'t str, starts: &[char], form: Form) -> Result<(&'t str, &'t str), &'static str> {
+    match text.find(starts) {
         Some(at) if form.uri => Ok(text.split_at(at)),
-        Some(_) if text.contains('/') => Err("invalid host"),
-        _ => Ok((text, "")),
+        Some(_) => Err("invalid host"),
+        None => Ok((text, "")),
     }
 }
 
 fn ipv6(whole: &str, form: Form) -> Result<Authority, &'static str> {
     let Some(close) = whole.find(']') else { return Err("invalid host") };
     let (address, rest) = (&whole[1..close], &whole[close + 1..]);
-    let (rest, uri) = split_uri(rest, form)?;
-    let ip: Ipv6Addr = address.parse().map_err(|_| "invalid IPv6 address")?;
-    let port = match rest.strip_prefix(':') {
-        Some(text) => Some(port(text)?),
-        None if rest.is_empty() => None,
+    let (rest, uri) = split_uri(rest, &['/'], form)?;
+    let (port, last_port) = match rest.strip_prefix(':') {
+        Some(text) => ports(text, form).map(|(port, last)| (Some(port), last))?,
+        None if rest.is_empty() => (None, None),
         None => return Err("invalid host"),
     };
+    if address.is_empty() {
+        return Err("no host");
+    }
+    let ip: Ipv6Addr = address.parse().map_err(|_| "invalid IPv6 address")?;
     Ok(Authority {
         host: Host::Ip(IpAddr::V6(ip)),
         port,
+        last_port,
         uri: uri.as_bytes().into(),
         host_text: whole[..=close].into(),
     })
 }
 
 fn inet(whole: &str, form: Form) -> Result<Authority, &'static str> {
-    let (authority, uri) = split_uri(whole, form)?;
+    let (authority, uri) = split_uri(whole, &['/', '?'], form)?;
     let uri: Box<[u8]> = uri.as_bytes().into();
     let (host, port_text) = match authority.split_once(':') {
         Some((host, text)) => (host, Some(text)),
         None => (authority, None),
     };
-    if port_text.is_none() && form.listen && !host.is_empty() && host.bytes().all(|b| b.is_ascii_digit()) {
-        let port = Some(port(host)?);
-        return Ok(Authority { host: Host::Any, port, uri, host_text: "".into() });
+    if port_text.is_none() && form.listen {
+        // What is no number is a name, though one with a dash in it.
+        let (first, last) = host.split_once('-').map_or((host, None), |(first, last)| (first, Some(last)));
+        let is_number = |text: &str| value::number(text.as_bytes()).is_some();
+        if is_number(first) && last.is_none_or(is_number) {
+            let (port, last_port) = ports(host, form)?;
+            return Ok(Authority { host: Host::Any, port: Some(port), last_port, uri, host_text: "".into() });
+        }
     }
+    let (port, last_port) = match port_text {
+        Some(text) => ports(text, form).map(|(port, last)| (Some(port), last))?,
+        None => (None, None),
+    };
     if host.is_empty() {
         return Err("no host");
     }
-    let port = port_text.map(port).transpose()?;
     let host_text: Box<str> = host.into();
-    if host == "*" && form.listen {
-        return Ok(Authority { host: Host::Any, port, uri, host_text });
+    let host = match ipv4(host) {
+        _ if host == "*" && form.listen => Host::Any,
+        Some(ip) => Host::Ip(IpAddr::V4(ip)),
+        None => Host::Name(host_text.clone()),
+    };
+    Ok(Authority { host, port, last_port, uri, host_text })
+}
+
+/// Four decimal numbers; leading zeros are no octal notation. The broadcast address is left to the resolver.
+fn ipv4(text: &str) -> Option<Ipv4Addr> {
+    let mut octets = [0u8; 4];
+    let mut parts = text.split('.');
+    for octet in &mut octets {
+        let part = parts.next()?;
+        *octet = if part.is_empty() { 0 } else { u8::try_from(value::number(part.as_bytes())?).ok()? };
     }
-    if let Ok(ip) = host.parse::<Ipv4Addr>() {
-        return Ok(Authority { host: Host::Ip(IpAddr::V4(ip)), port, uri, host_text });
-    }
-    Ok(Authority { host: Host::Name(host_text.clone()), port, uri, host_text })
+    (parts.next().is_none() && octets != [255; 4]).then_some(Ipv4Addr::from(octets))
+}
+
+/// A local address, `127.0.0.1`, `[::1]:80`; without a port it is 0. `None` for what is no address.
+pub fn local(text: &[u8]) -> Option<SocketAddr> {
+    let text = std::str::from_utf8(text).ok()?;
+    let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+    text.parse().ok().or_else(|| Some(SocketAddr::new(bare.parse().ok()?, 0)))
 }
 
 #[cfg(test)]
@@ -180,6 +224,29 @@ mod tests {
     }
 
     #[test]
+    fn local_addresses() {
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(local(text.as_bytes()).map(|a| a.to_string()).as_deref(), expected, "{text}");
+        };
+        check("127.0.0.2", Some("127.0.0.2:0"));
+        check("127.0.0.2:80", Some("127.0.0.2:80"));
+        check("::1", Some("[::1]:0"));
+        check("[::1]", Some("[::1]:0"));
+        check("[::1]:80", Some("[::1]:80"));
+        check("localhost", None);
+        check("127.0.0.1:x", None);
+    }
+
+    #[test]
+    fn ranges_of_ports() {
+        let listen = Form { listen: true, uri: false };
+        for text in ["8000-8002", "*:8000-8002", "[::]:8000-8002"] {
+            let authority = parse(text.as_bytes(), listen).expect("a range");
+            assert_eq!((authority.port, authority.last_port), (Some(8000), Some(8002)), "{text}");
+        }
+    }
+
+    #[test]
     fn addresses() {
         let listen = Form { listen: true, uri: false };
         let pass = Form { listen: false, uri: true };
@@ -188,9 +255,29 @@ mod tests {
         check("*:80", listen, Ok((Host::Any, Some(80), "")));
         check("127.0.0.1", listen, Ok((v4("127.0.0.1"), None, "")));
         check("[::1]:443", listen, Ok((v4("::1"), Some(443), "")));
+        check("80-81", listen, Ok((Host::Any, Some(80), "")));
+        check("[::1]:80-81", listen, Ok((Host::Ip(IpAddr::V6(Ipv6Addr::LOCALHOST)), Some(80), "")));
+        check("127.0.0.1:81-80", listen, Err("invalid port range"));
+        check("127.0.0.1:80-x", listen, Err("invalid port"));
+        check("127.0.0.1:80-81", Form::default(), Err("invalid port"));
         check("70000", listen, Err("invalid port"));
         check("a:b", listen, Err("invalid port"));
         check(":80", listen, Err("no host"));
+        check("::1:80", listen, Err("invalid port"));
+        check("99999999999999999999", listen, Ok((Host::Name("99999999999999999999".into()), None, "")));
+        check("8-a", listen, Ok((Host::Name("8-a".into()), None, "")));
+        check("8-70000", listen, Err("invalid port"));
+        check("9-8", listen, Err("invalid port range"));
+        check("*:9-8", listen, Err("invalid port range"));
+        check("a:8-9", pass, Err("invalid port"));
+        check("a?b", listen, Err("invalid host"));
+        check("a/b", listen, Err("invalid host"));
+        check("[]:80", listen, Err("no host"));
+        check("[::1]x", listen, Err("invalid host"));
+        check("[x]", listen, Err("invalid IPv6 address"));
+        check("1.2.3", listen, Ok((Host::Name("1.2.3".into()), None, "")));
+        check("010.0.0.1", listen, Ok((v4("10.0.0.1"), None, "")));
+        check("256.0.0.1", listen, Ok((Host::Name("256.0.0.1".into()), None, "")));
         check("unix:/run/x", listen, Ok((Host::Unix("/run/x".into()), None, "")));
         check("unix:", listen, Err("no path in the unix domain socket"));
         check("backend:8080/x?y", pass, Ok((Host::Name("backend".into()), Some(8080), "/x?y")));

@@ -150,7 +150,8 @@ impl<M: Module> Directive<M> {
 
 /// A module: what can be written of it. `Main` is kept once, `Scope` at each level.
 pub trait Module: Sync + 'static {
-    /// nginx's name without `ngx_`, `http_` and `_module`, as in the directive table.
+    /// nginx's name without `ngx_` and `_module`, as in the directive table; a module of weir's own is named by its
+    /// directives' prefix.
     const NAME: &'static str;
     type Main: Conf;
     type Scope: Conf;
@@ -285,6 +286,50 @@ impl<T: Copy> Setting<T> {
     /// One of a list of words.
     pub fn one_of(&mut self, call: &mut Call<'_>, words: &[(&str, T)]) -> Result<(), Fault> {
         self.put_with(call, |c| c.one_of(words))
+    }
+}
+
+/// The names of a level's directives whose values need no keeping: a second one is a duplicate all the same.
+#[derive(Clone, Debug, Default)]
+pub struct Once(Vec<Box<[u8]>>);
+
+impl Once {
+    /// Reads a value for the sake of its check.
+    pub fn read<T>(
+        &mut self,
+        call: &mut Call<'_>,
+        read: impl FnOnce(&mut Call<'_>) -> Result<T, Fault>,
+    ) -> Result<(), Fault> {
+        if self.0.iter().any(|name| **name == *call.name()) {
+            return Err(call.duplicate());
+        }
+        read(call)?;
+        self.0.push(call.name().into());
+        Ok(())
+    }
+
+    pub fn flag(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+        self.read(call, |c| c.flag())
+    }
+
+    pub fn size(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+        self.read(call, |c| c.size())
+    }
+
+    pub fn offset(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+        self.read(call, |c| c.offset())
+    }
+
+    pub fn msec(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+        self.read(call, |c| c.msec())
+    }
+
+    pub fn number(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+        self.read(call, |c| c.number())
+    }
+
+    pub fn buffers(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+        self.read(call, |c| c.buffers())
     }
 }
 

@@ -18,7 +18,7 @@ pub mod template;
 pub mod value;
 pub mod world;
 
-pub use contract::{AnyModule, Args, Conf, Confs, Contexts, Directive, Module, Setting, Takes};
+pub use contract::{AnyModule, Args, Conf, Confs, Contexts, Directive, Module, Once, Setting, Takes};
 pub use lower::lower;
 pub use lowering::{Builtin, Call, Dialect, Fault, Merge, Prefixes};
 pub use program::{LocationId, Program, Scope, ScopeKind, VariableId};

@@ -23,12 +23,13 @@ pub fn lower(
     let mut state = State::default();
     block(&input, &mut state, &ast.globals, Contexts::MAIN, At::Main);
     block(&input, &mut state, &ast.items, Contexts::MAIN, At::Main);
+    let mut told = std::mem::take(&mut state.diagnostics);
     let mut merge = Merge { input: &input, state: &mut state, at: At::Main, level: None, place: Place::None };
     for module in dialect.core {
-        if let Err(fault) = module.init(&mut merge) {
-            merge.state.diagnostics.push(*fault.0);
-        }
+        init(*module, &mut merge);
     }
+    std::mem::swap(&mut state.diagnostics, &mut told);
+    state.program.told_late = told;
     (state.program, state.diagnostics)
 }
 
@@ -106,7 +107,7 @@ fn missing(call: &Call<'_>, name: &str, declared_elsewhere: bool) -> Fault {
     if declared_elsewhere || !known.is_empty() {
         return call.fail(format!("\"{name}\" directive is not allowed here"));
     }
-    let mut fault = call.fail(format!("unknown directive \"{name}\""));
+    let mut fault = call.fail([&b"unknown directive \""[..], call.name(), b"\""].concat());
     let names = call
         .input
         .index
@@ -143,18 +144,24 @@ impl Call<'_> {
         let place = Place::of(self.directive.file, close);
         let input = self.input;
         let mut merge = Merge { input, state: self.state, at, level: None, place };
-        for module in input.dialect.http.iter().chain(input.dialect.upstream) {
-            if let Err(fault) = module.init(&mut merge) {
-                merge.state.diagnostics.push(*fault.0);
-            }
-        }
         for module in input.dialect.http {
+            init(*module, &mut merge);
             inherit(*module, Http::ROOT, &mut merge);
+        }
+        for module in input.dialect.upstream {
+            init(*module, &mut merge);
         }
         crate::http::tree::check(&mut merge);
         check_variables(&mut merge);
         crate::http::listen::check(&mut merge);
         Ok(())
+    }
+}
+
+fn init(module: &dyn AnyModule, merge: &mut Merge<'_>) {
+    merge.level = None;
+    if let Err(fault) = module.init(merge) {
+        merge.state.diagnostics.push(*fault.0);
     }
 }
 

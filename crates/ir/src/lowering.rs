@@ -1,7 +1,7 @@
 //! What a setter sees of lowering: its directive's words, its level, and the registries of the program.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use weir_syntax::{self as syntax, Diagnostic, FileId, Item, Level, Place, Sources, Word};
@@ -99,6 +99,16 @@ impl Input<'_> {
 pub(crate) struct State {
     pub program: Program,
     pub diagnostics: Vec<Diagnostic>,
+    /// Pools by the names that were mentioned.
+    pub thread_pools: Vec<ThreadPool>,
+}
+
+/// A pool of threads that `thread_pool` defines or `aio` asks for.
+pub(crate) struct ThreadPool {
+    pub name: Box<[u8]>,
+    pub defined: bool,
+    /// Of the first mention.
+    pub position: Position,
 }
 
 impl State {
@@ -301,13 +311,9 @@ impl<'a> Call<'a> {
         }))
     }
 
-    fn shown_name(&self) -> String {
-        String::from_utf8_lossy(self.name()).into_owned()
-    }
-
     /// `"name" directive TEXT`.
     pub fn refuse(&self, text: &str) -> Fault {
-        self.fail(format!("\"{}\" directive {text}", self.shown_name()))
+        self.fail([b"\"", self.name(), b"\" directive ", text.as_bytes()].concat())
     }
 
     /// `"name" directive is duplicate`.
@@ -315,25 +321,34 @@ impl<'a> Call<'a> {
         self.refuse("is duplicate")
     }
 
+    /// `TEXT "x"`, with the bytes of the argument at `index`.
+    pub fn fail_at(&self, index: usize, text: &str) -> Fault {
+        let fault = self.fail([text.as_bytes(), b" \"", self.arg(index), b"\""].concat());
+        self.under(fault, index)
+    }
+
     /// `invalid value "x" in "name" directive`.
     pub fn invalid_value(&self, index: usize) -> Fault {
-        let fault = self.fail(format!(
-            "invalid value \"{}\" in \"{}\" directive",
-            self.text(index),
-            self.shown_name()
-        ));
-        self.under(fault, index)
+        let message =
+            [&b"invalid value \""[..], self.arg(index), b"\" in \"", self.name(), b"\" directive"].concat();
+        self.under(self.fail(message), index)
     }
 
     /// `invalid parameter "x"`.
     pub fn invalid_parameter(&self, index: usize) -> Fault {
-        let fault = self.fail(format!("invalid parameter \"{}\"", self.text(index)));
-        self.under(fault, index)
+        self.fail_at(index, "invalid parameter")
     }
 
     /// `invalid number of arguments in "name" directive`.
     pub fn invalid_arguments(&self) -> Fault {
-        self.fail(format!("invalid number of arguments in \"{}\" directive", self.shown_name()))
+        self.fail([&b"invalid number of arguments in \""[..], self.name(), b"\" directive"].concat())
+    }
+
+    /// A fault whose sentence says itself where it stands, or stands nowhere.
+    pub fn fail_nowhere(&self, message: impl Into<Vec<u8>>) -> Fault {
+        let mut fault = self.fail(message);
+        fault.0.place = Place::None;
+        fault
     }
 
     /// Points the fault at the argument at `index`.
@@ -362,12 +377,9 @@ impl<'a> Call<'a> {
         } else if value.eq_ignore_ascii_case(b"off") {
             Ok(false)
         } else {
-            let fault = self.fail(format!(
-                "invalid value \"{}\" in \"{}\" directive, it must be \"on\" or \"off\"",
-                self.text(index),
-                self.shown_name()
-            ));
-            Err(self.under(fault, index))
+            let mut fault = self.invalid_value(index);
+            fault.0.message.extend_from_slice(b", it must be \"on\" or \"off\"");
+            Err(fault)
         }
     }
 
@@ -401,12 +413,31 @@ impl<'a> Call<'a> {
         let value = self.arg(0);
         let found = words.iter().find(|(word, _)| word.as_bytes().eq_ignore_ascii_case(value));
         let Some((_, found)) = found else {
-            let mut fault = self.under(self.fail(format!("invalid value \"{}\"", self.text(0))), 0);
+            let mut fault = self.fail_at(0, "invalid value");
             let names: Vec<_> = words.iter().map(|(word, _)| *word).collect();
             fault.0.help = Some(format!("one of: {}", names.join(", ")));
             return Err(fault);
         };
         Ok(*found)
+    }
+
+    /// All arguments as words of a list, each with its bits; a word that is there already is warned of.
+    pub fn add_bits(&mut self, bits: &mut u32, words: &[(&str, u32)]) -> Result<(), Fault> {
+        for index in 0..self.args().len() {
+            let value = self.arg(index);
+            let Some((_, bit)) = words.iter().find(|(word, _)| word.as_bytes().eq_ignore_ascii_case(value))
+            else {
+                let mut fault = self.fail_at(index, "invalid value");
+                let names: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+                fault.0.help = Some(format!("any of: {}", names.join(", ")));
+                return Err(fault);
+            };
+            if *bits & bit != 0 {
+                self.warn([b"duplicate value \"", value, b"\""].concat());
+            }
+            *bits |= bit;
+        }
+        Ok(())
     }
 
     /// `number size`, as of `proxy_buffers`.
@@ -424,32 +455,29 @@ impl<'a> Call<'a> {
         Template::parse(self.arg(index), self).map_err(|fault| self.under(fault, index))
     }
 
-    /// The id of a variable that is mentioned here.
+    /// The id of a variable that is mentioned here, in any case.
     pub fn variable(&mut self, name: &str) -> VariableId {
-        self.state.http().variables.intern(name)
+        self.state.http().variables.intern(&name.to_ascii_lowercase())
     }
 
-    /// The argument at `index` as the name of a variable, `$` before it.
+    /// The argument at `index` as the name of a variable, `$` before it; as written.
     ///
     /// # Errors
     /// `invalid variable name "x"`.
     pub fn variable_name(&self, index: usize) -> Result<String, Fault> {
         match self.arg(index) {
-            [b'$', name @ ..] if !name.is_empty() => Ok(String::from_utf8_lossy(name).to_ascii_lowercase()),
-            _ => {
-                let fault = self.fail(format!("invalid variable name \"{}\"", self.text(index)));
-                Err(self.under(fault, index))
-            }
+            [b'$', name @ ..] if !name.is_empty() => Ok(String::from_utf8_lossy(name).into_owned()),
+            _ => Err(self.fail_at(index, "invalid variable name")),
         }
     }
 
-    /// Declares a variable that a directive or a capture gives its value.
+    /// Declares a variable that a directive or a capture gives its value; its name may be in any case.
     ///
     /// # Errors
     /// `the duplicate "x" variable` where it is the program's own, or declared before as unchangeable.
     pub fn declare(&mut self, name: &str, changeable: bool) -> Result<VariableId, Fault> {
         let id = self.variable(name);
-        let builtin = (self.input.dialect.builtin)(name);
+        let builtin = (self.input.dialect.builtin)(&name.to_ascii_lowercase());
         let entry = &mut self.state.http().variables.entries[id.0 as usize];
         let taken = match (&entry.origin, builtin) {
             (Origin::Declared, _) => !entry.changeable,
@@ -491,20 +519,39 @@ impl<'a> Call<'a> {
     /// Registers a directory that the server makes for itself.
     ///
     /// # Errors
-    /// `the path name "x" in … has the same name, but different levels`.
+    /// `the same path name "x" in … has the different levels than`.
     pub fn directory(&mut self, spec: PathSpec) -> Result<(), Fault> {
         let known = self.state.program.paths.iter().find(|p| p.path == spec.path);
-        match known {
-            Some(known) if known.levels != spec.levels => Err(self.fail(format!(
-                "the path name \"{}\" has the same name, but different levels, as one before",
-                spec.path
-            ))),
-            Some(_) => Ok(()),
+        let Some(known) = known else {
+            self.state.program.paths.push(spec);
+            return Ok(());
+        };
+        if known.levels == spec.levels {
+            return Ok(());
+        }
+        Err(self.fail(format!(
+            "the same path name \"{}\" in {} has the different levels than",
+            spec.path,
+            Position::shown(known.position.as_ref())
+        )))
+    }
+
+    /// Mentions a pool of threads, to define it or to use it.
+    ///
+    /// # Errors
+    /// `duplicate thread pool "x"`.
+    pub(crate) fn thread_pool(&mut self, name: &[u8], defines: bool) -> Result<(), Fault> {
+        let position = self.position();
+        match self.state.thread_pools.iter_mut().find(|pool| *pool.name == *name) {
+            Some(pool) if defines && pool.defined => {
+                return Err(self.fail([b"duplicate thread pool \"", name, b"\""].concat()));
+            }
+            Some(pool) => pool.defined |= defines,
             None => {
-                self.state.program.paths.push(spec);
-                Ok(())
+                self.state.thread_pools.push(ThreadPool { name: name.into(), defined: defines, position })
             }
         }
+        Ok(())
     }
 
     /// Registers a zone, or a mention of one (`size` 0).
@@ -549,19 +596,19 @@ pub(crate) fn addresses(
     authority: &Authority,
     default_port: u16,
 ) -> Result<Vec<Address>, &'static str> {
-    let port = authority.port.unwrap_or(default_port);
-    match &authority.host {
-        Host::Unix(path) => Ok(vec![Address::Unix(Arc::clone(path))]),
-        Host::Any => Ok(vec![Address::Ip(SocketAddr::from(([0, 0, 0, 0], port)))]),
-        Host::Ip(ip) => Ok(vec![Address::Ip(SocketAddr::new(*ip, port))]),
-        Host::Name(name) => {
-            let found = world.resolve(name).map_err(|_| "host not found")?;
-            if found.is_empty() {
-                return Err("host not found");
-            }
-            Ok(found.into_iter().map(|ip| Address::Ip(SocketAddr::new(ip, port))).collect())
-        }
+    let ips = match &authority.host {
+        Host::Unix(path) => return Ok(vec![Address::Unix(Arc::clone(path))]),
+        Host::Any => vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+        Host::Ip(ip) => vec![*ip],
+        Host::Name(name) => world.resolve(name).map_err(|_| "host not found")?,
+    };
+    if ips.is_empty() {
+        return Err("host not found");
     }
+    let first = authority.port.unwrap_or(default_port);
+    let ports = first..=authority.last_port.unwrap_or(first);
+    let of_ip = |ip: IpAddr| ports.clone().map(move |port| Address::Ip(SocketAddr::new(ip, port)));
+    Ok(ips.into_iter().flat_map(of_ip).collect())
 }
 
 pub(crate) fn absolute(path: &str, base: &str) -> Arc<str> {
@@ -625,11 +672,24 @@ impl<'a> Merge<'a> {
         path
     }
 
-    /// Registers a directory that the server makes for itself, unless it is registered.
-    pub fn directory(&mut self, spec: PathSpec) {
-        if !self.state.program.paths.iter().any(|p| p.path == spec.path) {
+    /// Registers a default directory.
+    ///
+    /// # Errors
+    /// `the path name "x" in … has the same name as default path, but the different levels`.
+    pub fn directory(&mut self, spec: PathSpec) -> Result<(), Fault> {
+        let Some(known) = self.state.program.paths.iter().find(|p| p.path == spec.path) else {
             self.state.program.paths.push(spec);
+            return Ok(());
+        };
+        if known.levels == spec.levels {
+            return Ok(());
         }
+        Err(self.fail_nowhere(format!(
+            "the path name \"{}\" in {} has the same name as default path, but the different levels, you need to define \
+             default path in http section",
+            spec.path,
+            Position::shown(known.position.as_ref())
+        )))
     }
 
     fn diagnostic(&self, level: Level, message: Vec<u8>, place: Place) -> Diagnostic {

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use weir_syntax::Diagnostic;
+
 use crate::address::Address;
 use crate::contract::{Confs, Contexts};
 use crate::regex::Regex;
@@ -22,6 +24,13 @@ pub struct Position {
     pub line: u32,
 }
 
+impl Position {
+    /// `file:line`, or that it is nowhere.
+    pub(crate) fn shown(position: Option<&Position>) -> String {
+        position.map_or_else(|| "the defaults".into(), |p| format!("{}:{}", p.file, p.line))
+    }
+}
+
 /// Everything that one configuration means.
 #[derive(Debug, Default)]
 pub struct Program {
@@ -33,6 +42,8 @@ pub struct Program {
     /// Directories that the server creates and gives to its user.
     pub paths: Vec<PathSpec>,
     pub zones: Vec<Zone>,
+    /// What nginx finds wrong with the `main` and `events` contexts only after it has called the syntax ok.
+    pub told_late: Vec<Diagnostic>,
 }
 
 /// A file opened for appending before the server runs.
@@ -48,6 +59,8 @@ pub struct PathSpec {
     pub path: Arc<str>,
     /// Lengths of the names of each level of subdirectories, 0 where there is none.
     pub levels: [u8; 3],
+    /// Where it is named; none where it is a default.
+    pub position: Option<Position>,
 }
 
 /// A named memory zone shared by all threads and kept over reloads.

@@ -38,54 +38,75 @@ pub fn sec(text: &[u8]) -> Option<u64> {
     time(text, false)
 }
 
-/// The units come in falling order, each at most once; a number without unit is seconds and ends the text.
+/// The units come in falling order, each at most once, with spaces behind them; a number without unit is seconds and
+/// ends the text. Years and months are for seconds alone.
 fn time(text: &[u8], milliseconds: bool) -> Option<u64> {
-    const YEAR: u64 = 365 * 86400;
     if text.is_empty() {
         return None;
     }
-    let scale = if milliseconds { 1000 } else { 1 };
     let mut total = 0u64;
-    // Rank of the last unit seen: years 0, months 1, weeks 2, days 3, hours 4, minutes 5, seconds 6, ms 7.
-    let mut rank = -1i32;
+    let mut last = None;
     let mut rest = text;
     while !rest.is_empty() {
-        if rest[0] == b' ' && rank >= 0 {
-            rest = &rest[1..];
-            continue;
-        }
         let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
         let value = number(&rest[..digits])?;
-        rest = &rest[digits..];
-        let (unit_rank, factor) = match rest {
-            [b'm', b's', ..] if milliseconds => {
-                rest = &rest[2..];
-                (7, 1)
-            }
-            [unit, tail @ ..] => {
-                let known = match unit {
-                    b'y' => (0, YEAR * scale),
-                    b'M' => (1, 30 * 86400 * scale),
-                    b'w' => (2, 7 * 86400 * scale),
-                    b'd' => (3, 86400 * scale),
-                    b'h' => (4, 3600 * scale),
-                    b'm' => (5, 60 * scale),
-                    b's' => (6, scale),
-                    b' ' => (8, scale),
-                    _ => return None,
-                };
-                rest = tail;
-                known
-            }
-            [] => (8, scale),
-        };
-        if unit_rank <= rank {
+        let (unit, length) = unit(&rest[digits..], milliseconds)?;
+        if last.is_some_and(|last| unit <= last) {
             return None;
         }
-        rank = unit_rank;
-        total = total.checked_add(value.checked_mul(factor)?)?;
+        last = Some(unit);
+        total = total.checked_add(value.checked_mul(unit.factor(milliseconds))?)?;
+        rest = rest[digits + length..].trim_ascii_start();
     }
     i64::try_from(total).is_ok().then_some(total)
+}
+
+/// From the longest to the shortest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Unit {
+    Year,
+    Month,
+    Week,
+    Day,
+    Hour,
+    Minute,
+    Second,
+    Millisecond,
+    /// None written: seconds, after which nothing may follow.
+    Bare,
+}
+
+impl Unit {
+    fn factor(self, milliseconds: bool) -> u64 {
+        let seconds = match self {
+            Unit::Year => 365 * 86400,
+            Unit::Month => 30 * 86400,
+            Unit::Week => 7 * 86400,
+            Unit::Day => 86400,
+            Unit::Hour => 3600,
+            Unit::Minute => 60,
+            Unit::Second | Unit::Bare => 1,
+            Unit::Millisecond => return 1,
+        };
+        if milliseconds { seconds * 1000 } else { seconds }
+    }
+}
+
+/// The unit at the start of a text, and its length.
+fn unit(text: &[u8], milliseconds: bool) -> Option<(Unit, usize)> {
+    Some(match text {
+        [] => (Unit::Bare, 0),
+        [b' ', ..] => (Unit::Bare, 1),
+        [b'm', b's', ..] if milliseconds => (Unit::Millisecond, 2),
+        [b'y', ..] if !milliseconds => (Unit::Year, 1),
+        [b'M', ..] if !milliseconds => (Unit::Month, 1),
+        [b'w', ..] => (Unit::Week, 1),
+        [b'd', ..] => (Unit::Day, 1),
+        [b'h', ..] => (Unit::Hour, 1),
+        [b'm', ..] => (Unit::Minute, 1),
+        [b's', ..] => (Unit::Second, 1),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -121,7 +142,14 @@ mod tests {
             ("1h 30m", Some(5_400_000)),
             ("30m1h", None),
             ("1m1m", None),
-            ("1M", Some(2_592_000_000)),
+            ("1w2d", Some(777_600_000)),
+            ("1M", None),
+            ("1y", None),
+            ("1h ", Some(3_600_000)),
+            ("5 1s", None),
+            ("1s5", Some(6000)),
+            ("1ms1s", None),
+            ("9223372036854775807", None),
             ("1x", None),
             ("", None),
             ("s", None),
@@ -129,6 +157,8 @@ mod tests {
             assert_eq!(msec(text.as_bytes()), expected, "{text}");
         }
         assert_eq!(sec(b"1m"), Some(60));
+        assert_eq!(sec(b"1y2M"), Some(365 * 86400 + 60 * 86400));
+        assert_eq!(sec(b"9223372036854775807"), Some(i64::MAX as u64));
         assert_eq!(sec(b"500ms"), None);
     }
 }

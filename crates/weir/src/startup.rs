@@ -16,7 +16,7 @@ use nix::unistd::getppid;
 use weir_engine::errorlog::{Level, Log, LogFile, Output, Target};
 
 use crate::args::{self, Command, Options};
-use crate::master::{self, Plan, Prepared, Refused, Site, Start};
+use crate::master::{self, Plan, Prepared, Site, Start};
 use crate::message::bytes_path;
 use crate::paths::{ErrorLog, Paths};
 use crate::sockets::{INHERITED, Listeners, Mode};
@@ -98,7 +98,7 @@ fn serve(
     if options.test {
         return test(&site, &listeners, &paths, options, &program, &log);
     }
-    let plan = match site.plan(&log) {
+    let plan = match site.plan(&log, &|| {}) {
         Ok(plan) => plan,
         Err(refused) => {
             say(&refused.explanation);
@@ -180,17 +180,14 @@ fn test(
     program: &str,
     log: &Log,
 ) -> i32 {
-    let result = site.plan(log);
-    let syntax_is_ok = match &result {
-        Ok(_) => true,
-        Err(Refused { syntax_is_ok, .. }) => *syntax_is_ok,
-    };
     let name = |before: &str, after: &str| {
         say(&[program.as_bytes(), before.as_bytes(), &paths.conf_file, after.as_bytes(), b"\n"].concat());
     };
-    if syntax_is_ok && !options.quiet {
-        name(": the configuration file ", " syntax is ok");
-    }
+    let result = site.plan(log, &|| {
+        if !options.quiet {
+            name(": the configuration file ", " syntax is ok");
+        }
+    });
     let opened = result.map_err(|refused| say(&refused.explanation)).and_then(|mut plan: Plan| {
         let files = std::mem::take(&mut plan.files);
         pidfile::create(&plan.pid, true, log).map_err(|_| ())?;

@@ -274,9 +274,7 @@ impl Serving {
         log(x);
         match sent {
             Ok(()) => idle.bounded(pin!(self.finish(x, linger))).await.unwrap_or(Ended::Over),
-            Err(send::SendError::Timeout) if x.location().core.reset_timedout_connection => {
-                Ended::Reset
-            }
+            Err(send::SendError::Timeout) if x.location().core.reset_timedout_connection => Ended::Reset,
             Err(_) => Ended::Over,
         }
     }

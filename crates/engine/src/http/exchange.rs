@@ -158,6 +158,8 @@ pub struct Exchange {
     pub answer_type: Option<Text>,
     /// Bytes per second to the client; 0 is no bound.
     pub limit_rate: u64,
+    /// Fields behind the body, as far as they were made.
+    trailers: RefCell<Option<Box<Headers>>>,
     request_id: RefCell<Option<[u8; 32]>>,
     captures: RefCell<Captures>,
     values: RefCell<Vec<Value>>,
@@ -208,6 +210,7 @@ impl Exchange {
             response: None,
             chunked: false,
             pipelined: false,
+            trailers: RefCell::default(),
             request_id: RefCell::default(),
             upgraded: None,
             upstream_states: Vec::new(),
@@ -364,6 +367,15 @@ impl Exchange {
             }
             text
         })
+    }
+
+    /// Adds a field behind the body.
+    pub fn add_trailer(&self, name: &[u8], value: &[u8]) {
+        self.trailers.borrow_mut().get_or_insert_default().push(name, value);
+    }
+
+    pub(crate) fn trailers(&self) -> std::cell::Ref<'_, Option<Box<Headers>>> {
+        self.trailers.borrow()
     }
 
     pub fn header(&self, known: Known) -> Option<&[u8]> {
@@ -588,7 +600,9 @@ impl Exchange {
             if !self.head.request_line().is_empty() {
                 line.quoted("request", self.head.request_line());
             }
-            if let Some(upstream) = self.upstream_states.last().and_then(|state| state.url(&self.upstream_uri)) {
+            if let Some(upstream) =
+                self.upstream_states.last().and_then(|state| state.url(&self.upstream_uri))
+            {
                 line.quoted("upstream", &upstream);
             }
             if let Some(host) = self.header(Known::Host) {

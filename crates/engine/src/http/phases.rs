@@ -9,13 +9,14 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use weir_ir::LocationId;
-use weir_ir::http::core::Satisfy;
+use weir_ir::http::core::{Alias, Satisfy};
 use weir_syntax::Level;
 
 use crate::contract::{Check, Flow, Step};
 use crate::http::router::{self, Found};
 use crate::http::special::{self, Answer};
 use crate::http::{Body, Exchange, Response};
+use crate::http1::uri::{Escape, escape};
 
 /// The phase in which a redirected request starts again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,11 +179,11 @@ fn find_location(x: &mut Exchange) -> Option<Flow> {
         Found::None => x.server,
         Found::Redirect(id) => {
             x.location = id;
-            let mut target = x.generation.location(id).name().to_vec();
+            let mut target = Vec::new();
+            escape(x.generation.location(id).name(), Escape::Uri, &mut target);
             append_args(&x.args, &mut target);
-            let mut response = special::plain(x, 301);
-            response.location = Some(Cow::Owned(target));
-            return Some(Flow::Respond(Box::new(response)));
+            x.redirect_target = Some(Cow::Owned(target));
+            return Some(Flow::Answer(301));
         }
     };
     enter(x, id);
@@ -280,7 +281,7 @@ impl Exchange {
     /// `None` where the path was rewritten within a location with `alias`, which is then logged.
     pub fn file(&self) -> Option<FilePath> {
         let location = self.location();
-        if location.core.alias && !self.valid_location {
+        if location.core.alias.is_some() && !self.valid_location {
             let name = String::from_utf8_lossy(location.name()).into_owned();
             self.log(
                 Level::Alert,
@@ -290,13 +291,12 @@ impl Exchange {
         }
         let mut path = location.core.root.value(self);
         let root = path.len();
-        match (location.core.alias, location.is_regex()) {
-            (false, _) => path.extend_from_slice(&self.uri),
-            (true, true) if self.uri_below_alias => path.extend_from_slice(&self.uri),
-            // A regex location's alias is the whole file name.
-            (true, true) => {}
-            (true, false) => {
-                path.extend_from_slice(self.uri.get(location.name().len()..).unwrap_or_default());
+        match location.core.alias {
+            None => path.extend_from_slice(&self.uri),
+            Some(Alias::Whole) if self.uri_below_alias => path.extend_from_slice(&self.uri),
+            Some(Alias::Whole) => {}
+            Some(Alias::Prefix(length)) => {
+                path.extend_from_slice(self.uri.get(length..).unwrap_or_default());
             }
         }
         Some(FilePath { path, root })

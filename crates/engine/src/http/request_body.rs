@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::task::{Context, Poll, ready};
 
+use weir_ir::http::core::BodyInFile;
 use weir_syntax::Level;
 
 use crate::http::Exchange;
@@ -12,6 +13,7 @@ use crate::http1::Known;
 use crate::http1::body::{Decoder, Piece};
 use crate::http1::request::{Head, Version};
 use crate::io::scratch;
+use crate::temp_file::{Keep, TempFile};
 
 /// How the body is framed and how much of it is still to come.
 #[derive(Debug)]
@@ -39,7 +41,7 @@ pub struct RequestBody {
 #[derive(Debug)]
 pub enum Stored {
     Memory(Vec<u8>),
-    File { file: File, length: u64 },
+    File { file: TempFile, length: u64 },
 }
 
 impl Stored {
@@ -67,7 +69,7 @@ impl Stored {
                 Ok(n)
             }
             Stored::File { file, .. } => {
-                let mut file: &File = file;
+                let mut file: &File = &file.file;
                 file.seek(SeekFrom::Start(offset))?;
                 file.read(into)
             }
@@ -148,7 +150,7 @@ impl Exchange {
         self.send_continue().await?;
         let bound = self.location().core.client_body_buffer_size;
         let mut memory = Vec::new();
-        let mut file: Option<(File, u64)> = None;
+        let mut file: Option<(TempFile, u64)> = None;
         while !self.body.is_over() {
             let result = poll_fn(|cx| self.poll_body_piece(cx, &mut memory)).await;
             if let Err(error) = result {
@@ -168,7 +170,7 @@ impl Exchange {
                 }
             }
         }
-        if file.is_some() {
+        if file.is_some() || self.location().core.client_body_in_file_only != BodyInFile::Off {
             if let Err(error) = self.spill(&mut memory, &mut file) {
                 self.log_error(
                     Level::Crit,
@@ -185,17 +187,20 @@ impl Exchange {
         Ok(())
     }
 
-    fn spill(&mut self, memory: &mut Vec<u8>, file: &mut Option<(File, u64)>) -> io::Result<()> {
+    fn spill(&mut self, memory: &mut Vec<u8>, file: &mut Option<(TempFile, u64)>) -> io::Result<()> {
         if file.is_none() {
-            let dir = self.location().core.client_body_temp_path.as_ref().map(|p| p.path.to_string());
-            let dir = dir.unwrap_or_else(|| "/tmp".to_string());
-            self.log(
-                Level::Warn,
-                format_args!("a client request body is buffered to a temporary file in {dir}"),
-            );
-            *file = Some((unnamed_file(&dir)?, 0));
+            let core = &self.location().core;
+            let (keep, level) = match core.client_body_in_file_only {
+                BodyInFile::Off => (Keep::Never, Level::Warn),
+                BodyInFile::Clean => (Keep::WhileOpen, Level::Notice),
+                BodyInFile::On => (Keep::Forever, Level::Notice),
+            };
+            let made = TempFile::create(&core.client_body_temp_path, keep)?;
+            let message = "a client request body is buffered to a temporary file";
+            self.log(level, format_args!("{message} {}", made.name()));
+            *file = Some((made, 0));
         }
-        if let Some((file, length)) = file {
+        if let Some((TempFile { file, .. }, length)) = file {
             file.write_all(memory)?;
             *length += memory.len() as u64;
         }
@@ -277,7 +282,11 @@ impl Exchange {
         }
     }
 
-    fn take_body_input(&mut self, out: &mut Vec<u8>) -> Result<(), BodyError> {
+    /// Appends what of the body was read behind the head.
+    ///
+    /// # Errors
+    /// 400 for bad framing, 413 beyond `client_max_body_size`.
+    pub(crate) fn take_body_input(&mut self, out: &mut Vec<u8>) -> Result<(), BodyError> {
         let max = self.location().core.client_max_body_size;
         match &mut self.body.framing {
             Framing::None => Ok(()),
@@ -384,15 +393,4 @@ impl Exchange {
         }
         true
     }
-}
-
-/// A file without a name: the kernel forgets it with its last descriptor.
-fn unnamed_file(dir: &str) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .custom_flags(nix::libc::O_TMPFILE | nix::libc::O_CLOEXEC)
-        .open(dir)
 }

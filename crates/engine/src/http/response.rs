@@ -156,7 +156,8 @@ impl fmt::Debug for Body {
 
 /// Fields that are known only when the body is over.
 pub trait Trailers: Send + Sync {
-    fn append(&self, x: &super::Exchange, out: &mut Headers);
+    /// Adds them with [`super::Exchange::add_trailer`], one by one: a value may ask for what stands before it.
+    fn append(&self, x: &super::Exchange);
 }
 
 impl fmt::Debug for dyn Trailers {

@@ -13,7 +13,7 @@ use crate::http1::body::{CHUNK_END, ChunkHead, LAST_CHUNK_HEAD};
 use crate::http1::request::Version;
 use crate::http1::{Known, Method, date, status};
 use crate::io::Buf;
-use crate::settings::Tokens;
+use weir_ir::http::core::ServerTokens;
 
 /// Up to here a body is copied behind its head, so that both are one segment and one TLS record.
 const JOINED: usize = 4096;
@@ -111,7 +111,7 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
     }
     let core = &x.location().core;
     if !response.server_given {
-        write_server(x, &core.server_tokens, out);
+        write_server(core.server_tokens, out);
     }
     if !response.date_given {
         field(b"Date: ", &x.reactor.clock().http_date(), out);
@@ -165,19 +165,13 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_server(x: &Exchange, tokens: &Tokens, out: &mut Vec<u8>) {
+fn write_server(tokens: ServerTokens, out: &mut Vec<u8>) {
     match tokens {
-        Tokens::On | Tokens::Build => {
+        ServerTokens::On | ServerTokens::Build => {
             out.extend_from_slice(b"Server: weir/");
             field(b"", VERSION.as_bytes(), out);
         }
-        Tokens::Off => out.extend_from_slice(b"Server: weir\r\n"),
-        Tokens::Text(text) => {
-            let text = text.value(x);
-            if !text.is_empty() {
-                field(b"Server: ", &text, out);
-            }
-        }
+        ServerTokens::Off => out.extend_from_slice(b"Server: weir\r\n"),
     }
 }
 
@@ -420,13 +414,14 @@ fn poll_write_all(x: &mut Exchange, cx: &mut Context<'_>, head: &mut Buf) -> Pol
 /// Ends a chunked body, with the trailer fields of its source and those that were added on the way.
 fn write_trailers(x: &Exchange, of_source: Option<&Headers>, out: &mut Buf) {
     let added = x.response.as_ref().and_then(|response| response.trailers.as_deref());
-    let mut fields = Headers::default();
-    if let Some(added) = added {
-        added.append(x, &mut fields);
+    for (name, value) in of_source.into_iter().flat_map(Headers::iter) {
+        x.add_trailer(name, value);
     }
-    let of_source = of_source.into_iter().flat_map(Headers::iter);
+    if let Some(added) = added {
+        added.append(x);
+    }
     out.extend(LAST_CHUNK_HEAD);
-    for (name, value) in of_source.chain(fields.iter()) {
+    for (name, value) in x.trailers().iter().flat_map(|fields| fields.iter()) {
         out.extend(name);
         out.extend(b": ");
         out.extend(value);

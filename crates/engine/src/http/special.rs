@@ -9,7 +9,7 @@ use crate::contract::Flow;
 use crate::http::phases::Restart;
 use crate::http::{Exchange, Response};
 use crate::http1::{Known, Method, status};
-use crate::settings::Tokens;
+use weir_ir::http::core::ServerTokens;
 
 /// weir's version, as it names itself.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -116,10 +116,9 @@ pub fn plain(x: &mut Exchange, code: u16) -> Response {
         && x.head.version() >= crate::http1::Version::HTTP_10
         && code >= 400
         && x.header(Known::UserAgent).is_some_and(|agent| crate::http1::Browser::of(agent).msie);
-    let signature: Cow<'_, str> = match &core.server_tokens {
-        Tokens::On | Tokens::Build => Cow::Owned(format!("weir/{VERSION}")),
-        Tokens::Off => Cow::Borrowed("weir"),
-        Tokens::Text(text) => Cow::Owned(String::from_utf8_lossy(&text.value(x)).into_owned()),
+    let signature: Cow<'_, str> = match core.server_tokens {
+        ServerTokens::On | ServerTokens::Build => Cow::Owned(format!("weir/{VERSION}")),
+        ServerTokens::Off => Cow::Borrowed("weir"),
     };
     let mut page = Vec::new();
     status::write_page(code, &signature, padded, &mut page);

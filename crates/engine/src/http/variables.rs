@@ -91,6 +91,13 @@ pub const VARIABLES: &[Variable] = &[
         }
         Some(crate::http::request_body::Stored::File { .. }) | None => false,
     }),
+    Variable::new("request_body_file", |x, out| match x.body.stored() {
+        Some(crate::http::request_body::Stored::File { file, .. }) => {
+            out.extend_from_slice(file.name().as_bytes());
+            true
+        }
+        Some(crate::http::request_body::Stored::Memory(_)) | None => false,
+    }),
     Variable::new("request_completion", |x, out| {
         if x.complete {
             out.extend_from_slice(b"OK");
@@ -177,6 +184,7 @@ pub const VARIABLES: &[Variable] = &[
 pub const FAMILIES: &[Family] = &[
     Family { prefix: "http_", get: http },
     Family { prefix: "sent_http_", get: sent_http },
+    Family { prefix: "sent_trailer_", get: sent_trailer },
     Family { prefix: "cookie_", get: cookie },
     Family { prefix: "arg_", get: arg },
 ];
@@ -401,18 +409,31 @@ pub(crate) fn upstream_http(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool
     joined(headers.iter().filter(|(n, _)| is_named(n, name)).map(|(_, v)| v), b", ", out)
 }
 
+fn sent_trailer(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
+    let trailers = x.trailers();
+    let Some(fields) = &*trailers else { return false };
+    joined(fields.iter().filter(|(n, _)| is_named(n, name)).map(|(_, v)| v), b", ", out)
+}
+
 /// A cookie that the upstream sets.
 pub(crate) fn upstream_cookie(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
     let Some(headers) = &x.upstream_headers else { return false };
     for value in headers.all(b"Set-Cookie") {
-        let pair = value.split(|b| *b == b';').next().unwrap_or_default();
-        let Some(at) = memchr::memchr(b'=', pair) else { continue };
-        if pair[..at].trim_ascii().eq_ignore_ascii_case(name.as_bytes()) {
-            out.extend_from_slice(pair[at + 1..].trim_ascii());
+        let Some((start, rest)) = value.split_at_checked(name.len()) else { continue };
+        // Around the equals sign only spaces are passed over; a tab belongs to the name.
+        let Some(rest) = without_spaces(rest).strip_prefix(b"=") else { continue };
+        if start.eq_ignore_ascii_case(name.as_bytes()) {
+            let rest = without_spaces(rest);
+            out.extend_from_slice(rest.split(|b| *b == b';').next().unwrap_or_default());
             return true;
         }
     }
     false
+}
+
+fn without_spaces(text: &[u8]) -> &[u8] {
+    let start = text.iter().position(|b| *b != b' ').unwrap_or(text.len());
+    &text[start..]
 }
 
 fn cookie(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {

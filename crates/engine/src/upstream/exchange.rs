@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,7 +17,8 @@ use super::body::{Left, Line, UpstreamBody, keep};
 use super::{PeerGuard, Upstream, UpstreamState};
 use crate::contract::Flow;
 use crate::http::exchange::Tunnel;
-use crate::http::{Body, Exchange, Headers, Response, special};
+use crate::http::request_body::RequestBody;
+use crate::http::{Body, Exchange, Headers, Response, Template, special};
 use crate::http1::body::{ChunkHead, Decoder, LAST_CHUNK};
 use crate::http1::response::{Framing, Head, Parsed};
 use crate::http1::{Known, Method};
@@ -67,7 +69,7 @@ pub mod next {
 }
 
 /// What a `…_pass` module's directives say of the exchange. Times are milliseconds, sizes bytes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     pub connect_timeout: u64,
     pub send_timeout: u64,
@@ -87,6 +89,8 @@ pub struct Settings {
     /// Answers of 300 and above are replaced where an `error_page` says so.
     pub intercept_errors: bool,
     pub socket: ConnectOptions,
+    /// The local address of connections, computed for each request; empty leaves it to the kernel.
+    pub bind: Option<Arc<Template>>,
 }
 
 /// Where a request goes.
@@ -162,6 +166,9 @@ pub async fn run(x: &mut Exchange, target: Target, protocol: &dyn Protocol) -> F
         && !protocol.replaces_body()
         && x.body.exists()
         && x.body.stored().is_none();
+    if let Err(error) = x.send_continue().await {
+        return Flow::Answer(error.0);
+    }
     if !streams && x.body.exists() {
         if let Err(error) = x.read_body().await {
             return Flow::Answer(error.0);
@@ -186,6 +193,14 @@ pub async fn run(x: &mut Exchange, target: Target, protocol: &dyn Protocol) -> F
         }
         Err(status) => return Flow::Answer(status),
     }
+    if streams {
+        // What is here of the body goes in one piece with the head.
+        let mut piece = Vec::new();
+        if let Err(error) = x.take_body_input(&mut piece) {
+            return Flow::Answer(error.0);
+        }
+        append_piece(&piece, &x.body, request.tail());
+    }
     let mut asking = Asking {
         timer: x.reactor.timers().register(),
         started: x.reactor.clock().now_ms(),
@@ -193,7 +208,6 @@ pub async fn run(x: &mut Exchange, target: Target, protocol: &dyn Protocol) -> F
         tries: tries(&target.group, settings),
         request,
         streams,
-        streamed: false,
         doing: "",
         target,
         protocol,
@@ -220,8 +234,6 @@ struct Asking<'p> {
     tries: u64,
     /// The client's body goes on as it comes.
     streams: bool,
-    /// A part of it is gone, so that no other peer can be asked.
-    streamed: bool,
     /// The part of the present attempt, as the log tells it.
     doing: &'static str,
 }
@@ -306,7 +318,8 @@ impl Asking<'_> {
         let timeout = settings.next_upstream_timeout;
         self.tries > 0
             && settings.next_upstream & needed == needed
-            && !self.streamed
+            // A body that goes on as it comes goes on only once.
+            && !(self.streams && self.request_left(x))
             && (timeout == 0 || now.saturating_sub(self.started) < timeout)
     }
 
@@ -354,7 +367,11 @@ impl Asking<'_> {
             return Ok(Attempt { peer: index, line, cached: true, sent: false, started: now });
         }
         let settings = self.protocol.settings();
-        let mut connecting = match connect(&peer.address, &settings.socket) {
+        let socket = match &settings.bind {
+            Some(bind) => ConnectOptions { bind: local_address(x, bind), ..settings.socket.clone() },
+            None => settings.socket.clone(),
+        };
+        let mut connecting = match connect(&peer.address, &socket) {
             Ok(connecting) => connecting,
             Err(failed) => {
                 let level = if failed.call == ConnectCall::Connect { Level::Error } else { Level::Alert };
@@ -521,7 +538,6 @@ impl Asking<'_> {
         if let Err(error) = x.send_continue().await {
             return Err(Failure::end(error.0));
         }
-        let chunked = x.body.is_chunked();
         let mut piece = Vec::new();
         let mut framed = Vec::new();
         while !x.body.is_over() {
@@ -538,20 +554,14 @@ impl Asking<'_> {
                 Some(Err(error)) => return Err(Failure::end(error.0)),
                 None => return Ok(false),
             }
-            self.streamed = true;
             framed.clear();
-            if chunked && !piece.is_empty() {
-                framed.extend_from_slice(ChunkHead::new(piece.len() as u64).as_ref());
-                framed.extend_from_slice(&piece);
-                framed.extend_from_slice(b"\r\n");
-            }
-            let mut bytes: &[u8] = if chunked { &framed } else { &piece };
+            append_piece(&piece, &x.body, &mut framed);
+            let mut bytes: &[u8] = &framed;
             if !self.write(x, attempt, &mut bytes).await? {
                 return Ok(false);
             }
         }
-        let mut last = LAST_CHUNK;
-        if chunked { self.write(x, attempt, &mut last).await } else { Ok(true) }
+        Ok(true)
     }
 
     /// Reads the head of the answer; with it comes what was read behind it.
@@ -767,6 +777,36 @@ struct Answered {
     block: Option<Block>,
     raw: std::ops::Range<usize>,
     headless: bool,
+}
+
+/// Appends a part of a request's body as it is framed for the upstream, the end behind the last one.
+fn append_piece(piece: &[u8], body: &RequestBody, out: &mut Vec<u8>) {
+    if !body.is_chunked() {
+        out.extend_from_slice(piece);
+        return;
+    }
+    if !piece.is_empty() {
+        out.extend_from_slice(ChunkHead::new(piece.len() as u64).as_ref());
+        out.extend_from_slice(piece);
+        out.extend_from_slice(b"\r\n");
+    }
+    if body.is_over() {
+        out.extend_from_slice(LAST_CHUNK);
+    }
+}
+
+/// The address that a connection comes from; what is none is told and left to the kernel.
+fn local_address(x: &Exchange, bind: &Template) -> Option<SocketAddr> {
+    let text = bind.value(x);
+    if text.is_empty() {
+        return None;
+    }
+    let found = weir_ir::address::local(&text);
+    if found.is_none() {
+        let shown = String::from_utf8_lossy(&text);
+        x.log(Level::Error, format_args!("invalid local address \"{shown}\""));
+    }
+    found
 }
 
 /// How waiting for a connection ended.

@@ -23,7 +23,7 @@ pub enum Target {
 
 pub(crate) fn read(call: &mut Call<'_>) -> Result<ErrorLog, Fault> {
     let target = match call.arg(0) {
-        b"stderr" => Target::Stderr,
+        b"stderr" | b"" => Target::Stderr,
         text if text.starts_with(b"syslog:") => {
             return Err(call.fail("\"error_log syslog:\" is known but not supported by weir yet"));
         }
@@ -36,19 +36,32 @@ pub(crate) fn read(call: &mut Call<'_>) -> Result<ErrorLog, Fault> {
         }
     };
     let mut level = None;
+    // The parts of debugging that nginx tells apart are one here.
+    let mut parts = false;
     for index in 1..call.args().len() {
-        let text = call.text(index);
-        // The parts of debugging that nginx tells apart are one here.
-        let word = if text.starts_with("debug_") { b"debug" } else { call.arg(index) };
-        let Some(found) = Level::of_word(word) else {
-            let fault = call.fail(format!("invalid log level \"{text}\""));
-            return Err(call.under(fault, index));
-        };
-        if level.is_some() && found != Level::Debug {
-            let fault = call.fail(format!("duplicate log level \"{text}\""));
-            return Err(call.under(fault, index));
+        let word = call.arg(index);
+        if let Some(found) = Level::of_word(word) {
+            if level.is_some() || parts {
+                return Err(call.fail_at(index, "duplicate log level"));
+            }
+            level = Some(found);
+        } else if PARTS.contains(&word) && level.is_none() {
+            parts = true;
+        } else {
+            return Err(call.fail_at(index, "invalid log level"));
         }
-        level = Some(found);
     }
-    Ok(ErrorLog { target, level: level.unwrap_or(Level::Error) })
+    let default = if parts { Level::Debug } else { Level::Error };
+    Ok(ErrorLog { target, level: level.unwrap_or(default) })
 }
+
+/// What may be asked for of the debugging messages alone.
+const PARTS: [&[u8]; 7] = [
+    b"debug_core",
+    b"debug_alloc",
+    b"debug_mutex",
+    b"debug_event",
+    b"debug_http",
+    b"debug_mail",
+    b"debug_stream",
+];

@@ -1,8 +1,10 @@
 //! `ngx_event_core_module` and `ngx_epoll_module`: the `events` block.
 
-use crate::contract::{Conf, Contexts, Directive, Module, Setting, Takes};
+use crate::contract::{Conf, Contexts, Directive, Module, Once, Setting, Takes};
 use crate::core::main;
+use crate::http::listen::sockets;
 use crate::lowering::{Call, Fault, Merge};
+use crate::value;
 
 pub struct Events;
 
@@ -16,23 +18,41 @@ impl Module for Events {
     type Scope = ();
     const DIRECTIVES: &'static [Directive<Self>] = &[
         D::main("events", Contexts::MAIN, Takes::BLOCK, events),
-        D::main("worker_connections", EVENTS, Takes::ONE, |s, c| s.worker_connections.number(c)),
+        D::main("worker_connections", EVENTS, Takes::ONE, |s, c| {
+            s.worker_connections
+                .put_with(c, |c| value::number(c.arg(0)).ok_or_else(|| c.fail_at(0, "invalid number")))
+        }),
         D::main("use", EVENTS, Takes::ONE, use_method).accepted("weir uses epoll"),
-        D::main("multi_accept", EVENTS, Takes::FLAG, |_, c| c.flag().map(drop))
+        D::main("multi_accept", EVENTS, Takes::FLAG, |s, c| s.once.flag(c))
             .accepted("each thread accepts what is there, up to a bound"),
-        D::main("accept_mutex", EVENTS, Takes::FLAG, |_, c| c.flag().map(drop))
+        D::main("accept_mutex", EVENTS, Takes::FLAG, |s, c| s.once.flag(c))
             .accepted("each thread has a listening socket of its own"),
-        D::main("accept_mutex_delay", EVENTS, Takes::ONE, |_, c| c.msec().map(drop))
+        D::main("accept_mutex_delay", EVENTS, Takes::ONE, |s, c| s.once.msec(c))
             .accepted("each thread has a listening socket of its own"),
-        D::main("epoll_events", EVENTS, Takes::ONE, |_, c| c.number().map(drop))
+        D::main("epoll_events", EVENTS, Takes::ONE, |s, c| s.once.number(c))
             .accepted("the event queue sizes itself"),
-        D::main("worker_aio_requests", EVENTS, Takes::ONE, |_, c| c.number().map(drop))
+        D::main("worker_aio_requests", EVENTS, Takes::ONE, |s, c| s.once.number(c))
             .accepted("weir reads files without kernel aio"),
+        D::main("debug_connection", EVENTS, Takes::ONE, |_, c| {
+            c.warn(
+                "\"debug_connection\" is ignored, you need to rebuild nginx using --with-debug option to enable it",
+            );
+            Ok(())
+        })
+        .accepted("as of an nginx without debugging messages, with its warning"),
     ];
 
     fn init(conf: &mut Conn, merge: &mut Merge<'_>) -> Result<(), Fault> {
         if !conf.seen {
-            merge.warn_nowhere("no \"events\" section in configuration, using its defaults");
+            return Err(merge.fail_nowhere("no \"events\" section in configuration"));
+        }
+        let connections = conf.worker_connections.or(512);
+        let sockets = merge.state.program.http.as_ref().map_or(0, |http| sockets(http).len());
+        // One more is for the channel to the master.
+        if connections < sockets as u64 + 1 {
+            return Err(merge.fail_nowhere(format!(
+                "{connections} worker_connections are not enough for {sockets} listening sockets"
+            )));
         }
         Ok(())
     }
@@ -44,6 +64,7 @@ pub struct Conn {
     seen: bool,
     /// Connections at once, per reactor thread as nginx counts per worker.
     pub worker_connections: Setting<u64>,
+    once: Once,
 }
 
 impl Conf for Conn {
@@ -61,12 +82,10 @@ fn events(conf: &mut Conn, call: &mut Call<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn use_method(_: &mut Conn, call: &mut Call<'_>) -> Result<(), Fault> {
-    match call.arg(0) {
-        b"epoll" | b"poll" | b"select" => Ok(()),
-        _ => {
-            let fault = call.fail(format!("invalid event type \"{}\"", call.text(0)));
-            Err(call.under(fault, 0))
-        }
-    }
+fn use_method(conf: &mut Conn, call: &mut Call<'_>) -> Result<(), Fault> {
+    // nginx on Linux has no other unless it is built for it.
+    conf.once.read(call, |call| match call.arg(0) {
+        b"epoll" => Ok(()),
+        _ => Err(call.fail_at(0, "invalid event type")),
+    })
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::contract::{Conf, Contexts, Directive, Module, Setting, Takes};
+use crate::contract::{Conf, Contexts, Directive, Module, Once, Setting, Takes};
 use weir_syntax::Level;
 
 use crate::core::error_log::{self, ErrorLog, Target};
 use crate::core::events::{Conn, Events};
-use crate::lowering::{At, Call, Fault, Merge};
+use crate::lowering::{At, Call, Fault, Merge, ThreadPool};
 use crate::value;
 
 pub struct Main;
@@ -23,10 +23,13 @@ impl Module for Main {
     const DIRECTIVES: &'static [Directive<Self>] = &[
         D::main("daemon", MAIN, Takes::FLAG, |s, c| s.daemon.flag(c)),
         D::main("master_process", MAIN, Takes::FLAG, |s, c| s.master_process.flag(c)),
-        D::main("timer_resolution", MAIN, Takes::ONE, |_, c| c.msec().map(drop))
+        D::main("timer_resolution", MAIN, Takes::ONE, |s, c| s.once.msec(c))
             .accepted("time is read once per turn of a reactor"),
-        D::main("pid", MAIN, Takes::ONE, |s, c| s.pid.put_with(c, |c| Ok(c.path(0)))),
-        D::main("lock_file", MAIN, Takes::ONE, |_, _| Ok(())).accepted("weir needs no lock file"),
+        D::main("pid", MAIN, Takes::ONE, |s, c| {
+            s.pid.put_with(c, |c| Ok(if c.arg(0).is_empty() { "".into() } else { c.path(0) }))
+        }),
+        D::main("lock_file", MAIN, Takes::ONE, |s, c| s.once.read(c, |_| Ok(())))
+            .accepted("weir needs no lock file"),
         D::main("worker_processes", MAIN, Takes::ONE, worker_processes),
         D::main("user", MAIN, Takes::ONE_TWO, user),
         D::main("worker_priority", MAIN, Takes::ONE, worker_priority),
@@ -45,7 +48,7 @@ impl Module for Main {
             s.error_logs.push(log);
             Ok(())
         }),
-        D::main("pcre_jit", MAIN, Takes::FLAG, |_, c| c.flag().map(drop))
+        D::main("pcre_jit", MAIN, Takes::FLAG, |s, c| s.once.flag(c))
             .accepted("regular expressions are always compiled where the machine can"),
         D::main("thread_pool", MAIN, Takes::TWO_THREE, thread_pool)
             .accepted("file work has a pool of its own"),
@@ -58,6 +61,21 @@ impl Module for Main {
             let target = if path.is_empty() { Target::Stderr } else { Target::File(merge.open_file(path)) };
             process.error_logs.push(ErrorLog { target, level: Level::Error });
         }
+        let workers = match process.worker_processes.or(Workers::Count(1)) {
+            Workers::Count(count) => Some(count as usize),
+            Workers::Auto => None,
+        };
+        if process.cpu_masks > 1 && workers.is_some_and(|workers| workers != process.cpu_masks) {
+            merge.warn_nowhere(
+                "the number of \"worker_processes\" is not equal to the number of \"worker_cpu_affinity\" masks, \
+                 using last mask for remaining worker processes",
+            );
+        }
+        let unknown = merge.state.thread_pools.iter().find(|pool| !pool.defined && &*pool.name != b"default");
+        if let Some(ThreadPool { name, position, .. }) = unknown {
+            let place = format!("\" in {}:{}", position.file, position.line);
+            return Err(merge.fail_nowhere([&b"unknown thread pool \""[..], name, place.as_bytes()].concat()));
+        }
         Ok(())
     }
 }
@@ -65,6 +83,7 @@ impl Module for Main {
 /// `worker_processes`: the number of reactor threads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workers {
+    /// 0 is one as well: there are no workers without threads.
     Count(u32),
     /// As many as the machine has CPUs.
     Auto,
@@ -83,7 +102,7 @@ pub struct User {
 pub struct Process {
     pub daemon: Setting<bool>,
     pub master_process: Setting<bool>,
-    /// Absolute path.
+    /// Absolute path; an empty one is the default.
     pub pid: Setting<Arc<str>>,
     pub worker_processes: Setting<Workers>,
     pub user: Setting<User>,
@@ -97,6 +116,9 @@ pub struct Process {
     /// `NAME` is kept from the environment, `NAME=value` is set.
     pub env: Vec<Box<str>>,
     pub error_logs: Vec<ErrorLog>,
+    /// The number of masks, where they are written out.
+    cpu_masks: usize,
+    once: Once,
 }
 
 impl Conf for Process {
@@ -117,9 +139,9 @@ fn worker_processes(process: &mut Process, call: &mut Call<'_>) -> Result<(), Fa
         if call.arg(0) == b"auto" {
             return Ok(Workers::Auto);
         }
-        match value::number(call.arg(0)).and_then(|n| u32::try_from(n).ok()) {
-            Some(count @ 1..) => Ok(Workers::Count(count)),
-            _ => Err(call.under(call.refuse("invalid value"), 0)),
+        match value::number(call.arg(0)) {
+            Some(count) => Ok(Workers::Count(u32::try_from(count).unwrap_or(u32::MAX))),
+            None => Err(call.under(call.refuse("invalid value"), 0)),
         }
     })
 }
@@ -143,27 +165,45 @@ fn user(process: &mut Process, call: &mut Call<'_>) -> Result<(), Fault> {
 }
 
 fn worker_priority(process: &mut Process, call: &mut Call<'_>) -> Result<(), Fault> {
-    process.worker_priority.put_with(call, |call| {
-        let (sign, digits) = match call.arg(0) {
-            [b'-', digits @ ..] => (-1, digits),
-            [b'+', digits @ ..] => (1, digits),
-            digits => (1, digits),
-        };
-        let number = value::number(digits).and_then(|n| i32::try_from(n).ok());
-        number.map(|n| sign * n).ok_or_else(|| call.refuse("invalid number"))
-    })
+    // To nginx 0 is a priority not set.
+    if process.worker_priority.get().is_some_and(|priority| *priority != 0) {
+        return Err(call.duplicate());
+    }
+    let (sign, digits) = match call.arg(0) {
+        [b'-', digits @ ..] => (-1, digits),
+        [b'+', digits @ ..] => (1, digits),
+        digits => (1, digits),
+    };
+    let number = value::number(digits).map(|n| i32::try_from(n).unwrap_or(i32::MAX));
+    process.worker_priority.replace(sign * number.ok_or_else(|| call.refuse("invalid number"))?);
+    Ok(())
 }
 
-fn cpu_affinity(_: &mut Process, call: &mut Call<'_>) -> Result<(), Fault> {
-    let masks = if call.arg(0) == b"auto" { &call.args()[1..] } else { call.args() };
-    for mask in masks {
-        if let Some(bad) = mask.value.iter().find(|b| !matches!(b, b'0' | b'1' | b' ')) {
-            return Err(
-                call.fail(format!("invalid character \"{}\" in \"worker_cpu_affinity\"", *bad as char))
-            );
+fn cpu_affinity(process: &mut Process, call: &mut Call<'_>) -> Result<(), Fault> {
+    const MOST: usize = 1024;
+    let masks = process.once.read(call, |call| {
+        let masks = match call.arg(0) {
+            b"auto" if call.args().len() > 2 => return Err(call.invalid_arguments()),
+            b"auto" => &call.args()[1..],
+            _ => call.args(),
+        };
+        for mask in masks {
+            if mask.value.len() > MOST {
+                return Err(call.fail(format!("\"worker_cpu_affinity\" supports up to {MOST} CPUs only")));
+            }
+            // The CPUs are numbered from the right, where nginx begins to read.
+            if let Some(bad) = mask.value.iter().rev().find(|b| !matches!(b, b'0' | b'1' | b' ')) {
+                let message =
+                    [&b"invalid character \""[..], &[*bad], b"\" in \"worker_cpu_affinity\""].concat();
+                return Err(call.fail(message));
+            }
         }
+        Ok(())
+    });
+    if call.arg(0) != b"auto" {
+        process.cpu_masks = call.args().len();
     }
-    Ok(())
+    masks
 }
 
 fn env(process: &mut Process, call: &mut Call<'_>) -> Result<(), Fault> {
@@ -179,26 +219,21 @@ fn load_module(_: &mut Process, call: &mut Call<'_>) -> Result<(), Fault> {
 }
 
 fn thread_pool(_: &mut Process, call: &mut Call<'_>) -> Result<(), Fault> {
+    call.thread_pool(call.arg(0), true)?;
     let mut threads = false;
     for index in 1..call.args().len() {
         let text = call.arg(index);
         let number = |prefix: &[u8]| text.strip_prefix(prefix).map(value::number);
         match (number(b"threads="), number(b"max_queue=")) {
             (Some(Some(1..)), _) => threads = true,
-            (Some(_), _) => {
-                let fault = call.fail(format!("invalid threads value \"{}\"", call.text(index)));
-                return Err(call.under(fault, index));
-            }
-            (None, Some(Some(_))) => {}
-            (None, Some(None)) => {
-                let fault = call.fail(format!("invalid max_queue value \"{}\"", call.text(index)));
-                return Err(call.under(fault, index));
-            }
-            (None, None) => return Err(call.invalid_parameter(index)),
+            (Some(_), _) => return Err(call.fail_at(index, "invalid threads value")),
+            (None, Some(None)) => return Err(call.fail_at(index, "invalid max_queue value")),
+            // nginx passes over what it does not know.
+            (None, Some(Some(_)) | None) => {}
         }
     }
     if !threads {
-        return Err(call.fail("\"thread_pool\" directive requires \"threads\" parameter"));
+        return Err(call.fail("\"thread_pool\" must have \"threads\" parameter"));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::contract::{Conf, Contexts, Directive, Module, Setting, Takes};
+use crate::contract::{Conf, Contexts, Directive, Module, Once, Setting, Takes};
 use crate::http::listen::Listen;
 use crate::http::server_name::ServerName;
 use crate::lowering::{Call, Fault, Merge};
@@ -28,15 +28,18 @@ impl Module for HttpCore {
     type Main = ();
     type Scope = Core;
     const DIRECTIVES: &'static [Directive<Self>] = &[
-        D::scope("variables_hash_max_size", HTTP, Takes::ONE, |_, c| c.number().map(drop)).accepted(HASH),
-        D::scope("variables_hash_bucket_size", HTTP, Takes::ONE, |_, c| c.number().map(drop)).accepted(HASH),
-        D::scope("server_names_hash_max_size", HTTP, Takes::ONE, |_, c| c.number().map(drop)).accepted(HASH),
-        D::scope("server_names_hash_bucket_size", HTTP, Takes::ONE, |_, c| c.number().map(drop))
-            .accepted(HASH),
-        D::scope("types_hash_max_size", SCOPES, Takes::ONE, |_, c| c.number().map(drop)).accepted(HASH),
-        D::scope("types_hash_bucket_size", SCOPES, Takes::ONE, |_, c| c.number().map(drop)).accepted(HASH),
-        D::scope("connection_pool_size", HTTP_SERVER, Takes::ONE, |_, c| c.size().map(drop)).accepted(POOL),
-        D::scope("request_pool_size", HTTP_SERVER, Takes::ONE, |_, c| c.size().map(drop)).accepted(POOL),
+        D::scope("variables_hash_max_size", HTTP, Takes::ONE, |s, c| s.once.number(c)).accepted(HASH),
+        D::scope("variables_hash_bucket_size", HTTP, Takes::ONE, |s, c| s.once.number(c)).accepted(HASH),
+        D::scope("server_names_hash_max_size", HTTP, Takes::ONE, |s, c| s.once.number(c)).accepted(HASH),
+        D::scope("server_names_hash_bucket_size", HTTP, Takes::ONE, |s, c| s.once.number(c)).accepted(HASH),
+        D::scope("types_hash_max_size", SCOPES, Takes::ONE, |s, c| s.once.number(c)).accepted(HASH),
+        D::scope("types_hash_bucket_size", SCOPES, Takes::ONE, |s, c| s.once.number(c)).accepted(HASH),
+        D::scope("connection_pool_size", HTTP_SERVER, Takes::ONE, |s, c| {
+            s.connection_pool_size.put_with(c, pool_size)
+        })
+        .accepted(POOL),
+        D::scope("request_pool_size", HTTP_SERVER, Takes::ONE, |s, c| s.once.read(c, pool_size))
+            .accepted(POOL),
         D::scope("server", HTTP, Takes::BLOCK, server),
         D::scope("location", Contexts::SERVER.or(Contexts::LOCATION), Takes::ONE_TWO.with_block(), location),
         D::scope("limit_except", Contexts::LOCATION, Takes::ONE_MORE.with_block(), limit_except),
@@ -65,28 +68,36 @@ impl Module for HttpCore {
         D::scope("client_body_temp_path", SCOPES, Takes::ONE_TO_FOUR, |s, c| {
             s.client_body_temp_path.put_with(c, temp_path)
         }),
-        D::scope("client_body_in_single_buffer", SCOPES, Takes::FLAG, |_, c| c.flag().map(drop))
+        D::scope("client_body_in_file_only", SCOPES, Takes::ONE, |s, c| {
+            let words = [("off", BodyInFile::Off), ("on", BodyInFile::On), ("clean", BodyInFile::Clean)];
+            s.client_body_in_file_only.one_of(c, &words)
+        }),
+        D::scope("client_body_in_single_buffer", SCOPES, Takes::FLAG, |s, c| s.once.flag(c))
             .accepted("a body in memory is one buffer"),
         D::scope("sendfile", SCOPES_IF, Takes::FLAG, |s, c| s.sendfile.flag(c)),
-        D::scope("sendfile_max_chunk", SCOPES, Takes::ONE, |_, c| c.size().map(drop))
+        D::scope("sendfile_max_chunk", SCOPES, Takes::ONE, |s, c| s.once.size(c))
             .accepted("a connection gives way after a bounded amount of work"),
         D::scope("aio", SCOPES, Takes::ONE, aio).accepted("files never block a connection for long"),
-        D::scope("aio_write", SCOPES, Takes::FLAG, |_, c| c.flag().map(drop))
+        D::scope("aio_write", SCOPES, Takes::FLAG, |s, c| s.once.flag(c))
             .accepted("files never block a connection for long"),
-        D::scope("read_ahead", SCOPES, Takes::ONE, |_, c| c.size().map(drop))
+        D::scope("read_ahead", SCOPES, Takes::ONE, |s, c| s.once.size(c))
             .accepted("the kernel reads ahead by itself"),
         D::scope("directio", SCOPES, Takes::ONE, directio).accepted("files go out through the page cache"),
-        D::scope("directio_alignment", SCOPES, Takes::ONE, |_, c| c.offset().map(drop))
+        D::scope("directio_alignment", SCOPES, Takes::ONE, |s, c| s.once.offset(c))
             .accepted("files go out through the page cache"),
-        D::scope("output_buffers", SCOPES, Takes::TWO, |_, c| c.buffers().map(drop))
+        D::scope("output_buffers", SCOPES, Takes::TWO, |s, c| s.once.buffers(c))
             .accepted("buffers belong to a thread, not to a request"),
-        D::scope("tcp_nopush", SCOPES, Takes::FLAG, |_, c| c.flag().map(drop))
+        D::scope("tcp_nopush", SCOPES, Takes::FLAG, |s, c| s.once.flag(c))
             .accepted("a response head goes out in one packet with what follows"),
         D::scope("tcp_nodelay", SCOPES, Takes::FLAG, |s, c| s.tcp_nodelay.flag(c)),
         D::scope("send_timeout", SCOPES, Takes::ONE, |s, c| s.send_timeout.msec(c)),
-        D::scope("send_lowat", SCOPES, Takes::ONE, |_, c| c.size().map(drop))
-            .accepted("it has no effect on Linux"),
-        D::scope("postpone_output", SCOPES, Takes::ONE, |_, c| c.size().map(drop))
+        D::scope("send_lowat", SCOPES, Takes::ONE, |s, c| {
+            s.once.size(c)?;
+            c.warn("\"send_lowat\" is not supported, ignored");
+            Ok(())
+        })
+        .accepted("it has no effect on Linux"),
+        D::scope("postpone_output", SCOPES, Takes::ONE, |s, c| s.once.size(c))
             .accepted("small pieces of a response are joined before they are sent"),
         D::scope("keepalive_time", SCOPES, Takes::ONE, |s, c| s.keepalive_time.msec(c)),
         D::scope("keepalive_timeout", SCOPES, Takes::ONE_TWO, keepalive_timeout),
@@ -117,7 +128,11 @@ impl Module for HttpCore {
         D::scope("log_not_found", SCOPES, Takes::FLAG, |s, c| s.log_not_found.flag(c)),
         D::scope("log_subrequest", SCOPES, Takes::FLAG, |s, c| s.log_subrequest.flag(c)),
         D::scope("recursive_error_pages", SCOPES, Takes::FLAG, |s, c| s.recursive_error_pages.flag(c)),
-        D::scope("server_tokens", SCOPES, Takes::ONE, server_tokens),
+        D::scope("server_tokens", SCOPES, Takes::ONE, |s, c| {
+            let words =
+                [("off", ServerTokens::Off), ("on", ServerTokens::On), ("build", ServerTokens::Build)];
+            s.server_tokens.one_of(c, &words)
+        }),
         D::scope("if_modified_since", SCOPES, Takes::ONE, |s, c| {
             let words = [
                 ("off", IfModifiedSince::Off),
@@ -161,20 +176,38 @@ pub enum IfModifiedSince {
 }
 
 /// What responses say of the server: `server_tokens`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerTokens {
     On,
     Off,
     Build,
-    /// Any other text, which may hold variables; an empty one leaves the header out.
-    Text(Template),
+}
+
+/// `client_body_in_file_only`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyInFile {
+    Off,
+    /// Every body, and the file stays.
+    On,
+    /// Every body, and the file goes with the request.
+    Clean,
 }
 
 /// `root` or `alias`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
     pub path: Template,
-    pub alias: bool,
+    /// It is an `alias`.
+    pub alias: Option<Alias>,
+}
+
+/// What of a request's path an `alias` takes the place of; levels below inherit it as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alias {
+    /// So many bytes: the name of its location.
+    Prefix(usize),
+    /// Everything: the alias of a regex location is the whole file name.
+    Whole,
 }
 
 /// One `error_page`: what to do instead of the plain page of some codes.
@@ -191,6 +224,8 @@ pub struct ErrorPage {
 /// Which browsers are not kept alive, `keepalive_disable`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeepaliveDisable {
+    /// Says nothing beside another.
+    pub none: bool,
     pub msie6: bool,
     pub safari: bool,
 }
@@ -208,6 +243,8 @@ pub struct Core {
     pub client_header_timeout: Setting<u64>,
     pub client_header_buffer_size: Setting<u64>,
     pub large_client_header_buffers: Setting<(u64, u64)>,
+    /// Bytes; only nginx's rule about it and the buffers above is left of it.
+    connection_pool_size: Setting<u64>,
     pub max_headers: Setting<u64>,
     pub ignore_invalid_headers: Setting<bool>,
     pub merge_slashes: Setting<bool>,
@@ -219,6 +256,7 @@ pub struct Core {
     pub client_body_buffer_size: Setting<u64>,
     pub client_body_timeout: Setting<u64>,
     pub client_body_temp_path: Setting<PathSpec>,
+    pub client_body_in_file_only: Setting<BodyInFile>,
     pub sendfile: Setting<bool>,
     pub tcp_nodelay: Setting<bool>,
     pub send_timeout: Setting<u64>,
@@ -250,6 +288,7 @@ pub struct Core {
     pub etag: Setting<bool>,
     pub error_pages: Vec<ErrorPage>,
     pub error_logs: Vec<crate::core::error_log::ErrorLog>,
+    once: Once,
 }
 
 impl Conf for Core {
@@ -263,6 +302,7 @@ impl Conf for Core {
             client_header_timeout,
             client_header_buffer_size,
             large_client_header_buffers,
+            connection_pool_size,
             max_headers,
             ignore_invalid_headers,
             merge_slashes,
@@ -273,6 +313,7 @@ impl Conf for Core {
             client_body_buffer_size,
             client_body_timeout,
             client_body_temp_path,
+            client_body_in_file_only,
             sendfile,
             tcp_nodelay,
             send_timeout,
@@ -310,27 +351,44 @@ impl Conf for Core {
         match merge.kind() {
             ScopeKind::Server if !self.root.is_set() => {
                 let path = crate::lowering::absolute("html", &merge.prefixes().prefix);
-                self.root.replace(Root { path: Template::literal(path.as_bytes()), alias: false });
+                self.root.replace(Root { path: Template::literal(path.as_bytes()), alias: None });
             }
             // Blocks without a name of their own stay in the location that they stand in.
             ScopeKind::If | ScopeKind::LimitExcept => self.internal.inherit(&outer.internal),
             ScopeKind::Http | ScopeKind::Server | ScopeKind::Location(_) => {}
         }
-        if let Some((_, size)) = self.large_client_header_buffers.get() {
-            let small = self.client_header_buffer_size.or(1024);
-            if *size < small {
-                return Err(merge.fail(
-                    "the \"large_client_header_buffers\" size must be equal to or greater than \"connection_pool_size\"",
-                ));
-            }
+        if matches!(merge.kind(), ScopeKind::Server)
+            && self.large_client_header_buffers.or((4, 8192)).1 < self.connection_pool_size.or(512)
+        {
+            return Err(merge.fail(
+                "the \"large_client_header_buffers\" size must be equal to or greater than \"connection_pool_size\"",
+            ));
         }
-        let temp = self.client_body_temp_path.or(PathSpec {
-            path: crate::lowering::absolute("client_body_temp", &merge.prefixes().state),
-            levels: [0; 3],
-        });
-        merge.directory(temp);
+        if !self.client_body_temp_path.is_set() {
+            let spec = PathSpec {
+                path: crate::lowering::absolute("client_body_temp", &merge.prefixes().state),
+                levels: [0; 3],
+                position: None,
+            };
+            merge.directory(spec.clone())?;
+            self.client_body_temp_path.replace(spec);
+        }
         Ok(())
     }
+}
+
+/// The size of a pool: room for nginx's own head of it, and aligned.
+fn pool_size(call: &mut Call<'_>) -> Result<u64, Fault> {
+    const LEAST: u64 = 112;
+    const ALIGNMENT: u64 = 16;
+    let size = call.size()?;
+    if size < LEAST {
+        return Err(call.fail(format!("the pool size must be no less than {LEAST}")));
+    }
+    if size % ALIGNMENT != 0 {
+        return Err(call.fail(format!("the pool size must be a multiple of {ALIGNMENT}")));
+    }
+    Ok(size)
 }
 
 fn server(_: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
@@ -367,10 +425,7 @@ fn location_match(call: &mut Call<'_>) -> Result<LocationMatch, Fault> {
             b"^~" => Ok(LocationMatch::PrefixFinal(name.into())),
             b"~" => Ok(LocationMatch::Regex(Regex::compile(name, false, call)?)),
             b"~*" => Ok(LocationMatch::Regex(Regex::compile(name, true, call)?)),
-            _ => {
-                let fault = call.fail(format!("invalid location modifier \"{}\"", call.text(0)));
-                Err(call.under(fault, 0))
-            }
+            _ => Err(call.fail_at(0, "invalid location modifier")),
         };
     }
     // The modifier may be written without a space before the name.
@@ -385,24 +440,23 @@ fn location_match(call: &mut Call<'_>) -> Result<LocationMatch, Fault> {
 }
 
 fn nested(outer: &LocationMatch, inner: &LocationMatch, call: &Call<'_>) -> Result<(), Fault> {
-    let shown = |m: &LocationMatch| String::from_utf8_lossy(m.name()).into_owned();
-    let (inside, around) = (shown(inner), shown(outer));
+    let (inside, around) = (inner.name(), outer.name());
+    let both = |start: &str, between: &str| {
+        Err(call.fail(
+            [start.as_bytes(), b" \"", inside, b"\" ", between.as_bytes(), b" \"", around, b"\""].concat(),
+        ))
+    };
     match (outer, inner) {
-        (LocationMatch::Exact(_), _) => {
-            Err(call.fail(format!("location \"{inside}\" cannot be inside the exact location \"{around}\"")))
-        }
-        (LocationMatch::Named(_), _) => {
-            Err(call.fail(format!("location \"{inside}\" cannot be inside the named location \"{around}\"")))
-        }
+        (LocationMatch::Exact(_), _) => both("location", "cannot be inside the exact location"),
+        (LocationMatch::Named(_), _) => both("location", "cannot be inside the named location"),
         (_, LocationMatch::Named(_)) => {
-            Err(call.fail(format!("named location \"{inside}\" can be on the server level only")))
+            let message = [&b"named location \""[..], inside, b"\" can be on the server level only"].concat();
+            Err(call.fail(message))
         }
-        (LocationMatch::Prefix(prefix) | LocationMatch::PrefixFinal(prefix), inner)
-            if !matches!(inner, LocationMatch::Regex(_)) && !inner.name().starts_with(prefix) =>
-        {
-            Err(call.fail(format!("location \"{inside}\" is outside location \"{around}\"")))
-        }
-        _ => Ok(()),
+        (_, LocationMatch::Regex(_)) => Ok(()),
+        // Also inside of a regex, whose text nginx takes for a prefix.
+        _ if inside.starts_with(around) => Ok(()),
+        _ => both("location", "is outside location"),
     }
 }
 
@@ -410,7 +464,7 @@ fn limit_except(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
     if core.limit_except.is_some() {
         return Err(call.duplicate());
     }
-    const METHODS: [&str; 15] = [
+    const METHODS: [&str; 14] = [
         "GET",
         "HEAD",
         "POST",
@@ -425,14 +479,12 @@ fn limit_except(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
         "LOCK",
         "UNLOCK",
         "PATCH",
-        "CONNECT",
     ];
     let mut methods: Vec<Box<[u8]>> = vec![];
     for index in 0..call.args().len() {
         let method = call.arg(index).to_ascii_uppercase();
         if !METHODS.iter().any(|m| m.as_bytes() == method) {
-            let fault = call.fail(format!("invalid method \"{}\"", call.text(index)));
-            return Err(call.under(fault, index));
+            return Err(call.fail_at(index, "invalid method"));
         }
         // GET allows HEAD too.
         if method == b"GET" {
@@ -453,13 +505,16 @@ fn types(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
         for index in 0..entry.args().len() {
             let exten = entry.arg(index).to_ascii_lowercase();
             if let Some(known) = all.iter_mut().find(|(e, _): &&mut (Box<[u8]>, Box<[u8]>)| **e == *exten) {
-                let message = format!(
-                    "duplicate extension \"{}\", content type: \"{}\", previous content type: \"{}\"",
-                    entry.text(index),
-                    String::from_utf8_lossy(&content_type),
-                    String::from_utf8_lossy(&known.1)
-                );
-                entry.warn(message);
+                let message = [
+                    &b"duplicate extension \""[..],
+                    &exten,
+                    b"\", content type: \"",
+                    &content_type,
+                    b"\", previous content type: \"",
+                    &known.1,
+                    b"\"",
+                ];
+                entry.warn(message.concat());
                 known.1.clone_from(&content_type);
                 continue;
             }
@@ -474,12 +529,18 @@ fn types(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
 fn root(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
     let alias = call.name() == b"alias";
     if let Some(before) = core.root.get() {
-        if before.alias == alias {
+        if before.alias.is_some() == alias {
             return Err(call.duplicate());
         }
         let (this, that) = if alias { ("alias", "root") } else { ("root", "alias") };
         return Err(call
             .fail(format!("\"{this}\" directive is duplicate, \"{that}\" directive was specified earlier")));
+    }
+    if alias {
+        let level = call.location();
+        if matches!(call.http().scope(level).kind, ScopeKind::Location(LocationMatch::Named(_))) {
+            return Err(call.fail("the \"alias\" directive cannot be used inside the named location"));
+        }
     }
     let text = call.arg(0);
     if text.windows(14).any(|w| w == b"$document_root") || text.windows(16).any(|w| w == b"${document_root}")
@@ -502,6 +563,12 @@ fn root(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
         text.splice(..0, call.prefixes().prefix.bytes());
     }
     let path = Template::parse(&text, call).map_err(|fault| call.under(fault, 0))?;
+    let location = call.location();
+    let alias = alias.then(|| match &call.http().scope(location).kind {
+        ScopeKind::Location(LocationMatch::Regex(_)) => Alias::Whole,
+        ScopeKind::Location(pattern) => Alias::Prefix(pattern.name().len()),
+        _ => Alias::Prefix(0),
+    });
     core.root.replace(Root { path, alias });
     Ok(())
 }
@@ -509,34 +576,44 @@ fn root(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
 /// A directory with the lengths of its levels of subdirectories.
 ///
 /// # Errors
-/// `invalid value "x"` for a level that is not 1 to 3 characters.
+/// `invalid value` for a level that is no number, or for levels longer than a file's name there.
 pub fn temp_path(call: &mut Call<'_>) -> Result<PathSpec, Fault> {
     let mut levels = [0u8; 3];
-    for (slot, index) in levels.iter_mut().zip(1..call.args().len()) {
-        match value::number(call.arg(index)) {
-            Some(length @ 1..=3) => *slot = length as u8,
-            _ => {
-                let fault = call.fail(format!("invalid value \"{}\"", call.text(index)));
-                return Err(call.under(fault, index));
-            }
+    let mut length = 0;
+    let given = call.args().len() - 1;
+    for (slot, index) in levels.iter_mut().zip(1..=given) {
+        match value::number(call.arg(index)).and_then(|n| u8::try_from(n).ok()) {
+            Some(level @ 1..) => *slot = level,
+            Some(0) | None => return Err(call.under(call.refuse("invalid value"), index)),
         }
+        length += usize::from(*slot) + 1;
     }
-    let path: Arc<str> = call.path(0).trim_end_matches('/').into();
-    let spec = PathSpec { path, levels };
+    if length > 10 + given {
+        return Err(call.refuse("invalid value"));
+    }
+    let name = call.text(0);
+    let path = crate::lowering::absolute(name.strip_suffix('/').unwrap_or(&name), &call.prefixes().prefix);
+    let spec = PathSpec { path, levels, position: Some(call.position()) };
     call.directory(spec.clone())?;
     Ok(spec)
 }
 
-fn aio(_: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
-    match call.arg(0) {
-        b"on" | b"off" | b"threads" => Ok(()),
-        pool if pool.starts_with(b"threads=") && pool.len() > 8 => Ok(()),
+fn aio(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+    core.once.read(call, |call| match call.arg(0) {
+        b"on" | b"off" => Ok(()),
+        b"threads" => call.thread_pool(b"default", false),
+        [b't', b'h', b'r', b'e', b'a', b'd', b's', b'=', pool @ ..] => {
+            if pool.contains(&b'$') {
+                return Template::parse(pool, call).map(drop);
+            }
+            call.thread_pool(pool, false)
+        }
         _ => Err(call.refuse("invalid value")),
-    }
+    })
 }
 
-fn directio(_: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
-    if call.arg(0) == b"off" { Ok(()) } else { call.offset().map(drop) }
+fn directio(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+    core.once.read(call, |call| if call.arg(0) == b"off" { Ok(()) } else { call.offset().map(drop) })
 }
 
 fn keepalive_timeout(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
@@ -549,49 +626,35 @@ fn keepalive_timeout(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> 
 }
 
 fn keepalive_disable(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
-    if core.keepalive_disable.is_set() {
-        return Err(call.duplicate());
-    }
-    let mut disable = KeepaliveDisable::default();
-    for index in 0..call.args().len() {
-        match call.arg(index) {
-            b"none" => {}
-            b"msie6" => disable.msie6 = true,
-            b"safari" => disable.safari = true,
-            _ => {
-                let fault = call.fail(format!("invalid value \"{}\"", call.text(index)));
-                return Err(call.under(fault, index));
-            }
-        }
-    }
-    core.keepalive_disable.replace(disable);
+    const NONE: u32 = 1;
+    const MSIE6: u32 = 2;
+    const SAFARI: u32 = 4;
+    // A second directive of a level adds to the first.
+    let disable = core.keepalive_disable.or(KeepaliveDisable::default());
+    let bit = |on: bool, bit: u32| if on { bit } else { 0 };
+    let mut bits = bit(disable.none, NONE) | bit(disable.msie6, MSIE6) | bit(disable.safari, SAFARI);
+    call.add_bits(&mut bits, &[("none", NONE), ("msie6", MSIE6), ("safari", SAFARI)])?;
+    core.keepalive_disable.replace(KeepaliveDisable {
+        none: bits & NONE != 0,
+        msie6: bits & MSIE6 != 0,
+        safari: bits & SAFARI != 0,
+    });
     Ok(())
-}
-
-fn server_tokens(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
-    core.server_tokens.put_with(call, |call| {
-        Ok(match call.arg(0) {
-            b"on" => ServerTokens::On,
-            b"off" => ServerTokens::Off,
-            b"build" => ServerTokens::Build,
-            _ => ServerTokens::Text(call.template(0)?),
-        })
-    })
 }
 
 fn error_page(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
     let last = call.args().len() - 1;
     let mut codes_end = last;
     let mut overwrite = None;
-    if last >= 1 && call.arg(last - 1).first() == Some(&b'=') {
+    if call.arg(last - 1).first() == Some(&b'=') {
+        if last == 1 {
+            return Err(call.fail_at(0, "invalid value"));
+        }
         let code = &call.arg(last - 1)[1..];
         overwrite = Some(match value::number(code) {
             _ if code.is_empty() => 0,
             Some(code) => u16::try_from(code).unwrap_or(u16::MAX),
-            None => {
-                let fault = call.fail(format!("invalid value \"{}\"", call.text(last - 1)));
-                return Err(call.under(fault, last - 1));
-            }
+            None => return Err(call.fail_at(last - 1, "invalid value")),
         });
         codes_end = last - 1;
     }
@@ -607,16 +670,11 @@ fn error_page(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
     for index in 0..codes_end {
         let text = call.arg(index);
         let code = match value::number(text) {
-            Some(499) => {
-                return Err(call.under(call.fail(format!("invalid value \"{}\"", call.text(index))), index));
-            }
+            Some(499) | None => return Err(call.fail_at(index, "invalid value")),
             Some(code @ 300..=599) => code as u16,
             Some(_) => {
-                let fault = call.fail(format!("value \"{}\" must be between 300 and 599", call.text(index)));
-                return Err(call.under(fault, index));
-            }
-            None => {
-                return Err(call.under(call.fail(format!("invalid value \"{}\"", call.text(index))), index));
+                let message = [&b"value \""[..], text, b"\" must be between 300 and 599"].concat();
+                return Err(call.under(call.fail(message), index));
             }
         };
         core.error_pages.push(ErrorPage { code, overwrite, target: target.clone(), args: args.clone() });

@@ -1,11 +1,12 @@
 //! `listen`: the addresses of servers, and which sockets they need.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use weir_syntax::Diagnostic;
 
 use crate::address::{self, Address, Form, Host};
 use crate::http::core::{Core, HttpCore};
-use crate::http::server_name::ServerName;
+use crate::http::server_name::{Claimed, ServerName, Unclaimed};
 use crate::lowering::{Call, Fault, Merge};
 use crate::program::{Http, LocationId};
 use crate::value;
@@ -56,6 +57,7 @@ pub struct Bound {
     pub protocols: Protocols,
     pub options: SocketOptions,
     options_set: bool,
+    redefined: Redefined,
     /// The server for names that no other has; the first one unless another is marked.
     pub default_server: LocationId,
     default_marked: bool,
@@ -75,28 +77,22 @@ pub(crate) fn read(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
     let authority = match address::parse(call.arg(0), Form { listen: true, uri: false }) {
         Ok(authority) => authority,
         Err(reason) => {
-            let fault = call.fail(format!("{reason} in \"{}\" of the \"listen\" directive", call.text(0)));
-            return Err(call.under(fault, 0));
+            return Err(bad_address(reason, call));
         }
     };
-    let addresses = call.addresses(&authority, 80).map_err(|reason| {
-        let fault = call.fail(format!("{reason} in \"{}\" of the \"listen\" directive", call.text(0)));
-        call.under(fault, 0)
-    })?;
+    let addresses = call.addresses(&authority, 80).map_err(|reason| bad_address(reason, call))?;
     let mut options = SocketOptions::default();
     let mut protocols = Protocols::default();
     let mut options_set = false;
     let mut default_marked = false;
     let unix = matches!(authority.host, Host::Unix(_));
-    let v6 = matches!(authority.host, Host::Ip(IpAddr::V6(_)));
     for index in 1..call.args().len() {
         let text = call.text(index);
         let (key, val) = text.split_once('=').map_or((text.as_str(), None), |(k, v)| (k, Some(v)));
-        let bad = |what: &str| {
-            let fault = call.fail(format!("invalid {what} \"{}\"", val.unwrap_or("")));
-            Err(call.under(fault, index))
+        let bad = || Err(call.fail_at(index, &format!("invalid {key}")));
+        let count = |v: Option<&str>| {
+            v.and_then(|v| value::number(v.as_bytes())).map(|n| i32::try_from(n).unwrap_or(i32::MAX))
         };
-        let count = |v: Option<&str>| v.and_then(|v| value::number(v.as_bytes())).filter(|n| *n > 0);
         let mut socket = true;
         match (key, val) {
             ("default_server" | "default", None) => {
@@ -104,25 +100,21 @@ pub(crate) fn read(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
                 socket = false;
             }
             ("bind", None) => {}
-            ("setfib", Some(_)) => {
-                let fault = call.fail("\"setfib\" is not supported on this platform, ignored");
-                return Err(call.under(fault, index));
-            }
             ("fastopen", Some(_)) => match count(val) {
-                Some(n) => options.fastopen = Some(n as i32),
-                None => return bad("fastopen"),
+                Some(n) => options.fastopen = Some(n),
+                None => return bad(),
             },
             ("backlog", Some(_)) => match count(val) {
-                Some(n) => options.backlog = Some(n as i32),
-                None => return bad("backlog"),
+                Some(n @ 1..) => options.backlog = Some(n),
+                _ => return bad(),
             },
             ("rcvbuf", Some(v)) => match value::size(v.as_bytes()) {
                 Some(n) => options.rcvbuf = Some(n),
-                None => return bad("rcvbuf"),
+                None => return bad(),
             },
             ("sndbuf", Some(v)) => match value::size(v.as_bytes()) {
                 Some(n) => options.sndbuf = Some(n),
-                None => return bad("sndbuf"),
+                None => return bad(),
             },
             ("accept_filter", Some(_)) => {
                 let message =
@@ -131,19 +123,12 @@ pub(crate) fn read(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
                 socket = false;
             }
             ("deferred", None) => options.deferred = true,
-            ("ipv6only", Some(v)) => {
-                if !v6 {
-                    let shown = addresses.first().map(ToString::to_string).unwrap_or_default();
-                    return Err(call.fail(format!("ipv6only is not supported on addr \"{shown}\"")));
-                }
-                options.ipv6only = Some(match v {
-                    "on" => true,
-                    "off" => false,
-                    _ => {
-                        let fault = call.fail(format!("invalid ipv6only flags \"{v}\""));
-                        return Err(call.under(fault, index));
-                    }
-                });
+            // Of addresses that are not IPv6 it says nothing.
+            ("ipv6only", Some("on")) => options.ipv6only = Some(true),
+            ("ipv6only", Some("off")) => options.ipv6only = Some(false),
+            ("ipv6only", Some(v)) if v.starts_with('o') => {
+                let fault = call.fail(format!("invalid ipv6only flags \"{v}\""));
+                return Err(call.under(fault, index));
             }
             ("reuseport", None) => options.reuseport = true,
             ("ssl", None) => {
@@ -155,12 +140,6 @@ pub(crate) fn read(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
                     "the \"listen ... http2\" directive is deprecated, use the \"http2\" directive instead";
                 call.warn(message);
                 protocols.http2 = true;
-                socket = false;
-            }
-            ("spdy", None) => {
-                call.warn(
-                    "invalid parameter \"spdy\": ngx_http_spdy_module was superseded by ngx_http_v2_module",
-                );
                 socket = false;
             }
             ("so_keepalive", Some(v)) => match keepalive(v) {
@@ -192,7 +171,15 @@ pub(crate) fn read(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
     }
     let server = call.location();
     let mut seen = vec![];
-    for address in addresses {
+    let ranges = addresses.into_iter().flat_map(|address| {
+        let last = authority.last_port;
+        let ports = address.port().map_or(0..=0, |port| port..=last.unwrap_or(port));
+        ports.map(move |port| match &address {
+            Address::Ip(ip) => Address::Ip(SocketAddr::new(ip.ip(), port)),
+            Address::Unix(_) => address.clone(),
+        })
+    });
+    for address in ranges.collect::<Vec<_>>() {
         if seen.contains(&address) {
             continue;
         }
@@ -210,24 +197,23 @@ fn keepalive(text: &str) -> Option<Keepalive> {
         "off" => return Some(Keepalive::Off),
         _ => {}
     }
-    let mut parts = text.split(':');
-    let mut seconds = || match parts.next() {
-        None | Some("") => Some(None),
-        Some(part) => {
-            value::sec(part.as_bytes()).and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0).map(Some)
-        }
+    let mut parts = text.splitn(3, ':').map(str::as_bytes);
+    let mut next = |read: fn(&[u8]) -> Option<u64>| match parts.next() {
+        None | Some(b"") => Some(None),
+        // 0 leaves the system's value, too.
+        Some(part) => read(part).map(|n| Some(u32::try_from(n).unwrap_or(u32::MAX)).filter(|n| *n > 0)),
     };
-    let (idle, interval) = (seconds()?, seconds()?);
-    let count = match parts.next() {
-        None | Some("") => None,
-        Some(part) => {
-            Some(value::number(part.as_bytes()).and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0)?)
-        }
-    };
-    if parts.next().is_some() || (idle.is_none() && interval.is_none() && count.is_none()) {
-        return None;
-    }
-    Some(Keepalive::On { idle, interval, count })
+    let (idle, interval, count) = (next(value::sec)?, next(value::sec)?, next(value::number)?);
+    (idle.is_some() || interval.is_some() || count.is_some()).then_some(Keepalive::On {
+        idle,
+        interval,
+        count,
+    })
+}
+
+fn bad_address(reason: &str, call: &Call<'_>) -> Fault {
+    let message = [reason.as_bytes(), b" in \"", call.arg(0), b"\" of the \"listen\" directive"].concat();
+    call.under(call.fail(message), 0)
 }
 
 /// Puts a server without `listen` on nginx's default address: port 80, or 8000 without privileges.
@@ -256,6 +242,7 @@ fn add(
             protocols: listen.protocols,
             options: options.clone(),
             options_set,
+            redefined: Redefined::default(),
             default_server: server,
             default_marked,
             servers: vec![server],
@@ -274,15 +261,7 @@ fn add(
         bound.options = options.clone();
         bound.options_set = true;
     }
-    let differs = |a: bool, b: bool| a != b;
-    let conflict = differs(bound.protocols.ssl, listen.protocols.ssl)
-        || differs(bound.protocols.http2, listen.protocols.http2)
-        || differs(bound.protocols.proxy_protocol, listen.protocols.proxy_protocol);
-    // A server that says nothing of the protocol takes what others said of the address.
-    let silent = listen.protocols == Protocols::default() && !options_set;
-    bound.protocols.ssl |= listen.protocols.ssl;
-    bound.protocols.http2 |= listen.protocols.http2;
-    bound.protocols.proxy_protocol |= listen.protocols.proxy_protocol;
+    let before = bound.protocols;
     if default_marked {
         if bound.default_marked {
             return Err(call.fail(format!("a duplicate default server for {shown}")));
@@ -290,33 +269,94 @@ fn add(
         bound.default_marked = true;
         bound.default_server = server;
     }
-    if conflict && !silent {
+    bound.protocols = before.or(listen.protocols);
+    if bound.redefined.by(before, listen.protocols, options_set, bound.options_set) {
         call.warn(format!("protocol options redefined for {shown}"));
     }
     Ok(())
 }
 
+impl Protocols {
+    fn or(self, other: Self) -> Self {
+        Self {
+            ssl: self.ssl || other.ssl,
+            http2: self.http2 || other.http2,
+            proxy_protocol: self.proxy_protocol || other.proxy_protocol,
+        }
+    }
+}
+
+/// What further servers of an address made of its protocols: nginx warns where they are hard to make sense of.
+#[derive(Clone, Copy, Debug, Default)]
+struct Redefined {
+    /// What the servers agreed on so far, once a second one was heard.
+    agreed: Option<Protocols>,
+    changed: bool,
+}
+
+impl Redefined {
+    /// Hears another server and says whether to warn. `set` are options of the socket, of this server and of any.
+    fn by(&mut self, before: Protocols, now: Protocols, set: bool, any_set: bool) -> bool {
+        let both = before.or(now);
+        let disagrees = self.agreed.is_some_and(|agreed| agreed != now);
+        if both != before {
+            let warn = (any_set && !set) || self.changed || both != now;
+            *self = Self { agreed: Some(before), changed: true };
+            warn
+        } else if both != now {
+            *self = Self { agreed: Some(now), changed: true };
+            set || disagrees
+        } else {
+            let warn = (set && self.changed) || disagrees;
+            self.agreed = Some(now);
+            warn
+        }
+    }
+}
+
 /// Names that two servers of one address claim: the first keeps them.
 pub(crate) fn check(merge: &mut Merge<'_>) {
     let http = merge.http();
-    let mut warnings = vec![];
-    for bound in &http.bound {
-        let mut seen = HashMap::new();
-        for server in &bound.servers {
-            for name in &http.scope(*server).confs.get::<HttpCore>().server_names {
-                if matches!(name, ServerName::Regex(_)) {
-                    continue;
-                }
-                let key = name.shown();
-                if seen.insert(key.clone(), *server).is_some() {
-                    warnings.push(format!("conflicting server name \"{key}\" on {}, ignored", bound.address));
-                }
-            }
+    let mut told = vec![];
+    for bound in in_order(&http.bound) {
+        let cores: Vec<_> = bound.servers.iter().map(|id| http.scope(*id).confs.get::<HttpCore>()).collect();
+        let default = http.scope(bound.default_server).confs.get::<HttpCore>();
+        let is_captures = |name: &ServerName| matches!(name, ServerName::Regex(regex) if regex.groups() > 0);
+        if cores.len() < 2 && !default.server_names.iter().any(is_captures) {
+            continue;
+        }
+        let mut claimed = Claimed::default();
+        for name in cores.iter().flat_map(|core| &core.server_names) {
+            let (shown, address) = (name.shown(), &bound.address);
+            told.extend(match claimed.claim(name) {
+                Ok(()) => None,
+                Err(Unclaimed::Invalid) => Some(Diagnostic::emerg(format!(
+                    "invalid server name or wildcard \"{shown}\" on {address}"
+                ))),
+                Err(Unclaimed::Conflict) => Some(Diagnostic::warn(format!(
+                    "conflicting server name \"{shown}\" on {address}, ignored"
+                ))),
+            });
         }
     }
-    for warning in warnings {
-        merge.warn_nowhere(warning);
-    }
+    merge.state.diagnostics.append(&mut told);
+}
+
+/// The addresses in the order in which nginx looks at them: by port as first named, those with a socket of their own
+/// first and wildcards last.
+fn in_order(bound: &[Bound]) -> Vec<&Bound> {
+    let port = |b: &Bound| match &b.address {
+        Address::Ip(ip) => (Some(ip.is_ipv4()), ip.port()),
+        Address::Unix(_) => (None, 0),
+    };
+    let rank = |b: &Bound| match &b.address {
+        Address::Ip(ip) if ip.ip().is_unspecified() => 2,
+        Address::Ip(_) | Address::Unix(_) => u8::from(!b.options.bind),
+    };
+    let first = |b: &Bound| bound.iter().position(|other| port(other) == port(b));
+    let mut order: Vec<&Bound> = bound.iter().collect();
+    order.sort_by_key(|b| (first(b), rank(b)));
+    order
 }
 
 /// The sockets that the addresses need: an address under a wildcard of its port has none of its own unless it

@@ -1,5 +1,7 @@
 //! `server_name`: the names that a server answers to.
 
+use std::collections::HashSet;
+
 use crate::http::core::Core;
 use crate::lowering::{Call, Fault};
 use crate::regex::Regex;
@@ -18,6 +20,19 @@ pub enum ServerName {
 }
 
 impl ServerName {
+    /// What a name in lower case is, which may be none that any host has.
+    fn of(name: &str) -> Self {
+        if name.len() > 1 && name.starts_with('.') {
+            ServerName::Dot(name.into())
+        } else if name.len() > 2 && name.starts_with("*.") {
+            ServerName::Leading(name[1..].into())
+        } else if name.len() > 2 && name.ends_with(".*") {
+            ServerName::Trailing(name[..name.len() - 1].into())
+        } else {
+            ServerName::Exact(name.into())
+        }
+    }
+
     /// As in `$server_name` and in messages.
     pub fn shown(&self) -> String {
         match self {
@@ -31,41 +46,119 @@ impl ServerName {
 
 pub(crate) fn read(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
     for index in 0..call.args().len() {
-        let text = call.text(index);
-        let bad_wildcard = text.starts_with('*') && !text.starts_with("*.")
-            || text.ends_with('*') && !text.ends_with(".*")
-            || text.len() > 1 && text[1..text.len() - 1].contains('*')
-            || text.starts_with('*') && text.ends_with('*');
-        if text.starts_with('~') {
-            if text.len() == 1 {
-                let fault = call.fail("empty regex in server name \"~\"".to_string());
-                return Err(call.under(fault, index));
-            }
-            let pattern = &call.arg(index)[1..];
-            let caseless = pattern.iter().any(u8::is_ascii_uppercase);
-            let regex = Regex::compile(pattern, caseless, call).map_err(|f| call.under(f, index))?;
-            core.server_names.push(ServerName::Regex(regex));
+        let name = call.arg(index);
+        let bad = match name.first() {
+            Some(b'*') => name.len() < 3 || name[1] != b'.',
+            Some(b'.') => name.len() < 2,
+            _ => false,
+        };
+        if bad {
+            let message = [b"server name \"", name, b"\" is invalid"].concat();
+            return Err(call.under(call.fail(message), index));
+        }
+        if name.contains(&b'/') {
+            call.warn([b"server name \"", name, b"\" has suspicious symbols"].concat());
+        }
+        let [b'~', pattern @ ..] = name else {
+            let name = call.text(index).to_ascii_lowercase();
+            core.server_names.push(if name == "$hostname" {
+                ServerName::Exact(call.world().hostname().to_ascii_lowercase().into())
+            } else {
+                ServerName::of(&name)
+            });
             continue;
+        };
+        if pattern.is_empty() {
+            return Err(call.fail_at(index, "empty regex in server name"));
         }
-        if bad_wildcard || text == "." || text.contains('*') && text.len() < 3 {
-            let fault = call.fail(format!("server name \"{text}\" is invalid"));
-            return Err(call.under(fault, index));
-        }
-        if text.contains('/') {
-            call.warn(format!("server name \"{text}\" has suspicious symbols"));
-        }
-        let name = text.to_lowercase();
-        core.server_names.push(if let Some(tail) = name.strip_prefix('*') {
-            ServerName::Leading(tail.into())
-        } else if let Some(head) = name.strip_suffix('*') {
-            ServerName::Trailing(head.into())
-        } else if name.starts_with('.') {
-            ServerName::Dot(name.into())
-        } else if name == "$hostname" {
-            ServerName::Exact(call.world().hostname().to_lowercase().into())
-        } else {
-            ServerName::Exact(name.into())
-        });
+        let caseless = pattern.iter().any(u8::is_ascii_uppercase);
+        let regex = Regex::compile(pattern, caseless, call).map_err(|f| call.under(f, index))?;
+        core.server_names.push(ServerName::Regex(regex));
     }
     Ok(())
+}
+
+/// The names of one address, as far as they have been met.
+#[derive(Debug, Default)]
+pub(crate) struct Claimed<'n> {
+    exact: HashSet<&'n str>,
+    /// What stands behind the first dot.
+    leading: HashSet<&'n str>,
+    trailing: HashSet<&'n str>,
+}
+
+/// Why a name is not claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unclaimed {
+    /// It is neither a name nor a wildcard.
+    Invalid,
+    /// Another server has it.
+    Conflict,
+}
+
+impl<'n> Claimed<'n> {
+    /// Gives a name to whoever asks first. nginx looks into names only here, where several servers share an address.
+    pub(crate) fn claim(&mut self, name: &'n ServerName) -> Result<(), Unclaimed> {
+        let text = match name {
+            ServerName::Regex(_) => return Ok(()),
+            ServerName::Exact(t) | ServerName::Leading(t) | ServerName::Dot(t) | ServerName::Trailing(t) => {
+                &**t
+            }
+        };
+        let stars = text.matches('*').count();
+        let spare = match name {
+            ServerName::Exact(_) | ServerName::Regex(_) => 0,
+            ServerName::Dot(_) => 1,
+            // Their own is not in the text.
+            ServerName::Leading(_) | ServerName::Trailing(_) => 0,
+        };
+        if stars > spare || text.contains("..") || text.contains('\0') {
+            return Err(Unclaimed::Invalid);
+        }
+        let free = match name {
+            ServerName::Regex(_) => true,
+            ServerName::Exact(text) => self.exact.insert(text),
+            ServerName::Leading(text) => self.leading.insert(&text[1..]),
+            ServerName::Dot(text) => self.exact.insert(&text[1..]) && self.leading.insert(&text[1..]),
+            ServerName::Trailing(text) => self.trailing.insert(text),
+        };
+        if free { Ok(()) } else { Err(Unclaimed::Conflict) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The last of some names of one address.
+    #[track_caller]
+    fn check(names: &[&str], expected: Result<(), Unclaimed>) {
+        let names: Vec<ServerName> = names.iter().map(|name| ServerName::of(name)).collect();
+        let mut claimed = Claimed::default();
+        let results: Vec<_> = names.iter().map(|name| claimed.claim(name)).collect();
+        assert_eq!(results.last(), Some(&expected), "{names:?}");
+    }
+
+    #[test]
+    fn names_conflict_as_in_nginx() {
+        const CONFLICT: Result<(), Unclaimed> = Err(Unclaimed::Conflict);
+        check(&["a", "a"], CONFLICT);
+        check(&["a", ".a"], CONFLICT);
+        check(&[".a", "a"], CONFLICT);
+        check(&["*.a", ".a"], CONFLICT);
+        check(&[".a", "*.a"], CONFLICT);
+        check(&["a", "*.a"], Ok(()));
+        check(&["a.*", "a.*"], CONFLICT);
+        check(&["a", "a.*"], Ok(()));
+        check(&["", ""], CONFLICT);
+        check(&[".*", ".*"], CONFLICT);
+        for name in
+            ["a*", "*.*", "..", "a..b", "a.*.b", "*.a.*", "a.**", "*.*.a", "..a", "*..a", "a*b", ".*.*"]
+        {
+            check(&[name], Err(Unclaimed::Invalid));
+        }
+        for name in [".*", ".*.a", "a.", ".a.*"] {
+            check(&[name], Ok(()));
+        }
+    }
 }

@@ -1,7 +1,5 @@
 //! What only the whole tree of a server shows: locations written twice.
 
-use std::collections::HashSet;
-
 use weir_syntax::Diagnostic;
 
 use crate::lowering::Merge;
@@ -9,34 +7,36 @@ use crate::program::{LocationId, LocationMatch, ScopeKind};
 
 /// Tells locations of one level that match the same.
 pub(crate) fn check(merge: &mut Merge<'_>) {
-    let servers = merge.http().servers.clone();
-    for server in servers {
+    for server in merge.http().servers.clone() {
         check_level(server, merge);
     }
 }
 
+/// As nginx goes about it: by name, inner levels before their own, a prefix with and without `^~` being the same. What
+/// is inside of a regex is not looked at, and of named locations the first holds.
 fn check_level(outer: LocationId, merge: &mut Merge<'_>) {
-    let mut seen: HashSet<(u8, Vec<u8>)> = HashSet::new();
-    for child in merge.http().scope(outer).children.clone() {
-        let scope = merge.http().scope(child);
-        if let ScopeKind::Location(pattern) = &scope.kind {
-            // A prefix with and without `^~` is the same location; an exact one is another.
-            let key = match pattern {
-                LocationMatch::Exact(name) => Some((0, name.clone())),
-                LocationMatch::Prefix(name) | LocationMatch::PrefixFinal(name) => Some((1, name.clone())),
-                LocationMatch::Named(name) => Some((2, name.clone())),
-                LocationMatch::Regex(_) => None,
-            };
-            if let Some(key) = key {
-                let shown = String::from_utf8_lossy(&key.1).into_owned();
-                let kind = if key.0 == 2 { "duplicate named location" } else { "duplicate location" };
-                let message =
-                    format!("{kind} \"{shown}\" in {}:{}", scope.position.file, scope.position.line);
-                if !seen.insert(key) {
-                    merge.state.diagnostics.push(Diagnostic::emerg(message));
-                }
+    let http = merge.http();
+    let children = http.scope(outer).children.iter();
+    let mut fixed: Vec<(Vec<u8>, bool, LocationId)> = children
+        .filter_map(|id| match &http.scope(*id).kind {
+            ScopeKind::Location(LocationMatch::Exact(name)) => Some((name.clone(), false, *id)),
+            ScopeKind::Location(LocationMatch::Prefix(name) | LocationMatch::PrefixFinal(name)) => {
+                Some((name.clone(), true, *id))
             }
+            _ => None,
+        })
+        .collect();
+    fixed.sort();
+    for (_, _, id) in &fixed {
+        check_level(*id, merge);
+    }
+    for pair in fixed.windows(2) {
+        let [(name, prefix, _), (other, other_prefix, id)] = pair else { continue };
+        if name == other && prefix == other_prefix {
+            let at = &merge.http().scope(*id).position;
+            let place = format!("\" in {}:{}", at.file, at.line);
+            let message = [&b"duplicate location \""[..], name, place.as_bytes()].concat();
+            merge.state.diagnostics.push(Diagnostic::emerg(message));
         }
-        check_level(child, merge);
     }
 }

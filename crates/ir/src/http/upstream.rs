@@ -28,10 +28,6 @@ impl Module for HttpUpstream {
 
 fn upstream((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
     let name = call.text(0);
-    let authority = address::parse(call.arg(0), Form::default());
-    if let Ok(Authority { port: Some(port), .. }) = authority {
-        return Err(call.fail(format!("upstream \"{name}\" may not have port {port}")));
-    }
     let position = call.position();
     let upstreams = &mut call.http().upstreams;
     let index = match upstreams.iter().position(|u| u.name.eq_ignore_ascii_case(&name)) {
@@ -50,7 +46,7 @@ fn upstream((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
                 "upstream \"{name}\" may not have port {} in {}:{}",
                 before.port, before.position.file, before.position.line
             );
-            return Err(call.fail(message));
+            return Err(call.fail_nowhere(message));
         }
         None => {
             upstreams.push(Upstream {
@@ -74,14 +70,12 @@ fn upstream((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
 }
 
 fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
-    let authority = address::parse(call.arg(0), Form::default()).map_err(|reason| {
-        let fault = call.fail(format!("{reason} in upstream \"{}\"", call.text(0)));
-        call.under(fault, 0)
-    })?;
-    let addresses = call.addresses(&authority, 80).map_err(|reason| {
-        let fault = call.fail(format!("{reason} in upstream \"{}\"", call.text(0)));
-        call.under(fault, 0)
-    })?;
+    let bad = |reason: &str, call: &Call<'_>| {
+        let message = [reason.as_bytes(), b" in upstream \"", call.arg(0), b"\""].concat();
+        call.under(call.fail(message), 0)
+    };
+    let authority = address::parse(call.arg(0), Form::default()).map_err(|reason| bad(reason, call))?;
+    let addresses = call.addresses(&authority, 80).map_err(|reason| bad(reason, call))?;
     let mut server = Server {
         name: call.text(0).into(),
         addresses,
@@ -95,7 +89,7 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
     for index in 1..call.args().len() {
         let text = call.text(index);
         let (key, val) = text.split_once('=').map_or((text.as_str(), None), |(k, v)| (k, Some(v)));
-        let number = |v: &str| value::number(v.as_bytes()).and_then(|n| u32::try_from(n).ok());
+        let number = |v: &str| value::number(v.as_bytes()).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
         let parsed = match (key, val) {
             ("weight", Some(v)) => number(v).filter(|n| *n > 0).map(|n| server.weight = n),
             ("max_conns", Some(v)) => number(v).map(|n| server.max_conns = n),
@@ -141,20 +135,19 @@ impl Call<'_> {
         };
         let position = self.position();
         let upstreams = &mut self.http().upstreams;
-        let same = |u: &Upstream| {
-            u.name.eq_ignore_ascii_case(&name)
-                && (u.port == port && (u.explicit || u.default_port == default_port || port != 0))
-        };
-        if let Some(index) = upstreams.iter().position(same) {
-            return Ok(index);
-        }
-        let block = upstreams.iter().find(|u| u.explicit && u.name.eq_ignore_ascii_case(&name));
-        if let Some(block) = block {
-            let message = format!(
-                "upstream \"{name}\" may not have port {port} in {}:{}",
-                block.position.file, block.position.line
-            );
-            return Err(self.fail(message));
+        let asked = if port == 0 && !matches!(authority.host, Host::Unix(_)) { default_port } else { port };
+        for (index, upstream) in upstreams.iter().enumerate() {
+            if !upstream.name.eq_ignore_ascii_case(&name) {
+                continue;
+            }
+            if upstream.explicit && port != 0 {
+                return Err(self.fail(format!("upstream \"{name}\" may not have port {port}")));
+            }
+            // A port that is left out is the scheme's.
+            let own = if upstream.port == 0 { upstream.default_port } else { upstream.port };
+            if upstream.explicit || own == 0 || asked == 0 || own == asked {
+                return Ok(index);
+            }
         }
         upstreams.push(Upstream {
             name,
@@ -174,6 +167,12 @@ impl Call<'_> {
 fn resolve(merge: &mut Merge<'_>) -> Result<(), Fault> {
     for index in 0..merge.http().upstreams.len() {
         let upstream = &merge.http().upstreams[index];
+        if upstream.explicit && upstream.servers.iter().all(|server| server.backup) {
+            let (name, at) = (upstream.name.clone(), upstream.position.clone());
+            return Err(
+                merge.fail_nowhere(format!("no servers in upstream \"{name}\" in {}:{}", at.file, at.line))
+            );
+        }
         let (false, Some(authority)) = (upstream.explicit, upstream.authority.clone()) else { continue };
         let default_port = upstream.default_port;
         let addresses = crate::lowering::addresses(merge.world(), &authority, default_port);

@@ -19,7 +19,7 @@ type D = Directive<Access>;
 const SCOPES_LIMIT: Contexts = Contexts::SCOPES.or(Contexts::LIMIT_EXCEPT);
 
 impl Module for Access {
-    const NAME: &'static str = "access";
+    const NAME: &'static str = "http_access";
     type Main = ();
     type Scope = Rules;
     const DIRECTIVES: &'static [Directive<Self>] = &[

@@ -20,7 +20,7 @@ type D = Directive<AuthBasic>;
 const SCOPES_LIMIT: Contexts = Contexts::SCOPES.or(Contexts::LIMIT_EXCEPT);
 
 impl Module for AuthBasic {
-    const NAME: &'static str = "auth_basic";
+    const NAME: &'static str = "http_auth_basic";
     type Main = ();
     type Scope = Realm;
     const DIRECTIVES: &'static [Directive<Self>] = &[

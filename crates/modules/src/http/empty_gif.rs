@@ -13,7 +13,7 @@ use weir_syntax::Diagnostic;
 pub struct EmptyGif;
 
 impl Module for EmptyGif {
-    const NAME: &'static str = "empty_gif";
+    const NAME: &'static str = "http_empty_gif";
     type Main = ();
     type Scope = Shown;
     const DIRECTIVES: &'static [Directive<Self>] =

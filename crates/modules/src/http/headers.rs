@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weir_engine::contract::{Filter, Install};
 use weir_engine::generation::Plan;
-use weir_engine::http::response::{Headers as Fields, Trailers as AddTrailers};
+use weir_engine::http::response::Trailers as AddTrailers;
 use weir_engine::http::{Exchange, Response, Template};
 use weir_engine::http1::date;
 use weir_engine::localtime::local;
@@ -20,7 +20,7 @@ const SCOPES_IF: Contexts = Contexts::SCOPES.or(Contexts::LOCATION_IF);
 const INHERIT: [(&str, Inherit); 3] = [("off", Inherit::Off), ("on", Inherit::On), ("merge", Inherit::Merge)];
 
 impl Module for Headers {
-    const NAME: &'static str = "headers_filter";
+    const NAME: &'static str = "http_headers_filter";
     type Main = ();
     type Scope = Added;
     const DIRECTIVES: &'static [Directive<Self>] = &[
@@ -234,11 +234,11 @@ struct ReadyField {
 struct Trailers(Arc<[ReadyField]>);
 
 impl AddTrailers for Trailers {
-    fn append(&self, x: &Exchange, out: &mut Fields) {
+    fn append(&self, x: &Exchange) {
         for field in &*self.0 {
             let value = field.value.value(x);
             if !value.is_empty() {
-                out.push(&field.name, &value);
+                x.add_trailer(&field.name, &value);
             }
         }
     }

@@ -60,9 +60,8 @@ pub(super) fn without_zone(call: &Call<'_>) -> Fault {
 /// Reads a status of 400 to 599.
 pub(super) fn status(setting: &mut Setting<u16>, call: &mut Call<'_>) -> Result<(), Fault> {
     setting.put_with(call, |call| match call.number()? {
-        0..400 => Err(call.under(call.refuse("value must be equal to or greater than 400"), 0)),
         code @ 400..=599 => Ok(code as u16),
-        600.. => Err(call.under(call.refuse("value must be equal to or less than 599"), 0)),
+        _ => Err(call.under(call.fail("value must be between 400 and 599"), 0)),
     })
 }
 

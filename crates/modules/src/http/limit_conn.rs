@@ -18,7 +18,7 @@ pub struct LimitConn;
 type D = Directive<LimitConn>;
 
 impl Module for LimitConn {
-    const NAME: &'static str = "limit_conn";
+    const NAME: &'static str = "http_limit_conn";
     type Main = Zones;
     type Scope = Limits;
     const DIRECTIVES: &'static [Directive<Self>] = &[

@@ -18,7 +18,7 @@ pub struct LimitReq;
 type D = Directive<LimitReq>;
 
 impl Module for LimitReq {
-    const NAME: &'static str = "limit_req";
+    const NAME: &'static str = "http_limit_req";
     type Main = Zones;
     type Scope = Limits;
     const DIRECTIVES: &'static [Directive<Self>] = &[
@@ -494,10 +494,7 @@ mod tests {
             ("limit_req zone=a delay=x;", "invalid delay value \"delay=x\""),
             ("limit_req zone=a y;", "invalid parameter \"y\""),
             ("limit_req zone=a; limit_req zone=a;", "\"limit_req\" directive is duplicate"),
-            (
-                "limit_req_status 200;",
-                "\"limit_req_status\" directive value must be equal to or greater than 400",
-            ),
+            ("limit_req_status 200;", "value must be between 400 and 599"),
         ] {
             check_conf(conf, message);
         }

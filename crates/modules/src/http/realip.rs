@@ -18,7 +18,7 @@ pub struct RealIp;
 type D = Directive<RealIp>;
 
 impl Module for RealIp {
-    const NAME: &'static str = "realip";
+    const NAME: &'static str = "http_realip";
     type Main = ();
     type Scope = Trust;
     const DIRECTIVES: &'static [Directive<Self>] = &[

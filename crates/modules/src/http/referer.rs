@@ -6,7 +6,7 @@ use weir_engine::contract::{Install, Variable};
 use weir_engine::generation::Plan;
 use weir_engine::http::Exchange;
 use weir_engine::http1::Known;
-use weir_ir::contract::{Conf, Contexts, Directive, Module, Takes};
+use weir_ir::contract::{Conf, Contexts, Directive, Module, Once, Takes};
 use weir_ir::http::HttpCore;
 use weir_ir::http::server_name::ServerName;
 use weir_ir::{Call, Fault, Merge, Regex};
@@ -20,13 +20,13 @@ const HERE: Contexts = Contexts::SERVER.or(Contexts::LOCATION);
 const HASH: &str = "weir's tables size themselves";
 
 impl Module for Referer {
-    const NAME: &'static str = "referer";
+    const NAME: &'static str = "http_referer";
     type Main = ();
     type Scope = Valid;
     const DIRECTIVES: &'static [Directive<Self>] = &[
         D::scope("valid_referers", HERE, Takes::ONE_MORE, valid_referers),
-        D::scope("referer_hash_max_size", HERE, Takes::ONE, |_, c| c.number().map(drop)).accepted(HASH),
-        D::scope("referer_hash_bucket_size", HERE, Takes::ONE, |_, c| c.number().map(drop)).accepted(HASH),
+        D::scope("referer_hash_max_size", HERE, Takes::ONE, |s, c| s.once.number(c)).accepted(HASH),
+        D::scope("referer_hash_bucket_size", HERE, Takes::ONE, |s, c| s.once.number(c)).accepted(HASH),
     ];
 }
 
@@ -38,6 +38,7 @@ pub struct Valid {
     none: bool,
     blocked: bool,
     server_names: bool,
+    once: Once,
     names: Names,
     regexes: Vec<Regex>,
 }

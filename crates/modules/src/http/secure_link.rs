@@ -14,7 +14,7 @@ pub struct SecureLink;
 type D = Directive<SecureLink>;
 
 impl Module for SecureLink {
-    const NAME: &'static str = "secure_link";
+    const NAME: &'static str = "http_secure_link";
     type Main = ();
     type Scope = Links;
     const DIRECTIVES: &'static [Directive<Self>] = &[

@@ -15,7 +15,7 @@ use weir_syntax::Diagnostic;
 pub struct StubStatus;
 
 impl Module for StubStatus {
-    const NAME: &'static str = "stub_status";
+    const NAME: &'static str = "http_stub_status";
     type Main = ();
     type Scope = Shown;
     const DIRECTIVES: &'static [Directive<Self>] = &[

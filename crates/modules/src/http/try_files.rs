@@ -4,6 +4,7 @@ use weir_engine::contract::{Check, Flow, Install, Step};
 use weir_engine::generation::Plan;
 use weir_engine::http::{self, Exchange};
 use weir_ir::contract::{Conf, Contexts, Directive, Module, Takes};
+use weir_ir::http::core::Alias;
 use weir_ir::{Call, Fault, Merge, Template, value};
 use weir_syntax::Diagnostic;
 
@@ -144,8 +145,10 @@ impl Files {
 
 /// The length of the prefix that an `alias` replaces; none in a regex location or without one.
 fn replaced(x: &Exchange) -> Option<usize> {
-    let location = x.location();
-    (location.core.alias && !location.is_regex()).then(|| location.name().len())
+    match x.location().core.alias {
+        Some(Alias::Prefix(length)) => Some(length),
+        Some(Alias::Whole) | None => None,
+    }
 }
 
 /// A name as it follows `root` or `alias`: what a variable makes of it (`$uri`) loses the location's prefix.
@@ -161,7 +164,7 @@ fn below_alias(template: &http::Template, x: &Exchange) -> Vec<u8> {
 
 /// Makes a name that was found the request's path.
 fn take(name: Vec<u8>, directory: bool, x: &mut Exchange) {
-    match (x.location().core.alias, replaced(x)) {
+    match (x.location().core.alias.is_some(), replaced(x)) {
         (false, _) => x.uri = name,
         (true, None) if directory => {}
         (true, None) => {

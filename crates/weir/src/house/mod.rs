@@ -10,9 +10,8 @@ mod world;
 use std::sync::Arc;
 
 use weir_engine::contract::AnyInstall;
-use weir_engine::generation::{find_builtin, find_family};
+use weir_engine::generation::builtin;
 use weir_ir::http::{HttpCore, HttpUpstream};
-use weir_ir::lowering::Builtin;
 use weir_ir::{AnyModule, Dialect, Prefixes, Program, World, lower};
 use weir_syntax::{Ast, Diagnostic};
 
@@ -85,12 +84,7 @@ pub(crate) fn read(reading: &Reading, world: &dyn World) -> (Ast, Program, Vec<D
     let conf = reading.prefixes.conf.as_bytes();
     let ast = weir_syntax::parse(world, &reading.conf_file, conf, reading.globals.as_deref());
     let (http, upstream, modules) = (http_modules(), upstream_modules(), installed());
-    let builtin = |name: &str| -> Option<Builtin> {
-        if let Some(variable) = find_builtin(&modules, name) {
-            return Some(Builtin { changeable: variable.set.is_some() });
-        }
-        find_family(&modules, name).map(|_| Builtin { changeable: false })
-    };
+    let builtin = |name: &str| builtin(&modules, name);
     let dialect =
         Dialect { core: weir_ir::core::MODULES, http: &http, upstream: &upstream, builtin: &builtin };
     let (program, diagnostics) = lower(&ast, &reading.prefixes, &dialect, world);

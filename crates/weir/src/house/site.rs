@@ -63,7 +63,7 @@ impl Configuration {
     fn tell(&self, diagnostics: &[Diagnostic], ast: &Ast, log: &Log) -> Result<(), Refused> {
         for diagnostic in diagnostics {
             let message = render::message(diagnostic, &ast.sources);
-            log.write(diagnostic.level, String::from_utf8_lossy(&message));
+            log.write_with(diagnostic.level, None, "", |line| line.bytes(&message));
             if diagnostic.level <= Level::Error {
                 let explanation = if self.explain {
                     let explained =
@@ -72,7 +72,7 @@ impl Configuration {
                 } else {
                     vec![]
                 };
-                return Err(Refused { syntax_is_ok: false, explanation });
+                return Err(Refused { explanation });
             }
         }
         Ok(())
@@ -80,12 +80,14 @@ impl Configuration {
 }
 
 impl Site for Configuration {
-    fn plan(&self, log: &Log) -> Result<Plan, Refused> {
+    fn plan(&self, log: &Log, syntax_is_ok: &dyn Fn()) -> Result<Plan, Refused> {
         let machine = Machine;
         let observed = Observed::machine(&machine);
         let (ast, program, diagnostics) = super::read(&self.reading, &observed);
         self.tell(&diagnostics, &ast, log)?;
         try_compile(&program, log)?;
+        syntax_is_ok();
+        self.tell(&program.told_late, &ast, log)?;
         let process = program.main.main::<Main>();
         let identity = identity(&process, log)?;
         make_folders(&program, identity.account.as_ref(), log)?;
@@ -95,8 +97,11 @@ impl Site for Configuration {
             listens: listens(&program, threads(&process)),
             logs: program.open_files.iter().map(|f| PathBuf::from(&*f.path)).collect(),
             error_logs: error_logs(&process),
+            pid: match process.pid.get() {
+                Some(path) if !path.is_empty() => PathBuf::from(&**path),
+                Some(_) | None => self.pid.clone(),
+            },
             keeps_stderr: keeps_stderr(&program),
-            pid: process.pid.get().map_or_else(|| self.pid.clone(), |path| PathBuf::from(&**path)),
             identity,
             env: process.env.iter().map(|e| e.as_bytes().to_vec()).collect(),
             daemon: process.daemon.or(true),
@@ -111,10 +116,13 @@ impl Site for Configuration {
     }
 }
 
+/// nginx's bound on the number of its processes.
+const MOST_THREADS: u32 = 1024;
+
 /// The number of reactor threads.
 pub(super) fn threads(process: &Process) -> usize {
     match process.worker_processes.or(Workers::Count(1)) {
-        Workers::Count(count) => count as usize,
+        Workers::Count(count) => count.clamp(1, MOST_THREADS) as usize,
         Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from),
     }
 }
@@ -191,14 +199,14 @@ fn make_folders(program: &Program, account: Option<&Account>, log: &Log) -> Resu
         let made = std::fs::DirBuilder::new().mode(0o700).create(path);
         if let Err(error) = made.or_else(|e| if path.is_dir() { Ok(()) } else { Err(e) }) {
             log.write_error(Level::Emerg, &error, format_args!("mkdir() \"{}\" failed", spec.path));
-            return Err(Refused { syntax_is_ok: true, explanation: vec![] });
+            return Err(Refused::default());
         }
         if let Some(account) = account {
             let owned = chown(path, Some(Uid::from_raw(account.uid)), Some(Gid::from_raw(account.gid)));
             if let Err(error) = owned {
                 let text = format!("chown(\"{}\", {}) failed", spec.path, account.uid);
                 log.write_errno(Level::Emerg, error, text);
-                return Err(Refused { syntax_is_ok: true, explanation: vec![] });
+                return Err(Refused::default());
             }
         }
     }

@@ -206,7 +206,7 @@ impl Serving {
         let listeners = own.listeners.clone();
         // Reading and compiling would hold up the signals.
         let prepared = tokio::task::spawn_blocking(move || {
-            let plan = site.plan(&log).ok()?;
+            let plan = site.plan(&log, &|| {}).ok()?;
             Prepared::open(plan, &listeners, Mode::Run, &log, None).ok()
         });
         let Ok(Some(prepared)) = prepared.await else { return };

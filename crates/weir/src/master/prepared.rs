@@ -16,16 +16,17 @@ pub trait Site: Send + Sync + 'static {
     /// Reads the configuration as it stands now. What is wrong is logged to `log`, whose lines also reach whoever asked
     /// for the reload. Runs on a thread of its own.
     ///
+    /// `syntax_is_ok` is called once when every file was read and every directive is known to be right in itself;
+    /// nginx's `-t` says so before it goes on.
+    ///
     /// # Errors
     /// The configuration is refused.
-    fn plan(&self, log: &Log) -> Result<Plan, Refused>;
+    fn plan(&self, log: &Log, syntax_is_ok: &dyn Fn()) -> Result<Plan, Refused>;
 }
 
 /// A refused configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
-    /// Every file was read and every directive known to be right in itself; nginx's `-t` says so before it goes on.
-    pub syntax_is_ok: bool,
     /// What to show beside the lines that were logged, such as source lines.
     pub explanation: Vec<u8>,
 }

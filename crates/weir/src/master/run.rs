@@ -283,7 +283,7 @@ impl<S: Site> Master<S> {
                     Refused::default()
                 })
             };
-            let result = site.plan(&log).and_then(open).map(Box::new);
+            let result = site.plan(&log, &|| {}).and_then(open).map(Box::new);
             let result = result.map_err(|refused| [collected.take(), refused.explanation].concat());
             // Nobody listens only when the master is gone.
             let _ = send.send(News::Planned { generation, result });

@@ -23,7 +23,7 @@ use weir_engine::errorlog::{Level, Log, Output, Target};
 pub struct Folder(PathBuf);
 
 impl Site for Folder {
-    fn plan(&self, log: &Log) -> Result<Plan, Refused> {
+    fn plan(&self, log: &Log, syntax_is_ok: &dyn Fn()) -> Result<Plan, Refused> {
         let text = std::fs::read_to_string(self.0.join("conf")).map_err(|_| Refused::default())?;
         let path = self.0.join("error.log");
         let mut plan = Plan {
@@ -59,11 +59,12 @@ impl Site for Folder {
                 Some(("env", directive)) => plan.env.push(directive.as_bytes().to_vec()),
                 Some(("refuse", text)) => {
                     log.write(Level::Emerg, text);
-                    return Err(Refused { syntax_is_ok: false, explanation: b"explained\n".to_vec() });
+                    return Err(Refused { explanation: b"explained\n".to_vec() });
                 }
                 _ => {}
             }
         }
+        syntax_is_ok();
         Ok(plan)
     }
 }

@@ -28,7 +28,7 @@ type D = Directive<Log>;
 const LOG_CONTEXTS: Contexts = Contexts::SCOPES.or(Contexts::LOCATION_IF).or(Contexts::LIMIT_EXCEPT);
 
 impl Module for Log {
-    const NAME: &'static str = "log";
+    const NAME: &'static str = "http_log";
     type Main = Formats;
     type Scope = Logs;
     const DIRECTIVES: &'static [Directive<Self>] = &[

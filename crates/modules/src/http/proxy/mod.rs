@@ -1,5 +1,6 @@
 //! `ngx_http_proxy_module`: passes requests to HTTP servers.
 
+mod cookie;
 mod redirect;
 mod request;
 mod response;
@@ -7,6 +8,7 @@ mod response;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use cookie::Attribute;
 use weir_engine::contract::{Content, Flow, Install, Step, Variable};
 use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Response, Template};
@@ -17,7 +19,7 @@ use weir_engine::upstream::{self, Protocol, Settings, Target, Upstream};
 use weir_ir::address::{self, Authority, Form, Host};
 use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::program::{LocationMatch, PathSpec, ScopeKind};
-use weir_ir::{Conf, Contexts, Directive, Module, Setting, Takes};
+use weir_ir::{Conf, Contexts, Directive, Module, Once, Setting, Takes};
 use weir_syntax::{Diagnostic, Level};
 
 pub use redirect::Redirect;
@@ -38,6 +40,16 @@ impl Module for Proxy {
     const DIRECTIVES: &'static [D] = &[
         D::scope("proxy_pass", PASS, Takes::ONE, pass),
         D::scope("proxy_redirect", SCOPES, Takes::ONE_TWO, redirect::read),
+        D::scope("proxy_cookie_domain", SCOPES, Takes::ONE_TWO, |s, c| {
+            cookie::read(Attribute::Domain, &mut s.cookie_domains, c)
+        }),
+        D::scope("proxy_cookie_path", SCOPES, Takes::ONE_TWO, |s, c| {
+            cookie::read(Attribute::Path, &mut s.cookie_paths, c)
+        }),
+        D::scope("proxy_cookie_flags", SCOPES, Takes::ONE_TO_FOUR, |s, c| {
+            cookie::read_flags(&mut s.cookie_flags, c)
+        }),
+        D::scope("proxy_bind", SCOPES, Takes::ONE_TWO, bind),
         D::scope("proxy_set_header", SCOPES, Takes::TWO, set_header),
         D::scope("proxy_set_body", SCOPES, Takes::ONE, |s, c| s.set_body.put_with(c, |c| c.template(0))),
         D::scope("proxy_method", SCOPES, Takes::ONE, |s, c| s.method.put_with(c, |c| c.template(0))),
@@ -77,11 +89,15 @@ impl Module for Proxy {
             s.temp_path.put_with(c, weir_ir::http::core::temp_path)
         })
         .accepted(STREAMED),
-        D::scope("proxy_send_lowat", SCOPES, Takes::ONE, |_, c| c.size().map(drop))
-            .accepted("it has no effect on Linux"),
-        D::scope("proxy_headers_hash_max_size", SCOPES, Takes::ONE, |_, c| c.number().map(drop))
+        D::scope("proxy_send_lowat", SCOPES, Takes::ONE, |s, c| {
+            s.once.size(c)?;
+            c.warn("\"proxy_send_lowat\" is not supported, ignored");
+            Ok(())
+        })
+        .accepted("it has no effect on Linux"),
+        D::scope("proxy_headers_hash_max_size", SCOPES, Takes::ONE, |s, c| s.once.number(c))
             .accepted("weir's tables size themselves"),
-        D::scope("proxy_headers_hash_bucket_size", SCOPES, Takes::ONE, |_, c| c.number().map(drop))
+        D::scope("proxy_headers_hash_bucket_size", SCOPES, Takes::ONE, |s, c| s.once.number(c))
             .accepted("weir's tables size themselves"),
     ];
 }
@@ -128,6 +144,11 @@ pub(crate) enum HttpVersion {
 pub struct Passing {
     pass: Option<Pass>,
     redirects: Setting<Vec<Redirect>>,
+    /// `None` is `off`.
+    bind: Setting<Option<weir_ir::Template>>,
+    cookie_domains: Setting<Vec<cookie::Replace>>,
+    cookie_paths: Setting<Vec<cookie::Replace>>,
+    cookie_flags: Setting<Vec<cookie::Flags>>,
     set_headers: Vec<(Box<[u8]>, weir_ir::Template)>,
     set_body: Setting<weir_ir::Template>,
     method: Setting<weir_ir::Template>,
@@ -154,7 +175,11 @@ pub struct Passing {
     max_temp_file_size: Setting<u64>,
     temp_file_write_size: Setting<u64>,
     temp_path: Setting<PathSpec>,
+    once: Once,
 }
+
+/// `proxy_next_upstream updating` is about caches and says nothing of the next server.
+const UPDATING: u32 = 1 << 30;
 
 const PAGE: u64 = 4096;
 
@@ -167,6 +192,10 @@ impl Conf for Passing {
         }
         settings!(
             redirects,
+            bind,
+            cookie_domains,
+            cookie_paths,
+            cookie_flags,
             set_body,
             method,
             http_version,
@@ -247,12 +276,15 @@ impl Passing {
         Ok(())
     }
 
-    fn settings(&self) -> Settings {
+    fn settings(&self, plan: &Plan<'_, '_>) -> Settings {
         Settings {
             connect_timeout: self.connect_timeout.or(60_000),
             send_timeout: self.send_timeout.or(60_000),
             read_timeout: self.read_timeout.or(60_000),
-            next_upstream: self.next_upstream.or(next::ERROR | next::TIMEOUT),
+            next_upstream: match self.next_upstream.or(next::ERROR | next::TIMEOUT) {
+                bits if bits & next::OFF != 0 => next::OFF,
+                bits => bits & !UPDATING,
+            },
             next_upstream_tries: self.next_tries.or(0),
             next_upstream_timeout: self.next_timeout.or(0),
             request_buffering: self.request_buffering.or(true),
@@ -266,6 +298,7 @@ impl Passing {
                 receive_buffer: self.socket_rcvbuf.get().map(|n| *n as usize),
                 ..ConnectOptions::default()
             },
+            bind: self.bind.get().and_then(Option::as_ref).map(|from| Arc::new(plan.template(from))),
         }
     }
 }
@@ -347,40 +380,47 @@ fn http_version(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault>
     })
 }
 
-fn next_upstream(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
-    if passing.next_upstream.is_set() {
-        return Err(call.duplicate());
-    }
-    let mut bits = 0;
-    for index in 0..call.args().len() {
-        let bit = match call.arg(index) {
-            b"error" => next::ERROR,
-            b"timeout" => next::TIMEOUT,
-            b"invalid_header" => next::INVALID_HEADER,
-            b"non_idempotent" => next::NON_IDEMPOTENT,
-            b"http_500" => next::HTTP_500,
-            b"http_502" => next::HTTP_502,
-            b"http_503" => next::HTTP_503,
-            b"http_504" => next::HTTP_504,
-            b"http_403" => next::HTTP_403,
-            b"http_404" => next::HTTP_404,
-            b"http_429" => next::HTTP_429,
-            // What refuses a connection by policy is a failed connection here.
-            b"denied" => next::ERROR,
-            b"updating" => 0,
-            b"off" => next::OFF,
-            _ => {
-                let fault = call.fail(format!("invalid value \"{}\"", call.text(index)));
-                return Err(call.under(fault, index));
-            }
-        };
-        if bits & bit != 0 {
-            let message = format!("duplicate value \"{}\"", call.text(index));
-            call.warn(message);
+fn bind(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
+    passing.bind.put_with(call, |call| {
+        if call.args().len() == 1 && call.arg(0) == b"off" {
+            return Ok(None);
         }
-        bits |= bit;
-    }
-    passing.next_upstream.replace(if bits & next::OFF != 0 { next::OFF } else { bits });
+        let from = call.template(0)?;
+        if from.as_literal().is_some_and(|text| address::local(text).is_none()) {
+            let fault = call.fail(format!("invalid address \"{}\"", call.text(0)));
+            return Err(call.under(fault, 0));
+        }
+        match call.args().get(1) {
+            None => Ok(Some(from)),
+            Some(_) if call.arg(1) == b"transparent" => {
+                let message = "\"proxy_bind\" with \"transparent\" is known but not supported by weir yet";
+                Err(call.under(call.fail(message), 1))
+            }
+            Some(_) => Err(call.invalid_parameter(1)),
+        }
+    })
+}
+
+fn next_upstream(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
+    const WORDS: [(&str, u32); 13] = [
+        ("error", next::ERROR),
+        ("timeout", next::TIMEOUT),
+        ("invalid_header", next::INVALID_HEADER),
+        ("non_idempotent", next::NON_IDEMPOTENT),
+        ("http_500", next::HTTP_500),
+        ("http_502", next::HTTP_502),
+        ("http_503", next::HTTP_503),
+        ("http_504", next::HTTP_504),
+        ("http_403", next::HTTP_403),
+        ("http_404", next::HTTP_404),
+        ("http_429", next::HTTP_429),
+        ("updating", UPDATING),
+        ("off", next::OFF),
+    ];
+    // A second directive of a level adds to the first.
+    let mut bits = passing.next_upstream.or(0);
+    call.add_bits(&mut bits, &WORDS)?;
+    passing.next_upstream.replace(bits);
     Ok(())
 }
 
@@ -408,7 +448,7 @@ impl Install for Proxy {
         let handler = Handler {
             request: request::Rules::compile(passing, plan),
             response: response::Rules::compile(passing, plan),
-            settings: passing.settings(),
+            settings: passing.settings(plan),
             to,
         };
         if let ScopeKind::Location(pattern) = plan.kind() {
@@ -456,7 +496,12 @@ impl Content for Handler {
     fn respond<'a>(&'a self, x: &'a mut Exchange) -> Step<'a> {
         match &self.to {
             To::Known { target, host, uri } => {
-                let asked = Asked { handler: self, host: Cow::Borrowed(host), uri: Cow::Borrowed(uri), computed: false };
+                let asked = Asked {
+                    handler: self,
+                    host: Cow::Borrowed(host),
+                    uri: Cow::Borrowed(uri),
+                    computed: false,
+                };
                 let target = target.clone();
                 Step::Later(Box::pin(async move { upstream::run(x, target, &asked).await }))
             }

@@ -21,14 +21,24 @@ pub enum Redirect {
 
 pub(super) fn read(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
     let mut redirects = passing.redirects.get().cloned().unwrap_or_default();
+    // After `off`, which is an empty list, nothing more may come.
+    if passing.redirects.is_set() && redirects.is_empty() {
+        return Err(call.duplicate());
+    }
     if call.args().len() == 1 {
-        match call.arg(0) {
-            b"off" => {
-                if passing.redirects.is_set() {
-                    return Err(call.duplicate());
-                }
+        match (call.arg(0), &passing.pass) {
+            (b"off", _) if redirects.is_empty() => {}
+            (b"off", _) => return Err(call.duplicate()),
+            (b"default", Some(Pass::Known { .. })) => redirects.push(Redirect::Default),
+            (b"default", Some(Pass::Computed(_))) => {
+                return Err(call.fail(
+                    "\"proxy_redirect default\" cannot be used with \"proxy_pass\" directive with variables",
+                ));
             }
-            b"default" | b"false" => redirects.push(Redirect::Default),
+            (b"default", None) => {
+                return Err(call
+                    .fail("\"proxy_redirect default\" should be placed after the \"proxy_pass\" directive"));
+            }
             _ => return Err(call.invalid_parameter(0)),
         }
         passing.redirects.replace(redirects);

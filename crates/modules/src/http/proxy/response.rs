@@ -8,8 +8,8 @@ use weir_engine::http1::Known;
 use weir_engine::http1::date;
 use weir_engine::http1::response::Head;
 
-use super::Passing;
 use super::redirect::Rewrites;
+use super::{Passing, cookie};
 
 /// What of an upstream's head goes on.
 pub(super) struct Rules {
@@ -17,6 +17,7 @@ pub(super) struct Rules {
     hidden: u128,
     hidden_names: Vec<Box<[u8]>>,
     rewrites: Rewrites,
+    cookies: Option<cookie::Rules>,
 }
 
 /// Headers that are between the upstream and us, or that we write ourselves.
@@ -40,6 +41,12 @@ impl Rules {
             hidden: OWN.iter().fold(0, |bits, known| bits | known.bit()),
             hidden_names: vec![],
             rewrites: Rewrites::compile(passing, plan),
+            cookies: cookie::Rules::compile(
+                &passing.cookie_domains,
+                &passing.cookie_paths,
+                &passing.cookie_flags,
+                plan,
+            ),
         };
         let passed = |name: &[u8]| passing.pass_headers.iter().any(|p| **p == *name);
         let defaults = HIDDEN.iter().map(|name| name.as_bytes());
@@ -114,6 +121,10 @@ impl Rules {
                     } else {
                         response.headers.push_known(field.known, name, &value);
                     }
+                }
+                Known::SetCookie => {
+                    let changed = self.cookies.as_ref().and_then(|rules| rules.apply(x, value));
+                    response.headers.push_known(field.known, name, changed.as_deref().unwrap_or(value));
                 }
                 _ => response.headers.push_known(field.known, name, value),
             }

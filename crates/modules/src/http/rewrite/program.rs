@@ -300,7 +300,9 @@ fn answer(status: u16, text: Option<&Template>, x: &mut Exchange) -> Flow {
         return Flow::Answer(status);
     }
     // As in nginx the body is let go and the status stands before the text is made, which may ask for either.
-    x.discard_body_input();
+    if !x.discard_body_input() && x.body.is_broken() {
+        return Flow::Answer(400);
+    }
     x.status = status;
     let text = text.map(|text| text.value(x)).unwrap_or_default();
     if matches!(status, 301 | 302 | 303 | 307 | 308) {

@@ -1,0 +1,126 @@
+//! Temporary files as nginx names them: ten digits below a directory, with levels of subdirectories of their last ones.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use weir_ir::program::PathSpec;
+
+/// How long the name of a temporary file is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// It goes at once; what was opened stays usable.
+    Never,
+    /// As long as the value lives.
+    WhileOpen,
+    Forever,
+}
+
+/// An open temporary file.
+#[derive(Debug)]
+pub struct TempFile {
+    pub file: File,
+    name: Box<str>,
+    remove: bool,
+}
+
+impl TempFile {
+    /// Makes a file that did not exist, and the subdirectories that it needs.
+    ///
+    /// # Errors
+    /// Those of `open(2)` and `mkdir(2)`.
+    pub fn create(below: &PathSpec, keep: Keep) -> io::Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(1);
+        // What an earlier process left behind is leapt over.
+        const LEAP: u32 = 123_456;
+        loop {
+            let name = name(below, NUMBER.fetch_add(1, Ordering::Relaxed));
+            let mut opened = open(&name);
+            if opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) && below.levels[0] != 0 {
+                let folder = Path::new(&name).parent().unwrap_or(Path::new("/"));
+                DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+                opened = open(&name);
+            }
+            match opened {
+                Ok(file) => {
+                    if keep == Keep::Never {
+                        std::fs::remove_file(&name)?;
+                    }
+                    return Ok(Self { file, name: name.into(), remove: keep == Keep::WhileOpen });
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    NUMBER.fetch_add(LEAP, Ordering::Relaxed);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The absolute path, whether it is still there or not.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        if self.remove {
+            // Whoever the file was made for may have moved it away.
+            let _ = std::fs::remove_file(&*self.name);
+        }
+    }
+}
+
+fn open(name: &str) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(name)
+}
+
+fn name(below: &PathSpec, number: u32) -> String {
+    let digits = format!("{number:010}");
+    let mut path = below.path.to_string();
+    let mut end = digits.len();
+    for level in below.levels.iter().take_while(|level| **level != 0) {
+        let start = end.saturating_sub(usize::from(*level));
+        path.push('/');
+        path.push_str(&digits[start..end]);
+        end = start;
+    }
+    path.push('/');
+    path.push_str(&digits);
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(levels: [u8; 3], number: u32, expected: &str) {
+        assert_eq!(name(&PathSpec { path: "/t".into(), levels }, number), expected);
+    }
+
+    #[test]
+    fn names() {
+        check([0; 3], 12, "/t/0000000012");
+        check([1, 2, 0], 1234, "/t/4/23/0000001234");
+        check([3, 3, 3], u32::MAX, "/t/295/967/294/4294967295");
+    }
+
+    #[test]
+    fn names_are_there_as_long_as_they_are_kept() {
+        let below = std::env::temp_dir().join(format!("weir-temp-file-{}", std::process::id()));
+        let spec = PathSpec { path: below.to_string_lossy().into(), levels: [1, 0, 0] };
+        for (keep, open, after) in
+            [(Keep::Never, false, false), (Keep::WhileOpen, true, false), (Keep::Forever, true, true)]
+        {
+            let made = TempFile::create(&spec, keep).unwrap();
+            let name = made.name().to_string();
+            assert_eq!(Path::new(&name).exists(), open, "{keep:?}");
+            drop(made);
+            assert_eq!(Path::new(&name).exists(), after, "{keep:?}");
+        }
+        std::fs::remove_dir_all(below).unwrap();
+    }
+}
