@@ -346,7 +346,8 @@ mod tests {
             ending.ended.set(true);
             ending.wake();
         };
-        let (left, ()) = tokio::join!(idle.bounded(pin!(pending::<u8>())), end);
+        let mut never = pin!(pending::<u8>());
+        let (left, ()) = tokio::join!(idle.bounded(never.as_mut()), end);
         assert_eq!(left, None);
         assert_eq!(idle.bounded(pin!(ready(1))).await, None, "nothing begins after that");
     }
