@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 
 use crate::generation::Generation;
-use crate::http::exchange::Parts;
 use crate::http1::response;
 use crate::io::Address;
 use crate::timer::{Clock, Timers};
@@ -52,14 +51,10 @@ pub struct Reactor {
     pub pools: Pools,
     /// Heads of upstream responses that wait for their next use.
     heads: RefCell<Vec<Box<response::Head>>>,
-    /// Memory of exchanges that ended.
-    parts: RefCell<Vec<Parts>>,
 }
 
 /// Heads that a thread keeps.
 const HEADS: usize = 64;
-/// Exchanges whose memory a thread keeps.
-const EXCHANGES: usize = 64;
 
 /// A connection's place in the list of those that have to be told of reloads and of the end.
 #[derive(Default)]
@@ -136,7 +131,6 @@ impl Reactor {
             counters,
             pools: Pools::default(),
             heads: RefCell::default(),
-            parts: RefCell::default(),
         })
     }
 
@@ -154,18 +148,6 @@ impl Reactor {
         if heads.len() < HEADS {
             head.reset();
             heads.push(head);
-        }
-    }
-
-    /// Memory for an exchange.
-    pub(crate) fn take_parts(&self) -> Parts {
-        self.parts.borrow_mut().pop().unwrap_or_default()
-    }
-
-    pub(crate) fn put_parts(&self, parts: Parts) {
-        let mut all = self.parts.borrow_mut();
-        if all.len() < EXCHANGES {
-            all.push(parts);
         }
     }
 

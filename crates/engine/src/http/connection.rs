@@ -29,6 +29,8 @@ use crate::upstream::PeerGuard;
 
 /// Milliseconds that an idle connection of a replaced generation is given to send one more request.
 const RELOAD_GRACE: u64 = 1_000;
+/// Milliseconds that an idle connection keeps the memory of its last request for the next one.
+const KEEPS_MEMORY: u64 = 2_000;
 
 /// Serves a connection whose transport is ready, until it ends.
 pub async fn serve(
@@ -363,11 +365,14 @@ impl Serving {
         };
         let limits = Arc::clone(&self.settings().limits);
         let clock_ms = self.reactor.clock().now_ms();
-        let Exchange { client, head, .. } = x;
-        client.timer.set(clock_ms + if first { header_timeout } else { keepalive_timeout });
+        let mut end = clock_ms + if first { header_timeout } else { keepalive_timeout };
+        // A connection that stays idle gives its memory up first.
+        let mut released = first || keepalive_timeout <= KEEPS_MEMORY;
+        x.client.timer.set(if released { end } else { clock_ms + KEEPS_MEMORY });
         let idle_since = clock_ms;
         let mut quit_seen = false;
         poll_fn(|cx| {
+            let Exchange { client, head, .. } = &mut *x;
             loop {
                 if !client.input.is_empty() {
                     let begins = started.get().is_none();
@@ -398,7 +403,14 @@ impl Serving {
             }
             let waiting = started.get().is_none();
             if client.timer.poll_expired(cx).is_ready() {
-                return Poll::Ready(if waiting && !first { Arrival::Closed } else { Arrival::Late });
+                if released || !waiting {
+                    return Poll::Ready(if waiting && !first { Arrival::Closed } else { Arrival::Late });
+                }
+                released = true;
+                x.release();
+                x.client.timer.set(end);
+                let _ = x.client.timer.poll_expired(cx);
+                return Poll::Pending;
             }
             if waiting && !first {
                 // An idle connection is told of reloads and of the end.
@@ -409,13 +421,13 @@ impl Serving {
                     quit_seen = true;
                     let now = self.reactor.clock().now_ms();
                     let grace = if quitting { min_timeout } else { min_timeout.max(RELOAD_GRACE) };
-                    let end = if quitting && min_timeout > 0 { idle_since + grace } else { now + grace };
-                    if end <= now {
+                    let until = if quitting && min_timeout > 0 { idle_since + grace } else { now + grace };
+                    if until <= now {
                         return Poll::Ready(Arrival::Closed);
                     }
-                    if client.timer.deadline().is_none_or(|d| d > end) {
-                        client.timer.set(end);
-                    }
+                    end = end.min(until);
+                    released = true;
+                    client.timer.set(end);
                     let _ = client.timer.poll_expired(cx);
                 }
             }

@@ -231,7 +231,7 @@ pub fn status(x: &Exchange, out: &mut Vec<u8>) {
 }
 
 /// All fields of a name as one list.
-fn known(x: &Exchange, known: Known, out: &mut Vec<u8>) -> bool {
+pub(crate) fn known(x: &Exchange, known: Known, out: &mut Vec<u8>) -> bool {
     x.head.has(known) && joined(x.head.all(known), b", ", out)
 }
 
