@@ -257,10 +257,10 @@ impl Reactor {
         impl Drop for Running {
             fn drop(&mut self) {
                 self.0.tasks.set(self.0.tasks.get() - 1);
-                if self.0.tasks.get() == 0 {
-                    if let Some(waker) = self.0.all_done.borrow_mut().take() {
-                        waker.wake();
-                    }
+                if self.0.tasks.get() == 0
+                    && let Some(waker) = self.0.all_done.borrow_mut().take()
+                {
+                    waker.wake();
                 }
             }
         }
@@ -346,7 +346,8 @@ mod tests {
             ending.ended.set(true);
             ending.wake();
         };
-        let (left, ()) = tokio::join!(idle.bounded(pin!(pending::<u8>())), end);
+        let mut never = pin!(pending::<u8>());
+        let (left, ()) = tokio::join!(idle.bounded(never.as_mut()), end);
         assert_eq!(left, None);
         assert_eq!(idle.bounded(pin!(ready(1))).await, None, "nothing begins after that");
     }

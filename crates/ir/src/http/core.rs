@@ -661,11 +661,12 @@ fn error_page(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
     let uri = call.arg(last);
     let mut target = call.template(last)?;
     let mut args = vec![];
-    if target.as_literal().is_some() && uri.first() == Some(&b'/') {
-        if let Some(at) = memchr::memchr(b'?', uri) {
-            args = uri[at + 1..].to_vec();
-            target = Template::literal(&uri[..at]);
-        }
+    if target.as_literal().is_some()
+        && uri.first() == Some(&b'/')
+        && let Some(at) = memchr::memchr(b'?', uri)
+    {
+        args = uri[at + 1..].to_vec();
+        target = Template::literal(&uri[..at]);
     }
     for index in 0..codes_end {
         let text = call.arg(index);
