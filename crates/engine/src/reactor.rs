@@ -50,7 +50,8 @@ pub struct Reactor {
     all_done: RefCell<Option<Waker>>,
     pub counters: Arc<Counters>,
     pub pools: Pools,
-    /// Heads of upstream responses that wait for their next use.
+    /// Heads of upstream responses that wait for their next use; boxed, as they travel.
+    #[expect(clippy::vec_box, reason = "a head is large and is handed from task to task")]
     heads: RefCell<Vec<Box<response::Head>>>,
     /// Memory of exchanges that ended.
     parts: RefCell<Vec<Parts>>,
@@ -346,8 +347,8 @@ mod tests {
             ending.ended.set(true);
             ending.wake();
         };
-        let mut never = pin!(pending::<u8>());
-        let (left, ()) = tokio::join!(idle.bounded(never.as_mut()), end);
+        let work = pin!(pending::<u8>());
+        let (left, ()) = tokio::join!(idle.bounded(work), end);
         assert_eq!(left, None);
         assert_eq!(idle.bounded(pin!(ready(1))).await, None, "nothing begins after that");
     }

@@ -282,6 +282,7 @@ impl Exchange {
         self.body = RequestBody::none();
         self.redirect_target = None;
         self.upstream_headers = None;
+        *self.trailers.get_mut() = None;
         self.real_peer = None;
         self.answer_type = None;
         self.extensions.clear();

@@ -367,19 +367,15 @@ impl Asking<'_> {
             return Ok(Attempt { peer: index, line, cached: true, sent: false, started: now });
         }
         let settings = self.protocol.settings();
-        let socket = match &settings.bind {
-            Some(bind) => ConnectOptions { bind: local_address(x, bind), ..settings.socket.clone() },
-            None => settings.socket.clone(),
-        };
+        // What goes out in more than one write must not wait for acknowledgements.
+        let nodelay = x.body.exists() || x.head.has(Known::Upgrade);
+        let bind = settings.bind.as_ref().and_then(|bind| local_address(x, bind));
+        let socket = ConnectOptions { bind, nodelay, ..settings.socket.clone() };
         let mut connecting = match connect(&peer.address, &socket) {
             Ok(connecting) => connecting,
             Err(failed) => {
                 let level = if failed.call == ConnectCall::Connect { Level::Error } else { Level::Alert };
-                x.log_error(
-                    level,
-                    Some(&failed.error),
-                    format_args!("{failed} while connecting to upstream"),
-                );
+                x.log_while(level, Some(&failed.error), failed.to_string(), self.doing);
                 return Err(match failed.call {
                     ConnectCall::Connect | ConnectCall::Bind => Failure::of(next::ERROR, false),
                     ConnectCall::Socket | ConnectCall::Setsockopt => Failure::end(500),

@@ -115,11 +115,13 @@ impl Rules {
                 }
                 Known::Location | Known::Refresh => {
                     let value = self.rewrites.apply(x, field.known, value, host, uri);
-                    // A path is a redirect within this server and is completed as our own are.
-                    if field.known == Known::Location && value.first() == Some(&b'/') {
-                        response.location = Some(Cow::Owned(value.into_owned()));
-                    } else {
-                        response.headers.push_known(field.known, name, &value);
+                    match value {
+                        // A path that a rule made is a redirect within this server and is completed as our own are.
+                        Cow::Owned(path) if field.known == Known::Location && path.starts_with(b"/") => {
+                            response.location = Some(Cow::Owned(path));
+                        }
+                        // One that the upstream sent means what it means there.
+                        value => response.headers.push_known(field.known, name, &value),
                     }
                 }
                 Known::SetCookie => {
