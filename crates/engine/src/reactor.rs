@@ -49,7 +49,8 @@ pub struct Reactor {
     all_done: RefCell<Option<Waker>>,
     pub counters: Arc<Counters>,
     pub pools: Pools,
-    /// Heads of upstream responses that wait for their next use.
+    /// Heads of upstream responses that wait for their next use; boxed, as they travel.
+    #[expect(clippy::vec_box, reason = "a head is large and is handed from task to task")]
     heads: RefCell<Vec<Box<response::Head>>>,
 }
 
@@ -239,10 +240,10 @@ impl Reactor {
         impl Drop for Running {
             fn drop(&mut self) {
                 self.0.tasks.set(self.0.tasks.get() - 1);
-                if self.0.tasks.get() == 0 {
-                    if let Some(waker) = self.0.all_done.borrow_mut().take() {
-                        waker.wake();
-                    }
+                if self.0.tasks.get() == 0
+                    && let Some(waker) = self.0.all_done.borrow_mut().take()
+                {
+                    waker.wake();
                 }
             }
         }

@@ -157,6 +157,7 @@ impl Default for Clock {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "this is where the clock takes it from")]
 fn system_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

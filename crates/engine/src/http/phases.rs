@@ -179,10 +179,10 @@ async fn from_restart(x: &mut Exchange) -> Flow {
 fn enter(x: &mut Exchange, id: LocationId) {
     x.location = id;
     let generation = Arc::clone(&x.generation);
-    if let Some((methods, inner)) = &generation.location(id).core.limit_except {
-        if !methods.iter().any(|m| **m == *x.method_name()) {
-            x.location = *inner;
-        }
+    if let Some((methods, inner)) = &generation.location(id).core.limit_except
+        && !methods.iter().any(|m| **m == *x.method_name())
+    {
+        x.location = *inner;
     }
 }
 

@@ -168,10 +168,11 @@ pub async fn run(x: &mut Exchange, target: Target, protocol: &dyn Protocol) -> F
     if let Err(error) = x.send_continue().await {
         return Flow::Answer(error.0);
     }
-    if !streams && x.body.exists() {
-        if let Err(error) = x.read_body().await {
-            return Flow::Answer(error.0);
-        }
+    if !streams
+        && x.body.exists()
+        && let Err(error) = x.read_body().await
+    {
+        return Flow::Answer(error.0);
     }
     // What is here of the body already may be all of it, whose length can then be told.
     let streams = streams && !x.take_ready_body();

@@ -111,10 +111,10 @@ impl Keys {
         if let Some(value) = self.exact.get(low) {
             return Some(*value);
         }
-        if !self.leading.is_empty() {
-            if let Some(value) = memchr::memchr_iter(b'.', low).find_map(|at| self.leading.get(&low[at..])) {
-                return Some(*value);
-            }
+        if !self.leading.is_empty()
+            && let Some(value) = memchr::memchr_iter(b'.', low).find_map(|at| self.leading.get(&low[at..]))
+        {
+            return Some(*value);
         }
         if self.trailing.is_empty() {
             return None;

@@ -30,10 +30,10 @@ impl Asking<'_> {
         let now = x.reactor.clock().now_ms();
         let status = head.status();
         if status >= 300 {
-            if let Some(kind) = next::of_status(status) {
-                if self.may_go_on(x, kind, now) {
-                    return Err(Failure::of(kind, attempt.cached));
-                }
+            if let Some(kind) = next::of_status(status)
+                && self.may_go_on(x, kind, now)
+            {
+                return Err(Failure::of(kind, attempt.cached));
             }
             if settings.intercept_errors && x.location().core.error_pages.iter().any(|p| p.code == status) {
                 if status == 401 {

@@ -33,10 +33,11 @@ impl Asking<'_> {
             if !self.send_streaming(x, attempt).await? {
                 return Ok(());
             }
-        } else if self.protocol.settings().pass_request_body && !self.protocol.replaces_body() {
-            if !self.send_stored(x, attempt).await? {
-                return Ok(());
-            }
+        } else if self.protocol.settings().pass_request_body
+            && !self.protocol.replaces_body()
+            && !self.send_stored(x, attempt).await?
+        {
+            return Ok(());
         }
         attempt.sent = true;
         Ok(())
