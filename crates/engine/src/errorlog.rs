@@ -398,6 +398,10 @@ pub fn text_of(error: Errno) -> String {
 }
 
 /// Seconds since the epoch.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "messages are written where there is no reactor too: before the first and between two"
+)]
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -20,6 +20,7 @@ use crate::errorlog::{self, Log, LogFile};
 use crate::http::router::{Locations, ServerNames};
 use crate::http::template::{Piece, Reference};
 use crate::http::{Template, variables};
+use crate::http1::Known;
 use crate::settings::CoreSettings;
 use crate::tls::ServerTls;
 use crate::upstream::{self, Upstream};
@@ -409,6 +410,11 @@ impl<'p> Build<'p> {
     fn piece(&self, name: &str, id: VariableId) -> Piece {
         if let Some(variable) = self.builtin(name) {
             return Piece::Get(variable.get);
+        }
+        // Headers that heads know by number need no search by name; cookies are joined in another way.
+        let header = name.strip_prefix("http_").map(|rest| Known::of(rest.replace('_', "-").as_bytes()));
+        if let Some(known) = header.filter(|known| !matches!(known, Known::Other | Known::Cookie)) {
+            return Piece::Header(known);
         }
         match find_family(self.modules, name) {
             Some((family, rest)) => Piece::GetOf(family.get, rest.into()),

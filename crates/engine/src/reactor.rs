@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 
 use crate::generation::Generation;
-use crate::http::exchange::Parts;
 use crate::http1::response;
 use crate::io::Address;
 use crate::timer::{Clock, Timers};
@@ -50,16 +49,13 @@ pub struct Reactor {
     all_done: RefCell<Option<Waker>>,
     pub counters: Arc<Counters>,
     pub pools: Pools,
-    /// Heads of upstream responses that wait for their next use.
+    /// Heads of upstream responses that wait for their next use; boxed, as they travel.
+    #[expect(clippy::vec_box, reason = "a head is large and is handed from task to task")]
     heads: RefCell<Vec<Box<response::Head>>>,
-    /// Memory of exchanges that ended.
-    parts: RefCell<Vec<Parts>>,
 }
 
 /// Heads that a thread keeps.
 const HEADS: usize = 64;
-/// Exchanges whose memory a thread keeps.
-const EXCHANGES: usize = 64;
 
 /// A connection's place in the list of those that have to be told of reloads and of the end.
 #[derive(Default)]
@@ -136,7 +132,6 @@ impl Reactor {
             counters,
             pools: Pools::default(),
             heads: RefCell::default(),
-            parts: RefCell::default(),
         })
     }
 
@@ -154,18 +149,6 @@ impl Reactor {
         if heads.len() < HEADS {
             head.reset();
             heads.push(head);
-        }
-    }
-
-    /// Memory for an exchange.
-    pub(crate) fn take_parts(&self) -> Parts {
-        self.parts.borrow_mut().pop().unwrap_or_default()
-    }
-
-    pub(crate) fn put_parts(&self, parts: Parts) {
-        let mut all = self.parts.borrow_mut();
-        if all.len() < EXCHANGES {
-            all.push(parts);
         }
     }
 
@@ -257,10 +240,10 @@ impl Reactor {
         impl Drop for Running {
             fn drop(&mut self) {
                 self.0.tasks.set(self.0.tasks.get() - 1);
-                if self.0.tasks.get() == 0 {
-                    if let Some(waker) = self.0.all_done.borrow_mut().take() {
-                        waker.wake();
-                    }
+                if self.0.tasks.get() == 0
+                    && let Some(waker) = self.0.all_done.borrow_mut().take()
+                {
+                    waker.wake();
                 }
             }
         }
@@ -346,7 +329,8 @@ mod tests {
             ending.ended.set(true);
             ending.wake();
         };
-        let (left, ()) = tokio::join!(idle.bounded(pin!(pending::<u8>())), end);
+        let work = pin!(pending::<u8>());
+        let (left, ()) = tokio::join!(idle.bounded(work), end);
         assert_eq!(left, None);
         assert_eq!(idle.bounded(pin!(ready(1))).await, None, "nothing begins after that");
     }

@@ -98,7 +98,7 @@ mod tests {
 
     #[track_caller]
     fn check(levels: [u8; 3], number: u32, expected: &str) {
-        assert_eq!(name(&PathSpec { path: "/t".into(), levels }, number), expected);
+        assert_eq!(name(&PathSpec { path: "/t".into(), levels, position: None }, number), expected);
     }
 
     #[test]
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn names_are_there_as_long_as_they_are_kept() {
         let below = std::env::temp_dir().join(format!("weir-temp-file-{}", std::process::id()));
-        let spec = PathSpec { path: below.to_string_lossy().into(), levels: [1, 0, 0] };
+        let spec = PathSpec { path: below.to_string_lossy().into(), levels: [1, 0, 0], position: None };
         for (keep, open, after) in
             [(Keep::Never, false, false), (Keep::WhileOpen, true, false), (Keep::Forever, true, true)]
         {

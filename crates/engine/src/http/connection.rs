@@ -29,6 +29,8 @@ use crate::upstream::PeerGuard;
 
 /// Milliseconds that an idle connection of a replaced generation is given to send one more request.
 const RELOAD_GRACE: u64 = 1_000;
+/// Milliseconds that an idle connection keeps the memory of its last request for the next one.
+const KEEPS_MEMORY: u64 = 2_000;
 
 /// Serves a connection whose transport is ready, until it ends.
 pub async fn serve(
@@ -334,15 +336,12 @@ impl Serving {
 
     fn is_disabled(&self, x: &Exchange) -> bool {
         let disable = x.location().core.keepalive_disable;
-        if !(disable.msie6 || disable.safari) {
-            return false;
-        }
-        let Some(agent) = x.header(Known::UserAgent) else { return false };
-        // The two browsers in question lost the connection after a POST.
-        if disable.msie6 && memchr::memmem::find(agent, b"MSIE").is_some() {
-            return Browser::of(agent).msie6 && x.method == crate::http1::Method::Post;
-        }
-        disable.safari && Browser::of(agent).safari
+        // The one browser lost the connection after a POST, the other for good; most requests need no search.
+        let asks = disable.msie6 && x.method == crate::http1::Method::Post || disable.safari;
+        let Some(agent) = x.header(Known::UserAgent).filter(|_| asks) else { return false };
+        let browser = Browser::of(agent);
+        browser.msie6 && disable.msie6 && x.method == crate::http1::Method::Post
+            || browser.safari && disable.safari
     }
 
     /// Takes over the present generation where it still has the address that the connection came to.
@@ -366,16 +365,19 @@ impl Serving {
         };
         let limits = Arc::clone(&self.settings().limits);
         let clock_ms = self.reactor.clock().now_ms();
-        let Exchange { client, head, .. } = x;
-        client.timer.set(clock_ms + if first { header_timeout } else { keepalive_timeout });
+        let mut end = clock_ms + if first { header_timeout } else { keepalive_timeout };
+        // A connection that stays idle gives its memory up first.
+        let mut released = first || keepalive_timeout <= KEEPS_MEMORY;
+        x.client.timer.set(if released { end } else { clock_ms + KEEPS_MEMORY });
         let idle_since = clock_ms;
         let mut quit_seen = false;
         poll_fn(|cx| {
+            let Exchange { client, head, .. } = &mut *x;
             loop {
                 if !client.input.is_empty() {
-                    if started.get().is_none() {
+                    let begins = started.get().is_none();
+                    if begins {
                         started.set(Some(self.reactor.clock().now_ms()));
-                        client.timer.set_in(header_timeout);
                     }
                     match head.parse(&client.input, &limits) {
                         Ok(Parsed::Complete(n)) => {
@@ -386,6 +388,9 @@ impl Serving {
                         Ok(Parsed::Partial) => {
                             client.input.clear();
                             client.input.release();
+                            if begins {
+                                client.timer.set_in(header_timeout);
+                            }
                         }
                         Err(reject) => return Poll::Ready(Arrival::Rejected(reject)),
                     }
@@ -398,7 +403,14 @@ impl Serving {
             }
             let waiting = started.get().is_none();
             if client.timer.poll_expired(cx).is_ready() {
-                return Poll::Ready(if waiting && !first { Arrival::Closed } else { Arrival::Late });
+                if released || !waiting {
+                    return Poll::Ready(if waiting && !first { Arrival::Closed } else { Arrival::Late });
+                }
+                released = true;
+                x.release();
+                x.client.timer.set(end);
+                let _ = x.client.timer.poll_expired(cx);
+                return Poll::Pending;
             }
             if waiting && !first {
                 // An idle connection is told of reloads and of the end.
@@ -409,13 +421,13 @@ impl Serving {
                     quit_seen = true;
                     let now = self.reactor.clock().now_ms();
                     let grace = if quitting { min_timeout } else { min_timeout.max(RELOAD_GRACE) };
-                    let end = if quitting && min_timeout > 0 { idle_since + grace } else { now + grace };
-                    if end <= now {
+                    let until = if quitting && min_timeout > 0 { idle_since + grace } else { now + grace };
+                    if until <= now {
                         return Poll::Ready(Arrival::Closed);
                     }
-                    if client.timer.deadline().is_none_or(|d| d > end) {
-                        client.timer.set(end);
-                    }
+                    end = end.min(until);
+                    released = true;
+                    client.timer.set(end);
                     let _ = client.timer.poll_expired(cx);
                 }
             }
@@ -445,13 +457,15 @@ impl Serving {
             if n == 0 {
                 return Poll::Ready(Ok(None));
             }
-            if started.get().is_none() {
-                started.set(Some(clock.refresh()));
-                timer.set_in(header_timeout);
+            let begins = started.get().is_none();
+            if begins {
+                started.set(Some(clock.now_ms()));
             }
             let parsed = head.parse(&bytes[..n], limits);
-            if let Ok(Parsed::Complete(taken)) = parsed {
-                input.extend(&bytes[taken..n]);
+            match parsed {
+                Ok(Parsed::Complete(taken)) => input.extend(&bytes[taken..n]),
+                Ok(Parsed::Partial) if begins => timer.set_in(header_timeout),
+                Ok(Parsed::Partial) | Err(_) => {}
             }
             Poll::Ready(Ok(Some(parsed)))
         });

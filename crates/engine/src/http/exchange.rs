@@ -73,20 +73,6 @@ pub struct Captures {
     groups: Vec<Option<(usize, usize)>>,
 }
 
-/// The memory of an exchange that ended, for the thread's next one.
-#[derive(Default)]
-pub(crate) struct Parts {
-    uri: Vec<u8>,
-    args: Vec<u8>,
-    host: Vec<u8>,
-    upstream_states: Vec<UpstreamState>,
-    upstream_uri: Vec<u8>,
-    answer_headers: Headers,
-    captures: Captures,
-    values: Vec<Value>,
-    response: Option<Box<Response>>,
-}
-
 /// One request on its way through the phases.
 pub struct Exchange {
     pub reactor: Rc<Reactor>,
@@ -238,16 +224,6 @@ impl Exchange {
         if !Arc::ptr_eq(generation, &self.generation) {
             self.generation = Arc::clone(generation);
         }
-        let parts = self.reactor.take_parts();
-        self.uri = parts.uri;
-        self.args = parts.args;
-        self.host = parts.host;
-        self.upstream_states = parts.upstream_states;
-        self.upstream_uri = parts.upstream_uri;
-        self.answer_headers = parts.answer_headers;
-        *self.captures.get_mut() = parts.captures;
-        *self.values.get_mut() = parts.values;
-        self.spare_response = parts.response;
         self.uri.extend_from_slice(self.head.path());
         self.args.extend_from_slice(self.head.args());
         self.host.extend_from_slice(self.head.host());
@@ -276,7 +252,7 @@ impl Exchange {
         *self.request_id.get_mut() = None;
     }
 
-    /// Lets go of all that belongs to the request; its memory goes to the thread's next one.
+    /// Lets go of all that belongs to the request. The memory stays for the next one.
     pub(crate) fn end(&mut self) {
         self.head.reset();
         self.body = RequestBody::none();
@@ -287,30 +263,32 @@ impl Exchange {
         self.extensions.clear();
         self.remembered.clear();
         self.guards.clear();
-        let mut parts = Parts {
-            uri: std::mem::take(&mut self.uri),
-            args: std::mem::take(&mut self.args),
-            host: std::mem::take(&mut self.host),
-            upstream_states: std::mem::take(&mut self.upstream_states),
-            upstream_uri: std::mem::take(&mut self.upstream_uri),
-            answer_headers: std::mem::take(&mut self.answer_headers),
-            captures: std::mem::take(self.captures.get_mut()),
-            values: std::mem::take(self.values.get_mut()),
-            response: self.response.take().or_else(|| self.spare_response.take()),
-        };
-        parts.uri.clear();
-        parts.args.clear();
-        parts.host.clear();
-        parts.upstream_states.clear();
-        parts.upstream_uri.clear();
-        parts.answer_headers.clear();
-        parts.captures.groups.clear();
-        parts.values.clear();
-        if let Some(response) = &mut parts.response {
+        self.uri.clear();
+        self.args.clear();
+        self.host.clear();
+        self.upstream_states.clear();
+        self.upstream_uri.clear();
+        self.answer_headers.clear();
+        self.captures.get_mut().groups.clear();
+        self.values.get_mut().clear();
+        if let Some(mut response) = self.response.take() {
             response.clear();
+            self.spare_response = Some(response);
         }
+    }
+
+    /// Gives up the memory of the request before, where the next one is a while away.
+    pub(crate) fn release(&mut self) {
+        self.head = Head::new();
+        self.uri = Vec::new();
+        self.args = Vec::new();
+        self.host = Vec::new();
+        self.upstream_states = Vec::new();
+        self.upstream_uri = Vec::new();
+        self.answer_headers = Headers::default();
+        self.captures = RefCell::default();
+        self.values = RefCell::default();
         self.spare_response = None;
-        self.reactor.put_parts(parts);
     }
 
     /// An empty response of that status, in the memory of an earlier one where there is some.

@@ -158,27 +158,23 @@ impl Exchange {
                 self.keepalive = false;
                 return Err(error);
             }
-            if memory.len() as u64 > bound {
-                if let Err(error) = self.spill(&mut memory, &mut file) {
-                    self.log_error(
-                        Level::Crit,
-                        Some(&error),
-                        "writing the request body to a temporary file failed",
-                    );
-                    self.keepalive = false;
-                    return Err(BodyError(500));
-                }
-            }
-        }
-        if file.is_some() || self.location().core.client_body_in_file_only != BodyInFile::Off {
-            if let Err(error) = self.spill(&mut memory, &mut file) {
+            if memory.len() as u64 > bound
+                && let Err(error) = self.spill(&mut memory, &mut file)
+            {
                 self.log_error(
                     Level::Crit,
                     Some(&error),
                     "writing the request body to a temporary file failed",
                 );
+                self.keepalive = false;
                 return Err(BodyError(500));
             }
+        }
+        if (file.is_some() || self.location().core.client_body_in_file_only != BodyInFile::Off)
+            && let Err(error) = self.spill(&mut memory, &mut file)
+        {
+            self.log_error(Level::Crit, Some(&error), "writing the request body to a temporary file failed");
+            return Err(BodyError(500));
         }
         self.body.stored = Some(match file {
             Some((file, length)) => Stored::File { file, length },

@@ -178,6 +178,8 @@ pub struct Response {
     pub server_given: bool,
     pub date_given: bool,
     pub content_type: Option<Text>,
+    /// Memory of an earlier type, for [`Response::set_content_type`].
+    pub spare: Vec<u8>,
     pub charset: Option<Text>,
     /// Length of the body before any transfer coding; `None` is not known.
     pub content_length: Option<u64>,
@@ -202,11 +204,23 @@ pub struct Response {
 }
 
 impl Response {
-    /// Makes it empty again; its headers keep their memory.
+    /// Makes it empty again; headers and type keep their memory.
     pub(crate) fn clear(&mut self) {
         let mut headers = std::mem::take(&mut self.headers);
         headers.clear();
-        *self = Self { headers, ..Self::default() };
+        let spare = match self.content_type.take() {
+            Some(Cow::Owned(bytes)) => bytes,
+            Some(Cow::Borrowed(_)) | None => std::mem::take(&mut self.spare),
+        };
+        *self = Self { headers, spare, ..Self::default() };
+    }
+
+    /// Sets the type of the content from bytes that do not live as long.
+    pub fn set_content_type(&mut self, content_type: &[u8]) {
+        let mut bytes = std::mem::take(&mut self.spare);
+        bytes.clear();
+        bytes.extend_from_slice(content_type);
+        self.content_type = Some(Cow::Owned(bytes));
     }
 
     pub fn new(status: u16) -> Self {

@@ -444,7 +444,7 @@ fn poll_write_piece(
         chunks.left = source.data().len();
         head.extend(ChunkHead::new(chunks.left as u64).as_ref());
     }
-    let is_last = source.is_last() && !x.response.as_ref().is_some_and(|r| r.trailers.is_some());
+    let is_last = source.is_last() && x.response.as_ref().is_none_or(|r| r.trailers.is_none());
     let data = source.data();
     let data = if x.chunked { &data[..data.len().min(chunks.left)] } else { data };
     let length = data.len();

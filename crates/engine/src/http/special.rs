@@ -31,10 +31,12 @@ pub(crate) fn answer(x: &mut Exchange, code: u16) -> Answer {
         x.keepalive = false;
     }
     let follow = !x.error_page || x.location().core.recursive_error_pages;
-    if follow && x.redirects_left > 0 && code >= 300 {
-        if let Some(answer) = follow_error_page(x, code) {
-            return answer;
-        }
+    if follow
+        && x.redirects_left > 0
+        && code >= 300
+        && let Some(answer) = follow_error_page(x, code)
+    {
+        return answer;
     }
     // The page of this code takes the place of whatever another error page was to say.
     x.err_status = 0;

@@ -4,6 +4,7 @@ use weir_ir::VariableId;
 
 use crate::contract::{Get, GetOf};
 use crate::http::Exchange;
+use crate::http1::Known;
 
 /// Text with variables.
 #[derive(Clone, Default)]
@@ -17,6 +18,8 @@ pub(crate) enum Piece {
     Get(Get),
     GetOf(GetOf, Box<str>),
     Slot(VariableId),
+    /// `$http_…` of a known header.
+    Header(Known),
     Capture(u8),
 }
 
@@ -116,6 +119,7 @@ impl Piece {
             Piece::Get(get) => get(x, out),
             Piece::GetOf(get, rest) => get(x, rest, out),
             Piece::Slot(id) => x.variable(*id, out),
+            Piece::Header(known) => crate::http::variables::known(x, *known, out),
             Piece::Capture(n) => x.capture(*n, out),
         }
     }

@@ -32,7 +32,7 @@ pub const VARIABLES: &[Variable] = &[
         (None, Some(length)) => number(length, out),
         (None, None) => false,
     }),
-    Variable::new("content_type", |x, out| header(x, Known::ContentType, out)),
+    Variable::new("content_type", |x, out| http(x, "content_type", out)),
     Variable::new("document_root", |x, out| {
         x.location().core.root.append(x, out);
         true
@@ -231,7 +231,7 @@ pub fn status(x: &Exchange, out: &mut Vec<u8>) {
 }
 
 /// All fields of a name as one list.
-fn known(x: &Exchange, known: Known, out: &mut Vec<u8>) -> bool {
+pub(crate) fn known(x: &Exchange, known: Known, out: &mut Vec<u8>) -> bool {
     x.head.has(known) && joined(x.head.all(known), b", ", out)
 }
 
@@ -419,16 +419,20 @@ fn sent_trailer(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
 pub(crate) fn upstream_cookie(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
     let Some(headers) = &x.upstream_headers else { return false };
     for value in headers.all(b"Set-Cookie") {
-        let Some((start, rest)) = value.split_at_checked(name.len()) else { continue };
-        // Around the equals sign only spaces are passed over; a tab belongs to the name.
-        let Some(rest) = without_spaces(rest).strip_prefix(b"=") else { continue };
-        if start.eq_ignore_ascii_case(name.as_bytes()) {
-            let rest = without_spaces(rest);
-            out.extend_from_slice(rest.split(|b| *b == b';').next().unwrap_or_default());
+        let pair = value.split(|b| *b == b';').next().unwrap_or_default();
+        if let Some(value) = cookie_value(pair, name) {
+            out.extend_from_slice(value);
             return true;
         }
     }
     false
+}
+
+/// The value of `name=value` where that is its name. Only spaces are passed over around the equals sign.
+fn cookie_value<'c>(pair: &'c [u8], name: &str) -> Option<&'c [u8]> {
+    let (start, rest) = pair.split_at_checked(name.len())?;
+    let value = without_spaces(rest).strip_prefix(b"=")?;
+    start.eq_ignore_ascii_case(name.as_bytes()).then(|| without_spaces(value))
 }
 
 fn without_spaces(text: &[u8]) -> &[u8] {
@@ -438,11 +442,9 @@ fn without_spaces(text: &[u8]) -> &[u8] {
 
 fn cookie(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
     for line in x.head.all(Known::Cookie) {
-        for pair in line.split(|b| *b == b';' || *b == b',') {
-            let pair = pair.trim_ascii_start();
-            let Some(at) = memchr::memchr(b'=', pair) else { continue };
-            if pair[..at].trim_ascii_end().eq_ignore_ascii_case(name.as_bytes()) {
-                out.extend_from_slice(pair[at + 1..].trim_ascii());
+        for pair in line.split(|b| *b == b';') {
+            if let Some(value) = cookie_value(without_spaces(pair), name) {
+                out.extend_from_slice(value);
                 return true;
             }
         }

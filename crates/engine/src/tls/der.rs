@@ -9,6 +9,8 @@ pub struct Fields<'a> {
     pub issuer: &'a [u8],
     /// As `issuer`.
     pub subject: &'a [u8],
+    /// The whole `SubjectPublicKeyInfo`, its header included.
+    pub public_key: &'a [u8],
 }
 
 const SEQUENCE: u8 = 0x30;
@@ -28,8 +30,10 @@ impl<'a> Fields<'a> {
         let (_, rest) = element(rest, SEQUENCE)?;
         let (issuer, rest) = element(rest, SEQUENCE)?;
         let (_, rest) = element(rest, SEQUENCE)?;
-        let (subject, _) = element(rest, SEQUENCE)?;
-        Some(Self { serial, issuer, subject })
+        let (subject, rest) = element(rest, SEQUENCE)?;
+        let (_, after) = element(rest, SEQUENCE)?;
+        let public_key = &rest[..rest.len() - after.len()];
+        Some(Self { serial, issuer, subject, public_key })
     }
 
     /// Whether subject and issuer are the same, as of a root.
@@ -68,6 +72,7 @@ mod tests {
         let fields = Fields::of(der).unwrap();
         assert!(fields.is_self_issued());
         assert!(!fields.serial.is_empty() && !fields.subject.is_empty());
+        assert_eq!(fields.public_key, rcgen::PublicKeyData::subject_public_key_info(&made.signing_key));
         for at in 0..100 {
             assert_eq!(Fields::of(&der[..at]), None, "cut at {at}");
         }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use super::der::Fields;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
@@ -62,7 +63,8 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Fault> {
         return Err(fault(&PemError::NoItemsFound));
     }
     for certificate in &certificates {
-        if rustls::server::ParsedCertificate::try_from(certificate).is_err() {
+        // Certificates of version 1 are served, too, so this asks for less than a verifier would.
+        if Fields::of(certificate).is_none() {
             let reasons = "error:0688010A:asn1 encoding routines::nested asn1 error".to_owned();
             return Err(Fault { call: CALL, reasons });
         }
@@ -120,8 +122,12 @@ pub fn pair(
     staple: Option<Vec<u8>>,
 ) -> Result<Arc<CertifiedKey>, NoPair> {
     let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(|_| NoPair::Unsupported)?;
+    let own = key.public_key();
+    let certified = chain.first().and_then(|certificate| Fields::of(certificate));
+    if own.zip(certified).is_none_or(|(own, certified)| *own != *certified.public_key) {
+        return Err(NoPair::Mismatch);
+    }
     let mut pair = CertifiedKey::new(chain, key);
-    pair.keys_match().map_err(|_| NoPair::Mismatch)?;
     pair.ocsp = staple;
     Ok(Arc::new(pair))
 }
@@ -146,6 +152,37 @@ mod tests {
         assert_eq!(pair_of(&one, &one_key), Ok(1));
         assert_eq!(pair_of(&format!("{two}{one}"), &two_key), Ok(2));
         assert_eq!(pair_of(&one, &two_key), Err(NoPair::Mismatch));
+    }
+
+    /// Of version 1, as `openssl req -x509` makes it where its configuration names no extensions.
+    const VERSION_1: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBFDCBuwIUPL6TB7CbrJxpHgWZCd5UaJk+0/cwCgYIKoZIzj0EAwIwDDEKMAgG
+A1UEAwwBYTAgFw0yNjExMjIyMDMxMzBaGA8yMTI2MTAyOTIwMzEzMFowDDEKMAgG
+A1UEAwwBYTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABJ6tveQOkqSnI9311cW0
+nwObSZpxc10XTZahX0LpyAjIG1zsdwELgmK10ucX5HhloWfiSwiqgWQckFrsH6j/
+afIwCgYIKoZIzj0EAwIDSAAwRQIgWE8vnCdXN7MGkXq8cbJRkMkBpAfJl1Wj+2i6
+5Qse5/wCIQD1/Y4FWoJiRNstUI2TfFJSjtbDCSoKnQW2tkQMxVD18g==
+-----END CERTIFICATE-----
+";
+    const VERSION_1_KEY: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgv97CZ2KBsQ+DCqGG
+Gy1uZFzIC4ogwJ+9wmo11szSlg2hRANCAASerb3kDpKkpyPd9dXFtJ8Dm0macXNd
+F02WoV9C6cgIyBtc7HcBC4JitdLnF+R4ZaFn4ksIqoFkHJBa7B+o/2ny
+-----END PRIVATE KEY-----
+";
+
+    #[test]
+    fn certificates_of_version_1_are_served() {
+        let chain = certificates(VERSION_1.as_bytes()).unwrap();
+        let paired = pair(chain.clone(), private_key(VERSION_1_KEY.as_bytes()).unwrap(), None);
+        assert_eq!(paired.map(|p| p.cert.len()), Ok(1));
+        let (_, other) = made("a");
+        assert_eq!(
+            pair(chain, private_key(other.as_bytes()).unwrap(), None).map(|p| p.cert.len()),
+            Err(NoPair::Mismatch)
+        );
     }
 
     #[test]

@@ -251,10 +251,11 @@ impl Source for UpstreamBody {
         }
         let clean = self.is_over() && self.ready.is_empty() && self.raw.is_empty();
         self.block = None;
-        if let Some(line) = self.line.take() {
-            if line.keep && clean {
-                keep(&self.reactor, line, now);
-            }
+        if let Some(line) = self.line.take()
+            && line.keep
+            && clean
+        {
+            keep(&self.reactor, line, now);
         }
     }
 }

@@ -263,7 +263,7 @@ impl Filter for Adding {
                 Some(text) => text,
                 None => {
                     scratch.clear();
-                    field.value.append(x, &mut scratch);
+                    beside(x, response, |x| field.value.append(x, &mut scratch));
                     &scratch
                 }
             };
@@ -274,6 +274,16 @@ impl Filter for Adding {
             response.trailers = Some(trailers);
         }
     }
+}
+
+/// Computes something that may ask for what stands in the response already (`$sent_http_…`).
+fn beside<T>(x: &mut Exchange, response: &mut Response, compute: impl FnOnce(&Exchange) -> T) -> T {
+    let before = x.response.replace(Box::new(std::mem::take(response)));
+    let value = compute(x);
+    if let Some(now) = std::mem::replace(&mut x.response, before) {
+        *response = *now;
+    }
+    value
 }
 
 fn put(field: &ReadyField, value: &[u8], response: &mut Response) {
@@ -294,14 +304,16 @@ fn put(field: &ReadyField, value: &[u8], response: &mut Response) {
 }
 
 /// Sets `Expires` and `Cache-Control` in place of what stands there.
-fn expire(expires: &Expires, x: &Exchange, response: &mut Response) {
+fn expire(expires: &Expires, x: &mut Exchange, response: &mut Response) {
     let (expiry, fixed) = match expires {
         Expires::Fixed(expiry) => (*expiry, true),
-        Expires::Variable { modified, value } => match parse_expiry(&value.value(x), *modified) {
-            Ok(expiry) => (expiry, false),
-            // A value that says nothing sets nothing.
-            Err(_) => return,
-        },
+        Expires::Variable { modified, value } => {
+            match parse_expiry(&beside(x, response, |x| value.value(x)), *modified) {
+                Ok(expiry) => (expiry, false),
+                // A value that says nothing sets nothing.
+                Err(_) => return,
+            }
+        }
     };
     let now = x.reactor.clock().unix_secs() as i64;
     let Some((at, cache_control)) = expiry.at(fixed, now, response.last_modified, next_local) else { return };

@@ -106,10 +106,10 @@ impl Indices {
                     return Flow::Answer(500);
                 }
             }
-            if !std::mem::replace(tested, true) {
-                if let Some(flow) = test_directory(directory, &path, x) {
-                    return flow;
-                }
+            if !std::mem::replace(tested, true)
+                && let Some(flow) = test_directory(directory, &path, x)
+            {
+                return flow;
             }
         }
         Flow::Decline

@@ -35,6 +35,7 @@ fn executable() -> String {
     std::env::var("WEIR_EXECUTABLE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_weir").into())
 }
 
+/// Understands as much of a test harness's command line as `cargo test` and `cargo nextest` use.
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     // cargo calls tests by the path of their executable, the tests call it by another name.
@@ -43,8 +44,18 @@ fn main() -> ExitCode {
         return ExitCode::from(startup::run(&StandIn, arguments, std::env::vars_os().collect()) as u8);
     }
     nix::sys::prctl::set_child_subreaper(true).expect("subreaper");
-    let filters: Vec<&String> =
-        arguments.iter().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let (mut list, mut exact, mut ignored, mut filters) = (false, false, false, Vec::new());
+    let mut rest = arguments.iter().skip(1);
+    while let Some(argument) = rest.next() {
+        match argument.as_str() {
+            "--list" => list = true,
+            "--exact" => exact = true,
+            "--ignored" => ignored = true,
+            "--format" | "--color" | "--test-threads" => _ = rest.next(),
+            option if option.starts_with('-') => {}
+            filter => filters.push(filter),
+        }
+    }
     let all: [&[Test]; 9] = [
         processes::TESTS,
         reload::TESTS,
@@ -56,9 +67,16 @@ fn main() -> ExitCode {
         demo::TESTS,
         locations::TESTS,
     ];
-    let chosen =
-        |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
-    let tests: Vec<Test> = all.concat().into_iter().filter(|(name, _)| chosen(name)).collect();
+    let matches = |name: &str, filter: &str| if exact { name == filter } else { name.contains(filter) };
+    let chosen = |name: &str| filters.is_empty() || filters.iter().any(|filter| matches(name, filter));
+    let mut tests: Vec<Test> = all.concat().into_iter().filter(|(name, _)| chosen(name)).collect();
+    if ignored {
+        tests.clear();
+    }
+    if list {
+        tests.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
     let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {

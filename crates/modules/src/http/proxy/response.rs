@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Response};
 use weir_engine::http1::Known;
-use weir_engine::http1::date;
 use weir_engine::http1::response::Head;
+use weir_engine::http1::{date, status};
 
 use super::redirect::Rewrites;
 use super::{Passing, cookie};
@@ -83,7 +83,9 @@ impl Rules {
         // What is not cached was not checked against the client's copy by the upstream, or was and is what it is.
         response.disable_not_modified = true;
         let reason = head.status_line();
-        if !reason.is_empty() {
+        // Nearly every upstream says it in nginx's own words.
+        let usual = status::line(head.status()).is_some_and(|line| line.as_bytes() == reason);
+        if !reason.is_empty() && !usual {
             response.status_line = Some(Cow::Owned(reason.to_vec()));
         }
         response.content_length = if head.is_chunked() { None } else { head.content_length() };
@@ -100,7 +102,7 @@ impl Rules {
                 continue;
             }
             match field.known {
-                Known::ContentType => response.content_type = Some(Cow::Owned(value.to_vec())),
+                Known::ContentType => response.set_content_type(value),
                 Known::Date => {
                     response.date_given = true;
                     response.headers.push_known(field.known, name, value);
@@ -115,11 +117,13 @@ impl Rules {
                 }
                 Known::Location | Known::Refresh => {
                     let value = self.rewrites.apply(x, field.known, value, host, uri);
-                    // A path is a redirect within this server and is completed as our own are.
-                    if field.known == Known::Location && value.first() == Some(&b'/') {
-                        response.location = Some(Cow::Owned(value.into_owned()));
-                    } else {
-                        response.headers.push_known(field.known, name, &value);
+                    match value {
+                        // A path that a rule made is a redirect within this server and is completed as our own are.
+                        Cow::Owned(path) if field.known == Known::Location && path.starts_with(b"/") => {
+                            response.location = Some(Cow::Owned(path));
+                        }
+                        // One that the upstream sent means what it means there.
+                        value => response.headers.push_known(field.known, name, &value),
                     }
                 }
                 Known::SetCookie => {
