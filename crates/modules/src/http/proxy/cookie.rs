@@ -128,9 +128,8 @@ impl Rules {
     /// The value of a `Set-Cookie` where a rule changes it.
     pub(super) fn apply(&self, x: &Exchange, value: &[u8]) -> Option<Vec<u8>> {
         let mut cookie = Cookie::parse(value);
-        if cookie.pairs[0].value.is_none() {
-            return None;
-        }
+        // What has no value is no cookie.
+        cookie.pairs[0].value.as_ref()?;
         let mut changed = false;
         for pair in &mut cookie.pairs[1..] {
             let Some(value) = &pair.value else { continue };
