@@ -3,6 +3,7 @@
 pub mod contract;
 pub mod errorlog;
 pub mod generation;
+pub mod hash;
 pub mod http;
 pub mod http1;
 pub mod io;

@@ -324,12 +324,22 @@ impl Once {
         self.read(call, |c| c.msec())
     }
 
+    pub fn sec(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+        self.read(call, |c| c.sec())
+    }
+
     pub fn number(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
         self.read(call, |c| c.number())
     }
 
     pub fn buffers(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
         self.read(call, |c| c.buffers())
+    }
+}
+
+impl Conf for Once {
+    fn inherit(&mut self, _: &Self, _: &mut Merge<'_>) -> Result<(), Fault> {
+        Ok(())
     }
 }
 

@@ -1,10 +1,12 @@
 //! The real executable, with a prefix of its own.
 
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::{Folder, filled, free_address, until, within};
@@ -17,12 +19,15 @@ pub struct Called {
     pub stderr: String,
 }
 
-/// A server in the foreground. It is killed with its workers when it is dropped.
+/// A server. It is killed with its workers when it is dropped.
 pub struct Server {
     executable: PathBuf,
     folder: Folder,
     address: SocketAddr,
-    child: Child,
+    /// In the foreground.
+    child: Option<Child>,
+    /// Of the first process.
+    pid: i32,
     exited: Option<ExitStatus>,
 }
 
@@ -62,15 +67,57 @@ impl Server {
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         change(&mut command, &folder);
         let child = command.spawn().expect("the executable under test");
-        let mut server = Self { executable, folder, address, child, exited: None };
-        until("the server takes connections", || {
-            if let Ok(Some(status)) = server.child.try_wait() {
-                server.exited = Some(status);
-                panic!("the server left with {status}: {}{}", server.output(), server.log());
-            }
-            TcpStream::connect(address).is_ok()
-        });
+        let pid = child.id() as i32;
+        let mut server = Self { executable, folder, address, child: Some(child), pid, exited: None };
+        server.takes_connections();
         server
+    }
+
+    /// The same in the background, where alone the executable can be upgraded. The test process has to be a
+    /// subreaper, so that the server comes back to it.
+    ///
+    /// # Panics
+    /// If it does not start.
+    #[track_caller]
+    pub fn start_daemon(executable: &str, conf: &str, names: &[(&str, String)]) -> Self {
+        let folder = Folder::new(&[("logs/.keep", b""), ("html/index.html", b"home\n")]);
+        let address = free_address();
+        write_conf(&folder, address, conf, names);
+        let mut command = Command::new(executable);
+        let null = (Stdio::null(), Stdio::null(), Stdio::null());
+        command.arg("-p").arg(folder.path()).stdin(null.0).stdout(null.1).stderr(null.2);
+        let status = command.status().expect("the executable under test");
+        let executable = executable.into();
+        let mut server = Self { executable, folder, address, child: None, pid: 0, exited: None };
+        assert!(status.success(), "the server left with {status}: {}", server.log());
+        server.pid = within("the server has its pid file", || server.master());
+        server.takes_connections();
+        server
+    }
+
+    #[track_caller]
+    fn takes_connections(&mut self) {
+        until("the server takes connections", || {
+            if let Some(status) = self.ended() {
+                panic!("the server left with {status}: {}{}", self.output(), self.log());
+            }
+            TcpStream::connect(self.address).is_ok()
+        });
+    }
+
+    /// How it ended, if it has.
+    fn ended(&mut self) -> Option<ExitStatus> {
+        if self.exited.is_none() {
+            self.exited = match &mut self.child {
+                Some(child) => child.try_wait().ok().flatten(),
+                None => match waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG)) {
+                    Ok(WaitStatus::Exited(_, code)) => Some(ExitStatus::from_raw(code << 8)),
+                    Ok(WaitStatus::Signaled(_, signal, _)) => Some(ExitStatus::from_raw(signal as i32)),
+                    Ok(_) | Err(_) => None,
+                },
+            };
+        }
+        self.exited
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -100,7 +147,12 @@ impl Server {
 
     /// The pid of the first process: the master, where there is one.
     pub fn pid(&self) -> i32 {
-        self.child.id() as i32
+        self.pid
+    }
+
+    /// The pid in the pid file.
+    pub fn master(&self) -> Option<i32> {
+        self.folder.read("logs/nginx.pid").trim().parse().ok()
     }
 
     /// The pids of its workers.
@@ -157,31 +209,38 @@ impl Server {
     /// If it does not end.
     #[track_caller]
     pub fn exit(&mut self) -> ExitStatus {
-        let status = within("the server ends", || self.child.try_wait().ok().flatten());
-        self.exited = Some(status);
-        status
+        within("the server ends", || self.ended())
     }
 
     /// Whether it still runs.
     pub fn runs(&mut self) -> bool {
-        if self.exited.is_none() {
-            self.exited = self.child.try_wait().ok().flatten();
-        }
-        self.exited.is_none()
+        self.ended().is_none()
+    }
+}
+
+/// Kills a process and its children. It is stopped first, so that it starts none between the look and the kill.
+fn kill_with_children(pid: i32) {
+    let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
+    let children = children(pid);
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    for child in children {
+        kill_with_children(child);
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if self.runs() {
-            // Stopped first, so that no worker is started anew between the look and the kill.
-            let _ = kill(Pid::from_raw(self.pid()), Signal::SIGSTOP);
-            let workers = self.workers();
-            let _ = self.child.kill();
-            for worker in workers {
-                let _ = kill(Pid::from_raw(worker), Signal::SIGKILL);
-            }
-            let _ = self.child.wait();
+        // One that took over in an upgrade may have outlived the first process.
+        let successor = self.master().filter(|pid| *pid != self.pid);
+        if self.pid != 0 && self.runs() {
+            kill_with_children(self.pid);
+            let _ = match &mut self.child {
+                Some(child) => child.wait().map(drop).is_ok(),
+                None => waitpid(Pid::from_raw(self.pid), None).is_ok(),
+            };
+        }
+        if let Some(pid) = successor {
+            kill_with_children(pid);
         }
         if std::thread::panicking() {
             eprintln!("-- error log\n{}-- output\n{}", self.log(), self.output());

@@ -274,3 +274,83 @@ impl Client {
         assert_eq!(String::from_utf8_lossy(&self.buffer), "");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{Client, Origin, Socket, filled, requests};
+
+    #[test]
+    fn requests_are_told_apart() {
+        #[track_caller]
+        fn check(received: &str, expected: &[&str]) {
+            assert_eq!(requests(received.as_bytes()), expected);
+        }
+        check("", &[]);
+        check("GET / HTTP/1.1\r\n\r\nGET", &["GET / HTTP/1.1\r\n\r\n", "GET"]);
+        check(
+            "A\r\nContent-Length: 2\r\n\r\nhiB\r\n\r\n",
+            &["A\r\nContent-Length: 2\r\n\r\nhi", "B\r\n\r\n"],
+        );
+        let chunked = "A\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n";
+        check(&format!("{chunked}B\r\n\r\n"), &[chunked, "B\r\n\r\n"]);
+    }
+
+    #[test]
+    fn responses_are_read_by_their_framing() {
+        #[track_caller]
+        fn check(answer: &str, status: u16, body: &str) {
+            let origin = Origin::answering(answer);
+            let mut client = Client::connect(origin.address());
+            for _ in 0..2 {
+                let response = client.ask("GET / HTTP/1.1\r\n\r\n");
+                assert_eq!((response.status, response.text().as_str()), (status, body));
+            }
+        }
+        check("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", 200, "hi");
+        check("HTTP/1.1 204 No Content\r\n\r\n", 204, "");
+        check(
+            "HTTP/1.1 404 x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n1;a\r\n!\r\n0\r\n\r\n",
+            404,
+            "hi!",
+        );
+        let origin = Origin::start(|visit| {
+            visit.request()?;
+            visit.send("HTTP/1.1 200 OK\r\n\r\nall")
+        });
+        let mut client = Client::connect(origin.address());
+        assert_eq!(client.ask("GET / HTTP/1.1\r\n\r\n").text(), "all");
+        client.closed();
+        assert_eq!(origin.heard(), "GET / HTTP/1.1\r\n\r\n");
+    }
+
+    #[test]
+    fn a_reset_is_no_end_of_stream() {
+        let origin = Origin::start(|visit| {
+            visit.reset_at_end();
+            visit.request().map(drop)
+        });
+        let mut client = Client::connect(origin.address());
+        client.send("GET / HTTP/1.1\r\n\r\n");
+        let error = client.try_response().map(|_| ()).map_err(|e| e.kind());
+        assert_eq!(error, Err(std::io::ErrorKind::ConnectionReset));
+    }
+
+    #[test]
+    fn both_ends_of_a_websocket_agree() {
+        let origin = Origin::echoing();
+        let mut socket = Socket::connect(origin.address(), "/");
+        socket.echo_of("");
+        socket.echo_of("hello");
+        socket.close();
+        assert_eq!(origin.connections(), 1);
+    }
+
+    #[test]
+    fn only_names_are_filled_in() {
+        let names = [("listen", "1:2".to_owned()), ("a", "b".to_owned())];
+        assert_eq!(
+            filled("server { listen {listen}; return 200 '{a}{b}'; }", &names),
+            "server { listen 1:2; return 200 'b{b}'; }"
+        );
+    }
+}

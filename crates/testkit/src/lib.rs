@@ -23,7 +23,7 @@ pub use folder::Folder;
 pub use memory::{Say, Talk};
 pub use origin::{Origin, Visit};
 pub use site::{Modules, Site};
-pub use wait::{Gate, PATIENCE, until, within};
+pub use wait::{Gate, PATIENCE, RaisedAtEnd, until, within};
 pub use websocket::{Message, Socket};
 
 /// A text with `{name}` replaced by the name's value; braces around anything else stay.

@@ -1,5 +1,6 @@
 //! Deadlines: they only matter for tests that fail.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,5 +57,14 @@ impl Gate {
         let (held, _) =
             changed.wait_timeout_while(held, PATIENCE, |open| !*open).unwrap_or_else(PoisonError::into_inner);
         assert!(*held, "never: the gate is opened");
+    }
+}
+
+/// Raises a flag when it is dropped, so that the threads of a test stop also where the test fails.
+pub struct RaisedAtEnd<'f>(pub &'f AtomicBool);
+
+impl Drop for RaisedAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }

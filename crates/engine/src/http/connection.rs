@@ -334,15 +334,12 @@ impl Serving {
 
     fn is_disabled(&self, x: &Exchange) -> bool {
         let disable = x.location().core.keepalive_disable;
-        if !(disable.msie6 || disable.safari) {
-            return false;
-        }
-        let Some(agent) = x.header(Known::UserAgent) else { return false };
-        // The two browsers in question lost the connection after a POST.
-        if disable.msie6 && memchr::memmem::find(agent, b"MSIE").is_some() {
-            return Browser::of(agent).msie6 && x.method == crate::http1::Method::Post;
-        }
-        disable.safari && Browser::of(agent).safari
+        // The one browser lost the connection after a POST, the other for good; most requests need no search.
+        let asks = disable.msie6 && x.method == crate::http1::Method::Post || disable.safari;
+        let Some(agent) = x.header(Known::UserAgent).filter(|_| asks) else { return false };
+        let browser = Browser::of(agent);
+        browser.msie6 && disable.msie6 && x.method == crate::http1::Method::Post
+            || browser.safari && disable.safari
     }
 
     /// Takes over the present generation where it still has the address that the connection came to.
@@ -373,9 +370,9 @@ impl Serving {
         poll_fn(|cx| {
             loop {
                 if !client.input.is_empty() {
-                    if started.get().is_none() {
+                    let begins = started.get().is_none();
+                    if begins {
                         started.set(Some(self.reactor.clock().now_ms()));
-                        client.timer.set_in(header_timeout);
                     }
                     match head.parse(&client.input, &limits) {
                         Ok(Parsed::Complete(n)) => {
@@ -386,6 +383,9 @@ impl Serving {
                         Ok(Parsed::Partial) => {
                             client.input.clear();
                             client.input.release();
+                            if begins {
+                                client.timer.set_in(header_timeout);
+                            }
                         }
                         Err(reject) => return Poll::Ready(Arrival::Rejected(reject)),
                     }
@@ -445,13 +445,15 @@ impl Serving {
             if n == 0 {
                 return Poll::Ready(Ok(None));
             }
-            if started.get().is_none() {
-                started.set(Some(clock.refresh()));
-                timer.set_in(header_timeout);
+            let begins = started.get().is_none();
+            if begins {
+                started.set(Some(clock.now_ms()));
             }
             let parsed = head.parse(&bytes[..n], limits);
-            if let Ok(Parsed::Complete(taken)) = parsed {
-                input.extend(&bytes[taken..n]);
+            match parsed {
+                Ok(Parsed::Complete(taken)) => input.extend(&bytes[taken..n]),
+                Ok(Parsed::Partial) if begins => timer.set_in(header_timeout),
+                Ok(Parsed::Partial) | Err(_) => {}
             }
             Poll::Ready(Ok(Some(parsed)))
         });

@@ -100,7 +100,8 @@ async fn step<'a>(handler: &'a dyn Check, x: &'a mut Exchange) -> Flow {
     }
 }
 
-/// Asks handlers in order until one ends the phase with something to do.
+/// Asks handlers in order until one ends the phase with something to do. Phases without handlers are the rule: whoever
+/// calls looks first.
 async fn each(handlers: &[Box<dyn Check>], x: &mut Exchange) -> Option<Flow> {
     for handler in handlers {
         match step(&**handler, x).await {
@@ -113,6 +114,9 @@ async fn each(handlers: &[Box<dyn Check>], x: &mut Exchange) -> Option<Flow> {
 }
 
 async fn post_read(x: &mut Exchange) -> Flow {
+    if x.server().handlers.post_read.is_empty() {
+        return Flow::Decline;
+    }
     let generation = Arc::clone(&x.generation);
     each(&generation.location(x.server).handlers.post_read, x).await.unwrap_or(Flow::Decline)
 }
@@ -122,10 +126,13 @@ async fn from_restart(x: &mut Exchange) -> Flow {
     let start = x.restart;
     if start == Restart::ServerRewrite {
         x.location = x.server;
-        // A path that the server rewrites is looked up right after, so the handlers' redirect is no restart.
-        match each(&generation.location(x.server).handlers.rewrite, x).await {
-            None | Some(Flow::Redirect | Flow::Decline | Flow::Pass) => {}
-            Some(ended @ (Flow::Answer(_) | Flow::Respond(_))) => return ended,
+        let rewrite = &generation.location(x.server).handlers.rewrite;
+        if !rewrite.is_empty() {
+            // A path that the server rewrites is looked up right after, so the handlers' redirect is no restart.
+            match each(rewrite, x).await {
+                None | Some(Flow::Redirect | Flow::Decline | Flow::Pass) => {}
+                Some(ended @ (Flow::Answer(_) | Flow::Respond(_))) => return ended,
+            }
         }
     }
     match start {
@@ -141,7 +148,9 @@ async fn from_restart(x: &mut Exchange) -> Flow {
     // A request without a location stays in its server, whose rewriting is done.
     let rewrite =
         if x.location == x.server { &[][..] } else { &generation.location(x.location).handlers.rewrite };
-    if let Some(ended) = each(rewrite, x).await {
+    if !rewrite.is_empty()
+        && let Some(ended) = each(rewrite, x).await
+    {
         if matches!(ended, Flow::Redirect) && !x.take_redirect_of_rewrite() {
             return Flow::Answer(500);
         }
@@ -154,10 +163,14 @@ async fn from_restart(x: &mut Exchange) -> Flow {
             ended @ (Flow::Answer(_) | Flow::Respond(_) | Flow::Redirect) => return ended,
         }
     }
-    if let Some(ended) = access(&location.handlers.access, location.core.satisfy, x).await {
+    if !location.handlers.access.is_empty()
+        && let Some(ended) = access(&location.handlers.access, location.core.satisfy, x).await
+    {
         return ended;
     }
-    if let Some(ended) = each(&location.handlers.precontent, x).await {
+    if !location.handlers.precontent.is_empty()
+        && let Some(ended) = each(&location.handlers.precontent, x).await
+    {
         return ended;
     }
     content(x).await

@@ -1,23 +1,22 @@
 //! Which server and which location a request belongs to.
 
-use std::collections::HashMap;
-
 use weir_ir::http::HttpCore;
 use weir_ir::http::server_name::ServerName;
 use weir_ir::program::{Http, LocationMatch, ScopeKind};
 use weir_ir::{LocationId, Regex};
 
 use crate::generation::Generation;
+use crate::hash::ConfiguredMap;
 use crate::http::Exchange;
 
 /// The names of the servers of one address.
 #[derive(Default)]
 pub struct ServerNames {
-    exact: HashMap<Box<[u8]>, LocationId>,
+    exact: ConfiguredMap<Box<[u8]>, LocationId>,
     /// `.example.com` for `*.example.com`.
-    leading: HashMap<Box<[u8]>, LocationId>,
+    leading: ConfiguredMap<Box<[u8]>, LocationId>,
     /// `www.example.` for `www.example.*`.
-    trailing: HashMap<Box<[u8]>, LocationId>,
+    trailing: ConfiguredMap<Box<[u8]>, LocationId>,
     regexes: Vec<(Regex, LocationId)>,
     /// There is one server and no captures to make: nothing has to be looked up.
     single: bool,
@@ -101,13 +100,13 @@ pub fn find<'g>(
 /// The locations of one level.
 #[derive(Default)]
 pub struct Locations {
-    exact: HashMap<Box<[u8]>, LocationId>,
+    exact: ConfiguredMap<Box<[u8]>, LocationId>,
     /// Sorted by name; each knows the next shorter one that it begins with.
     prefixes: Vec<Prefix>,
     regexes: Vec<(Regex, LocationId)>,
     /// Exact and prefix locations whose names end in a slash, by the name without it; the exact one first.
-    slashed: HashMap<Box<[u8]>, Vec<LocationId>>,
-    named: HashMap<Box<[u8]>, LocationId>,
+    slashed: ConfiguredMap<Box<[u8]>, Vec<LocationId>>,
+    named: ConfiguredMap<Box<[u8]>, LocationId>,
 }
 
 struct Prefix {

@@ -223,7 +223,7 @@ mod tests {
 
     /// Requests that all succeed.
     fn run(group: &RoundRobin, count: usize, now: u64) -> String {
-        let mut one = || {
+        let one = || {
             let name = next(group, now);
             if name != '-' {
                 group.done(name as usize - 'a' as usize, Outcome::Success, now);

@@ -6,25 +6,24 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use weir_syntax::Level;
 
+mod answer;
+mod send;
+
+use self::send::append_piece;
 use super::balance::{Outcome, Picked, Tried};
-use super::body::{Left, Line, UpstreamBody, keep};
+use super::body::Line;
 use super::{PeerGuard, Upstream, UpstreamState};
 use crate::contract::Flow;
-use crate::http::exchange::Tunnel;
-use crate::http::request_body::RequestBody;
-use crate::http::{Body, Exchange, Headers, Response, Template, special};
-use crate::http1::body::{ChunkHead, Decoder, LAST_CHUNK};
-use crate::http1::response::{Framing, Head, Parsed};
-use crate::http1::{Known, Method};
+use crate::http::{Exchange, Headers, Response, Template};
+use crate::http1::Method;
+use crate::http1::response::{Head, Parsed};
 use crate::io::{Block, Buf, ConnectCall, ConnectOptions, Io, connect, scratch};
 use crate::timer::Timer;
-use crate::tunnel;
 
 /// Kinds of failure that another peer may make good, as bits (nginx: `proxy_next_upstream`).
 pub mod next {
@@ -367,19 +366,15 @@ impl Asking<'_> {
             return Ok(Attempt { peer: index, line, cached: true, sent: false, started: now });
         }
         let settings = self.protocol.settings();
-        let socket = match &settings.bind {
-            Some(bind) => ConnectOptions { bind: local_address(x, bind), ..settings.socket.clone() },
-            None => settings.socket.clone(),
-        };
+        // What goes out in more than one write must not wait for acknowledgements.
+        let nodelay = x.body.exists() || x.head.has(Known::Upgrade);
+        let bind = settings.bind.as_ref().and_then(|bind| local_address(x, bind));
+        let socket = ConnectOptions { bind, nodelay, ..settings.socket.clone() };
         let mut connecting = match connect(&peer.address, &socket) {
             Ok(connecting) => connecting,
             Err(failed) => {
                 let level = if failed.call == ConnectCall::Connect { Level::Error } else { Level::Alert };
-                x.log_error(
-                    level,
-                    Some(&failed.error),
-                    format_args!("{failed} while connecting to upstream"),
-                );
+                x.log_while(level, Some(&failed.error), failed.to_string(), self.doing);
                 return Err(match failed.call {
                     ConnectCall::Connect | ConnectCall::Bind => Failure::of(next::ERROR, false),
                     ConnectCall::Socket | ConnectCall::Setsockopt => Failure::end(500),
@@ -434,134 +429,6 @@ impl Asking<'_> {
             keep: true,
         };
         Ok(Attempt { peer: index, line, cached: false, sent: false, started: now })
-    }
-
-    /// Sends the request. An upstream that answers before it has all of it is listened to.
-    async fn send(&mut self, x: &mut Exchange, attempt: &mut Attempt) -> Result<(), Failure> {
-        let already = x.upstream_states.last().map_or(0, |s| s.bytes_sent) as usize;
-        let mut rest = &self.request[already..];
-        if !rest.is_empty() && !self.write(x, attempt, &mut rest).await? {
-            return Ok(());
-        }
-        if self.streams {
-            if !self.send_streaming(x, attempt).await? {
-                return Ok(());
-            }
-        } else if self.protocol.settings().pass_request_body && !self.protocol.replaces_body() {
-            if !self.send_stored(x, attempt).await? {
-                return Ok(());
-            }
-        }
-        attempt.sent = true;
-        Ok(())
-    }
-
-    /// Writes all of `bytes`; false where the upstream began to answer meanwhile.
-    async fn write(
-        &self,
-        x: &mut Exchange,
-        attempt: &mut Attempt,
-        bytes: &mut &[u8],
-    ) -> Result<bool, Failure> {
-        let settings = self.protocol.settings();
-        let (timer, io) = (&self.timer, &mut attempt.line.io);
-        let mut written = 0;
-        let result = poll_fn(|cx| {
-            while !bytes.is_empty() {
-                match io.poll_write(cx, bytes) {
-                    Poll::Ready(Ok(n)) => {
-                        *bytes = &bytes[n..];
-                        written += n as u64;
-                        timer.clear();
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Sent::Failed(error)),
-                    Poll::Pending => {
-                        if timer.deadline().is_none() {
-                            timer.set_in(settings.send_timeout);
-                        }
-                        if io.poll_read_ready(cx).is_ready() {
-                            return Poll::Ready(Sent::Answered);
-                        }
-                        if poll_client_gone(x, cx, settings) {
-                            return Poll::Ready(Sent::ClientGone);
-                        }
-                        return timer.poll_expired(cx).map(|()| Sent::Timeout);
-                    }
-                }
-            }
-            io.poll_flush(cx).map(|result| result.map_or_else(Sent::Failed, |()| Sent::All))
-        })
-        .await;
-        timer.clear();
-        if let Some(state) = x.upstream_states.last_mut() {
-            state.bytes_sent += written;
-        }
-        match result {
-            Sent::All => Ok(true),
-            Sent::Answered => Ok(false),
-            Sent::ClientGone => Err(client_gone(x, "sending request to upstream")),
-            Sent::Timeout => {
-                log_timeout(x, "sending request to upstream");
-                Err(Failure::of(next::TIMEOUT, attempt.cached))
-            }
-            Sent::Failed(error) => {
-                x.log_while(Level::Error, Some(&error), "send() failed", "sending request to upstream");
-                Err(Failure::of(next::ERROR, attempt.cached))
-            }
-        }
-    }
-
-    async fn send_stored(&self, x: &mut Exchange, attempt: &mut Attempt) -> Result<bool, Failure> {
-        let Some(length) = x.body.stored().map(|stored| stored.len()) else { return Ok(true) };
-        let mut offset = 0;
-        while offset < length {
-            let mut block = Block::small();
-            let got = x.body.stored().map_or(Ok(0), |stored| stored.read_at(offset, &mut block));
-            let n = match got {
-                Ok(n) if n > 0 => n,
-                Ok(_) => return Err(Failure::end(500)),
-                Err(error) => {
-                    x.log_error(Level::Crit, Some(&error), "reading the request body failed");
-                    return Err(Failure::end(500));
-                }
-            };
-            offset += n as u64;
-            let mut bytes = &block[..n];
-            if !self.write(x, attempt, &mut bytes).await? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    async fn send_streaming(&mut self, x: &mut Exchange, attempt: &mut Attempt) -> Result<bool, Failure> {
-        if let Err(error) = x.send_continue().await {
-            return Err(Failure::end(error.0));
-        }
-        let mut piece = Vec::new();
-        let mut framed = Vec::new();
-        while !x.body.is_over() {
-            piece.clear();
-            let io = &mut attempt.line.io;
-            let event = poll_fn(|cx| {
-                if let Poll::Ready(result) = x.poll_body_piece(cx, &mut piece) {
-                    return Poll::Ready(Some(result));
-                }
-                io.poll_read_ready(cx).map(|_| None)
-            });
-            match event.await {
-                Some(Ok(())) => {}
-                Some(Err(error)) => return Err(Failure::end(error.0)),
-                None => return Ok(false),
-            }
-            framed.clear();
-            append_piece(&piece, &x.body, &mut framed);
-            let mut bytes: &[u8] = &framed;
-            if !self.write(x, attempt, &mut bytes).await? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// Reads the head of the answer; with it comes what was read behind it.
@@ -647,128 +514,6 @@ impl Asking<'_> {
             Read::ClientGone => Err(client_gone(x, READING)),
         }
     }
-
-    /// Decides between the next peer, an intercepted error, a tunnel and a response.
-    fn answer(
-        &self,
-        x: &mut Exchange,
-        attempt: Attempt,
-        head: &Head,
-        block: Option<Block>,
-        raw: std::ops::Range<usize>,
-    ) -> Result<Flow, Failure> {
-        let settings = self.protocol.settings();
-        let now = x.reactor.clock().now_ms();
-        let status = head.status();
-        if status >= 300 {
-            if let Some(kind) = next::of_status(status) {
-                if self.may_go_on(x, kind, now) {
-                    return Err(Failure::of(kind, attempt.cached));
-                }
-            }
-            if settings.intercept_errors && x.location().core.error_pages.iter().any(|p| p.code == status) {
-                if status == 401 {
-                    // The page may be ours, but how to get in is the upstream's to say.
-                    for field in head.fields().iter().filter(|f| f.known == Known::WwwAuthenticate) {
-                        x.answer_headers.push(head.get(field.name), head.get(field.value));
-                    }
-                }
-                self.target.group.balance.done(attempt.peer, Outcome::Success, now);
-                return Ok(Flow::Answer(status));
-            }
-        }
-        self.target.group.balance.done(attempt.peer, Outcome::Success, now);
-        if let Some(to) = self.protocol.redirect(x, head) {
-            return Ok(internal_redirect(x, &to));
-        }
-        let mut response = self.protocol.response(x, head);
-        let to_head = x.method == Method::Head;
-        let framing = head.framing(to_head);
-        if framing == Framing::Tunnel && x.header(Known::Upgrade).is_none() {
-            // Nobody asked for another protocol, so nobody speaks it: the connections end with this head.
-            response.close = true;
-            return Ok(Flow::Respond(response));
-        }
-        if framing == Framing::Tunnel {
-            let read = block.as_ref().map_or(&[][..], |b| &b[raw]);
-            let tunnel = Tunnel {
-                upstream: attempt.line.io,
-                from_upstream: Buf::copy_of(read),
-                options: tunnel::Options {
-                    read_timeout: settings.read_timeout,
-                    send_timeout: settings.send_timeout,
-                    client_send_timeout: x.location().core.send_timeout,
-                    half_close: false,
-                },
-                peer: attempt.line.guard,
-            };
-            response.body = Body::Tunnel(Box::new(tunnel));
-            return Ok(Flow::Respond(response));
-        }
-        let mut line = attempt.line;
-        line.keep = attempt.sent && head.keeps_alive();
-        let left = match framing {
-            Framing::Empty => Left::Nothing,
-            Framing::Length(0) => Left::Nothing,
-            Framing::Length(length) => Left::Length(length),
-            Framing::Chunked => Left::Chunked(Box::new(Decoder::new())),
-            Framing::UntilClose => Left::Close,
-            Framing::Tunnel => unreachable!("handled above"),
-        };
-        if matches!(left, Left::Nothing) {
-            let clean = raw.is_empty();
-            drop(block);
-            if let Some(state) = x.upstream_states.last_mut() {
-                state.response_time = Some(now.saturating_sub(attempt.started));
-            }
-            if line.keep && clean {
-                keep(&x.reactor, line, now);
-            }
-            return Ok(Flow::Respond(response));
-        }
-        response.body = self.body(x, line, left, block, raw, attempt.started);
-        Ok(Flow::Respond(response))
-    }
-
-    fn body(
-        &self,
-        x: &Exchange,
-        line: Line,
-        left: Left,
-        block: Option<Block>,
-        raw: std::ops::Range<usize>,
-        asked: u64,
-    ) -> Body {
-        Body::Stream(Box::new(UpstreamBody {
-            reactor: Rc::clone(&x.reactor),
-            timer: x.reactor.timers().register(),
-            read_timeout: self.protocol.settings().read_timeout,
-            long: UpstreamBody::is_long(&left),
-            received: raw.len() as u64,
-            left,
-            block,
-            raw,
-            ready: 0..0,
-            line: Some(line),
-            failure: None,
-            trailers: None,
-            asked,
-            state: x.upstream_states.len().saturating_sub(1),
-        }))
-    }
-
-    /// An answer without a head goes to the client as it came.
-    fn headless(&self, x: &mut Exchange, attempt: Attempt, answered: Answered) -> Flow {
-        let now = x.reactor.clock().now_ms();
-        self.target.group.balance.done(attempt.peer, Outcome::Success, now);
-        let Answered { head, block, raw, .. } = answered;
-        x.reactor.put_head(head);
-        let mut response = x.new_response(200);
-        response.headless = true;
-        let line = Line { keep: false, ..attempt.line };
-        response.body = self.body(x, line, Left::Close, block, raw, attempt.started);
-        Flow::Respond(response)
-    }
 }
 
 /// The head of an answer, and what was read behind it.
@@ -777,22 +522,6 @@ struct Answered {
     block: Option<Block>,
     raw: std::ops::Range<usize>,
     headless: bool,
-}
-
-/// Appends a part of a request's body as it is framed for the upstream, the end behind the last one.
-fn append_piece(piece: &[u8], body: &RequestBody, out: &mut Vec<u8>) {
-    if !body.is_chunked() {
-        out.extend_from_slice(piece);
-        return;
-    }
-    if !piece.is_empty() {
-        out.extend_from_slice(ChunkHead::new(piece.len() as u64).as_ref());
-        out.extend_from_slice(piece);
-        out.extend_from_slice(b"\r\n");
-    }
-    if body.is_over() {
-        out.extend_from_slice(LAST_CHUNK);
-    }
 }
 
 /// The address that a connection comes from; what is none is told and left to the kernel.
@@ -814,14 +543,6 @@ enum Waited {
     Done(io::Result<()>),
     Timeout,
     ClientGone,
-}
-
-enum Sent {
-    All,
-    Answered,
-    Timeout,
-    ClientGone,
-    Failed(io::Error),
 }
 
 enum Read {
@@ -866,37 +587,6 @@ fn parse(head: &mut Head, x: &Exchange, block: Block, n: usize, settings: &Setti
             }
         }
     }
-}
-
-/// Sends the request on to another location, as a GET unless it asked for the head alone.
-fn internal_redirect(x: &mut Exchange, to: &[u8]) -> Flow {
-    if let Some(state) = x.upstream_states.last_mut() {
-        state.redirected = true;
-    }
-    if to.first() == Some(&b'@') {
-        let Some(id) = special::named(x, to) else {
-            let name = String::from_utf8_lossy(to).into_owned();
-            x.log(Level::Error, format_args!("could not find named location \"{name}\""));
-            return Flow::Answer(500);
-        };
-        if !x.take_redirect() {
-            return Flow::Answer(500);
-        }
-        x.redirect_named(id);
-        return Flow::Redirect;
-    }
-    let mut path = Vec::new();
-    let decoded = crate::http1::uri::decode_unsafe(to, &mut path).map(|args| args.map(<[u8]>::to_vec));
-    let Ok(args) = decoded else { return Flow::Answer(404) };
-    if x.method != Method::Head {
-        x.method = Method::Get;
-        x.method_name = Some(b"GET");
-    }
-    if !x.take_redirect() {
-        return Flow::Answer(500);
-    }
-    x.redirect(path, args);
-    Flow::Redirect
 }
 
 fn connect_failed(x: &Exchange, error: &io::Error) -> Failure {

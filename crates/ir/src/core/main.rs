@@ -31,6 +31,10 @@ impl Module for Main {
         D::main("lock_file", MAIN, Takes::ONE, |s, c| s.once.read(c, |_| Ok(())))
             .accepted("weir needs no lock file"),
         D::main("worker_processes", MAIN, Takes::ONE, worker_processes),
+        D::main("debug_points", MAIN, Takes::ONE, |s, c| {
+            s.once.read(c, |c| c.one_of(&[("stop", ()), ("abort", ())]))
+        })
+        .accepted("weir has no points where it would stop to be debugged"),
         D::main("user", MAIN, Takes::ONE_TWO, user),
         D::main("worker_priority", MAIN, Takes::ONE, worker_priority),
         D::main("worker_cpu_affinity", MAIN, Takes::ONE_MORE, cpu_affinity)

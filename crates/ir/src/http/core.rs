@@ -17,6 +17,7 @@ const SCOPES: Contexts = Contexts::SCOPES;
 const SCOPES_IF: Contexts = SCOPES.or(Contexts::LOCATION_IF);
 
 const HASH: &str = "weir's tables size themselves";
+const NO_FILE_CACHE: &str = "files are opened anew for each request";
 const POOL: &str = "weir has no memory pools to size";
 
 pub struct HttpCore;
@@ -125,6 +126,25 @@ impl Module for HttpCore {
         D::scope("server_name_in_redirect", SCOPES, Takes::FLAG, |s, c| s.server_name_in_redirect.flag(c)),
         D::scope("port_in_redirect", SCOPES, Takes::FLAG, |s, c| s.port_in_redirect.flag(c)),
         D::scope("msie_padding", SCOPES, Takes::FLAG, |s, c| s.msie_padding.flag(c)),
+        D::scope("msie_refresh", SCOPES, Takes::FLAG, |s, c| {
+            s.once.read(c, |c| match c.flag()? {
+                true => Err(unsupported("msie_refresh on", c)),
+                false => Ok(()),
+            })
+        })
+        .accepted("off, as it is anyway; on is refused"),
+        D::scope("disable_symlinks", SCOPES, Takes::ONE_TWO, disable_symlinks)
+            .accepted("off, as it is anyway; all else is refused"),
+        D::scope("open_file_cache", SCOPES, Takes::ONE_TWO, open_file_cache).accepted(NO_FILE_CACHE),
+        D::scope("open_file_cache_valid", SCOPES, Takes::ONE, |s, c| s.once.sec(c)).accepted(NO_FILE_CACHE),
+        D::scope("open_file_cache_min_uses", SCOPES, Takes::ONE, |s, c| s.once.number(c))
+            .accepted(NO_FILE_CACHE),
+        D::scope("open_file_cache_errors", SCOPES, Takes::FLAG, |s, c| s.once.flag(c))
+            .accepted(NO_FILE_CACHE),
+        D::scope("open_file_cache_events", SCOPES, Takes::FLAG, |s, c| s.once.flag(c))
+            .accepted(NO_FILE_CACHE),
+        D::scope("subrequest_output_buffer_size", SCOPES, Takes::ONE, |s, c| s.once.size(c))
+            .accepted("no response of a subrequest is kept in memory"),
         D::scope("log_not_found", SCOPES, Takes::FLAG, |s, c| s.log_not_found.flag(c)),
         D::scope("log_subrequest", SCOPES, Takes::FLAG, |s, c| s.log_subrequest.flag(c)),
         D::scope("recursive_error_pages", SCOPES, Takes::FLAG, |s, c| s.recursive_error_pages.flag(c)),
@@ -612,6 +632,64 @@ fn aio(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
     })
 }
 
+fn unsupported(what: &str, call: &Call<'_>) -> Fault {
+    call.fail(format!("\"{what}\" is known but not supported by weir yet"))
+}
+
+fn disable_symlinks(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+    core.once.read(call, |call| {
+        for index in 0..call.args().len() {
+            match call.arg(index) {
+                b"off" => {}
+                word @ (b"on" | b"if_not_owner") => {
+                    let what = format!("disable_symlinks {}", String::from_utf8_lossy(word));
+                    return Err(call.under(unsupported(&what, call), index));
+                }
+                from if from.starts_with(b"from=") => drop(Template::parse(&from[5..], call)?),
+                _ => return Err(call.invalid_parameter(index)),
+            }
+        }
+        let from = call.args().iter().filter(|word| word.value.starts_with(b"from=")).count();
+        match (call.args().len(), from) {
+            (1, 0) => Ok(()),
+            (_, 0) => {
+                Err(call
+                    .fail([&b"duplicate parameters \""[..], call.arg(0), b" ", call.arg(1), b"\""].concat()))
+            }
+            (2, 1) => Err(call.fail("\"from=\" cannot be used with \"off\" parameter")),
+            _ => {
+                Err(call.fail("\"disable_symlinks\" must have \"off\", \"on\" or \"if_not_owner\" parameter"))
+            }
+        }
+    })
+}
+
+fn open_file_cache(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+    core.once.read(call, |call| {
+        let (mut max, mut off) = (false, false);
+        for index in 0..call.args().len() {
+            let text = call.arg(index);
+            let known = if let Some(number) = text.strip_prefix(b"max=") {
+                max = true;
+                value::number(number).is_some_and(|n| n > 0)
+            } else if let Some(time) = text.strip_prefix(b"inactive=") {
+                value::sec(time).is_some()
+            } else {
+                off |= text == b"off";
+                text == b"off"
+            };
+            if !known {
+                return Err(call.fail_at(index, "invalid \"open_file_cache\" parameter"));
+            }
+        }
+        if max || off {
+            Ok(())
+        } else {
+            Err(call.fail("\"open_file_cache\" must have the \"max\" parameter"))
+        }
+    })
+}
+
 fn directio(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
     core.once.read(call, |call| if call.arg(0) == b"off" { Ok(()) } else { call.offset().map(drop) })
 }
@@ -661,11 +739,12 @@ fn error_page(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
     let uri = call.arg(last);
     let mut target = call.template(last)?;
     let mut args = vec![];
-    if target.as_literal().is_some() && uri.first() == Some(&b'/') {
-        if let Some(at) = memchr::memchr(b'?', uri) {
-            args = uri[at + 1..].to_vec();
-            target = Template::literal(&uri[..at]);
-        }
+    if target.as_literal().is_some()
+        && uri.first() == Some(&b'/')
+        && let Some(at) = memchr::memchr(b'?', uri)
+    {
+        args = uri[at + 1..].to_vec();
+        target = Template::literal(&uri[..at]);
     }
     for index in 0..codes_end {
         let text = call.arg(index);

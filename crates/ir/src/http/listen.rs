@@ -388,10 +388,8 @@ pub fn sockets(http: &Http) -> Vec<Socket> {
     }
     for (at, bound) in http.bound.iter().enumerate() {
         let own = sockets.iter().any(|s| s.serves[0] == at);
-        if !own {
-            if let Some(socket) = sockets.iter_mut().find(|s| covers(&s.address, &bound.address)) {
-                socket.serves.push(at);
-            }
+        if !own && let Some(socket) = sockets.iter_mut().find(|s| covers(&s.address, &bound.address)) {
+            socket.serves.push(at);
         }
     }
     sockets

@@ -64,7 +64,7 @@ fn upstream((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
     };
     call.read_block(Contexts::UPSTREAM, At::Upstream(index));
     if call.http().upstreams[index].servers.is_empty() {
-        return Err(call.fail("no servers are inside upstream"));
+        return Err(call.fail_at_end("no servers are inside upstream"));
     }
     Ok(())
 }

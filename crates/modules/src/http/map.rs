@@ -1,9 +1,8 @@
 //! `ngx_http_map_module`: variables whose values are looked up by the value of another text.
 
-use std::collections::HashMap;
-
 use weir_engine::contract::{Evaluate, Install};
 use weir_engine::generation::{Build, Plan};
+use weir_engine::hash::ConfiguredMap;
 use weir_engine::http::{self, Exchange};
 use weir_ir::contract::{Conf, Contexts, Directive, Module, Setting, Takes};
 use weir_ir::{Call, Fault, Merge, Regex, Template, VariableId};
@@ -58,11 +57,11 @@ struct Table {
 /// The keys of a table and where their values stand, all but regexes in lower case.
 #[derive(Clone, Debug, Default)]
 struct Keys {
-    exact: HashMap<Box<[u8]>, usize>,
+    exact: ConfiguredMap<Box<[u8]>, usize>,
     /// `.example.com` for `*.example.com` and `.example.com`.
-    leading: HashMap<Box<[u8]>, usize>,
+    leading: ConfiguredMap<Box<[u8]>, usize>,
     /// `www.example.` for `www.example.*`.
-    trailing: HashMap<Box<[u8]>, usize>,
+    trailing: ConfiguredMap<Box<[u8]>, usize>,
     regexes: Vec<(Regex, usize)>,
 }
 
@@ -124,7 +123,7 @@ impl Keys {
     }
 }
 
-fn insert(table: &mut HashMap<Box<[u8]>, usize>, key: &[u8], value: usize) -> Result<(), Refused> {
+fn insert(table: &mut ConfiguredMap<Box<[u8]>, usize>, key: &[u8], value: usize) -> Result<(), Refused> {
     if table.contains_key(key) {
         return Err(Refused::Conflict);
     }

@@ -4,7 +4,7 @@
 
 use weir_engine::contract::Install;
 use weir_engine::generation::Plan;
-use weir_ir::{Contexts, Directive, Module, Takes};
+use weir_ir::{Contexts, Directive, Module, Once, Takes};
 use weir_syntax::Diagnostic;
 
 macro_rules! temp_path {
@@ -14,16 +14,18 @@ macro_rules! temp_path {
         impl Module for $module {
             const NAME: &'static str = $name;
             type Main = ();
-            type Scope = ();
-            const DIRECTIVES: &'static [Directive<Self>] =
-                &[Directive::<Self>::scope($directive, Contexts::SCOPES, Takes::ONE_TO_FOUR, |_, call| {
-                    weir_ir::http::core::temp_path(call).map(drop)
-                })
-                .accepted("nothing is written there while the protocol is not spoken")];
+            type Scope = Once;
+            const DIRECTIVES: &'static [Directive<Self>] = &[Directive::<Self>::scope(
+                $directive,
+                Contexts::SCOPES,
+                Takes::ONE_TO_FOUR,
+                |once, call| once.read(call, weir_ir::http::core::temp_path),
+            )
+            .accepted("nothing is written there while the protocol is not spoken")];
         }
 
         impl Install for $module {
-            fn install((): &(), _: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
+            fn install(_: &Once, _: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
                 Ok(())
             }
         }

@@ -90,7 +90,7 @@ mod tests {
             (count, None) => {
                 let mut bounds = count.split([' ', '-']).map(number);
                 let least = bounds.next().unwrap();
-                (least, bounds.last().unwrap_or(least))
+                (least, bounds.next_back().unwrap_or(least))
             }
         };
         let takes = Takes::of(least, most);

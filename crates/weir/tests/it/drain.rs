@@ -2,10 +2,12 @@
 
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use weir_testkit::{Client, Folder, Gate, Origin, Server, Socket, until};
+use weir_testkit::{Client, Folder, Gate, Origin, RaisedAtEnd, Server, Socket, until, within};
 
 use crate::{Test, executable};
 
@@ -15,6 +17,7 @@ pub const TESTS: &[Test] = &[
     ("term_ends_at_once", term_ends_at_once),
     ("a_killed_worker_costs_no_connection", a_killed_worker_costs_no_connection),
     ("logs_are_reopened_after_their_rotation", logs_are_reopened_after_their_rotation),
+    ("an_upgrade_costs_no_request_and_no_tunnel", an_upgrade_costs_no_request_and_no_tunnel),
     ("it_serves_without_a_master", it_serves_without_a_master),
     ("it_serves_without_privileges", it_serves_without_privileges),
 ];
@@ -165,6 +168,55 @@ fn logs_are_reopened_after_their_rotation() {
     until("the last line", || folder.read("logs/access.log").contains("GET /fourth "));
     assert_eq!(folder.read("logs/access.1"), old);
     assert!(!old.contains("/fourth"));
+}
+
+fn an_upgrade_costs_no_request_and_no_tunnel() {
+    let origin = Origin::echoing();
+    // Without it an idle connection is closed at once, as nginx does, and a request may just be on its way.
+    let conf = CONF.replace("http {", "http { keepalive_min_timeout 5s;");
+    let mut server = Server::start_daemon(&executable(), &conf, &names(&origin, "", "here"));
+    let old = server.pid();
+    assert_eq!(asked(&server), "here");
+    let mut tunnel = Socket::connect(server.address(), "/tunnel");
+    tunnel.echo_of("before");
+    let (answers, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let new = std::thread::scope(|scope| {
+        let client = scope.spawn(|| {
+            let mut client = Client::connect(server.address());
+            while !stop.load(Ordering::SeqCst) {
+                let response = client.ask(GET);
+                assert_eq!(response.text(), "here");
+                answers.fetch_add(1, Ordering::SeqCst);
+                if response.header("Connection") == Some("close") {
+                    client = Client::connect(server.address());
+                }
+            }
+        });
+        let stopping = RaisedAtEnd(&stop);
+        let goes_on = |what: &str| {
+            let before = answers.load(Ordering::SeqCst);
+            until(what, || answers.load(Ordering::SeqCst) > before + 100 || client.is_finished());
+        };
+        server.signal(Signal::SIGUSR2);
+        let new = within("the new master has its pid file", || server.master().filter(|pid| *pid != old));
+        goes_on("requests beside two masters");
+        server.signal(Signal::SIGQUIT);
+        goes_on("requests while the old one ends");
+        tunnel.echo_of("while the old one ends");
+        until("the old one accepts nothing", || server.log().contains("gracefully shutting down"));
+        goes_on("requests to the new one");
+        drop(stopping);
+        client.join().expect("no request failed");
+        new
+    });
+    assert!(server.runs());
+    tunnel.close();
+    assert_eq!(server.exit().code(), Some(0));
+    assert_eq!(asked(&server), "here");
+    assert_eq!(server.master(), Some(new));
+    kill(Pid::from_raw(new), Signal::SIGQUIT).expect("the new master is there");
+    // It came to the test process when its parent ended.
+    assert_eq!(waitpid(Pid::from_raw(new), None), Ok(WaitStatus::Exited(Pid::from_raw(new), 0)));
 }
 
 fn it_serves_without_a_master() {

@@ -1,12 +1,10 @@
 //! Signals, reloads, upgrades and deaths, as seen from outside.
 
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{Signal as Number, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -16,6 +14,7 @@ use weir::pidfile;
 use weir::privileges;
 use weir::signaller;
 use weir_engine::errorlog::Log;
+use weir_testkit::{PATIENCE, free_address, until};
 
 use crate::stand_in::pid_file;
 
@@ -36,20 +35,6 @@ pub const TESTS: &[(&str, fn())] = &[
     ("the_command_line_prints_and_exits_as_nginx", the_command_line_prints_and_exits_as_nginx),
     ("a_second_server_fails_on_the_terminal", a_second_server_fails_on_the_terminal),
 ];
-
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Looks again and again until something is so; the deadline is only for failing tests.
-#[track_caller]
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    #[expect(clippy::disallowed_methods, reason = "real processes run on real time")]
-    let start = SystemTime::now();
-    while !is_so() {
-        assert!(start.elapsed().unwrap() < PATIENCE, "never: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
 
 /// What a worker says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,11 +66,7 @@ impl Server {
         let folder = std::env::temp_dir().join(format!("weir-it-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
-        // An address of this test alone, so that nothing else takes its port.
-        static NEXT: AtomicU8 = AtomicU8::new(100);
-        let [_, _, high, low] = std::process::id().to_be_bytes();
-        let ip = Ipv4Addr::new(127, NEXT.fetch_add(1, Ordering::Relaxed), high, low | 1);
-        let address = TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap();
+        let address = free_address();
         let server = Server { folder, address };
         server.configure(more);
         std::os::unix::fs::symlink(std::env::current_exe().unwrap(), server.folder.join("it")).unwrap();

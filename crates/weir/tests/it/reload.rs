@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::signal::Signal;
-use weir_testkit::{Client, Gate, Message, Origin, Server, Socket, until};
+use weir_testkit::{Client, Gate, Message, Origin, RaisedAtEnd, Server, Socket, until};
 
 use crate::{Test, executable};
 
@@ -47,14 +47,6 @@ fn asked(server: &Server) -> String {
     Client::connect(server.address()).ask(GET).text()
 }
 
-/// The pid of the one worker, which has served for a while.
-#[track_caller]
-fn settled(server: &Server) -> i32 {
-    // A reload that meets a worker still on its way to serving starts another in its place.
-    assert_eq!(server.reload().code, Some(0));
-    server.worker()
-}
-
 /// How many tunnels: `WEIR_TEST_TUNNELS`, 200 without it.
 fn tunnels() -> usize {
     std::env::var("WEIR_TEST_TUNNELS").ok().and_then(|n| n.parse().ok()).unwrap_or(200)
@@ -64,7 +56,7 @@ fn tunnels_do_not_notice_reloads() {
     const THREADS: usize = 4;
     let origin = Origin::echoing();
     let server = Server::start(&executable(), CONF, &names(&origin, "0"));
-    let worker = settled(&server);
+    let worker = server.worker();
     let share = tunnels().div_ceil(THREADS);
     let (open, rounds, stop) = (Barrier::new(THREADS + 1), AtomicUsize::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -93,6 +85,7 @@ fn tunnels_do_not_notice_reloads() {
             })
             .collect();
         open.wait();
+        let stopping = RaisedAtEnd(&stop);
         for reload in 1..=RELOADS {
             let before = rounds.load(Ordering::SeqCst);
             server.configure(CONF, &names(&origin, &reload.to_string()));
@@ -102,7 +95,7 @@ fn tunnels_do_not_notice_reloads() {
                 rounds.load(Ordering::SeqCst) > before || clients.iter().any(|client| client.is_finished())
             });
         }
-        stop.store(true, Ordering::SeqCst);
+        drop(stopping);
         for client in clients {
             client.join().expect("no tunnel was closed and no message lost");
         }
@@ -114,7 +107,7 @@ fn tunnels_do_not_notice_reloads() {
 fn keepalive_clients_lose_no_request_to_reloads() {
     let origin = Origin::saying("proxied");
     let server = Server::start(&executable(), CONF, &names(&origin, "0"));
-    let worker = settled(&server);
+    let worker = server.worker();
     let (answers, closes, stop) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let clients: Vec<_> = ["/", "/proxied", "/", "/proxied"]
@@ -137,6 +130,7 @@ fn keepalive_clients_lose_no_request_to_reloads() {
             })
             .into_iter()
             .collect();
+        let stopping = RaisedAtEnd(&stop);
         for reload in 1..=RELOADS {
             server.configure(CONF, &names(&origin, &reload.to_string()));
             let before = answers.load(Ordering::SeqCst);
@@ -147,7 +141,7 @@ fn keepalive_clients_lose_no_request_to_reloads() {
                     || clients.iter().any(|client| client.is_finished())
             });
         }
-        stop.store(true, Ordering::SeqCst);
+        drop(stopping);
         for client in clients {
             client.join().expect("no request failed");
         }
@@ -173,7 +167,7 @@ fn a_changed_configuration_takes_effect() {
 fn a_refused_configuration_changes_nothing() {
     let origin = Origin::saying("proxied");
     let server = Server::start(&executable(), CONF, &names(&origin, "old"));
-    let worker = settled(&server);
+    let worker = server.worker();
     let mut kept = Client::connect(server.address());
     assert_eq!(kept.ask(GET).text(), "old");
     let bad = CONF.replace("return 200", "retrun 200");

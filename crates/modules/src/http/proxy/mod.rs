@@ -293,7 +293,6 @@ impl Passing {
             ignore_client_abort: self.ignore_client_abort.or(false),
             intercept_errors: self.intercept_errors.or(false),
             socket: ConnectOptions {
-                nodelay: true,
                 keepalive: self.socket_keepalive.or(false),
                 receive_buffer: self.socket_rcvbuf.get().map(|n| *n as usize),
                 ..ConnectOptions::default()

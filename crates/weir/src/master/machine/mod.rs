@@ -383,7 +383,8 @@ impl Machine {
 
     fn exit_if_alone(&mut self, then: &mut Vec<Action>) {
         if self.stage != Stage::Running && self.workers.is_empty() {
-            if self.loading.take().is_some() {
+            let waiting = std::mem::take(&mut self.reload_again);
+            if self.loading.take().is_some() || waiting {
                 then.push(shutting_down());
             }
             then.push(Action::Exit);
@@ -419,7 +420,9 @@ impl Machine {
             }
             return;
         }
-        if self.loading.is_some() {
+        // A worker that is still on its way to serving takes the next configuration when it does: another in its place
+        // would cost those who are connected to it.
+        if self.loading.is_some() || self.is_starting() {
             self.reload_again = true;
             return;
         }
@@ -427,6 +430,20 @@ impl Machine {
         self.loading = Some(Loading { generation: self.newest, worker: None });
         then.push(Action::Log(Level::Notice, "reconfiguring".into()));
         then.push(Action::Plan { generation: self.newest });
+    }
+
+    /// Whether a worker has not said yet that it serves.
+    fn is_starting(&self) -> bool {
+        self.workers.iter().any(|worker| !worker.ready && !worker.exiting && !worker.deaf)
+    }
+
+    /// Begins the reload that had to wait, where nothing is in its way any more.
+    fn reload_if_waiting(&mut self, then: &mut Vec<Action>) {
+        if self.reload_again && self.loading.is_none() && !self.is_starting() && self.stage == Stage::Running
+        {
+            self.reload_again = false;
+            self.reload(then);
+        }
     }
 
     fn is_loading(&self, generation: u64) -> bool {
@@ -490,6 +507,7 @@ impl Machine {
             self.quit_workers(|other| other != pid, then);
             self.loaded(Ok(()), then);
         }
+        self.reload_if_waiting(then);
     }
 
     fn refused(&mut self, pid: i32, generation: u64, diagnostics: Vec<u8>, then: &mut Vec<Action>) {
@@ -508,9 +526,7 @@ impl Machine {
     fn loaded(&mut self, result: Result<(), Vec<u8>>, then: &mut Vec<Action>) {
         self.loading = None;
         then.push(Action::Verdict(result));
-        if std::mem::take(&mut self.reload_again) && self.stage == Stage::Running {
-            self.reload(then);
-        }
+        self.reload_if_waiting(then);
     }
 
     fn exited(&mut self, pid: i32, how: Exit, then: &mut Vec<Action>) {
@@ -535,6 +551,7 @@ impl Machine {
                 worker.respawn = false;
             }
             self.worker_gone(worker, then);
+            self.reload_if_waiting(then);
         } else if self.new_binary == Some(pid) {
             self.new_binary = None;
             then.push(Action::RestorePidFile);
@@ -557,6 +574,7 @@ impl Machine {
             then.push(Action::Discard { generation });
             self.loaded(Err(LOST.to_vec()), then);
         }
+        self.reload_if_waiting(then);
     }
 
     fn worker_gone(&mut self, worker: Worker, then: &mut Vec<Action>) {

@@ -72,6 +72,29 @@ fn planned(generation: u64) -> Event {
 }
 
 #[test]
+fn a_reload_waits_for_a_worker_that_starts() {
+    let starting = || {
+        let mut story = Story(Machine::new(true));
+        story.0.start();
+        story.then(Event::Spawned { pid: 10, generation: 1 }, [notice("start worker process 10")]);
+        story.signal(Signal::Reload, HUP, []);
+        story
+    };
+    let reloads = [notice("reconfiguring"), Action::Plan { generation: 2 }];
+    let mut story = starting();
+    story.then(Event::Ready { pid: 10, generation: 1 }, reloads.clone());
+    story.then(planned(2), [Action::Load { pid: 10, generation: 2 }]);
+    // One that dies or is deaf is no longer waited for.
+    let [line, plan] = reloads.clone();
+    starting().dies(10, [Action::Arm(RESPAWN_PAUSE), line, plan]);
+    starting().then(Event::Deaf { pid: 10 }, reloads);
+    // And whoever waits for the verdict hears of the end.
+    let mut story = starting();
+    story.signal(Signal::Quit, QUIT, [Action::Quit { pid: 10 }, Action::CloseListeners]);
+    story.exits(10, [no("the server is shutting down\n"), Action::Exit]);
+}
+
+#[test]
 fn a_reload_is_a_swap_in_the_same_worker() {
     let mut story = Story::running();
     story.reload(2);

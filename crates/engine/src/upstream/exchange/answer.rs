@@ -1,0 +1,172 @@
+//! What becomes of a request whose upstream has answered: the next peer, a page, a redirect, a tunnel or a response.
+
+use std::rc::Rc;
+
+use weir_syntax::Level;
+
+use super::{Answered, Asking, Attempt, Failure, next};
+use crate::contract::Flow;
+use crate::http::exchange::Tunnel;
+use crate::http::{Body, Exchange, special};
+use crate::http1::body::Decoder;
+use crate::http1::response::{Framing, Head};
+use crate::http1::{Known, Method};
+use crate::io::{Block, Buf};
+use crate::tunnel;
+use crate::upstream::balance::Outcome;
+use crate::upstream::body::{Left, Line, UpstreamBody, keep};
+
+impl Asking<'_> {
+    /// Decides between the next peer, an intercepted error, a tunnel and a response.
+    pub(super) fn answer(
+        &self,
+        x: &mut Exchange,
+        attempt: Attempt,
+        head: &Head,
+        block: Option<Block>,
+        raw: std::ops::Range<usize>,
+    ) -> Result<Flow, Failure> {
+        let settings = self.protocol.settings();
+        let now = x.reactor.clock().now_ms();
+        let status = head.status();
+        if status >= 300 {
+            if let Some(kind) = next::of_status(status) {
+                if self.may_go_on(x, kind, now) {
+                    return Err(Failure::of(kind, attempt.cached));
+                }
+            }
+            if settings.intercept_errors && x.location().core.error_pages.iter().any(|p| p.code == status) {
+                if status == 401 {
+                    // The page may be ours, but how to get in is the upstream's to say.
+                    for field in head.fields().iter().filter(|f| f.known == Known::WwwAuthenticate) {
+                        x.answer_headers.push(head.get(field.name), head.get(field.value));
+                    }
+                }
+                self.target.group.balance.done(attempt.peer, Outcome::Success, now);
+                return Ok(Flow::Answer(status));
+            }
+        }
+        self.target.group.balance.done(attempt.peer, Outcome::Success, now);
+        if let Some(to) = self.protocol.redirect(x, head) {
+            return Ok(internal_redirect(x, &to));
+        }
+        let mut response = self.protocol.response(x, head);
+        let to_head = x.method == Method::Head;
+        let framing = head.framing(to_head);
+        if framing == Framing::Tunnel && x.header(Known::Upgrade).is_none() {
+            // Nobody asked for another protocol, so nobody speaks it: the connections end with this head.
+            response.close = true;
+            return Ok(Flow::Respond(response));
+        }
+        if framing == Framing::Tunnel {
+            let read = block.as_ref().map_or(&[][..], |b| &b[raw]);
+            let tunnel = Tunnel {
+                upstream: attempt.line.io,
+                from_upstream: Buf::copy_of(read),
+                options: tunnel::Options {
+                    read_timeout: settings.read_timeout,
+                    send_timeout: settings.send_timeout,
+                    client_send_timeout: x.location().core.send_timeout,
+                    half_close: false,
+                },
+                peer: attempt.line.guard,
+            };
+            response.body = Body::Tunnel(Box::new(tunnel));
+            return Ok(Flow::Respond(response));
+        }
+        let mut line = attempt.line;
+        line.keep = attempt.sent && head.keeps_alive();
+        let left = match framing {
+            Framing::Empty => Left::Nothing,
+            Framing::Length(0) => Left::Nothing,
+            Framing::Length(length) => Left::Length(length),
+            Framing::Chunked => Left::Chunked(Box::new(Decoder::new())),
+            Framing::UntilClose => Left::Close,
+            Framing::Tunnel => unreachable!("handled above"),
+        };
+        if matches!(left, Left::Nothing) {
+            let clean = raw.is_empty();
+            drop(block);
+            if let Some(state) = x.upstream_states.last_mut() {
+                state.response_time = Some(now.saturating_sub(attempt.started));
+            }
+            if line.keep && clean {
+                keep(&x.reactor, line, now);
+            }
+            return Ok(Flow::Respond(response));
+        }
+        response.body = self.body(x, line, left, block, raw, attempt.started);
+        Ok(Flow::Respond(response))
+    }
+
+    fn body(
+        &self,
+        x: &Exchange,
+        line: Line,
+        left: Left,
+        block: Option<Block>,
+        raw: std::ops::Range<usize>,
+        asked: u64,
+    ) -> Body {
+        Body::Stream(Box::new(UpstreamBody {
+            reactor: Rc::clone(&x.reactor),
+            timer: x.reactor.timers().register(),
+            read_timeout: self.protocol.settings().read_timeout,
+            long: UpstreamBody::is_long(&left),
+            received: raw.len() as u64,
+            left,
+            block,
+            raw,
+            ready: 0..0,
+            line: Some(line),
+            failure: None,
+            trailers: None,
+            asked,
+            state: x.upstream_states.len().saturating_sub(1),
+        }))
+    }
+
+    /// An answer without a head goes to the client as it came.
+    pub(super) fn headless(&self, x: &mut Exchange, attempt: Attempt, answered: Answered) -> Flow {
+        let now = x.reactor.clock().now_ms();
+        self.target.group.balance.done(attempt.peer, Outcome::Success, now);
+        let Answered { head, block, raw, .. } = answered;
+        x.reactor.put_head(head);
+        let mut response = x.new_response(200);
+        response.headless = true;
+        let line = Line { keep: false, ..attempt.line };
+        response.body = self.body(x, line, Left::Close, block, raw, attempt.started);
+        Flow::Respond(response)
+    }
+}
+
+/// Sends the request on to another location, as a GET unless it asked for the head alone.
+fn internal_redirect(x: &mut Exchange, to: &[u8]) -> Flow {
+    if let Some(state) = x.upstream_states.last_mut() {
+        state.redirected = true;
+    }
+    if to.first() == Some(&b'@') {
+        let Some(id) = special::named(x, to) else {
+            let name = String::from_utf8_lossy(to).into_owned();
+            x.log(Level::Error, format_args!("could not find named location \"{name}\""));
+            return Flow::Answer(500);
+        };
+        if !x.take_redirect() {
+            return Flow::Answer(500);
+        }
+        x.redirect_named(id);
+        return Flow::Redirect;
+    }
+    let mut path = Vec::new();
+    let decoded = crate::http1::uri::decode_unsafe(to, &mut path).map(|args| args.map(<[u8]>::to_vec));
+    let Ok(args) = decoded else { return Flow::Answer(404) };
+    if x.method != Method::Head {
+        x.method = Method::Get;
+        x.method_name = Some(b"GET");
+    }
+    if !x.take_redirect() {
+        return Flow::Answer(500);
+    }
+    x.redirect(path, args);
+    Flow::Redirect
+}

@@ -1,0 +1,168 @@
+//! Sends a request to its upstream: the head, and the body as it was stored or as it comes.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+
+use weir_syntax::Level;
+
+use super::{Asking, Attempt, Failure, client_gone, log_timeout, next, poll_client_gone};
+use crate::http::Exchange;
+use crate::http::request_body::RequestBody;
+use crate::http1::body::{ChunkHead, LAST_CHUNK};
+use crate::io::Block;
+
+/// How a write ended.
+enum Sent {
+    All,
+    Answered,
+    Timeout,
+    ClientGone,
+    Failed(io::Error),
+}
+
+impl Asking<'_> {
+    /// Sends the request. An upstream that answers before it has all of it is listened to.
+    pub(super) async fn send(&mut self, x: &mut Exchange, attempt: &mut Attempt) -> Result<(), Failure> {
+        let already = x.upstream_states.last().map_or(0, |s| s.bytes_sent) as usize;
+        let mut rest = &self.request[already..];
+        if !rest.is_empty() && !self.write(x, attempt, &mut rest).await? {
+            return Ok(());
+        }
+        if self.streams {
+            if !self.send_streaming(x, attempt).await? {
+                return Ok(());
+            }
+        } else if self.protocol.settings().pass_request_body && !self.protocol.replaces_body() {
+            if !self.send_stored(x, attempt).await? {
+                return Ok(());
+            }
+        }
+        attempt.sent = true;
+        Ok(())
+    }
+
+    /// Writes all of `bytes`; false where the upstream began to answer meanwhile.
+    async fn write(
+        &self,
+        x: &mut Exchange,
+        attempt: &mut Attempt,
+        bytes: &mut &[u8],
+    ) -> Result<bool, Failure> {
+        let settings = self.protocol.settings();
+        let (timer, io) = (&self.timer, &mut attempt.line.io);
+        let mut written = 0;
+        let result = poll_fn(|cx| {
+            while !bytes.is_empty() {
+                match io.poll_write(cx, bytes) {
+                    Poll::Ready(Ok(n)) => {
+                        *bytes = &bytes[n..];
+                        written += n as u64;
+                        timer.clear();
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(Sent::Failed(error)),
+                    Poll::Pending => {
+                        if timer.deadline().is_none() {
+                            timer.set_in(settings.send_timeout);
+                        }
+                        if io.poll_read_ready(cx).is_ready() {
+                            return Poll::Ready(Sent::Answered);
+                        }
+                        if poll_client_gone(x, cx, settings) {
+                            return Poll::Ready(Sent::ClientGone);
+                        }
+                        return timer.poll_expired(cx).map(|()| Sent::Timeout);
+                    }
+                }
+            }
+            io.poll_flush(cx).map(|result| result.map_or_else(Sent::Failed, |()| Sent::All))
+        })
+        .await;
+        timer.clear();
+        if let Some(state) = x.upstream_states.last_mut() {
+            state.bytes_sent += written;
+        }
+        match result {
+            Sent::All => Ok(true),
+            Sent::Answered => Ok(false),
+            Sent::ClientGone => Err(client_gone(x, "sending request to upstream")),
+            Sent::Timeout => {
+                log_timeout(x, "sending request to upstream");
+                Err(Failure::of(next::TIMEOUT, attempt.cached))
+            }
+            Sent::Failed(error) => {
+                x.log_while(Level::Error, Some(&error), "send() failed", "sending request to upstream");
+                Err(Failure::of(next::ERROR, attempt.cached))
+            }
+        }
+    }
+
+    async fn send_stored(&self, x: &mut Exchange, attempt: &mut Attempt) -> Result<bool, Failure> {
+        let Some(length) = x.body.stored().map(|stored| stored.len()) else { return Ok(true) };
+        let mut offset = 0;
+        while offset < length {
+            let mut block = Block::small();
+            let got = x.body.stored().map_or(Ok(0), |stored| stored.read_at(offset, &mut block));
+            let n = match got {
+                Ok(n) if n > 0 => n,
+                Ok(_) => return Err(Failure::end(500)),
+                Err(error) => {
+                    x.log_error(Level::Crit, Some(&error), "reading the request body failed");
+                    return Err(Failure::end(500));
+                }
+            };
+            offset += n as u64;
+            let mut bytes = &block[..n];
+            if !self.write(x, attempt, &mut bytes).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn send_streaming(&mut self, x: &mut Exchange, attempt: &mut Attempt) -> Result<bool, Failure> {
+        if let Err(error) = x.send_continue().await {
+            return Err(Failure::end(error.0));
+        }
+        let mut piece = Vec::new();
+        let mut framed = Vec::new();
+        while !x.body.is_over() {
+            piece.clear();
+            let io = &mut attempt.line.io;
+            let event = poll_fn(|cx| {
+                if let Poll::Ready(result) = x.poll_body_piece(cx, &mut piece) {
+                    return Poll::Ready(Some(result));
+                }
+                io.poll_read_ready(cx).map(|_| None)
+            });
+            match event.await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return Err(Failure::end(error.0)),
+                None => return Ok(false),
+            }
+            framed.clear();
+            append_piece(&piece, &x.body, &mut framed);
+            let mut bytes: &[u8] = &framed;
+            if !self.write(x, attempt, &mut bytes).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Appends a part of a request's body as it is framed for the upstream, the end behind the last one.
+pub(super) fn append_piece(piece: &[u8], body: &RequestBody, out: &mut Vec<u8>) {
+    if !body.is_chunked() {
+        out.extend_from_slice(piece);
+        return;
+    }
+    if !piece.is_empty() {
+        out.extend_from_slice(ChunkHead::new(piece.len() as u64).as_ref());
+        out.extend_from_slice(piece);
+        out.extend_from_slice(b"\r\n");
+    }
+    if body.is_over() {
+        out.extend_from_slice(LAST_CHUNK);
+    }
+}

@@ -1,0 +1,103 @@
+//! The shape of programs: levels, addresses and sockets, upstreams, files.
+
+use std::fmt::Write;
+
+use weir_ir::http::HttpCore;
+use weir_ir::http::listen::sockets;
+use weir_ir::program::{Http, LocationId};
+
+use crate::program;
+
+/// A program in short, a line for each thing.
+fn shape(conf: &str) -> String {
+    let program = program(conf);
+    let mut out = String::new();
+    if let Some(http) = &program.http {
+        levels(http, Http::ROOT, 0, &mut out);
+        for socket in sockets(http) {
+            let serves: Vec<_> = socket.serves.iter().map(|at| http.bound[*at].address.to_string()).collect();
+            writeln!(out, "socket {} serves {}", socket.address, serves.join(" ")).unwrap();
+        }
+        for upstream in &http.upstreams {
+            let peers = upstream.servers.iter().flat_map(|server| {
+                server.addresses.iter().map(move |address| format!("{address} weight={}", server.weight))
+            });
+            writeln!(out, "upstream {}: {}", upstream.name, peers.collect::<Vec<_>>().join(", ")).unwrap();
+        }
+        let names: Vec<_> =
+            http.variables.entries.iter().map(|v| format!("{} {:?}", v.name, v.origin)).collect();
+        if !names.is_empty() {
+            writeln!(out, "variables {}", names.join(", ")).unwrap();
+        }
+    }
+    for path in &program.paths {
+        writeln!(out, "path {} {:?}", path.path, path.levels).unwrap();
+    }
+    out
+}
+
+fn levels(http: &Http, id: LocationId, depth: usize, out: &mut String) {
+    let scope = http.scope(id);
+    let core = scope.confs.get::<HttpCore>();
+    let names: Vec<_> = core.server_names.iter().map(|name| format!(" {:?}", name.shown())).collect();
+    writeln!(out, "{}{:?}{}", "  ".repeat(depth), scope.kind, names.concat()).unwrap();
+    for child in &scope.children {
+        levels(http, *child, depth + 1, out);
+    }
+}
+
+#[track_caller]
+fn check(conf: &str, expected: &str) {
+    let expected: Vec<_> =
+        expected.lines().map(|line| line.strip_prefix("        ").unwrap_or(line)).collect();
+    assert_eq!(shape(conf).trim(), expected.join("\n").trim(), "{conf}");
+}
+
+#[test]
+fn nothing_but_events() {
+    check("events {}", "");
+}
+
+#[test]
+fn servers_and_their_sockets() {
+    check(
+        "events {} http {
+            server { server_name a *.b .c d.* ~^e$ $hostname; listen 80; listen 127.0.0.1:80; listen [::]:80; }
+            server { listen 127.0.0.2:80 bind; listen 8000-8001; listen unix:/s; location = / { } location ~* x { } }
+            server { }
+        }",
+        r#"
+        Http
+          Server "a" "*.b" ".c" "d.*" "~^e$" "machine"
+          Server ""
+            Location(Exact([47]))
+            Location(Regex(~* x))
+          Server ""
+        socket 0.0.0.0:80 serves 0.0.0.0:80 127.0.0.1:80
+        socket [::]:80 serves [::]:80
+        socket 127.0.0.2:80 serves 127.0.0.2:80
+        socket 0.0.0.0:8000 serves 0.0.0.0:8000
+        socket 0.0.0.0:8001 serves 0.0.0.0:8001
+        socket unix:/s serves unix:/s
+        path client_body_temp [0, 0, 0]"#,
+    );
+}
+
+#[test]
+fn upstreams_and_variables() {
+    check(
+        "events {} http {
+            upstream u { server localhost:8000 weight=3; server unix:/x; server 10.0.0.1 backup; }
+            server { root /$uri/$ARGS; location ~ ^/(?<part>.) { client_body_temp_path /t/ 1 2; } }
+        }",
+        r#"
+        Http
+          Server ""
+            Location(Regex(~ ^/(?<part>.)))
+        socket 0.0.0.0:80 serves 0.0.0.0:80
+        upstream u: 127.0.0.1:8000 weight=3, unix:/x weight=1, 10.0.0.1:80 weight=1
+        variables uri Builtin, args Builtin, part Declared
+        path /t [1, 2, 0]
+        path client_body_temp [0, 0, 0]"#,
+    );
+}
