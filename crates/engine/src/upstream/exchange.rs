@@ -20,7 +20,7 @@ use super::body::Line;
 use super::{PeerGuard, Upstream, UpstreamState};
 use crate::contract::Flow;
 use crate::http::{Exchange, Headers, Response, Template};
-use crate::http1::Method;
+use crate::http1::{Known, Method};
 use crate::http1::response::{Head, Parsed};
 use crate::io::{Block, Buf, ConnectCall, ConnectOptions, Io, connect, scratch};
 use crate::timer::Timer;
