@@ -124,7 +124,7 @@ fn message(line: &str) -> String {
 
 #[track_caller]
 fn compile(modules: Modules, number: u64, text: &str, before: Option<Arc<Generation>>) -> Arc<Generation> {
-    let machine = Machine(Memory::new().with("/conf/nginx.conf", text.to_owned()));
+    let machine = Machine(Memory::new().with("/conf/nginx.conf", text));
     let ast = weir_syntax::parse(&machine, b"/conf/nginx.conf", b"/conf/", None);
     let mut http: Vec<&dyn AnyModule> = vec![&HttpCore, &HttpUpstream];
     http.extend(modules.http.iter().map(|m| *m as &dyn AnyModule));

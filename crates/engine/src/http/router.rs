@@ -136,15 +136,13 @@ impl Locations {
             if in_regex && !matches!(pattern, LocationMatch::Regex(_)) {
                 continue;
             }
-            if let LocationMatch::Exact(name)
-            | LocationMatch::Prefix(name)
-            | LocationMatch::PrefixFinal(name) = pattern
+            if let LocationMatch::Exact(name) | LocationMatch::Prefix(name) | LocationMatch::PrefixFinal(name) =
+                pattern
+                && let Some(bare) = name.strip_suffix(b"/").filter(|bare| !bare.is_empty())
             {
-                if let Some(bare) = name.strip_suffix(b"/").filter(|bare| !bare.is_empty()) {
-                    let same: &mut Vec<_> = locations.slashed.entry(bare.into()).or_default();
-                    let at = if matches!(pattern, LocationMatch::Exact(_)) { 0 } else { same.len() };
-                    same.insert(at, *id);
-                }
+                let same: &mut Vec<_> = locations.slashed.entry(bare.into()).or_default();
+                let at = if matches!(pattern, LocationMatch::Exact(_)) { 0 } else { same.len() };
+                same.insert(at, *id);
             }
             match pattern {
                 LocationMatch::Exact(name) => {

@@ -151,10 +151,10 @@ fn search(level: &[Location], path: &str) -> Found {
             last @ (Found::Final(_) | Found::Redirect) => return last,
         };
     }
-    if longest.is_none_or(|l| l.kind != Kind::Final) {
-        if let Some(regex) = level.iter().find(|l| l.kind == Kind::Regex && l.matches(path)) {
-            return Found::Final(deepest(regex, path));
-        }
+    if longest.is_none_or(|l| l.kind != Kind::Final)
+        && let Some(regex) = level.iter().find(|l| l.kind == Kind::Regex && l.matches(path))
+    {
+        return Found::Final(deepest(regex, path));
     }
     found
 }
