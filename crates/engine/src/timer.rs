@@ -371,17 +371,8 @@ impl Timer {
         }
     }
 
-    /// Sets or moves the deadline to `ms` milliseconds from now.
-    ///
-    /// A short time is counted from a freshly read clock. For one that is coarse anyway the cached clock serves, with
-    /// more than its age on top.
+    /// Sets or moves the deadline to `ms` milliseconds from now, by a freshly read clock.
     pub fn set_in(&self, ms: u64) {
-        /// Milliseconds that a batch of events takes at the most, with a wide margin.
-        const BATCH_AGE: u64 = 100;
-        if ms >= LONG {
-            self.set(self.timers.clock.now_ms().saturating_add(ms + BATCH_AGE));
-            return;
-        }
         // Rounded up: the part of a millisecond that the clock does not show has passed already.
         self.set(self.timers.clock.read().1.saturating_add(ms));
     }
