@@ -7,7 +7,9 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
+
+use pin_project_lite::pin_project;
 
 use crate::generation::Generation;
 use crate::http1::response;
@@ -236,23 +238,8 @@ impl Reactor {
 
     /// Runs a task on this thread. A panic in it ends it alone; the panic hook has logged it.
     pub fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
-        struct Running(Rc<Reactor>);
-        impl Drop for Running {
-            fn drop(&mut self) {
-                self.0.tasks.set(self.0.tasks.get() - 1);
-                if self.0.tasks.get() == 0
-                    && let Some(waker) = self.0.all_done.borrow_mut().take()
-                {
-                    waker.wake();
-                }
-            }
-        }
         self.tasks.set(self.tasks.get() + 1);
-        let running = Running(Rc::clone(self));
-        tokio::task::spawn_local(async move {
-            let _running = running;
-            task.await;
-        });
+        tokio::task::spawn_local(Counted { task, _running: Running(Rc::clone(self)) });
     }
 
     /// How many spawned tasks there are: connections and tunnels.
@@ -270,6 +257,36 @@ impl Reactor {
             Poll::Pending
         })
         .await;
+    }
+}
+
+pin_project! {
+    /// A task that is counted for as long as it lives. An async block around it would hold it twice.
+    struct Counted<F> {
+        #[pin]
+        task: F,
+        _running: Running,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Counted<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.project().task.poll(cx)
+    }
+}
+
+struct Running(Rc<Reactor>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.tasks.set(self.0.tasks.get() - 1);
+        if self.0.tasks.get() == 0
+            && let Some(waker) = self.0.all_done.borrow_mut().take()
+        {
+            waker.wake();
+        }
     }
 }
 

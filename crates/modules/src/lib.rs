@@ -15,6 +15,8 @@ use weir_engine::contract::AnyInstall;
 pub const HTTP: &[&dyn AnyInstall] = &[
     // Has no handlers; as in nginx a missing certificate is told before what later modules find.
     &http::Ssl,
+    // Has no handlers either.
+    &http::V2,
     // The client's address, before anything asks for it.
     &http::RealIp,
     // Before all else that defines variables: a `map` or `geo` of the same name takes precedence over `set`.

@@ -4,11 +4,11 @@ use std::any::Any;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use weir_ir::LocationId;
 use weir_ir::http::core::LingeringClose;
@@ -556,7 +556,11 @@ fn start_tunnel(mut x: Exchange, tunnel: Tunnel, end: Option<u64>) {
         control.drain(end);
     }
     reactor.register_tunnel(&control);
-    let task = run_tunnel(Rc::clone(&reactor), running, (peer, guards), before, logs);
+    let task =
+        RunningTunnel { reactor: Rc::clone(&reactor), tunnel: running, held: (peer, guards), before, logs };
+    for counter in task.counters() {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
     reactor.spawn(task);
 }
 
@@ -569,32 +573,55 @@ struct Before {
     upstream_received: u64,
 }
 
-async fn run_tunnel(
+/// A tunnel on its way, with what is still to be told of it. Written out, since an async function would hold its
+/// arguments twice, and an idle tunnel is little else.
+struct RunningTunnel {
     reactor: Rc<Reactor>,
-    mut running: tunnel::Tunnel,
+    tunnel: tunnel::Tunnel,
+    /// What is given back at the end: the peer's place, and what modules hold.
     held: (Option<PeerGuard>, Vec<Box<dyn Any>>),
     before: Before,
     logs: Vec<Box<dyn TunnelLog>>,
-) {
-    let counters = Arc::clone(&reactor.counters);
-    let counted = [&counters.tunnels, &counters.active, &counters.writing].map(During::new);
-    let closed = running.run().await;
-    drop(counted);
-    drop(running);
-    drop(held);
-    let facts = TunnelFacts {
-        bytes_sent: before.sent + closed.bytes_down,
-        body_bytes_sent: closed.bytes_down,
-        request_length: before.received + closed.bytes_up,
-        request_time: closed.ended.saturating_sub(before.started),
-        upstream_response_time: closed.ended.saturating_sub(before.started),
-        upstream_bytes_sent: before.upstream_sent + closed.bytes_up,
-        upstream_bytes_received: before.upstream_received + closed.bytes_down,
-        unix_ms: reactor.clock().unix_ms(),
-        complete: matches!(closed.reason, tunnel::Reason::Eof(_)),
-    };
-    for log in &logs {
-        log.log(&facts);
+}
+
+impl RunningTunnel {
+    fn counters(&self) -> [&AtomicU64; 3] {
+        let counters = &self.reactor.counters;
+        [&counters.tunnels, &counters.active, &counters.writing]
+    }
+}
+
+impl Future for RunningTunnel {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let closed = ready!(this.tunnel.poll_closed(cx));
+        this.held = (None, vec![]);
+        let before = &this.before;
+        let facts = TunnelFacts {
+            bytes_sent: before.sent + closed.bytes_down,
+            body_bytes_sent: closed.bytes_down,
+            request_length: before.received + closed.bytes_up,
+            request_time: closed.ended.saturating_sub(before.started),
+            upstream_response_time: closed.ended.saturating_sub(before.started),
+            upstream_bytes_sent: before.upstream_sent + closed.bytes_up,
+            upstream_bytes_received: before.upstream_received + closed.bytes_down,
+            unix_ms: this.reactor.clock().unix_ms(),
+            complete: matches!(closed.reason, tunnel::Reason::Eof(_)),
+        };
+        for log in &this.logs {
+            log.log(&facts);
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Drop for RunningTunnel {
+    fn drop(&mut self) {
+        for counter in self.counters() {
+            counter.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -44,7 +44,8 @@ impl Module for Events {
 
     fn init(conf: &mut Conn, merge: &mut Merge<'_>) -> Result<(), Fault> {
         if !conf.seen {
-            return Err(merge.fail_nowhere("no \"events\" section in configuration"));
+            // nginx refuses such a file; its defaults serve as well.
+            merge.warn_nowhere("no \"events\" section in configuration, its defaults are used");
         }
         let connections = conf.worker_connections.or(512);
         let sockets = merge.state.program.http.as_ref().map_or(0, |http| sockets(http).len());

@@ -46,7 +46,6 @@ impl Module for Main {
             s.working_directory.put_with(c, |c| Ok(c.text(0).into()))
         }),
         D::main("env", MAIN, Takes::ONE, env),
-        D::main("load_module", MAIN, Takes::ONE, load_module),
         D::main("error_log", MAIN, Takes::ONE_MORE, |s, c| {
             let log = error_log::read(c)?;
             s.error_logs.push(log);
@@ -213,13 +212,6 @@ fn cpu_affinity(process: &mut Process, call: &mut Call<'_>) -> Result<(), Fault>
 fn env(process: &mut Process, call: &mut Call<'_>) -> Result<(), Fault> {
     process.env.push(call.text(0).into());
     Ok(())
-}
-
-fn load_module(_: &mut Process, call: &mut Call<'_>) -> Result<(), Fault> {
-    let path = call.path(0);
-    let mut fault = call.fail(format!("dlopen() \"{path}\" failed ({path}: weir loads no binary modules)"));
-    fault.0.help = Some("what weir supports of the module is built in; remove the line".into());
-    Err(call.under(fault, 0))
 }
 
 fn thread_pool(_: &mut Process, call: &mut Call<'_>) -> Result<(), Fault> {

@@ -27,6 +27,7 @@ pub mod static_files;
 pub mod stub_status;
 pub mod temp_paths;
 pub mod try_files;
+pub mod v2;
 
 pub use access::Access;
 pub use auth_basic::AuthBasic;
@@ -51,3 +52,4 @@ pub use ssl::Ssl;
 pub use static_files::Static;
 pub use stub_status::StubStatus;
 pub use try_files::TryFiles;
+pub use v2::V2;
