@@ -409,8 +409,10 @@ impl Serving {
                 released = true;
                 x.release();
                 x.client.timer.set(end);
-                let _ = x.client.timer.poll_expired(cx);
-                return Poll::Pending;
+                // The thread may have been held up until after the end.
+                if x.client.timer.poll_expired(cx).is_ready() {
+                    return Poll::Ready(Arrival::Closed);
+                }
             }
             if waiting && !first {
                 // An idle connection is told of reloads and of the end.
@@ -427,8 +429,10 @@ impl Serving {
                     }
                     end = end.min(until);
                     released = true;
-                    client.timer.set(end);
-                    let _ = client.timer.poll_expired(cx);
+                    x.client.timer.set(end);
+                    if x.client.timer.poll_expired(cx).is_ready() {
+                        return Poll::Ready(Arrival::Closed);
+                    }
                 }
             }
             Poll::Pending
