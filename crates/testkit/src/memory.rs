@@ -36,6 +36,7 @@ pub enum Say<'s> {
 /// The client's end of a conversation.
 pub struct Talk {
     client: UnixStream,
+    reactor: Rc<Reactor>,
     received: Vec<u8>,
     seen: usize,
 }
@@ -44,7 +45,7 @@ impl Talk {
     /// Plays the script against a generation, then reads until the server closes.
     #[track_caller]
     pub(crate) fn over(generation: &Arc<Generation>, script: &[Say<'_>]) -> String {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = weir_engine::timer::runtime().expect("a runtime");
         let local = LocalSet::new();
         let outcome = local.block_on(&runtime, async {
             let (client, server) = UnixStream::pair().expect("a socket pair");
@@ -66,7 +67,7 @@ impl Talk {
             let served =
                 serve(Rc::clone(&reactor), Arc::clone(generation), Arc::new(listener), connection, io);
             tokio::task::spawn_local(served);
-            let mut talk = Talk { client, received: vec![], seen: 0 };
+            let mut talk = Talk { client, reactor, received: vec![], seen: 0 };
             let played = talk.play(script).await;
             (played, String::from_utf8_lossy(&talk.received).into_owned())
         });
@@ -97,6 +98,8 @@ impl Talk {
                     time::pause();
                     time::advance(Duration::from_millis(*ms)).await;
                     time::resume();
+                    // The time that the server has at hand is that of the last batch of events.
+                    self.reactor.clock().refresh();
                     self.settle().await;
                 }
                 Say::Finish => self.client.shutdown().await.map_err(|e| e.to_string())?,
