@@ -402,15 +402,14 @@ impl Serving {
                 }
             }
             let waiting = started.get().is_none();
-            if client.timer.poll_expired(cx).is_ready() {
-                if released || !waiting {
-                    return Poll::Ready(if waiting && !first { Arrival::Closed } else { Arrival::Late });
-                }
+            if client.timer.poll_expired(cx).is_ready() && waiting && !released {
                 released = true;
                 x.release();
                 x.client.timer.set(end);
-                let _ = x.client.timer.poll_expired(cx);
-                return Poll::Pending;
+            }
+            let client = &x.client;
+            if client.timer.poll_expired(cx).is_ready() {
+                return Poll::Ready(if waiting && !first { Arrival::Closed } else { Arrival::Late });
             }
             if waiting && !first {
                 // An idle connection is told of reloads and of the end.
