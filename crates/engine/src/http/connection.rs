@@ -402,17 +402,14 @@ impl Serving {
                 }
             }
             let waiting = started.get().is_none();
-            if client.timer.poll_expired(cx).is_ready() {
-                if released || !waiting {
-                    return Poll::Ready(if waiting && !first { Arrival::Closed } else { Arrival::Late });
-                }
+            if client.timer.poll_expired(cx).is_ready() && waiting && !released {
                 released = true;
                 x.release();
                 x.client.timer.set(end);
-                // The thread may have been held up until after the end.
-                if x.client.timer.poll_expired(cx).is_ready() {
-                    return Poll::Ready(Arrival::Closed);
-                }
+            }
+            let client = &x.client;
+            if client.timer.poll_expired(cx).is_ready() {
+                return Poll::Ready(if waiting && !first { Arrival::Closed } else { Arrival::Late });
             }
             if waiting && !first {
                 // An idle connection is told of reloads and of the end.
@@ -429,8 +426,8 @@ impl Serving {
                     }
                     end = end.min(until);
                     released = true;
-                    x.client.timer.set(end);
-                    if x.client.timer.poll_expired(cx).is_ready() {
+                    client.timer.set(end);
+                    if client.timer.poll_expired(cx).is_ready() {
                         return Poll::Ready(Arrival::Closed);
                     }
                 }
