@@ -38,3 +38,15 @@ need_rust() {
         return 1
     fi
 }
+
+# need_component COMMAND=COMPONENT...: cargo's commands that a minimal toolchain lacks.
+need_component() {
+    local pair
+    for pair in "$@"; do
+        cargo "${pair%%=*}" --version >/dev/null 2>&1 && continue
+        if ! command -v rustup >/dev/null 2>&1 || ! rustup component add "${pair#*=}"; then
+            echo "missing: cargo ${pair%%=*}" >&2
+            return 1
+        fi
+    done
+}
