@@ -230,9 +230,9 @@ mod tests {
             sender.send(&ToWorker::Terminate).await.unwrap();
             assert!(matches!(receiver.receive().await.unwrap(), Some(ToWorker::Quit)));
             assert!(matches!(receiver.receive().await.unwrap(), Some(ToWorker::Terminate)));
-            answer.send(&FromWorker::Drained).await.unwrap();
+            answer.send(&FromWorker::Ready { generation: 7 }).await.unwrap();
             drop((answer, receiver));
-            assert_eq!(answers.receive().await.unwrap(), Some(FromWorker::Drained));
+            assert_eq!(answers.receive().await.unwrap(), Some(FromWorker::Ready { generation: 7 }));
             assert_eq!(answers.receive::<FromWorker>().await.unwrap(), None);
             assert_eq!(sender.send(&ToWorker::Quit).await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
         });
@@ -270,14 +270,15 @@ mod tests {
             header
         };
         let kind = |bytes: Vec<u8>| receive_raw(&bytes).map_err(|error| error.kind());
-        assert_eq!(kind(header(1, 18, 0, 0, 0)), Ok(Some(FromWorker::Drained)));
+        let ready = [header(1, 16, 0, 0, 8), 7u64.to_le_bytes().to_vec()].concat();
+        assert_eq!(kind(ready), Ok(Some(FromWorker::Ready { generation: 7 })));
         assert_eq!(kind(Vec::new()), Ok(None));
-        assert_eq!(kind(header(2, 18, 0, 0, 0)), Err(io::ErrorKind::InvalidData));
-        assert_eq!(kind(header(1, 18, 1, 0, 0)), Err(io::ErrorKind::InvalidData));
+        assert_eq!(kind(header(2, 16, 0, 0, 0)), Err(io::ErrorKind::InvalidData));
+        assert_eq!(kind(header(1, 16, 1, 0, 0)), Err(io::ErrorKind::InvalidData));
         assert_eq!(kind(header(1, 99, 0, 0, 0)), Err(io::ErrorKind::InvalidData));
-        assert_eq!(kind(header(1, 18, 0, u32::MAX, 0)), Err(io::ErrorKind::InvalidData));
-        assert_eq!(kind(header(1, 18, 0, 0, u64::MAX)), Err(io::ErrorKind::InvalidData));
-        assert_eq!(kind(header(1, 18, 0, 0, 5)), Err(io::ErrorKind::UnexpectedEof));
+        assert_eq!(kind(header(1, 16, 0, u32::MAX, 0)), Err(io::ErrorKind::InvalidData));
+        assert_eq!(kind(header(1, 16, 0, 0, u64::MAX)), Err(io::ErrorKind::InvalidData));
+        assert_eq!(kind(header(1, 16, 0, 0, 5)), Err(io::ErrorKind::UnexpectedEof));
         assert_eq!(kind(header(1, 18, 0, 0, 0)[..9].to_vec()), Err(io::ErrorKind::UnexpectedEof));
         assert_eq!(kind([header(1, 18, 0, 1, 0), vec![0]].concat()), Err(io::ErrorKind::InvalidData));
     }

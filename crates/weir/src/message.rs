@@ -6,7 +6,6 @@
 //!   | -- Load: generation, sockets ----> |   at start and on every reload
 //!   | <----- Ready or Refused ---------- |
 //!   | -- Reopen, Quit, Terminate ------> |
-//!   | <---------------- Drained -------- |   the last generation before the current one has no request left
 //! ```
 
 use std::os::fd::OwnedFd;
@@ -48,7 +47,6 @@ pub enum ToWorker {
 pub enum FromWorker {
     Ready { generation: u64 },
     Refused { generation: u64, diagnostics: Vec<u8> },
-    Drained,
 }
 
 /// A message that can travel over a [`crate::channel`].
@@ -67,7 +65,6 @@ const QUIT: u8 = 4;
 const TERMINATE: u8 = 5;
 const READY: u8 = 16;
 const REFUSED: u8 = 17;
-const DRAINED: u8 = 18;
 
 impl Message for ToWorker {
     fn encode(&self) -> (u8, Vec<u8>, Vec<Arc<OwnedFd>>) {
@@ -155,7 +152,6 @@ impl Message for FromWorker {
                 payload.u64(*generation).bytes(diagnostics);
                 REFUSED
             }
-            FromWorker::Drained => DRAINED,
         };
         (kind, payload.0, Vec::new())
     }
@@ -167,7 +163,6 @@ impl Message for FromWorker {
             REFUSED => {
                 FromWorker::Refused { generation: reader.u64()?, diagnostics: reader.bytes()?.to_vec() }
             }
-            DRAINED => FromWorker::Drained,
             _ => return Err(Malformed),
         };
         reader.end()?;

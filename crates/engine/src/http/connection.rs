@@ -160,7 +160,7 @@ impl Serving {
                 Some(Refusal::Silence(408))
             }
         };
-        self.adopt();
+        let outlived = self.adopt();
         let requests = self.connection.requests.get() + 1;
         self.connection.requests.set(requests);
         self.reactor.counters.requests.fetch_add(1, Ordering::Relaxed);
@@ -168,6 +168,8 @@ impl Serving {
         let found = router::find(&generation, self.connection.address(), x.head.host());
         let (server, regex) = found.unwrap_or((self.server, None));
         x.begin(&generation, server);
+        // The client is to come back on a connection of the present generation.
+        x.keepalive &= !outlived;
         x.pipelined = pipelined;
         if let Some(started) = started.get() {
             x.started = started;
@@ -344,17 +346,19 @@ impl Serving {
             || browser.safari && disable.safari
     }
 
-    /// Takes over the present generation where it still has the address that the connection came to.
-    fn adopt(&mut self) {
+    /// Takes over the present generation where it still has the address that the connection came to; whether the
+    /// generation that the connection was on is past.
+    fn adopt(&mut self) -> bool {
         let current = self.reactor.current();
         if Arc::ptr_eq(&current, &self.served) {
-            return;
+            return false;
         }
         if let Some(address) = current.address_of(&self.listener, &self.connection.local) {
             self.connection.set_address(address);
             self.served = current;
             self.server = connection_server(&self.served, &self.connection);
         }
+        true
     }
 
     /// Waits for a request's head.

@@ -678,25 +678,3 @@ pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
 pub(crate) fn holds(value: &[u8], word: &[u8]) -> bool {
     value.windows(word.len()).any(|window| window.eq_ignore_ascii_case(word))
 }
-
-/// Whether a connection starts with the preface of HTTP/2, which must be looked for before a head is parsed where `http2` is on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Preface {
-    /// It is HTTP/2.
-    Whole,
-    /// It may become HTTP/2.
-    Partial,
-    /// It is not.
-    None,
-}
-
-/// Looks for the connection preface of RFC 9113 section 3.4.
-pub fn http2_preface(input: &[u8]) -> Preface {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let seen = input.len().min(PREFACE.len());
-    match input[..seen] == PREFACE[..seen] {
-        true if seen == PREFACE.len() => Preface::Whole,
-        true => Preface::Partial,
-        false => Preface::None,
-    }
-}

@@ -452,7 +452,6 @@ async fn listen(pid: i32, mut receiver: channel::Receiver, send: UnboundedSender
             FromWorker::Refused { generation, diagnostics } => {
                 Event::Refused { pid, generation, diagnostics }
             }
-            FromWorker::Drained => continue,
         };
         if send.send(News::Event(event)).is_err() {
             return;

@@ -1,5 +1,5 @@
 use super::{Dice, observed};
-use crate::http1::request::{Head, Limits, Method, Parsed, Persistence, Preface, http2_preface};
+use crate::http1::request::{Head, Limits, Method, Parsed, Persistence};
 use crate::http1::{Known, Reject, Version};
 
 fn show(head: &Head, parsed: Result<Parsed, Reject>) -> Vec<u8> {
@@ -244,14 +244,4 @@ fn refused_requests_can_be_logged() {
     assert_eq!((head.request_line(), head.version()), (b"POST /a".as_slice(), Version::HTTP_09));
     let (head, _) = whole(b"GET /a HTTP/1.1\r\nX Y: z\r\n", &Limits::default());
     assert_eq!((head.request_line(), head.path()), (b"GET /a HTTP/1.1".as_slice(), b"/a".as_slice()));
-}
-
-#[test]
-fn prefaces() {
-    let whole = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    assert_eq!(http2_preface(b""), Preface::Partial);
-    assert_eq!(http2_preface(&whole[..23]), Preface::Partial);
-    assert_eq!(http2_preface(whole), Preface::Whole);
-    assert_eq!(http2_preface(b"PRI * HTTP/2.1"), Preface::None);
-    assert_eq!(http2_preface(b"GET"), Preface::None);
 }
