@@ -12,6 +12,10 @@ pub const TESTS: &[Test] = &[
     ("tunnels_do_not_notice_reloads", tunnels_do_not_notice_reloads),
     ("keepalive_clients_lose_no_request_to_reloads", keepalive_clients_lose_no_request_to_reloads),
     ("a_changed_configuration_takes_effect", a_changed_configuration_takes_effect),
+    (
+        "an_idle_connection_that_may_stay_is_sent_away_by_its_next_response",
+        an_idle_connection_that_may_stay_is_sent_away_by_its_next_response,
+    ),
     ("a_refused_configuration_changes_nothing", a_refused_configuration_changes_nothing),
     ("a_request_in_flight_ends_on_its_configuration", a_request_in_flight_ends_on_its_configuration),
 ];
@@ -162,6 +166,22 @@ fn a_changed_configuration_takes_effect() {
     // It was idle, so it is closed; nothing is sent to it.
     kept.closed();
     server.logged("signal 1 (SIGHUP) received from ");
+}
+
+fn an_idle_connection_that_may_stay_is_sent_away_by_its_next_response() {
+    let origin = Origin::saying("proxied");
+    let conf = CONF.replacen("http {", "http {\n    keepalive_min_timeout 60s;", 1);
+    assert_ne!(conf, CONF);
+    let server = Server::start(&executable(), &conf, &names(&origin, "old"));
+    let mut kept = Client::connect(server.address());
+    let old = kept.ask(GET);
+    assert_eq!((old.text(), old.header("Connection")), ("old".into(), Some("keep-alive")));
+    server.configure(&conf, &names(&origin, "new"));
+    assert_eq!(server.reload().code, Some(0));
+    assert_eq!(asked(&server), "new");
+    let new = kept.ask(GET);
+    assert_eq!((new.text(), new.header("Connection")), ("new".into(), Some("close")));
+    kept.closed();
 }
 
 fn a_refused_configuration_changes_nothing() {
