@@ -26,7 +26,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::time::{Instant, Sleep};
 
 /// A timer farther away than this, in milliseconds, may be up to [`COARSE`] late.
@@ -50,11 +50,11 @@ thread_local! {
 ///
 /// # Errors
 /// No descriptor left for the reactor.
-pub fn runtime() -> io::Result<Runtime> {
+pub fn runtime() -> io::Result<LocalRuntime> {
     Builder::new_current_thread()
         .enable_all()
         .on_thread_unpark(|| BATCH.set(BATCH.get().wrapping_add(1)))
-        .build()
+        .build_local(LocalOptions::default())
 }
 
 /// The thread's clock.
@@ -424,8 +424,9 @@ mod tests {
 
     /// Runs `work` on a paused clock with driven timers.
     fn paused<F: Future<Output = ()>>(work: impl FnOnce(Timers) -> F) {
-        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        tokio::task::LocalSet::new().block_on(&runtime, async {
+        let mut runtime = Builder::new_current_thread();
+        let runtime = runtime.enable_time().start_paused(true).build_local(LocalOptions::default()).unwrap();
+        runtime.block_on(async {
             let timers = Timers::new(Clock::fixed(0));
             let driver = tokio::task::spawn_local(timers.clone().drive());
             work(timers).await;

@@ -1,4 +1,7 @@
 //! The threads of a worker: each a reactor with its own listening sockets, all on the same generation.
+//!
+//! The first reactor is on the thread that asks for it, so that a worker with one has no other thread: the kernel then
+//! spares every system call a reference count on the descriptor's file.
 
 use std::collections::HashMap;
 use std::io;
@@ -8,10 +11,8 @@ use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
 
 use crate::errorlog::Level;
 use crate::generation::Generation;
@@ -50,7 +51,13 @@ pub struct Worker {
 
 struct Thread {
     commands: mpsc::UnboundedSender<Command>,
-    handle: JoinHandle<()>,
+    runs: Runs,
+}
+
+/// Where a reactor is.
+enum Runs {
+    Here(tokio::task::JoinHandle<()>),
+    Elsewhere(std::thread::JoinHandle<()>),
 }
 
 impl Default for Worker {
@@ -71,6 +78,8 @@ impl Worker {
 
     /// Serves by this generation on these sockets, with `threads` threads at least; returns when every thread does.
     /// Threads beyond that number keep their connections and take no new ones.
+    ///
+    /// To be called on a [`timer::runtime`], which has the first reactor from then on.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -111,11 +120,21 @@ impl Worker {
         for thread in &self.threads {
             let _ = thread.commands.send(Command::Quit);
         }
-        let handles: Vec<_> = self.threads.into_iter().map(|t| t.handle).collect();
+        let mut elsewhere = vec![];
+        for thread in self.threads {
+            match thread.runs {
+                // A reactor that broke has nothing to wait for.
+                Runs::Here(task) => drop(task.await),
+                Runs::Elsewhere(handle) => elsewhere.push(handle),
+            }
+        }
+        if elsewhere.is_empty() {
+            return;
+        }
         let (done, all) = oneshot::channel();
         // Joining blocks, so it has a thread of its own.
         let joined = std::thread::Builder::new().name("join".into()).spawn(move || {
-            for handle in handles {
+            for handle in elsewhere {
                 let _ = handle.join();
             }
             let _ = done.send(());
@@ -127,33 +146,53 @@ impl Worker {
 }
 
 fn start(index: usize, generation: Arc<Generation>, counters: Arc<Counters>) -> io::Result<Thread> {
-    let (commands, mut received) = mpsc::unbounded_channel();
-    let runtime = timer::runtime()?;
-    let handle = std::thread::Builder::new().name(format!("reactor {index}")).spawn(move || {
-        let local = LocalSet::new();
-        local.block_on(&runtime, async move {
-            let reactor = Reactor::new(generation, counters);
-            tokio::task::spawn_local(reactor.timers().clone().drive());
-            tokio::task::spawn_local(sweep(Rc::clone(&reactor)));
-            let mut listeners = HashMap::new();
-            while let Some(command) = received.recv().await {
-                match command {
-                    Command::Publish { generation, listeners: sockets, done } => {
-                        reactor.publish(generation);
-                        listen(&reactor, &mut listeners, sockets);
-                        let _ = done.send(());
-                    }
-                    Command::Quit => {
-                        listeners.clear();
-                        reactor.quit();
-                        break;
-                    }
-                }
+    let (commands, received) = mpsc::unbounded_channel();
+    let runs = if index == 0 {
+        Runs::Here(tokio::task::spawn_local(react(generation, counters, received)))
+    } else {
+        let name = format!("reactor {index}");
+        // A runtime cannot leave its thread, so its descriptors are asked for there.
+        let (told, made) = std::sync::mpsc::channel();
+        let handle = std::thread::Builder::new().name(name).spawn(move || match timer::runtime() {
+            Ok(runtime) => {
+                let _ = told.send(Ok(()));
+                runtime.block_on(react(generation, counters, received));
             }
-            reactor.drained().await;
-        });
-    })?;
-    Ok(Thread { commands, handle })
+            Err(error) => drop(told.send(Err(error))),
+        })?;
+        made.recv().map_err(io::Error::other)??;
+        Runs::Elsewhere(handle)
+    };
+    Ok(Thread { commands, runs })
+}
+
+/// The life of a reactor.
+async fn react(
+    generation: Arc<Generation>,
+    counters: Arc<Counters>,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) {
+    let reactor = Reactor::new(generation, counters);
+    let driver = tokio::task::spawn_local(reactor.timers().clone().drive());
+    let sweep = tokio::task::spawn_local(sweep(Rc::clone(&reactor)));
+    let mut listeners = HashMap::new();
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Publish { generation, listeners: sockets, done } => {
+                reactor.publish(generation);
+                listen(&reactor, &mut listeners, sockets);
+                let _ = done.send(());
+            }
+            Command::Quit => {
+                listeners.clear();
+                reactor.quit();
+                break;
+            }
+        }
+    }
+    reactor.drained().await;
+    sweep.abort();
+    driver.abort();
 }
 
 /// A listener's task, ended when it is dropped.

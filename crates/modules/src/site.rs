@@ -234,7 +234,7 @@ impl Site {
             driver.abort();
             self.counters.active.fetch_sub(1, Ordering::Relaxed);
         };
-        tokio::task::LocalSet::new().block_on(&runtime, serving);
+        runtime.block_on(serving);
         let mut answer = vec![];
         client.read_to_end(&mut answer).unwrap();
         String::from_utf8_lossy(&answer).into_owned()

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::task::LocalSet;
 use tokio::time;
 use weir_engine::generation::Generation;
 use weir_engine::http::connection::serve;
@@ -46,8 +45,7 @@ impl Talk {
     #[track_caller]
     pub(crate) fn over(generation: &Arc<Generation>, script: &[Say<'_>]) -> String {
         let runtime = weir_engine::timer::runtime().expect("a runtime");
-        let local = LocalSet::new();
-        let outcome = local.block_on(&runtime, async {
+        let outcome = runtime.block_on(async {
             let (client, server) = UnixStream::pair().expect("a socket pair");
             let reactor = Reactor::new(Arc::clone(generation), Arc::default());
             tokio::task::spawn_local(reactor.timers().clone().drive());

@@ -3,8 +3,9 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, oneshot};
 use weir_engine::contract::AnyInstall;
 use weir_engine::errorlog::{Log, LogFile};
 use weir_engine::generation::{Generation, Resources, find_builtin, find_family};
@@ -24,12 +25,11 @@ pub struct Modules {
     pub upstream: &'static [&'static dyn AnyInstall],
 }
 
-/// A running site. Its connections end when it is dropped.
+/// A running site. Dropped, it takes no new connection.
 pub struct Site {
     address: SocketAddr,
     modules: Modules,
-    runtime: Runtime,
-    worker: Option<Worker>,
+    worker: Running,
     sockets: Vec<ListeningSocket>,
     generation: Arc<Generation>,
     folder: Folder,
@@ -49,24 +49,14 @@ impl Site {
         let listener = TcpListener::bind(address).expect("a free address");
         listener.set_nonblocking(true).expect("a socket option");
         let socket = ListeningSocket { address: Address::Ip(address), fd: Arc::new(listener.into()) };
-        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let mut site = Self {
-            address,
-            modules,
-            runtime,
-            worker: Some(Worker::new()),
-            sockets: vec![socket],
-            generation,
-            folder,
-        };
+        let mut site =
+            Self { address, modules, worker: Running::start(), sockets: vec![socket], generation, folder };
         site.publish();
         site
     }
 
     fn publish(&mut self) {
-        let worker = self.worker.as_mut().expect("a site has its worker until it is dropped");
-        let published = worker.publish(&self.generation, &self.sockets, 1);
-        self.runtime.block_on(published).expect("a reactor thread");
+        self.worker.publish(&self.generation, &self.sockets);
     }
 
     /// Serves by another configuration from now on, as after a reload.
@@ -102,10 +92,46 @@ impl Site {
     }
 
     /// Stops as a worker does that is told to quit: waits until all connections have ended.
-    pub fn quit(mut self) {
-        if let Some(worker) = self.worker.take() {
-            self.runtime.block_on(worker.quit());
-        }
+    pub fn quit(self) {
+        drop(self.worker.commands);
+        self.worker.thread.join().expect("a worker that does not panic");
+    }
+}
+
+/// A worker with one reactor, on a thread of its own. It quits when nobody can tell it anything any more.
+struct Running {
+    commands: mpsc::UnboundedSender<Publish>,
+    thread: JoinHandle<()>,
+}
+
+struct Publish {
+    generation: Arc<Generation>,
+    sockets: Vec<ListeningSocket>,
+    done: oneshot::Sender<io::Result<()>>,
+}
+
+impl Running {
+    fn start() -> Self {
+        let (commands, mut told) = mpsc::unbounded_channel::<Publish>();
+        let thread = std::thread::spawn(move || {
+            weir_engine::timer::runtime().expect("a runtime").block_on(async {
+                let mut worker = Worker::new();
+                while let Some(publish) = told.recv().await {
+                    let published = worker.publish(&publish.generation, &publish.sockets, 1).await;
+                    let _ = publish.done.send(published);
+                }
+                worker.quit().await;
+            });
+        });
+        Self { commands, thread }
+    }
+
+    fn publish(&self, generation: &Arc<Generation>, sockets: &[ListeningSocket]) {
+        let (done, published) = oneshot::channel();
+        let (generation, sockets) = (Arc::clone(generation), sockets.to_vec());
+        let told = self.commands.send(Publish { generation, sockets, done });
+        assert!(told.is_ok(), "the worker is there until it quits");
+        published.blocking_recv().expect("an answer").expect("a reactor thread");
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::{Io, Socket};
@@ -35,17 +36,17 @@ pub(crate) fn reactor<F: Future<Output = ()>>(work: impl FnOnce(Timers) -> F) {
 
 /// The same with a paused clock, which moves when everything waits.
 pub(crate) fn paused<F: Future<Output = ()>>(work: impl FnOnce(Timers) -> F) {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true).build_local(LocalOptions::default()).unwrap();
     drive(&runtime, || Clock::fixed(0), work);
 }
 
 fn drive<F: Future<Output = ()>>(
-    runtime: &tokio::runtime::Runtime,
+    runtime: &LocalRuntime,
     clock: impl FnOnce() -> Clock,
     work: impl FnOnce(Timers) -> F,
 ) {
-    tokio::task::LocalSet::new().block_on(runtime, async {
+    runtime.block_on(async {
         let timers = Timers::new(clock());
         let driver = tokio::task::spawn_local(timers.clone().drive());
         work(timers).await;

@@ -5,9 +5,10 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::runtime::Builder;
+use tokio::runtime::LocalRuntime;
 use weir_engine::errorlog::{Level, Log, LogFile, Output, Target, open_for_append};
 use weir_engine::generation::{Generation, Resources};
+use weir_engine::timer;
 use weir_engine::worker::{ListeningSocket, Worker};
 use weir_ir::core::Main;
 use weir_syntax::render;
@@ -75,8 +76,8 @@ pub fn alone(prepared: Prepared, site: Configuration, program: &str) -> i32 {
     })
 }
 
-fn runtime(log: &Log) -> Option<tokio::runtime::Runtime> {
-    match Builder::new_current_thread().enable_all().build() {
+fn runtime(log: &Log) -> Option<LocalRuntime> {
+    match timer::runtime() {
         Ok(runtime) => Some(runtime),
         Err(error) => {
             log.write_error(Level::Emerg, &error, "the reactor cannot be made");
@@ -159,18 +160,10 @@ impl Serving {
     async fn load(
         &mut self,
         number: u64,
-        snapshot: &[u8],
+        snapshot: &Arc<[u8]>,
         sockets: Vec<PassedSocket>,
         logs: Vec<PassedLog>,
     ) -> Result<(), Vec<u8>> {
-        let snapshot =
-            Snapshot::decode(snapshot).map_err(|_| b"malformed configuration snapshot".to_vec())?;
-        let observed = Observed::replay(&snapshot.recording)
-            .map_err(|_| b"malformed configuration recording".to_vec())?;
-        let (ast, program, diagnostics) = read(&snapshot.reading, &observed);
-        if let Some(error) = diagnostics.iter().find(|d| d.level <= Level::Error) {
-            return Err(render::message(error, &ast.sources));
-        }
         let mut files = HashMap::new();
         for passed in logs {
             let path: Arc<str> = passed.path.to_string_lossy().into();
@@ -185,11 +178,12 @@ impl Serving {
         }
         let resources =
             Resources { files: files.clone(), log: self.log.clone(), before: self.current.clone() };
-        let generation = Generation::compile(number, &program, &installed(), resources)
-            .map_err(|faults| faults.first().map(|f| f.message.clone()).unwrap_or_default())?;
-        let generation = Arc::new(generation);
+        let snapshot = Arc::clone(snapshot);
+        // The first reactor is on this thread, and its connections are not to wait for a large configuration.
+        let built = tokio::task::spawn_blocking(move || build(number, &snapshot, resources)).await;
+        let (generation, threads) =
+            built.map_err(|_| b"building the configuration failed unexpectedly".to_vec())??;
         let sockets: Vec<_> = sockets.into_iter().filter_map(listening).collect();
-        let threads = threads(&program.main.main::<Main>());
         let published = self.worker.publish(&generation, &sockets, threads).await;
         published.map_err(|error| format!("a thread cannot be started ({error})").into_bytes())?;
         self.files = files;
@@ -268,6 +262,20 @@ impl Serving {
         self.log.write(Level::Notice, "exit");
         0
     }
+}
+
+/// Makes a generation of what the worker was sent, and tells how many threads it wants.
+fn build(number: u64, snapshot: &[u8], resources: Resources) -> Result<(Arc<Generation>, usize), Vec<u8>> {
+    let snapshot = Snapshot::decode(snapshot).map_err(|_| b"malformed configuration snapshot".to_vec())?;
+    let observed =
+        Observed::replay(&snapshot.recording).map_err(|_| b"malformed configuration recording".to_vec())?;
+    let (ast, program, diagnostics) = read(&snapshot.reading, &observed);
+    if let Some(error) = diagnostics.iter().find(|d| d.level <= Level::Error) {
+        return Err(render::message(error, &ast.sources));
+    }
+    let generation = Generation::compile(number, &program, &installed(), resources)
+        .map_err(|faults| faults.first().map(|f| f.message.clone()).unwrap_or_default())?;
+    Ok((Arc::new(generation), threads(&program.main.main::<Main>())))
 }
 
 fn listening(passed: PassedSocket) -> Option<ListeningSocket> {
