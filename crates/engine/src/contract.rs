@@ -12,6 +12,7 @@ use weir_syntax::Diagnostic;
 
 use crate::generation::{Build, Plan};
 use crate::http::{Exchange, Response};
+use crate::timer::Timers;
 
 /// How a handler leaves a phase: nginx's return codes with names.
 #[derive(Debug)]
@@ -62,7 +63,8 @@ pub trait LogHandler: Send + Sync {
 
 /// A log line that waits for the end of its tunnel.
 pub trait TunnelLog {
-    fn log(&self, facts: &TunnelFacts);
+    /// The thread's timers are for a line that may wait.
+    fn log(&self, facts: &TunnelFacts, timers: &Timers);
 }
 
 /// What only the end of a tunnel tells. Times are milliseconds.

@@ -616,7 +616,7 @@ impl Future for RunningTunnel {
             complete: matches!(closed.reason, tunnel::Reason::Eof(_)),
         };
         for log in &this.logs {
-            log.log(&facts);
+            log.log(&facts, this.reactor.timers());
         }
         Poll::Ready(())
     }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use weir_engine::contract::{Check, Flow, Install, Step, Variable};
 use weir_engine::generation::{Build, Plan};
@@ -387,7 +386,7 @@ impl Check for Limiter {
         match self.decide(x) {
             Ok(0) => Step::Now(Flow::Decline),
             Ok(wait) => Step::Later(Box::pin(async move {
-                tokio::time::sleep(Duration::from_millis(wait)).await;
+                x.reactor.timers().sleep(wait).await;
                 Flow::Decline
             })),
             Err(flow) => Step::Now(flow),

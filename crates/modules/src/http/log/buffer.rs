@@ -2,9 +2,10 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use weir_engine::errorlog::{Holding, LogFile};
+use weir_engine::timer::Timers;
 
 use super::{Complaint, File};
 
@@ -44,7 +45,7 @@ impl Buffered {
     }
 
     /// Takes a whole line. One that is longer than the buffer is written right away.
-    pub(super) fn write(&self, line: &[u8], second: u64) -> Result<(), Complaint> {
+    pub(super) fn write(&self, line: &[u8], second: u64, timers: &Timers) -> Result<(), Complaint> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let size = self.buffering.size;
         let mut result = Ok(());
@@ -57,7 +58,7 @@ impl Buffered {
         if lines.is_empty() {
             // Grown once, to its final size; given back only with the log.
             lines.reserve_exact(size);
-            self.flush_later();
+            self.flush_later(timers);
         }
         lines.extend_from_slice(line);
         result
@@ -73,11 +74,11 @@ impl Buffered {
     }
 
     /// Writes the buffer when its first line has waited long enough.
-    fn flush_later(&self) {
+    fn flush_later(&self, timers: &Timers) {
         let Some(flush) = self.buffering.flush else { return };
-        let me = Weak::clone(&self.me);
+        let (me, timers) = (Weak::clone(&self.me), timers.clone());
         tokio::task::spawn_local(async move {
-            tokio::time::sleep(Duration::from_millis(flush)).await;
+            timers.sleep(flush).await;
             if let Some(me) = me.upgrade() {
                 me.flush();
             }

@@ -8,6 +8,7 @@ use weir_engine::contract::{Install, LogHandler, TunnelFacts, TunnelLog};
 use weir_engine::errorlog::LogFile;
 use weir_engine::generation::{Build, Plan};
 use weir_engine::http::{Exchange, Template};
+use weir_engine::timer::Timers;
 use weir_ir::contract::{Conf, Contexts, Directive, Module, Setting, Takes};
 use weir_ir::{Call, Fault, Merge, value};
 use weir_syntax::{Diagnostic, Level};
@@ -336,10 +337,10 @@ enum Target {
 }
 
 impl Target {
-    fn write(&self, line: &[u8], second: u64) -> Result<(), Complaint> {
+    fn write(&self, line: &[u8], second: u64, timers: &Timers) -> Result<(), Complaint> {
         match self {
             Target::File(file) => file.write(line, second),
-            Target::Buffered(buffered) => buffered.write(line, second),
+            Target::Buffered(buffered) => buffered.write(line, second, timers),
             Target::Stderr => {
                 // Nowhere is left to say that standard error is gone.
                 let _ = std::io::Write::write_all(&mut std::io::stderr(), line);
@@ -393,7 +394,8 @@ impl LogHandler for Logger {
             }
             self.format.write(x, line);
             line.push(b'\n');
-            if let Err(complaint) = self.target.write(line, x.reactor.clock().unix_secs()) {
+            let timers = x.reactor.timers();
+            if let Err(complaint) = self.target.write(line, timers.clock().unix_secs(), timers) {
                 x.log_error(Level::Alert, complaint.error.as_ref(), complaint.message);
             }
         });
@@ -420,7 +422,7 @@ struct Detached {
 }
 
 impl TunnelLog for Detached {
-    fn log(&self, facts: &TunnelFacts) {
+    fn log(&self, facts: &TunnelFacts, timers: &Timers) {
         with_line(|line| {
             let mut done = 0;
             for (at, late) in &self.late {
@@ -432,7 +434,7 @@ impl TunnelLog for Detached {
             line.extend_from_slice(&self.known[done..]);
             line.push(b'\n');
             // The request's error log is gone with it; the next request tells of a log that cannot be written.
-            let _ = self.target.write(line, facts.unix_ms / 1000);
+            let _ = self.target.write(line, facts.unix_ms / 1000, timers);
         });
     }
 }
