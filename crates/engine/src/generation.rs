@@ -429,7 +429,7 @@ fn find_kept<T: Any + Send + Sync>(kept: &Kept, name: &str) -> Option<Arc<T>> {
 }
 
 /// Finds a variable of weir's own by name.
-pub fn find_builtin(modules: &[&dyn AnyInstall], name: &str) -> Option<Variable> {
+fn find_builtin(modules: &[&dyn AnyInstall], name: &str) -> Option<Variable> {
     let own = variables::VARIABLES.iter().chain(upstream::variables::VARIABLES);
     own.chain(modules.iter().flat_map(|m| m.variables())).find(|v| v.name == name).copied()
 }
@@ -462,7 +462,7 @@ pub fn builtin(modules: &[&dyn AnyInstall], name: &str) -> Option<weir_ir::Built
 }
 
 /// Finds the family that a variable's name belongs to, and the rest of the name.
-pub fn find_family<'n>(modules: &[&dyn AnyInstall], name: &'n str) -> Option<(Family, &'n str)> {
+fn find_family<'n>(modules: &[&dyn AnyInstall], name: &'n str) -> Option<(Family, &'n str)> {
     let own = variables::FAMILIES.iter().chain(upstream::variables::FAMILIES);
     let mut families = own.chain(modules.iter().flat_map(|m| m.families()));
     families.find_map(|f| name.strip_prefix(f.prefix).map(|rest| (*f, rest)))

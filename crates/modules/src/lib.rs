@@ -4,8 +4,6 @@ mod crypt;
 pub mod http;
 mod md5;
 #[cfg(test)]
-mod site;
-#[cfg(test)]
 mod testing;
 pub mod upstream;
 

@@ -1,246 +1,216 @@
-//! For tests: a configuration lowered in memory, and a site that answers over a socket pair.
+//! For tests: a site of all modules, asked in memory over a socket pair.
 
-use std::cell::Cell;
 use std::collections::HashMap;
-use std::io;
-use std::net::IpAddr;
-use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
-use weir_engine::errorlog::{Log, Output, Sink, Target};
-use weir_engine::generation::{Generation, Resources};
-use weir_engine::http::connection::serve;
-use weir_engine::http::exchange::Connection;
-use weir_engine::io::{Address, Io, Socket};
-use weir_engine::reactor::{Peer, Reactor};
+use weir_engine::contract::{AnyInstall, Content, Flow, Install, Step};
+use weir_engine::errorlog::{Log, LogFile};
+use weir_engine::generation::{Generation, Plan, Resources};
+use weir_engine::http::{Exchange, Response, Template};
+use weir_engine::io::Address;
+use weir_engine::reactor::Counters;
+use weir_ir::contract::{Conf, Contexts, Directive, Module, Takes};
+use weir_ir::{Fault, Merge};
+use weir_syntax::{Diagnostic, Memory};
+use weir_testkit::{Folder, Modules, Say, Talk, messages};
 
-use weir_ir::{AnyModule, Dialect, Prefixes, Program, World};
-use weir_syntax::{Diagnostic, Files, Level, Memory};
+/// `answer CODE TYPE TEXT`: content for tests.
+struct Answer;
 
-use crate::HTTP;
+#[derive(Clone, Debug, Default)]
+struct Answers(Option<(u16, Vec<u8>, weir_ir::Template)>);
 
-struct Machine(Memory);
-
-impl Files for Machine {
-    fn read(&self, path: &[u8]) -> io::Result<Arc<[u8]>> {
-        self.0.read(path)
-    }
-
-    fn glob(&self, pattern: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-        self.0.glob(pattern)
+impl Conf for Answers {
+    fn inherit(&mut self, _: &Self, _: &mut Merge<'_>) -> Result<(), Fault> {
+        Ok(())
     }
 }
 
-impl World for Machine {
-    fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
-        Err(io::ErrorKind::NotFound.into())
-    }
+impl Module for Answer {
+    const NAME: &'static str = "test_answer";
+    type Main = ();
+    type Scope = Answers;
+    const DIRECTIVES: &'static [Directive<Self>] =
+        &[Directive::<Answer>::scope("answer", Contexts::LOCATION, Takes::THREE, |answers, call| {
+            let code = call.text(0).parse().map_err(|_| call.invalid_value(0))?;
+            answers.0 = Some((code, call.arg(1).to_vec(), call.template(2)?));
+            Ok(())
+        })];
+}
 
-    fn hostname(&self) -> String {
-        "machine".into()
-    }
-
-    fn user(&self, _: &str) -> io::Result<(u32, u32)> {
-        Ok((1, 1))
-    }
-
-    fn group(&self, _: &str) -> io::Result<u32> {
-        Ok(1)
-    }
-
-    fn privileged(&self) -> bool {
-        false
+impl Install for Answer {
+    fn install(answers: &Answers, plan: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
+        if let Some((code, content_type, text)) = &answers.0 {
+            let handler = Answering(*code, content_type.clone(), plan.template(text));
+            plan.handlers.handler = Some(Arc::new(handler));
+        }
+        Ok(())
     }
 }
 
-/// Lowers an `http` block's text, with other files by path, and gives what was told as nginx prints it.
-fn lower(http: &str, files: &[(&str, &str)]) -> (Program, Vec<String>) {
-    let conf = format!("events {{}} http {{ access_log off; {http} }}");
+struct Answering(u16, Vec<u8>, Template);
+
+impl Content for Answering {
+    fn respond<'a>(&'a self, x: &'a mut Exchange) -> Step<'a> {
+        let mut response = Response::with_body(self.0, self.1.clone(), self.2.value(x));
+        response.last_modified = Some(784_111_777);
+        Step::Now(Flow::Respond(Box::new(response)))
+    }
+}
+
+fn modules() -> Modules {
+    static HTTP: LazyLock<Vec<&dyn AnyInstall>> =
+        LazyLock::new(|| [&[&Answer as &dyn AnyInstall], crate::HTTP].concat());
+    Modules { http: &HTTP, upstream: crate::UPSTREAM }
+}
+
+/// Compiles the inside of an `http` block, with other files by path, into what goes on from `before`; or gives what was
+/// told of it. Logs are written below the folder, or not at all.
+fn compile(
+    http: &str,
+    files: &[(&str, &str)],
+    folder: Option<&Folder>,
+    before: Option<Arc<Generation>>,
+) -> Result<Arc<Generation>, Vec<String>> {
+    let folder_path = folder.map_or("".into(), |folder| folder.path().to_string_lossy());
+    let http = http.replace("%DIR%", &folder_path);
+    let conf = format!("error_log logs/error.log info; events {{}} http {{ {http} }}");
     let memory = files.iter().fold(Memory::new(), |m, (path, text)| m.with(*path, text));
-    let machine = Machine(memory.with("/conf/nginx.conf", conf));
-    let ast = weir_syntax::parse(&machine, b"/conf/nginx.conf", b"/conf/", None);
-    let mut modules: Vec<&dyn AnyModule> = vec![&weir_ir::http::HttpCore, &weir_ir::http::HttpUpstream];
-    modules.extend(HTTP.iter().map(|m| *m as &dyn AnyModule));
-    let builtin = |name: &str| weir_engine::generation::builtin(HTTP, name);
-    let dialect = Dialect { core: weir_ir::core::MODULES, http: &modules, upstream: &[], builtin: &builtin };
-    let prefixes = Prefixes {
-        prefix: "/".into(),
-        conf: "/conf/".into(),
-        access_log: "/access.log".into(),
-        ..Prefixes::default()
-    };
-    let (mut program, told) = weir_ir::lower(&ast, &prefixes, &dialect, &machine);
-    // What is logged goes to the test's own log.
-    program.main.main_mut::<weir_ir::core::Main>().error_logs.clear();
-    (program, told.iter().map(told_text).collect())
-}
-
-fn told_text(diagnostic: &Diagnostic) -> String {
-    String::from_utf8_lossy(&diagnostic.message).into_owned()
-}
-
-/// What is told of an `http` block.
-pub(crate) fn told(http: &str) -> Vec<String> {
-    lower(http, &[]).1
-}
-
-/// What is told of an `http` block, with other files by path: while reading it, else while compiling it.
-pub(crate) fn told_with(http: &str, files: &[(&str, &str)]) -> Vec<String> {
-    let (program, told) = lower(http, files);
+    let (program, told) = modules().lower(&format!("{folder_path}/"), memory.with("/conf/nginx.conf", conf));
     if !told.is_empty() {
-        return told;
+        return Err(told);
     }
-    let resources = Resources { files: HashMap::new(), log: Log::new("weir", vec![]), before: None };
-    match Generation::compile(1, &program, HTTP, resources) {
-        Ok(_) => vec![],
-        Err(faults) => faults.iter().map(told_text).collect(),
+    let mut files: HashMap<_, _> = before.as_ref().map(|g| g.files().clone()).unwrap_or_default();
+    for file in &program.open_files {
+        let path = if folder.is_some() { &*file.path } else { "/dev/null" };
+        files.entry(Arc::clone(&file.path)).or_insert_with(|| Arc::new(LogFile::open(path).unwrap()));
     }
+    modules().compile(1, &program, Resources { files, log: Log::new("weir", vec![]), before })
 }
 
-/// The first thing told of an `http` block, empty where it is good.
-pub(crate) fn first_told(http: &str) -> String {
-    told(http).into_iter().next().unwrap_or_default()
+/// What is told of the inside of an `http` block, with other files by path: while reading it, else while compiling it.
+pub(crate) fn told(http: &str, files: &[(&str, &str)]) -> Vec<String> {
+    compile(http, files, None, None).err().unwrap_or_default()
 }
 
-#[derive(Default)]
-struct Lines(Mutex<Vec<String>>);
-
-impl Sink for Lines {
-    fn write(&self, _: Level, line: &[u8]) {
-        self.0.lock().unwrap().push(String::from_utf8_lossy(line).into_owned());
-    }
+/// Checks the first thing told of the inside of an `http` block; nothing is success.
+#[track_caller]
+pub(crate) fn check_conf(http: &str, expected: &str) {
+    assert_eq!(told(http, &[]).into_iter().next().unwrap_or_default(), expected, "{http}");
 }
 
-/// A site that is asked one connection after the other.
+/// Where requests come from unless a test says otherwise.
+const PEER: &str = "127.0.0.1:40000";
+
+/// A configuration and what it writes to.
 pub(crate) struct Site {
+    folder: Folder,
     generation: Arc<Generation>,
-    lines: Arc<Lines>,
+    counters: Arc<Counters>,
 }
 
 impl Site {
-    /// A site of one `http` block.
+    /// A site of the inside of an `http` block, of which the first address is asked. `%DIR%` is the site's folder.
     #[track_caller]
     pub(crate) fn new(http: &str) -> Self {
         Self::with_files(http, &[])
     }
 
-    /// The same with other configuration files.
+    /// The same with other configuration files by path.
     #[track_caller]
     pub(crate) fn with_files(http: &str, files: &[(&str, &str)]) -> Self {
-        let (program, told) = lower(http, files);
-        assert_eq!(told, Vec::<String>::new());
-        let lines = Arc::new(Lines::default());
-        let target = Target::Sink(Arc::clone(&lines) as Arc<dyn Sink>);
-        let log = Log::new("weir", vec![Output { level: Level::Debug, target }]);
-        let resources = Resources { files: HashMap::new(), log, before: None };
-        let generation = Generation::compile(1, &program, HTTP, resources).unwrap();
-        Self { generation: Arc::new(generation), lines }
+        let folder = Folder::new(&[("logs/.keep", b"")]);
+        let generation = compile(http, files, Some(&folder), None).unwrap();
+        Self { folder, generation, counters: Arc::default() }
     }
 
-    /// For tests that bring their own connections.
-    pub(crate) fn generation(&self) -> Arc<Generation> {
-        Arc::clone(&self.generation)
+    /// Goes on with another configuration.
+    #[track_caller]
+    pub(crate) fn reload(&mut self, http: &str) {
+        let before = Arc::clone(&self.generation);
+        self.generation = compile(http, &[], Some(&self.folder), Some(before)).unwrap();
     }
 
-    /// Sends bytes and gives all that comes back, without the lines that are the same everywhere.
-    pub(crate) fn raw(&self, request: &str) -> String {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let local = tokio::task::LocalSet::new();
-        let answer = local.block_on(&runtime, async {
-            let (mut client, server) = UnixStream::pair().unwrap();
-            let reactor = Reactor::new(Arc::clone(&self.generation), Arc::default());
-            let address = Address::Ip(([127, 0, 0, 1], 80).into());
-            let connection = Connection {
-                number: 1,
-                peer: Peer::new(Address::Ip(([127, 0, 0, 1], 40000).into())),
-                local: address.clone(),
-                started: 0,
-                requests: Cell::new(0),
-                address: Cell::new(0),
-                tls: None,
-                log: self.generation.log.clone(),
-            };
-            let io = Io::Plain(Socket::Unix(server));
-            let served =
-                serve(Rc::clone(&reactor), Arc::clone(&self.generation), Arc::new(address), connection, io);
-            let served = tokio::task::spawn_local(served);
-            client.write_all(request.as_bytes()).await.unwrap();
-            client.shutdown().await.unwrap();
-            let mut answer = Vec::new();
-            client.read_to_end(&mut answer).await.unwrap();
-            served.await.unwrap();
-            answer
-        });
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let same = |line: &str| line.starts_with("Server: ") || line.starts_with("Date: ");
-        answer.split_inclusive('\n').filter(|line| !same(line)).collect()
+    /// Puts a file into the site's folder.
+    pub(crate) fn with(self, name: &str, text: &str) -> Self {
+        self.folder.write(name, text);
+        self
     }
 
-    /// The answer to `METHOD URI` with header lines, head and body.
-    pub(crate) fn ask(&self, line: &str, headers: &str) -> String {
-        self.raw(&format!("{line} HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n{headers}\r\n"))
-            .replace("Connection: close\r\n", "")
-            .replace('\r', "")
+    pub(crate) fn generation(&self) -> &Arc<Generation> {
+        &self.generation
     }
 
-    /// The answer to a GET in short: the status, the target of a redirect, and a body that is no plain page.
-    pub(crate) fn get(&self, uri: &str) -> String {
-        let answer = self.ask(&format!("GET {uri}"), "");
-        let (head, body) = answer.split_once("\n\n").unwrap_or((&answer, ""));
-        let mut short = head.get(9..12).unwrap_or_default().to_string();
-        if let Some(location) = head.lines().find(|l| l.starts_with("Location: ")) {
-            short = format!("{short} {}", &location[10..]);
-        }
-        if !body.is_empty() && !body.starts_with("<html>") {
-            short = format!("{short} {body}");
-        }
-        short
+    /// The text of a file of the site's folder.
+    pub(crate) fn read(&self, name: &str) -> String {
+        self.folder.read(name)
     }
 
     /// The messages logged so far, without time and context.
     pub(crate) fn log(&self) -> Vec<String> {
-        let lines = self.lines.0.lock().unwrap();
-        let message = |line: &String| {
-            let message =
-                line.split_once(": *").and_then(|(_, m)| m.split_once(' ')).map_or(line.as_str(), |(_, m)| m);
-            message.split(", client: ").next().unwrap_or_default().trim_end().to_string()
+        messages(&self.read("logs/error.log"))
+    }
+
+    /// Plays a conversation on a connection from an address, and gives all that comes back.
+    #[track_caller]
+    pub(crate) fn talk(&self, peer: &str, script: &[Say<'_>]) -> String {
+        let peer = match peer {
+            "unix:" => Address::Unix("".into()),
+            peer => Address::Ip(peer.parse().unwrap()),
         };
-        lines.iter().map(message).collect()
+        Talk::over(&self.generation, &self.counters, peer, script)
+    }
+
+    /// Sends bytes on a connection from 127.0.0.1 and gives all that comes back.
+    #[track_caller]
+    pub(crate) fn raw(&self, bytes: &[u8]) -> String {
+        self.talk(PEER, &[Say::Send(bytes), Say::Finish])
+    }
+
+    /// Asks for a path, with more header lines that end in CRLF.
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str, headers: &str) -> String {
+        self.get_from(PEER, path, headers)
+    }
+
+    #[track_caller]
+    pub(crate) fn get_from(&self, peer: &str, path: &str, headers: &str) -> String {
+        self.request(peer, &format!("GET {path}"), headers)
+    }
+
+    #[track_caller]
+    fn request(&self, peer: &str, line: &str, headers: &str) -> String {
+        let request = format!("{line} HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n{headers}\r\n");
+        self.talk(peer, &[Say::Send(request.as_bytes()), Say::Finish])
+    }
+
+    /// The answer to `METHOD URI` with header lines, without CRs and the header lines that are the same everywhere.
+    #[track_caller]
+    pub(crate) fn ask(&self, line: &str, headers: &str) -> String {
+        let answer = self.request(PEER, line, headers).replace('\r', "");
+        let same =
+            |line: &&str| ["Server: ", "Date: ", "Connection: close\n"].iter().any(|s| line.starts_with(s));
+        answer.split_inclusive('\n').filter(|line| !same(line)).collect()
+    }
+
+    /// The answer to a GET in short: the status, the target of a redirect, and a body that is no plain page.
+    #[track_caller]
+    pub(crate) fn short(&self, uri: &str) -> String {
+        let answer = self.get(uri, "");
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let body = Some(body).filter(|body| !body.is_empty() && !body.starts_with("<html>"));
+        let parts = [Some(code(&answer)), header(&answer, "Location"), body];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }
 
-/// A folder of files that is removed in the end.
-pub(crate) struct Folder(std::path::PathBuf);
-
-impl Folder {
-    pub(crate) fn new(files: &[(&str, &str)]) -> Self {
-        static COUNT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("weir-modules-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        for (name, content) in files {
-            let path = folder.join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, content).unwrap();
-        }
-        Self(folder)
-    }
-
-    pub(crate) fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-
-    /// Sets when a file was modified, in seconds since the epoch.
-    pub(crate) fn set_modified(&self, name: &str, unix: u64) {
-        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(unix);
-        std::fs::File::options().write(true).open(self.0.join(name)).unwrap().set_modified(time).unwrap();
-    }
+/// The value of a header of a response.
+pub(crate) fn header<'r>(response: &'r str, name: &str) -> Option<&'r str> {
+    let head = response.split("\r\n\r\n").next()?;
+    head.lines().skip(1).find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// The code of a response.
+pub(crate) fn code(response: &str) -> &str {
+    response.split(' ').nth(1).unwrap_or("")
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
 /// A folder of files that is removed in the end.
 pub struct Folder(PathBuf);
@@ -35,6 +36,16 @@ impl Folder {
         std::fs::create_dir_all(path.parent().expect("a name below the folder")).expect("a folder");
         std::fs::write(&path, content).expect("a file in a temporary folder");
         path
+    }
+
+    /// Sets when a file was modified, in seconds since the epoch.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn set_modified(&self, name: &str, unix: u64) {
+        let file =
+            std::fs::File::options().write(true).open(self.0.join(name)).expect("a file of the folder");
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(unix)).expect("a time");
     }
 
     /// A file's text, empty where there is none.

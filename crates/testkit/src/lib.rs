@@ -22,7 +22,7 @@ pub use client::{Client, Response, requests};
 pub use folder::Folder;
 pub use memory::{Say, Talk};
 pub use origin::{Origin, Visit};
-pub use site::{Modules, Site};
+pub use site::{Modules, Site, messages};
 pub use wait::{Gate, PATIENCE, RaisedAtEnd, until, within};
 pub use websocket::{Message, Socket};
 

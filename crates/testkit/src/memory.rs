@@ -3,19 +3,19 @@
 //! A paused clock would run ahead by itself whenever the thread waits for a socket; this one goes on as usual and jumps
 //! where the script says so.
 
-use std::cell::Cell;
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time;
 use weir_engine::generation::Generation;
-use weir_engine::http::connection::serve;
-use weir_engine::http::exchange::Connection;
+use weir_engine::http::connection::{accepted, serve};
 use weir_engine::io::{Address, Io, Socket};
-use weir_engine::reactor::{Peer, Reactor};
+use weir_engine::reactor::{Counters, Reactor};
 
 use crate::PATIENCE;
 use crate::client::find;
@@ -41,32 +41,42 @@ pub struct Talk {
 }
 
 impl Talk {
-    /// Plays the script against a generation, then reads until the server closes.
+    /// Plays the script on a connection from `peer` to the generation's first address, then reads until the server closes
+    /// and waits for what it still does.
+    ///
+    /// # Panics
+    /// If something that the script expects does not come.
     #[track_caller]
-    pub(crate) fn over(generation: &Arc<Generation>, script: &[Say<'_>]) -> String {
+    pub fn over(
+        generation: &Arc<Generation>,
+        counters: &Arc<Counters>,
+        peer: Address,
+        script: &[Say<'_>],
+    ) -> String {
         let runtime = weir_engine::timer::runtime().expect("a runtime");
         let outcome = runtime.block_on(async {
             let (client, server) = UnixStream::pair().expect("a socket pair");
-            let reactor = Reactor::new(Arc::clone(generation), Arc::default());
+            let reactor = Reactor::new(Arc::clone(generation), Arc::clone(counters));
             tokio::task::spawn_local(reactor.timers().clone().drive());
-            let listener = generation.sockets.first().map(|s| s.address.clone());
-            let listener = listener.unwrap_or_else(|| Address::Ip(([127, 0, 0, 1], 80).into()));
-            let connection = Connection {
-                number: 1,
-                peer: Peer::new(Address::Ip(([127, 0, 0, 1], 40000).into())),
-                local: listener.clone(),
-                started: reactor.clock().now_ms(),
-                requests: Cell::new(0),
-                address: Cell::new(0),
-                tls: None,
-                log: generation.log.clone(),
+            let listener = generation.sockets[0].address.clone();
+            let local = match &listener {
+                Address::Ip(at) => Address::Ip((Ipv4Addr::LOCALHOST, at.port()).into()),
+                Address::Unix(_) => listener.clone(),
             };
+            for counter in [&counters.accepted, &counters.handled, &counters.active] {
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+            let connection = accepted(&reactor, generation, peer, local, 0);
             let io = Io::Plain(Socket::Unix(server));
             let served =
                 serve(Rc::clone(&reactor), Arc::clone(generation), Arc::new(listener), connection, io);
-            tokio::task::spawn_local(served);
+            let served = tokio::task::spawn_local(served);
             let mut talk = Talk { client, reactor, received: vec![], seen: 0 };
             let played = talk.play(script).await;
+            drop(talk.client);
+            let ended = time::timeout(PATIENCE, served).await.map_err(|_| "the server goes on".to_owned());
+            let played = played.and(ended.map(|served| served.expect("a server that does not panic")));
+            counters.active.fetch_sub(1, Ordering::Relaxed);
             (played, String::from_utf8_lossy(&talk.received).into_owned())
         });
         match outcome {

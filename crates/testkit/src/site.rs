@@ -8,12 +8,12 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 use weir_engine::contract::AnyInstall;
 use weir_engine::errorlog::{Log, LogFile};
-use weir_engine::generation::{Generation, Resources, find_builtin, find_family};
+use weir_engine::generation::{Generation, Resources, builtin};
 use weir_engine::io::Address;
 use weir_engine::worker::{ListeningSocket, Worker};
 use weir_ir::http::{HttpCore, HttpUpstream};
-use weir_ir::{AnyModule, Builtin, Dialect, Prefixes, World};
-use weir_syntax::{Files, Memory};
+use weir_ir::{AnyModule, Dialect, Prefixes, Program, World};
+use weir_syntax::{Diagnostic, Files, Memory};
 
 use crate::memory::{Say, Talk};
 use crate::{Folder, filled, free_address};
@@ -23,6 +23,53 @@ use crate::{Folder, filled, free_address};
 pub struct Modules {
     pub http: &'static [&'static dyn AnyInstall],
     pub upstream: &'static [&'static dyn AnyInstall],
+}
+
+impl Modules {
+    /// What there is to install, in its order.
+    fn installed(self) -> Vec<&'static dyn AnyInstall> {
+        self.upstream.iter().chain(self.http).copied().collect()
+    }
+
+    /// Lowers `/conf/nginx.conf`, with paths of logs and documents below `prefix`. Also gives what was told, without its
+    /// places.
+    pub fn lower(self, prefix: &str, files: Memory) -> (Program, Vec<String>) {
+        let machine = Machine(files);
+        let ast = weir_syntax::parse(&machine, b"/conf/nginx.conf", b"/conf/", None);
+        let mut http: Vec<&dyn AnyModule> = vec![&HttpCore, &HttpUpstream];
+        http.extend(self.http.iter().map(|m| *m as &dyn AnyModule));
+        let upstream: Vec<_> = self.upstream.iter().map(|m| *m as &dyn AnyModule).collect();
+        let installed = self.installed();
+        let builtin = |name: &str| builtin(&installed, name);
+        let dialect =
+            Dialect { core: weir_ir::core::MODULES, http: &http, upstream: &upstream, builtin: &builtin };
+        let prefixes = Prefixes {
+            prefix: prefix.into(),
+            conf: "/conf/".into(),
+            access_log: format!("{prefix}logs/access.log").into(),
+            ..Prefixes::default()
+        };
+        let (program, told) = weir_ir::lower(&ast, &prefixes, &dialect, &machine);
+        (program, texts(&told))
+    }
+
+    /// Compiles a program.
+    ///
+    /// # Errors
+    /// What the modules object to.
+    pub fn compile(
+        self,
+        number: u64,
+        program: &Program,
+        resources: Resources,
+    ) -> Result<Arc<Generation>, Vec<String>> {
+        let compiled = Generation::compile(number, program, &self.installed(), resources);
+        compiled.map(Arc::new).map_err(|faults| texts(&faults))
+    }
+}
+
+fn texts(told: &[Diagnostic]) -> Vec<String> {
+    told.iter().map(|d| String::from_utf8_lossy(&d.message).into_owned()).collect()
 }
 
 /// A running site. Dropped, it takes no new connection.
@@ -78,7 +125,7 @@ impl Site {
 
     /// The messages logged so far, without time, connection and context.
     pub fn log(&self) -> Vec<String> {
-        self.folder.read("error.log").lines().map(message).collect()
+        messages(&self.folder.read("error.log"))
     }
 
     /// Plays a conversation over a socket pair on a thread of its own reactor, with a clock that the script moves.
@@ -88,7 +135,8 @@ impl Site {
     /// If something that the script expects does not come.
     #[track_caller]
     pub fn talk(&self, script: &[Say<'_>]) -> String {
-        Talk::over(&self.generation, script)
+        let peer = Address::Ip(([127, 0, 0, 1], 40000).into());
+        Talk::over(&self.generation, &Arc::default(), peer, script)
     }
 
     /// Stops as a worker does that is told to quit: waits until all connections have ended.
@@ -142,34 +190,19 @@ fn text(http: &str, names: &[(&str, String)], address: SocketAddr, folder: &Fold
     format!("error_log {} info; events {{}} http {{ {http} }}", log.display())
 }
 
-fn message(line: &str) -> String {
-    let said = line.split_once(": ").map_or(line, |(_, said)| said);
-    let message = said.strip_prefix('*').and_then(|rest| rest.split_once(' ')).map_or(said, |(_, m)| m);
-    message.split(", client: ").next().unwrap_or_default().trim_end().to_owned()
+/// The messages of an error log's text, without time, connection and context.
+pub fn messages(log: &str) -> Vec<String> {
+    let message = |line: &str| {
+        let said = line.split_once(": ").map_or(line, |(_, said)| said);
+        let message = said.strip_prefix('*').and_then(|rest| rest.split_once(' ')).map_or(said, |(_, m)| m);
+        message.split(", client: ").next().unwrap_or_default().trim_end().to_owned()
+    };
+    log.lines().map(message).collect()
 }
 
 #[track_caller]
 fn compile(modules: Modules, number: u64, text: &str, before: Option<Arc<Generation>>) -> Arc<Generation> {
-    let machine = Machine(Memory::new().with("/conf/nginx.conf", text));
-    let ast = weir_syntax::parse(&machine, b"/conf/nginx.conf", b"/conf/", None);
-    let mut http: Vec<&dyn AnyModule> = vec![&HttpCore, &HttpUpstream];
-    http.extend(modules.http.iter().map(|m| *m as &dyn AnyModule));
-    let upstream: Vec<_> = modules.upstream.iter().map(|m| *m as &dyn AnyModule).collect();
-    let installed: Vec<_> = modules.upstream.iter().chain(modules.http).copied().collect();
-    let builtin = |name: &str| {
-        let own = find_builtin(&installed, name).map(|v| Builtin { changeable: v.set.is_some() });
-        own.or_else(|| find_family(&installed, name).map(|_| Builtin { changeable: false }))
-    };
-    let dialect =
-        Dialect { core: weir_ir::core::MODULES, http: &http, upstream: &upstream, builtin: &builtin };
-    let prefixes = Prefixes {
-        prefix: "/".into(),
-        conf: "/conf/".into(),
-        access_log: "/access.log".into(),
-        ..Prefixes::default()
-    };
-    let (program, told) = weir_ir::lower(&ast, &prefixes, &dialect, &machine);
-    let told: Vec<_> = told.iter().map(|d| String::from_utf8_lossy(&d.message).into_owned()).collect();
+    let (program, told) = modules.lower("/", Memory::new().with("/conf/nginx.conf", text));
     assert_eq!(told, Vec::<String>::new(), "{text}");
     // The error log is there; access logs go nowhere.
     let open = |path: &Arc<str>| {
@@ -178,13 +211,10 @@ fn compile(modules: Modules, number: u64, text: &str, before: Option<Arc<Generat
     };
     let files = program.open_files.iter().map(|f| (Arc::clone(&f.path), open(&f.path))).collect();
     let resources = Resources { files, log: Log::new("weir", vec![]), before };
-    match Generation::compile(number, &program, &installed, resources) {
-        Ok(generation) => Arc::new(generation),
-        Err(faults) => panic!("{}", String::from_utf8_lossy(&faults[0].message)),
-    }
+    modules.compile(number, &program, resources).unwrap_or_else(|told| panic!("{told:?}"))
 }
 
-/// A machine without files, on which only `localhost` has an address.
+/// A machine that answers from memory, on which only `localhost` has an address.
 struct Machine(Memory);
 
 impl Files for Machine {
@@ -218,6 +248,6 @@ impl World for Machine {
     }
 
     fn privileged(&self) -> bool {
-        false
+        true
     }
 }

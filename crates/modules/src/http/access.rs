@@ -115,7 +115,7 @@ impl Check for Rules {
 
 #[cfg(test)]
 mod tests {
-    use crate::site::{Site, check_conf, code};
+    use crate::testing::{Site, check_conf, code};
 
     #[test]
     fn messages() {
@@ -130,7 +130,7 @@ mod tests {
             Site::new(&format!("server {{ listen 80; location / {{ {rules} answer 200 text/plain ok; }} }}"));
         assert_eq!(code(&site.get_from(client, "/", "")), expected, "{rules} {client}");
         let errors: &[&str] = if expected == "403" { &["access forbidden by rule"] } else { &[] };
-        assert_eq!(site.errors(), errors);
+        assert_eq!(site.log(), errors);
     }
 
     #[test]
@@ -154,7 +154,7 @@ mod tests {
         let site = Site::new(
             "deny all; server { listen 80;
                 location / { answer 200 text/plain ok; }
-                location /open { allow 192.0.2.1; answer 200 text/plain ok; }
+                location /open { allow 127.0.0.1; answer 200 text/plain ok; }
              }",
         );
         assert_eq!(code(&site.get("/", "")), "403");

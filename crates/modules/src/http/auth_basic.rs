@@ -180,7 +180,7 @@ fn password_of<'f>(file: &'f [u8], user: &[u8]) -> Option<&'f [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::site::{Site, check_conf, code, header};
+    use crate::testing::{Site, check_conf, code, header};
 
     #[track_caller]
     fn check_file(file: &str, expected: Option<&str>) {
@@ -214,7 +214,7 @@ mod tests {
         location /off { auth_basic off; answer 200 text/plain ok; }
         location /var { auth_basic $arg_realm; answer 200 text/plain ok; }
         location /nix { auth_basic_user_file nix; answer 200 text/plain ok; }
-        location /any { satisfy any; allow 192.0.2.1; deny all; answer 200 text/plain ok; }
+        location /any { satisfy any; allow 127.0.0.1; deny all; answer 200 text/plain ok; }
         location /page { error_page 401 /page401; answer 200 text/plain ok; }
         location /page401 { auth_basic off; answer 200 text/plain page; }
     }";
@@ -228,12 +228,13 @@ mod tests {
         let response = site.get_from("192.0.2.2:1", path, headers);
         assert_eq!(code(&response), expected, "{path} {credentials}");
         assert_eq!(header(&response, "WWW-Authenticate").is_some(), expected == "401");
-        assert!(site.errors().concat().starts_with(error), "{:?}", site.errors());
-        assert_eq!(site.errors().is_empty(), error.is_empty());
+        assert!(site.log().concat().starts_with(error), "{:?}", site.log());
+        assert_eq!(site.log().is_empty(), error.is_empty());
     }
 
     #[test]
     fn requests() {
+        let none = "no user/password was provided for basic authentication";
         // plain:secret, plain:wrong, slow:secret, old:xx, nobody:x, without colon
         let (plain, wrong) = ("Basic cGxhaW46c2VjcmV0", "basic cGxhaW46d3Jvbmc=");
         check("/", plain, "200", "");
@@ -241,15 +242,15 @@ mod tests {
         check("/", "Basic c2xvdzpzZWNyZXQ=", "200", "");
         check("/", "Basic b2xkOnh4", "500", "crypt_r() failed (22: Invalid argument)");
         check("/", "Basic bm9ib2R5Ong=", "401", "user \"nobody\" was not found in \"/");
-        check("/", "Basic cGxhaW4=", "401", "");
-        check("/", "Bearer x", "401", "");
-        check("/", "", "401", "");
+        check("/", "Basic cGxhaW4=", "401", none);
+        check("/", "Bearer x", "401", none);
+        check("/", "", "401", none);
         check("/off", "", "200", "");
         check("/var?realm=off", "", "200", "");
-        check("/var?realm=b", "", "401", "");
+        check("/var?realm=b", "", "401", none);
         check("/nix", plain, "403", "open() \"/");
         check("/any", plain, "200", "");
-        check("/any", "", "401", "");
+        check("/any", "", "401", none);
     }
 
     #[test]

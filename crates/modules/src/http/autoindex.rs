@@ -355,8 +355,10 @@ fn write_xml(entries: &[Entry], out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use weir_testkit::Folder;
+
     use super::*;
-    use crate::testing::{Folder, Site, first_told};
+    use crate::testing::{Site, check_conf};
 
     fn entry(name: &str, kind: Kind, size: u64) -> Entry {
         Entry { name: name.into(), kind, size, modified: 0x5000_0000 }
@@ -426,10 +428,12 @@ mod tests {
 
     #[test]
     fn directories() {
-        assert_eq!(first_told("autoindex_format text;"), "invalid value \"text\"");
-        let folder = Folder::new(&[("z/x", ""), ("b", ""), (".hidden", ""), ("i/index.html", "index")]);
-        let site =
-            Site::new(&format!("server {{ root {}; autoindex on; autoindex_format jsonp; }}", folder.path()));
+        check_conf("autoindex_format text;", "invalid value \"text\"");
+        let folder = Folder::new(&[("z/x", b""), ("b", b""), (".hidden", b""), ("i/index.html", b"index")]);
+        let site = Site::new(&format!(
+            "server {{ root {}; autoindex on; autoindex_format jsonp; }}",
+            folder.path().display()
+        ));
         let listed = site.ask("GET /", "");
         let names: Vec<_> =
             listed.split("\"name\":\"").skip(1).filter_map(|rest| rest.chars().next()).collect();
@@ -437,7 +441,7 @@ mod tests {
         assert!(listed.contains("Content-Type: application/json\n"), "{listed}");
         assert!(site.ask("GET /?callback=f.g", "").contains("\nf.g([\n"));
         for (uri, expected) in [("/?callback=f-g", "400"), ("/none/", "404"), ("/i/", "200 index")] {
-            assert_eq!(site.get(uri), expected, "{uri}");
+            assert_eq!(site.short(uri), expected, "{uri}");
         }
     }
 }

@@ -68,7 +68,7 @@ impl Content for Image {
 
 #[cfg(test)]
 mod tests {
-    use crate::site::{Site, header};
+    use crate::testing::{Site, header};
 
     #[test]
     fn image() {
@@ -77,6 +77,6 @@ mod tests {
         assert_eq!(header(&response, "Content-Type"), Some("image/gif"));
         assert_eq!(header(&response, "Content-Length"), Some("43"));
         assert_eq!(header(&response, "Last-Modified"), Some("Mon, 28 Sep 1970 06:00:00 GMT"));
-        assert!(site.talk(b"DELETE / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 405 "));
+        assert!(site.raw(b"DELETE / HTTP/1.0\r\n\r\n").starts_with("HTTP/1.1 405 "));
     }
 }

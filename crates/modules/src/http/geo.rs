@@ -434,7 +434,7 @@ mod tests {
     #[test]
     fn messages() {
         let check = |block: &str, expected: &[&str]| {
-            assert_eq!(told(&format!("geo $g {{ {block} }}")), expected, "{block}");
+            assert_eq!(told(&format!("geo $g {{ {block} }}"), &[]), expected, "{block}");
         };
         check("a;", &["invalid number of the geo parameters"]);
         check("a b c;", &["invalid number of the geo parameters"]);
@@ -470,7 +470,11 @@ mod tests {
     #[track_caller]
     fn check(block: &str, address: &str, expected: &str) {
         let conf = format!("geo $arg_a $g {{ {block} }} server {{ return 200 \"[$g]\"; }}");
-        assert_eq!(Site::new(&conf).get(&format!("/?a={address}")), format!("200 [{expected}]"), "{address}");
+        assert_eq!(
+            Site::new(&conf).short(&format!("/?a={address}")),
+            format!("200 [{expected}]"),
+            "{address}"
+        );
     }
 
     #[test]
@@ -517,7 +521,7 @@ mod tests {
             "geo $g { default d; 127.0.0.1 local; 1.1.1.1 client; proxy 127.0.0.0/8; proxy_recursive; } \
              server { return 200 $g; }",
         );
-        assert_eq!(site.get("/"), "200 local");
+        assert_eq!(site.short("/"), "200 local");
         assert!(site.ask("GET /", "X-Forwarded-For: 1.1.1.1, 127.0.0.2\r\n").ends_with("\n\nclient"));
     }
 }

@@ -369,7 +369,7 @@ fn next_local(now: i64, of_day: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::site::{Site, check_conf, header};
+    use crate::testing::{Site, check_conf, header};
 
     #[test]
     fn messages() {
@@ -489,7 +489,7 @@ mod tests {
         assert_eq!(header(&response, "Transfer-Encoding"), Some("chunked"));
         assert_eq!(header(&response, "Content-Length"), None);
         assert!(response.ends_with("\r\n\r\n2\r\nok\r\n0\r\nA: /x\r\n\r\n"), "{response}");
-        let old = site.talk(b"GET / HTTP/1.0\r\n\r\n");
+        let old = site.raw(b"GET / HTTP/1.0\r\n\r\n");
         assert_eq!(header(&old, "Content-Length"), Some("2"));
     }
 }

@@ -154,23 +154,25 @@ fn not_found(path: &[u8], error: &io::Error, x: &Exchange) -> Flow {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{Folder, Site, told};
+    use weir_testkit::Folder;
+
+    use crate::testing::{Site, check_conf};
 
     #[test]
     fn messages() {
-        assert_eq!(told("index a '';"), ["index \"\" in \"index\" directive is invalid"]);
-        assert_eq!(told("index /a b;"), ["only the last index in \"index\" directive should be absolute"]);
+        check_conf("index a '';", "index \"\" in \"index\" directive is invalid");
+        check_conf("index /a b;", "only the last index in \"index\" directive should be absolute");
     }
 
     #[test]
     fn names_in_order() {
         let folder =
-            Folder::new(&[("index.html", "top"), ("d/b", "b"), ("d/c", "c"), ("x", "x"), ("al/q", "q")]);
+            Folder::new(&[("index.html", b"top"), ("d/b", b"b"), ("d/c", b"c"), ("x", b"x"), ("al/q", b"q")]);
         let site = Site::new(&format!(
             "server {{ root {0}; location /d/ {{ index none b$arg_n c; }} \
              location /e/ {{ index none /x; }} location /loop/ {{ index /loop/; }} \
              location /o/ {{ index q; alias {0}/al/; }} location /h {{ return 200 $uri; }} }}",
-            folder.path()
+            folder.path().display()
         ));
         for (uri, expected) in [
             ("/", "200 top"),
@@ -183,9 +185,9 @@ mod tests {
             ("/e/", "404"),
             ("/loop/", "500"),
         ] {
-            assert_eq!(site.get(uri), expected, "{uri}");
+            assert_eq!(site.short(uri), expected, "{uri}");
         }
-        let root = folder.path();
+        let root = folder.path().display();
         assert_eq!(
             site.log(),
             [

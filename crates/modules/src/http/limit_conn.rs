@@ -286,7 +286,7 @@ impl Limiter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::site::{Site, check_conf, code};
+    use crate::testing::{Site, check_conf, code};
 
     #[test]
     fn messages() {
@@ -336,7 +336,7 @@ mod tests {
             )
         };
         let site = Site::new(&conf("limit_conn_status 429;"));
-        let held = site.kept::<Zone>("a").enter(b"x", 1).ok();
+        let held = site.generation().kept::<Zone>("a").unwrap().enter(b"x", 1).ok();
         assert_eq!(code(&site.get("/?k=x", "")), "429");
         assert_eq!(code(&site.get("/?k=y", "")), "200");
         assert_eq!(code(&site.get("/", "")), "200");
@@ -344,10 +344,10 @@ mod tests {
         assert_eq!(code(&site.get("/?k=x", "")), "200");
         assert_eq!(code(&site.get("/?k=x", "")), "200", "a request that ended does not count");
         assert_eq!(site.read("logs/a.log"), "REJECTED\nPASSED\n-\nPASSED\nPASSED\n");
-        assert_eq!(site.errors(), ["limiting connections by zone \"a\""]);
+        assert_eq!(site.log(), ["limiting connections by zone \"a\""]);
         let site = Site::new(&conf("limit_conn_dry_run on;"));
-        let _held = site.kept::<Zone>("a").enter(b"x", 1).ok();
+        let _held = site.generation().kept::<Zone>("a").unwrap().enter(b"x", 1).ok();
         assert_eq!(code(&site.get("/?k=x", "")), "200");
-        assert_eq!(site.errors(), ["limiting connections, dry run, by zone \"a\""]);
+        assert_eq!(site.log(), ["limiting connections, dry run, by zone \"a\""]);
     }
 }

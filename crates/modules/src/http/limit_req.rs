@@ -476,8 +476,10 @@ impl Limiter {
 
 #[cfg(test)]
 mod tests {
+    use weir_testkit::Say;
+
     use super::*;
-    use crate::site::{Site, check_conf, code};
+    use crate::testing::{Site, check_conf, code};
 
     #[test]
     fn messages() {
@@ -556,7 +558,7 @@ mod tests {
         site.reload(&conf("nodelay"));
         assert_eq!(code(&site.get("/?k=x", "")), "503", "buckets outlive a reload");
         assert_eq!(site.read("logs/a.log"), "PASSED\nREJECTED\nPASSED\n-\nREJECTED\n");
-        let errors = site.errors();
+        let errors = site.log();
         assert!(
             errors[0].starts_with("limiting requests, excess: ") && errors[0].ends_with(" by zone \"a\"")
         );
@@ -564,5 +566,29 @@ mod tests {
         assert_eq!(code(&site.get("/?k=x", "")), "200");
         assert_eq!(code(&site.get("/?k=x", "")), "200");
         assert_eq!(site.read("logs/a.log"), "PASSED\nPASSED\n");
+    }
+
+    #[test]
+    fn delays() {
+        let site = Site::new(
+            "limit_req_zone $uri zone=a:1m rate=10r/m; log_format t '$limit_req_status $request_time';
+             access_log logs/a.log t; server { location / { limit_req zone=a burst=1; answer 200 a here; } }",
+        );
+        let request = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n";
+        site.talk(
+            "unix:",
+            &[
+                Say::Send(request),
+                Say::Expect("here"),
+                Say::Send(request),
+                Say::Pass(5_000),
+                Say::Pass(1_100),
+                Say::Expect("here"),
+                Say::Finish,
+            ],
+        );
+        let log = site.read("logs/a.log");
+        assert!(log.starts_with("PASSED 0.") && log.contains("\nDELAYED 6."), "{log}");
+        assert!(site.log()[0].starts_with("delaying request, excess: "), "{:?}", site.log());
     }
 }

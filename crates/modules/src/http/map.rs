@@ -254,11 +254,11 @@ impl Evaluate for Lookup {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{Site, first_told};
+    use crate::testing::{Site, check_conf};
 
     #[track_caller]
     fn refused(block: &str, message: &str) {
-        assert_eq!(first_told(&format!("map $uri $m {{ {block} }}")), message, "{block}");
+        check_conf(&format!("map $uri $m {{ {block} }}"), message);
     }
 
     #[test]
@@ -280,17 +280,21 @@ mod tests {
         refused("hostnames; . c; \"\" d; .* e;", "");
         refused("~( c;", "pcre2_compile() failed: missing closing parenthesis in \"(\"");
         refused("a $none;", "unknown \"none\" variable");
-        assert_eq!(first_told("map a b { }"), "invalid variable name \"b\"");
-        assert_eq!(first_told("map a $ { }"), "invalid variable name \"$\"");
-        assert_eq!(first_told("map a $uri { }"), "the duplicate \"uri\" variable");
+        check_conf("map a b { }", "invalid variable name \"b\"");
+        check_conf("map a $ { }", "invalid variable name \"$\"");
+        check_conf("map a $uri { }", "the duplicate \"uri\" variable");
         let late = "map $uri $m { } map_hash_max_size 1;";
-        assert_eq!(first_told(late), "\"map_hash_max_size\" directive is duplicate");
+        check_conf(late, "\"map_hash_max_size\" directive is duplicate");
     }
 
     #[track_caller]
     fn check(block: &str, subject: &str, expected: &str) {
         let conf = format!("map $arg_s $m {{ {block} }} server {{ return 200 \"[$m]\"; }}");
-        assert_eq!(Site::new(&conf).get(&format!("/?s={subject}")), format!("200 [{expected}]"), "{subject}");
+        assert_eq!(
+            Site::new(&conf).short(&format!("/?s={subject}")),
+            format!("200 [{expected}]"),
+            "{subject}"
+        );
     }
 
     #[test]
@@ -344,7 +348,7 @@ mod tests {
             let conf = format!(
                 "map $a $m {{ {volatile} 1 one; 2 two; }} server {{ set $a 1; set $b $m; set $a 2; return 200 $b$m; }}"
             );
-            Site::new(&conf).get("/")
+            Site::new(&conf).short("/")
         };
         assert_eq!((ask(""), ask("volatile;")), ("200 oneone".into(), "200 onetwo".into()));
     }

@@ -137,8 +137,10 @@ fn trim<'t>(text: &'t [u8], set: &[u8]) -> &'t [u8] {
 
 #[cfg(test)]
 mod tests {
+    use weir_testkit::Folder;
+
     use super::*;
-    use crate::testing::{Folder, Site};
+    use crate::testing::Site;
 
     #[test]
     fn lists_of_tags() {
@@ -186,11 +188,11 @@ mod tests {
 
     #[test]
     fn responses() {
-        let folder = Folder::new(&[("a.html", "hello")]);
+        let folder = Folder::new(&[("a.html", b"hello")]);
         folder.set_modified("a.html", 0x5000_0000);
         let site = Site::new(&format!(
             "server {{ root {}; location /e {{ error_page 412 /r; }} location /r {{ return 200 page; }} }}",
-            folder.path()
+            folder.path().display()
         ));
         let ask = |header: &str| site.ask("GET /a.html", &format!("{header}\r\n"));
         assert_eq!(

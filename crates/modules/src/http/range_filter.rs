@@ -381,8 +381,10 @@ impl Source for Broken {
 
 #[cfg(test)]
 mod tests {
+    use weir_testkit::Folder;
+
     use super::*;
-    use crate::testing::{Folder, Site};
+    use crate::testing::Site;
 
     #[test]
     fn lists() {
@@ -419,11 +421,11 @@ mod tests {
 
     #[test]
     fn responses() {
-        let folder = Folder::new(&[("a.html", "0123456789"), ("big", &"z".repeat(200_000))]);
+        let folder = Folder::new(&[("a.html", b"0123456789"), ("big", "z".repeat(200_000).as_bytes())]);
         folder.set_modified("a.html", 0x5000_0000);
         let site = Site::new(&format!(
             "server {{ root {0}; location /none/ {{ alias {0}/; max_ranges 0; }} }}",
-            folder.path()
+            folder.path().display()
         ));
         let ask = |header: &str| site.ask("GET /a.html", &format!("{header}\r\n"));
         let head = "HTTP/1.1 206 Partial Content\nContent-Type: text/html\nContent-Length: 3\n\
@@ -444,8 +446,8 @@ mod tests {
 
     #[test]
     fn several() {
-        let folder = Folder::new(&[("a.html", "0123456789"), ("big", &"z".repeat(200_000))]);
-        let site = Site::new(&format!("server {{ root {}; }}", folder.path()));
+        let folder = Folder::new(&[("a.html", b"0123456789"), ("big", "z".repeat(200_000).as_bytes())]);
+        let site = Site::new(&format!("server {{ root {}; }}", folder.path().display()));
         let answer = site.ask("GET /a.html", "Range: bytes=0-1,-2\r\n");
         let (head, body) = answer.split_once("\n\n").unwrap();
         let boundary = head.split_once("boundary=").unwrap().1.lines().next().unwrap();

@@ -238,7 +238,7 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
-    use crate::site::{Site, check_conf};
+    use crate::testing::{Site, check_conf};
 
     #[test]
     fn messages() {

@@ -169,7 +169,7 @@ fn rest_of_link<'u>(uri: &'u [u8], secret: &[u8]) -> Option<&'u [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::site::{Site, check_conf};
+    use crate::testing::{Site, check_conf};
 
     #[test]
     fn messages() {

@@ -156,12 +156,12 @@ fn murmur2(data: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Site, first_told};
+    use crate::testing::{Site, check_conf};
 
     #[test]
     fn messages() {
         let refused = |block: &str, message: &str| {
-            assert_eq!(first_told(&format!("split_clients $uri $v {{ {block} }}")), message, "{block}");
+            check_conf(&format!("split_clients $uri $v {{ {block} }}"), message);
         };
         refused("50 a;", "invalid percent value \"50\"");
         refused("0% a;", "invalid percent value \"0%\"");
@@ -180,9 +180,9 @@ mod tests {
         for (text, part) in [("1", "a"), ("2", "a"), ("3", "b"), ("4", "a"), ("abcdefg", "c")] {
             let site =
                 Site::new("split_clients $arg_x $v { 33.3% a; 33.3% b; * c; } server { return 200 $v; }");
-            assert_eq!(site.get(&format!("/?x={text}")), format!("200 {part}"), "{text}");
+            assert_eq!(site.short(&format!("/?x={text}")), format!("200 {part}"), "{text}");
         }
         let site = Site::new("split_clients $arg_x $v { 0.01% a; } server { return 200 [$v]; }");
-        assert_eq!(site.get("/?x=1"), "200 []");
+        assert_eq!(site.short("/?x=1"), "200 []");
     }
 }

@@ -120,12 +120,14 @@ fn send(file: File, length: u64, modified: i64, x: &Exchange) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{Folder, Site};
+    use weir_testkit::Folder;
+
+    use crate::testing::Site;
 
     #[test]
     fn files() {
-        let folder = Folder::new(&[("a.html", "hello"), ("empty", ""), ("dir/x y", "spaced")]);
-        let site = Site::new(&format!("server {{ root {}; }}", folder.path()));
+        let folder = Folder::new(&[("a.html", b"hello"), ("empty", b""), ("dir/x y", b"spaced")]);
+        let site = Site::new(&format!("server {{ root {}; }}", folder.path().display()));
         folder.set_modified("a.html", 0x5000_0000);
         assert_eq!(
             site.ask("GET /a.html", ""),
@@ -141,7 +143,7 @@ mod tests {
             ("/none", "404"),
             ("/a.html/b", "404"),
         ] {
-            assert_eq!(site.get(uri), expected, "{uri}");
+            assert_eq!(site.short(uri), expected, "{uri}");
         }
         for (method, expected) in [("POST", "405"), ("PUT", "405"), ("HEAD", "200")] {
             assert_eq!(&site.ask(&format!("{method} /a.html"), "")[9..12], expected, "{method}");
@@ -153,17 +155,17 @@ mod tests {
         let folder = Folder::new(&[]);
         let server = format!(
             "server {{ root {0}; location /q {{ log_not_found off; }} location /al {{ alias {0}; rewrite ^ /x break; }} }}",
-            folder.path()
+            folder.path().display()
         );
         let site = Site::new(&server);
         assert_eq!(
-            (site.get("/x"), site.get("/q"), site.get("/al")),
+            (site.short("/x"), site.short("/q"), site.short("/al")),
             ("404".into(), "404".into(), "500".into())
         );
         assert_eq!(
             site.log(),
             [
-                format!("open() \"{}/x\" failed (2: No such file or directory)", folder.path()),
+                format!("open() \"{}/x\" failed (2: No such file or directory)", folder.path().display()),
                 "\"alias\" cannot be used in location \"/al\" where URI was rewritten".into(),
             ]
         );
@@ -172,7 +174,7 @@ mod tests {
     #[test]
     fn pipes_are_no_files() {
         let site = Site::new("server { root /dev; }");
-        assert_eq!(site.get("/null"), "404");
+        assert_eq!(site.short("/null"), "404");
         assert_eq!(site.log(), ["\"/dev/null\" is not a regular file"]);
     }
 }

@@ -92,7 +92,7 @@ impl Content for Status {
 
 #[cfg(test)]
 mod tests {
-    use crate::site::{Site, code};
+    use crate::testing::{Site, code};
 
     #[test]
     fn counters() {
@@ -100,12 +100,11 @@ mod tests {
             "server { listen 80; location /s { stub_status; location /s/x { } } location / { answer 200 a b; } }",
         );
         site.get("/", "");
-        let response = site.talk(
-            b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        );
+        let response = site
+            .raw(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         let expected = "Active connections: 1 \nserver accepts handled requests\n 2 2 3 \nReading: 0 Writing: 1 Waiting: 0 \n";
         assert!(response.ends_with(expected), "{response}");
-        assert_eq!(code(&site.talk(b"POST /s HTTP/1.0\r\n\r\n")), "405");
+        assert_eq!(code(&site.raw(b"POST /s HTTP/1.0\r\n\r\n")), "405");
         assert_eq!(code(&site.get("/s/x", "")), "404");
     }
 }

@@ -180,12 +180,14 @@ fn take(name: Vec<u8>, directory: bool, x: &mut Exchange) {
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{Folder, Site, first_told};
+    use weir_testkit::Folder;
+
+    use crate::testing::{Site, check_conf};
 
     #[test]
     fn messages() {
         let refused = |words: &str, message: &str| {
-            assert_eq!(first_told(&format!("server {{ try_files {words}; }}")), message);
+            check_conf(&format!("server {{ try_files {words}; }}"), message);
         };
         refused("a", "invalid number of arguments in \"try_files\" directive");
         refused("a =x", "invalid code \"=x\"");
@@ -197,7 +199,8 @@ mod tests {
 
     #[test]
     fn files_in_order() {
-        let folder = Folder::new(&[("a.txt", "a"), ("d/index.html", "d"), ("fall", "fall"), ("al/x/y", "y")]);
+        let folder =
+            Folder::new(&[("a.txt", b"a"), ("d/index.html", b"d"), ("fall", b"fall"), ("al/x/y", b"y")]);
         let site = Site::new(&format!(
             "server {{ root {0}; try_files $uri $uri/ =410; \
              location /t/ {{ try_files /none $arg_f /fall; }} \
@@ -208,7 +211,7 @@ mod tests {
              location ~ ^/re/(.*) {{ alias {0}/al/; try_files x/$1 =404; }} \
              location /dir/ {{ try_files /d/ =404; }} \
              location /loop {{ try_files /none /loop; }} }}",
-            folder.path()
+            folder.path().display()
         ));
         for (uri, expected) in [
             ("/a.txt", "200 a"),
@@ -223,9 +226,10 @@ mod tests {
             ("/dir/", "301 http://a.example/d/"),
             ("/loop", "500"),
         ] {
-            assert_eq!(site.get(uri), expected, "{uri}");
+            assert_eq!(site.short(uri), expected, "{uri}");
         }
-        let top = Site::new(&format!("server {{ root {}; try_files $uri $uri/ =410; }}", folder.path()));
-        assert_eq!((top.get("/a.txt"), top.get("/zz")), ("200 a".into(), "410".into()));
+        let top =
+            Site::new(&format!("server {{ root {}; try_files $uri $uri/ =410; }}", folder.path().display()));
+        assert_eq!((top.short("/a.txt"), top.short("/zz")), ("200 a".into(), "410".into()));
     }
 }

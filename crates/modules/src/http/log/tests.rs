@@ -1,4 +1,6 @@
-use crate::site::{Site, check_conf};
+use weir_testkit::Say;
+
+use crate::testing::{Site, check_conf};
 
 #[test]
 fn messages() {
@@ -48,7 +50,7 @@ fn check(format: &str, request: &str, expected: &str) {
     let site = Site::new(&format!(
         "log_format a {format}; access_log logs/a.log a; server {{ listen 80; location /ok {{ answer 200 text/plain ok; }} }}"
     ));
-    site.talk(request.as_bytes());
+    site.raw(request.as_bytes());
     assert_eq!(site.read("logs/a.log"), format!("{expected}\n"), "{format}");
 }
 
@@ -58,7 +60,7 @@ fn lines() {
     check(
         "$remote_addr|$remote_user|$request|$status|$body_bytes_sent",
         get,
-        "192.0.2.1|-|GET /ok?a=1 HTTP/1.1|200|2",
+        "127.0.0.1|-|GET /ok?a=1 HTTP/1.1|200|2",
     );
     check("'$http_user_agent $http_x $args $arg_a $arg_b'", get, "a\\x22b\\x5C\\xC3\\xBF - a=1 1 -");
     check("escape=json '$http_user_agent|$http_x'", get, "a\\\"b\\\\ÿ|");
@@ -100,7 +102,7 @@ fn the_default_is_a_combined_log() {
     site.get("/", "Referer: r\r\n");
     let line = site.read("logs/access.log");
     assert!(
-        line.starts_with("192.0.2.1 - - [") && line.ends_with("] \"GET / HTTP/1.1\" 200 2 \"r\" \"-\"\n"),
+        line.starts_with("127.0.0.1 - - [") && line.ends_with("] \"GET / HTTP/1.1\" 200 2 \"r\" \"-\"\n"),
         "{line}"
     );
 }
@@ -122,4 +124,18 @@ fn buffered_lines_wait_until_the_buffer_is_full() {
     site.get("/1", "");
     site.reload("access_log off; server { listen 80; }");
     assert!(site.read("logs/a.log").ends_with("\n/1\n"), "a buffer that goes away is written");
+}
+
+#[test]
+fn a_buffer_is_written_when_its_first_line_has_waited() {
+    let check = |passed, expected| {
+        let site = Site::new(
+            "log_format u $uri; access_log logs/a.log u buffer=1k flush=5s; server { return 200 here; }",
+        );
+        let request = b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n";
+        site.talk("unix:", &[Say::Send(request), Say::Expect("here"), Say::Pass(passed), Say::Finish]);
+        assert_eq!(site.read("logs/a.log"), expected, "{passed}");
+    };
+    check(4_000, "");
+    check(5_100, "/1\n");
 }

@@ -1,10 +1,10 @@
 //! Configurations that are refused, and what requests become of.
 
-use crate::testing::{Site, first_told};
+use crate::testing::{Site, check_conf};
 
 #[track_caller]
 fn refused(server: &str, message: &str) {
-    assert_eq!(first_told(&format!("server {{ {server} }}")), message, "{server}");
+    check_conf(&format!("server {{ {server} }}"), message);
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn messages() {
 #[track_caller]
 fn check(server: &str, uri: &str, expected: &str) {
     let site = Site::new(&format!("server {{ {server} }}"));
-    assert_eq!(site.get(uri), expected, "{server}");
+    assert_eq!(site.short(uri), expected, "{server}");
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn programs_of_locations() {
     check(conf, "/chain/x", "200 x");
     check(conf, "/chain/y", "200 root /to/y");
     let site = Site::new(&format!("server {{ {conf} }}"));
-    site.get("/loop");
+    site.short("/loop");
     assert_eq!(site.log(), ["rewrite or internal redirection cycle while processing \"/loop\""]);
 }
 
@@ -141,14 +141,14 @@ fn steps_are_not_inherited() {
 #[test]
 fn variables_without_value_are_told() {
     let site = Site::new("server { if ($arg_x) { set $a 1; } return 200 \"[$a$a]\"; }");
-    assert_eq!(site.get("/"), "200 []");
+    assert_eq!(site.short("/"), "200 []");
     assert_eq!(site.log(), ["using uninitialized \"a\" variable"]);
     let site = Site::new(
         "uninitialized_variable_warn off; server { if ($arg_x) { set $a 1; } return 200 \"[$a]\"; }",
     );
-    assert_eq!((site.get("/").as_str(), site.log().len()), ("200 []", 0));
+    assert_eq!((site.short("/").as_str(), site.log().len()), ("200 []", 0));
     let site = Site::new("server { if ($arg_x) { set $http_connection h; } return 200 $http_connection; }");
-    assert_eq!((site.get("/"), site.get("/?x=1")), ("200 close".into(), "200 h".into()));
+    assert_eq!((site.short("/"), site.short("/?x=1")), ("200 close".into(), "200 h".into()));
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn rewrite_log() {
     let site = Site::new(
         "server { rewrite_log on; rewrite ^/no /x; rewrite ^/(a) /b?x=$1; location / { return 200 x; } }",
     );
-    site.get("/a?y");
+    site.short("/a?y");
     assert_eq!(
         site.log(),
         [

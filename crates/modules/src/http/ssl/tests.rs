@@ -12,12 +12,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 use tokio_rustls::TlsConnector;
-use weir_engine::generation::Generation;
 use weir_engine::http::accept::serve_accepted;
 use weir_engine::io::{Address, Socket};
 use weir_engine::reactor::Reactor;
 
-use crate::testing::{Site, told_with};
+use crate::testing::{Site, told};
 
 /// Certificates that do not differ from test to test: making keys takes its time.
 struct Made {
@@ -73,8 +72,8 @@ async fn listener() -> (TcpListener, u16) {
 }
 
 impl Running {
-    fn new(generation: Arc<Generation>, listener: TcpListener) -> Self {
-        let reactor = Reactor::new(generation, Arc::default());
+    fn new(site: &Site, listener: TcpListener) -> Self {
+        let reactor = Reactor::new(Arc::clone(site.generation()), Arc::default());
         tokio::task::spawn_local(reactor.timers().clone().drive());
         let address = Arc::new(Address::Ip(listener.local_addr().unwrap()));
         Self { reactor, listener, address }
@@ -126,7 +125,7 @@ fn the_server_is_chosen_by_name() {
              server {{ listen 127.0.0.1:{port} ssl; server_name c.example; return 200 c; }}"
         );
         let site = Site::with_files(&conf, &made.files());
-        let running = Running::new(site.generation(), listener);
+        let running = Running::new(&site, listener);
         let client = made.client(&[&TLS13]);
         for (sni, host, expected) in [
             ("a.example", "a.example", "a a.example on"),
@@ -155,7 +154,7 @@ fn what_was_agreed_on_is_told() {
                 return 200 \"$ssl_protocol $ssl_cipher $ssl_curve $ssl_session_reused $ssl_alpn_protocol;$ssl_curves\"; }}"
         );
         let site = Site::with_files(&conf, &made.files());
-        let running = Running::new(site.generation(), listener);
+        let running = Running::new(&site, listener);
         for (version, expected) in [
             (&TLS12, "TLSv1.2 ECDHE-ECDSA-AES128-GCM-SHA256 prime256v1 . ;"),
             (&TLS13, "TLSv1.3 TLS_AES_256_GCM_SHA384 prime256v1 . ;"),
@@ -199,7 +198,7 @@ fn check_resumed(versions: &'static SupportedProtocolVersion, settings: [&str; 2
                         "server {{ listen 127.0.0.1:{port} ssl; {settings} return 200 $ssl_session_reused; }}"
                     );
                     let site = Site::with_files(&conf, &made.files());
-                    let running = Running::new(site.generation(), listener);
+                    let running = Running::new(&site, listener);
                     told.0 = running.ask(client, "shared.example", "a").await.ok();
                     told.1 = Some(site);
                 });
@@ -240,7 +239,7 @@ fn handshakes_for_a_rejecting_server_are_refused() {
                 ssl_certificate_key a.key; return 200 a; }}"
         );
         let site = Site::with_files(&conf, &made.files());
-        let running = Running::new(site.generation(), listener);
+        let running = Running::new(&site, listener);
         let client = made.client(&[&TLS13]);
         assert_eq!(running.ask(&client, "a.example", "a.example").await.unwrap(), "a");
         let error = running.ask(&client, "shared.example", "a.example").await.unwrap_err();
@@ -335,7 +334,7 @@ fn check_clients(links: usize, words: &str, expected: [&str; 3]) {
         let mut files = made.files();
         files.push(("/conf/ca.crt", &clients.authority));
         let site = Site::with_files(&conf, &files);
-        let running = Running::new(site.generation(), listener);
+        let running = Running::new(&site, listener);
         for (config, expected) in configs.iter().zip(expected) {
             for _ in 0..2 {
                 assert_eq!(running.ask(config, "a.example", "a.example").await.unwrap(), expected, "{words}");
@@ -377,7 +376,7 @@ fn plain_requests_are_told_that_this_is_a_tls_port() {
                     {error_page} }}"
             );
             let site = Site::with_files(&conf, &made.files());
-            let running = Running::new(site.generation(), listener);
+            let running = Running::new(&site, listener);
             let mut socket = running.connect().await;
             socket.write_all(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n").await.unwrap();
             let mut answer = String::new();
@@ -401,7 +400,7 @@ fn check_failed(bytes: &'static [u8], ends: bool, expected: &str) {
              server {{ listen 127.0.0.1:{port} ssl; ssl_certificate a.crt; ssl_certificate_key a.key; }}"
         );
         let site = Site::with_files(&conf, &made.files());
-        let running = Running::new(site.generation(), listener);
+        let running = Running::new(&site, listener);
         let mut socket = running.connect().await;
         socket.write_all(bytes).await.unwrap();
         if ends {
@@ -434,7 +433,7 @@ fn check(words: &str, expected: &str) {
     let http = format!(
         "server {{ listen 127.0.0.1:8443 ssl; ssl_certificate a.crt; ssl_certificate_key a.key; {words} }}"
     );
-    let told = told_with(&http, &files).into_iter().next().unwrap_or_default();
+    let told = told(&http, &files).into_iter().next().unwrap_or_default();
     assert_eq!(told, expected, "{words}");
 }
 
@@ -532,7 +531,7 @@ fn words_are_checked_as_nginx_checks_them() {
 fn addresses_with_tls_need_certificates() {
     let made = Made::new(&["a", "b"]);
     let check = |http: &str, expected: &str| {
-        let told = told_with(http, &made.files()).into_iter().next().unwrap_or_default();
+        let told = told(http, &made.files()).into_iter().next().unwrap_or_default();
         assert_eq!(told, expected, "{http}");
     };
     let missing =
