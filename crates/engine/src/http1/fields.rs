@@ -110,6 +110,44 @@ impl Fields {
     }
 }
 
+/// How requests and responses are asked for their fields: methods of a head with `fields` and `get`.
+macro_rules! accessors {
+    ($head:ty) => {
+        impl $head {
+            /// In the order received, without those left out.
+            pub fn fields(&self) -> &[Field] {
+                &self.fields.list
+            }
+
+            /// Whether there is such a header.
+            pub fn has(&self, known: Known) -> bool {
+                self.fields.has(known)
+            }
+
+            /// The value of the first such header.
+            pub fn first(&self, known: Known) -> Option<&[u8]> {
+                self.fields.first(known).map(|field| self.get(field.value))
+            }
+
+            /// The values of all such headers.
+            pub fn all(&self, known: Known) -> impl Iterator<Item = &[u8]> {
+                let fields = if self.has(known) { self.fields() } else { &[] };
+                fields.iter().filter(move |field| field.known == known).map(|field| self.get(field.value))
+            }
+
+            /// The values of the headers of a name that need not be known, in any case.
+            pub fn named<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+                self.fields()
+                    .iter()
+                    .filter(|field| self.get(field.name).eq_ignore_ascii_case(name))
+                    .map(|field| self.get(field.value))
+            }
+        }
+    };
+}
+
+pub(crate) use accessors;
+
 /// A set of known headers.
 pub(crate) type Set = [bool; Known::COUNT];
 

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::fields::{BadLine, Field, Fields, LONGEST, Line, PADDING, Rules, Scan, Set, Span, ordinary, set};
+use super::fields::{
+    BadLine, Field, Fields, LONGEST, Line, PADDING, Rules, Scan, Set, Span, accessors, ordinary, set,
+};
 use super::known::Known;
 use super::limits::Room;
 use super::request_line::{BadRequestLine, RequestLine};
@@ -13,7 +15,6 @@ pub use super::limits::Limits;
 /// A method that nginx tells from others; the name as sent is in the head.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
-#[allow(missing_docs)]
 pub enum Method {
     Get,
     Head,
@@ -598,35 +599,6 @@ impl Head {
         self.now.port
     }
 
-    /// In the order received, without ignored ones.
-    pub fn fields(&self) -> &[Field] {
-        &self.fields.list
-    }
-
-    /// Whether there is such a header.
-    pub fn has(&self, known: Known) -> bool {
-        self.fields.has(known)
-    }
-
-    /// The value of the first such header.
-    pub fn first(&self, known: Known) -> Option<&[u8]> {
-        self.fields.first(known).map(|field| self.get(field.value))
-    }
-
-    /// The values of all such headers.
-    pub fn all(&self, known: Known) -> impl Iterator<Item = &[u8]> {
-        let fields = if self.has(known) { self.fields() } else { &[] };
-        fields.iter().filter(move |field| field.known == known).map(|field| self.get(field.value))
-    }
-
-    /// The value of the first header of a name that need not be known, in any case.
-    pub fn named<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        self.fields()
-            .iter()
-            .filter(|field| self.get(field.name).eq_ignore_ascii_case(name))
-            .map(|field| self.get(field.value))
-    }
-
     /// Lines left out for their names, up to the end of their values; nginx logs each at level `info` as
     /// `client sent invalid header line: "…"`.
     pub fn ignored(&self) -> impl Iterator<Item = &[u8]> {
@@ -662,6 +634,8 @@ impl Head {
         }
     }
 }
+
+accessors!(Head);
 
 /// Digits only and below 2^63, as both nginx and RFC 9110 section 8.6 want a length.
 pub(crate) fn decimal(text: &[u8]) -> Option<u64> {

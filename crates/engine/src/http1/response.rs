@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::fields::{BadLine, Field, Fields, LONGEST, Line, PADDING, Rules, Scan, Set, Span, ordinary, set};
+use super::fields::{
+    BadLine, Field, Fields, LONGEST, Line, PADDING, Rules, Scan, Set, Span, accessors, ordinary, set,
+};
 use super::known::Known;
 use super::request::{Version, decimal, holds};
 
@@ -375,35 +377,6 @@ impl Head {
         matches!(self.now.status, 100..=199) && self.now.status != 101
     }
 
-    /// In the order received, without dropped ones.
-    pub fn fields(&self) -> &[Field] {
-        &self.fields.list
-    }
-
-    /// Whether there is such a header.
-    pub fn has(&self, known: Known) -> bool {
-        self.fields.has(known)
-    }
-
-    /// The value of the first such header.
-    pub fn first(&self, known: Known) -> Option<&[u8]> {
-        self.fields.first(known).map(|field| self.get(field.value))
-    }
-
-    /// The values of all such headers.
-    pub fn all(&self, known: Known) -> impl Iterator<Item = &[u8]> {
-        let fields = if self.has(known) { self.fields() } else { &[] };
-        fields.iter().filter(move |field| field.known == known).map(|field| self.get(field.value))
-    }
-
-    /// The values of the headers of a name that need not be known, in any case.
-    pub fn named<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        self.fields()
-            .iter()
-            .filter(|field| self.get(field.name).eq_ignore_ascii_case(name))
-            .map(|field| self.get(field.value))
-    }
-
     /// nginx's lines, level `warn`, for repeated headers of which only the first is passed on.
     pub fn warnings(&self) -> impl Iterator<Item = Vec<u8>> {
         self.dropped.iter().filter_map(|field| {
@@ -442,6 +415,8 @@ impl Head {
         !self.now.close && self.now.status != 101
     }
 }
+
+accessors!(Head);
 
 /// Appends a digit to a number that has at most two before it.
 fn number(number: u16, byte: u8) -> Option<u16> {

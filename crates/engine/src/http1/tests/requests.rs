@@ -1,4 +1,4 @@
-use super::{Dice, observed};
+use super::{Dice, feed, observed, same, same_however_cut};
 use crate::http1::request::{Head, Limits, Method, Parsed, Persistence};
 use crate::http1::{Known, Reject, Version};
 
@@ -29,33 +29,15 @@ fn whole(wire: &[u8], limits: &Limits) -> (Head, Vec<u8>) {
     (head, shown)
 }
 
-fn in_pieces(wire: &[u8], limits: &Limits, mut cut: impl FnMut(usize) -> usize) -> Vec<u8> {
+fn in_pieces(wire: &[u8], limits: &Limits, cut: impl FnMut(usize) -> usize) -> Vec<u8> {
     let mut head = Head::new();
-    let mut rest = wire;
-    loop {
-        let (piece, behind) = rest.split_at(cut(rest.len()).clamp(1.min(rest.len()), rest.len()));
-        let parsed = head.parse(piece, limits);
-        if parsed != Ok(Parsed::Partial) || behind.is_empty() {
-            return show(&head, parsed);
-        }
-        rest = behind;
-    }
-}
-
-#[track_caller]
-fn same(found: &[u8], expected: &[u8], wire: &[u8]) {
-    let text = String::from_utf8_lossy;
-    assert_eq!(text(found), text(expected), "{:?}", text(wire));
+    let parsed = feed(wire, cut, &Ok(Parsed::Partial), |piece| head.parse(piece, limits));
+    show(&head, parsed)
 }
 
 #[track_caller]
 fn check(wire: &[u8], limits: &Limits, expected: &[u8]) {
-    same(&whole(wire, limits).1, expected, wire);
-    same(&in_pieces(wire, limits, |_| 1), expected, wire);
-    for at in 0..wire.len() {
-        let mut cuts = [at, usize::MAX].into_iter();
-        same(&in_pieces(wire, limits, |_| cuts.next().unwrap_or(usize::MAX)), expected, wire);
-    }
+    same_however_cut(wire, expected, |cut| in_pieces(wire, limits, cut));
 }
 
 const LENIENT: Limits = Limits {
