@@ -7,17 +7,23 @@ use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::http1::Known;
+use crate::http1::{Field, Known};
+
+use crate::http1::response::Head;
 
 pub type Text = Cow<'static, [u8]>;
 
-/// Header fields in order, their bytes in one buffer.
+/// Header fields in order, their lines in one buffer.
 #[derive(Clone, Debug, Default)]
 pub struct Headers {
+    /// `name: value` and CRLF of each, also of those that were taken out.
     bytes: Vec<u8>,
     fields: Vec<HeaderField>,
+    /// The lines are not what `fields` says in its order.
+    scattered: bool,
 }
 
+/// Where a line starts, its name ends and its value ends.
 #[derive(Clone, Copy, Debug)]
 struct HeaderField {
     start: u32,
@@ -35,13 +41,30 @@ impl Headers {
     pub fn push_known(&mut self, known: Known, name: &[u8], value: &[u8]) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(name);
-        let name_end = self.bytes.len();
+        self.bytes.extend_from_slice(b": ");
         self.bytes.extend_from_slice(value);
+        self.bytes.extend_from_slice(b"\r\n");
+        self.pushed(known, start, name.len());
+    }
+
+    /// Copies a field of an upstream's head.
+    pub fn copy(&mut self, head: &Head, field: &Field) {
+        match head.line(field) {
+            Some(line) => {
+                let start = self.bytes.len();
+                self.bytes.extend_from_slice(line);
+                self.pushed(field.known, start, field.name.len());
+            }
+            None => self.push_known(field.known, head.get(field.name), head.get(field.value)),
+        }
+    }
+
+    fn pushed(&mut self, known: Known, start: usize, name: usize) {
         // A response head is far below 4 GiB: buffers of the upstream bound it.
         self.fields.push(HeaderField {
             start: start as u32,
-            name_end: name_end as u32,
-            end: self.bytes.len() as u32,
+            name_end: (start + name) as u32,
+            end: self.bytes.len() as u32 - 2,
             known,
         });
     }
@@ -50,8 +73,20 @@ impl Headers {
         self.fields.iter().map(|f| self.pair(f))
     }
 
+    /// Appends the lines.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        if !self.scattered {
+            out.extend_from_slice(&self.bytes);
+            return;
+        }
+        for field in &self.fields {
+            out.extend_from_slice(&self.bytes[field.start as usize..field.end as usize + 2]);
+        }
+    }
+
     fn pair(&self, f: &HeaderField) -> (&[u8], &[u8]) {
-        (&self.bytes[f.start as usize..f.name_end as usize], &self.bytes[f.name_end as usize..f.end as usize])
+        let value = f.name_end as usize + 2..f.end as usize;
+        (&self.bytes[f.start as usize..f.name_end as usize], &self.bytes[value])
     }
 
     /// The values of all fields of that name, in any case.
@@ -75,6 +110,7 @@ impl Headers {
         };
         self.push_known(self.fields[first].known, name, value);
         self.fields.swap_remove(first);
+        self.scattered = true;
         let bytes = &self.bytes;
         let mut at = 0;
         self.fields.retain(|f| {
@@ -85,8 +121,9 @@ impl Headers {
 
     /// Takes all fields of that name out.
     pub fn remove(&mut self, name: &[u8]) {
-        let bytes = &self.bytes;
+        let (bytes, before) = (&self.bytes, self.fields.len());
         self.fields.retain(|f| !bytes[f.start as usize..f.name_end as usize].eq_ignore_ascii_case(name));
+        self.scattered |= self.fields.len() != before;
     }
 
     pub fn is_empty(&self) -> bool {
@@ -96,6 +133,7 @@ impl Headers {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.fields.clear();
+        self.scattered = false;
     }
 }
 

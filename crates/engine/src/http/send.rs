@@ -156,12 +156,7 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
     if let Some(location) = response.location.as_ref().filter(|_| !completed) {
         field(b"Location: ", location, out);
     }
-    for (name, value) in response.headers.iter() {
-        out.extend_from_slice(name);
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value);
-        out.extend_from_slice(b"\r\n");
-    }
+    response.headers.write(out);
     out.extend_from_slice(b"\r\n");
 }
 

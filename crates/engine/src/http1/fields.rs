@@ -60,6 +60,17 @@ pub struct Field {
     pub known: Known,
 }
 
+impl Field {
+    #[inline]
+    pub(crate) fn line(self, raw: &[u8]) -> Option<&[u8]> {
+        let (start, end) = (self.name.start as usize, self.value.end as usize);
+        let plain = self.value.start == self.name.end + 2
+            && raw.get(self.name.end as usize..)?.first_chunk()? == b": "
+            && raw.get(end..)?.first_chunk()? == b"\r\n";
+        if plain { raw.get(start..end + 2) } else { None }
+    }
+}
+
 /// The fields of a head with the first of each known name at hand.
 #[derive(Clone, Debug)]
 pub(crate) struct Fields {
@@ -127,6 +138,12 @@ macro_rules! accessors {
             /// The value of the first such header.
             pub fn first(&self, known: Known) -> Option<&[u8]> {
                 self.fields.first(known).map(|field| self.get(field.value))
+            }
+
+            /// The whole line with its end, where it is written as we would write it: `name: value`.
+            #[inline]
+            pub fn line(&self, field: &Field) -> Option<&[u8]> {
+                field.line(&self.raw)
             }
 
             /// The values of all such headers.

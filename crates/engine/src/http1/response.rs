@@ -180,6 +180,7 @@ impl Head {
 
     /// True when the line is complete, `None` when it is no status line.
     fn read_status_line(&mut self) -> Option<bool> {
+        self.skip_usual_start();
         while let Some(&byte) = self.raw.get(self.now.pos) {
             match self.now.stage {
                 Stage::Start | Stage::Protocol(_) => {
@@ -227,6 +228,23 @@ impl Head {
             }
         }
         Some(false)
+    }
+
+    /// Takes `HTTP/1.1 200 ` at once, as nearly all answers begin.
+    fn skip_usual_start(&mut self) {
+        if let [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'0'..=b'9', b' ', rest @ ..] =
+            &self.raw[..]
+            && let [a @ b'0'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', b' ', ..] = rest
+            && self.now.stage == Stage::Start
+        {
+            let digit = |byte: &u8| u16::from(byte - b'0');
+            self.now.major = 1;
+            self.now.minor = digit(minor);
+            self.now.status = digit(a) * 100 + digit(b) * 10 + digit(c);
+            self.now.status_start = 9;
+            self.now.pos = 13;
+            self.now.stage = Stage::Text;
+        }
     }
 
     fn open_fields(&mut self) -> Result<(), Invalid> {

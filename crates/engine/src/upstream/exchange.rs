@@ -483,7 +483,7 @@ impl Asking<'_> {
                 if x.generation.keeps_upstream_headers {
                     let mut headers = Headers::default();
                     for field in head.fields() {
-                        headers.push_known(field.known, head.get(field.name), head.get(field.value));
+                        headers.copy(&head, field);
                     }
                     x.upstream_headers = Some(headers);
                 }
@@ -617,6 +617,9 @@ fn poll_client_gone(x: &mut Exchange, cx: &mut Context<'_>, settings: &Settings)
         return false;
     }
     let (io, input) = (&mut x.client.io, &mut x.client.input);
+    if io.poll_read_ready(cx).is_pending() {
+        return false;
+    }
     scratch(|bytes| {
         loop {
             let room = AHEAD - input.len().min(AHEAD);

@@ -1,5 +1,6 @@
 //! What becomes of a request whose upstream has answered: the next peer, a page, a redirect, a tunnel or a response.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use weir_syntax::Level;
@@ -15,6 +16,9 @@ use crate::io::{Block, Buf};
 use crate::tunnel;
 use crate::upstream::balance::Outcome;
 use crate::upstream::body::{Left, Line, UpstreamBody, keep};
+
+/// A body up to this long that came with its head is taken out of the block at once, and its connection is free again.
+const SHORT: u64 = 4096;
 
 impl Asking<'_> {
     /// Decides between the next peer, an intercepted error, a tunnel and a response.
@@ -84,11 +88,23 @@ impl Asking<'_> {
             Framing::UntilClose => Left::Close,
             Framing::Tunnel => unreachable!("handled above"),
         };
-        if matches!(left, Left::Nothing) {
-            let clean = raw.is_empty();
-            drop(block);
+        let here = block.as_ref().map_or(&[][..], |b| &b[raw.clone()]);
+        let whole = match left {
+            Left::Nothing => true,
+            Left::Length(length) => length <= SHORT && length == here.len() as u64,
+            Left::Chunked(_) | Left::Close => false,
+        };
+        if whole {
             if let Some(state) = x.upstream_states.last_mut() {
                 state.response_time = Some(now.saturating_sub(attempt.started));
+            }
+            let clean = matches!(left, Left::Length(_)) || here.is_empty();
+            if matches!(left, Left::Length(_)) {
+                if let Some(state) = x.upstream_states.last_mut() {
+                    state.bytes_received += here.len() as u64;
+                    state.response_length = here.len() as u64;
+                }
+                response.body = Body::Bytes(Cow::Owned(here.to_vec()));
             }
             if line.keep && clean {
                 keep(&x.reactor, line, now);

@@ -186,10 +186,15 @@ impl Rules {
             {
                 continue;
             }
-            out.extend_from_slice(name);
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(x.head.get(field.value));
-            out.extend_from_slice(b"\r\n");
+            match x.head.line(field) {
+                Some(line) => out.extend_from_slice(line),
+                None => {
+                    out.extend_from_slice(name);
+                    out.extend_from_slice(b": ");
+                    out.extend_from_slice(x.head.get(field.value));
+                    out.extend_from_slice(b"\r\n");
+                }
+            }
         }
     }
 }

@@ -105,15 +105,15 @@ impl Rules {
                 Known::ContentType => response.set_content_type(value),
                 Known::Date => {
                     response.date_given = true;
-                    response.headers.push_known(field.known, name, value);
+                    response.headers.copy(head, field);
                 }
                 Known::Server => {
                     response.server_given = true;
-                    response.headers.push_known(field.known, name, value);
+                    response.headers.copy(head, field);
                 }
                 Known::LastModified => {
                     response.last_modified = date::parse_http(value);
-                    response.headers.push_known(field.known, name, value);
+                    response.headers.copy(head, field);
                 }
                 Known::Location | Known::Refresh => {
                     let value = self.rewrites.apply(x, field.known, value, host, uri);
@@ -130,7 +130,7 @@ impl Rules {
                     let changed = self.cookies.as_ref().and_then(|rules| rules.apply(x, value));
                     response.headers.push_known(field.known, name, changed.as_deref().unwrap_or(value));
                 }
-                _ => response.headers.push_known(field.known, name, value),
+                _ => response.headers.copy(head, field),
             }
         }
         response
