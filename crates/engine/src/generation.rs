@@ -23,7 +23,7 @@ use crate::http::{Template, variables};
 use crate::http1::Known;
 use crate::settings::CoreSettings;
 use crate::tls::ServerTls;
-use crate::upstream::{self, Upstream};
+use crate::upstream::{self, Protocol, Upstream};
 
 /// What compiling takes from the process: files that it holds open, state that outlives generations.
 pub struct Resources {
@@ -91,6 +91,14 @@ pub struct Location {
     pub tls: Option<Arc<ServerTls>>,
 }
 
+/// What makes the response of a location that has a handler of its own.
+#[derive(Clone)]
+pub enum ContentHandler {
+    Content(Arc<dyn Content>),
+    /// An upstream is asked.
+    Upstream(Arc<dyn Protocol>),
+}
+
 /// The handlers of a level, in the order of nginx's phases.
 #[derive(Default)]
 pub struct Handlers {
@@ -102,7 +110,7 @@ pub struct Handlers {
     pub access: Vec<Box<dyn Check>>,
     pub precontent: Vec<Box<dyn Check>>,
     /// The handler of the location (`proxy_pass`, …), which stands alone.
-    pub handler: Option<Arc<dyn Content>>,
+    pub handler: Option<ContentHandler>,
     /// The handler ends in a slash and a request without it is sent there (`auto_redirect`).
     pub auto_redirect: bool,
     /// Handlers of any location, asked in order until one has content (index, static).

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use weir_engine::contract::{AnyInstall, Content, Flow, Install, Step};
 use weir_engine::errorlog::{Log, LogFile};
-use weir_engine::generation::{Generation, Plan, Resources};
+use weir_engine::generation::{ContentHandler, Generation, Plan, Resources};
 use weir_engine::http::{Exchange, Response, Template};
 use weir_engine::io::Address;
 use weir_engine::reactor::Counters;
@@ -42,7 +42,7 @@ impl Install for Answer {
     fn install(answers: &Answers, plan: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
         if let Some((code, content_type, text)) = &answers.0 {
             let handler = Answering(*code, content_type.clone(), plan.template(text));
-            plan.handlers.handler = Some(Arc::new(handler));
+            plan.handlers.handler = Some(ContentHandler::Content(Arc::new(handler)));
         }
         Ok(())
     }

@@ -13,10 +13,12 @@ use weir_ir::http::core::{Alias, Satisfy};
 use weir_syntax::Level;
 
 use crate::contract::{Check, Flow, Step};
+use crate::generation::ContentHandler;
 use crate::http::router::{self, Found};
 use crate::http::special::{self, Answer};
 use crate::http::{Body, Exchange, Response};
 use crate::http1::uri::{Escape, escape};
+use crate::upstream;
 
 /// The phase in which a redirected request starts again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,11 +253,15 @@ async fn access(handlers: &[Box<dyn Check>], satisfy: Satisfy, x: &mut Exchange)
 async fn content(x: &mut Exchange) -> Flow {
     let generation = Arc::clone(&x.generation);
     let handlers = &generation.location(x.location).handlers;
-    if let Some(handler) = &handlers.handler {
-        return match handler.respond(x) {
-            Step::Now(flow) => flow,
-            Step::Later(later) => later.await,
-        };
+    match &handlers.handler {
+        None => {}
+        Some(ContentHandler::Upstream(protocol)) => return upstream::exchange::run(x, &**protocol).await,
+        Some(ContentHandler::Content(handler)) => {
+            return match handler.respond(x) {
+                Step::Now(flow) => flow,
+                Step::Later(later) => later.await,
+            };
+        }
     }
     for handler in &handlers.content {
         let flow = match handler.respond(x) {

@@ -112,6 +112,12 @@ pub enum RequestLength {
 pub trait Protocol: Send + Sync {
     fn settings(&self) -> &Settings;
 
+    /// Whom to ask; what else was computed with it stays with the exchange.
+    ///
+    /// # Errors
+    /// The status to answer with; the reason was logged.
+    fn target(&self, x: &mut Exchange) -> Result<Target, u16>;
+
     /// Appends the request's head. Gives back the range of the URI in it, for messages.
     ///
     /// # Errors
@@ -158,7 +164,11 @@ impl Failure {
 }
 
 /// Asks an upstream and gives its response.
-pub async fn run(x: &mut Exchange, target: Target, protocol: &dyn Protocol) -> Flow {
+pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
+    let target = match protocol.target(x) {
+        Ok(target) => target,
+        Err(status) => return Flow::Answer(status),
+    };
     let settings = protocol.settings();
     let streams = !settings.request_buffering
         && settings.pass_request_body

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use weir_engine::contract::{AnyInstall, Check, Content, Flow, Install, Step};
-use weir_engine::generation::Plan;
+use weir_engine::generation::{ContentHandler, Plan};
 use weir_engine::http::{Exchange, Response};
 use weir_ir::contract::{Conf, Contexts, Directive, Module, Takes};
 use weir_ir::{Call, Fault, Merge};
@@ -42,8 +42,8 @@ impl Install for Probe {
         if conf.0 == "access" {
             plan.handlers.access.push(Box::new(Panics));
         }
-        plan.handlers.handler =
-            Some(Arc::new(Answers { waiting: conf.0 == "waiting", at_once: conf.0 == "at_once" }));
+        let answers = Answers { waiting: conf.0 == "waiting", at_once: conf.0 == "at_once" };
+        plan.handlers.handler = Some(ContentHandler::Content(Arc::new(answers)));
         Ok(())
     }
 }

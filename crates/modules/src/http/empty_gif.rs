@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use weir_engine::contract::{Content, Flow, Install, Step};
-use weir_engine::generation::Plan;
+use weir_engine::generation::{ContentHandler, Plan};
 use weir_engine::http::{Exchange, Response};
 use weir_engine::http1::Method;
 use weir_ir::contract::{Conf, Contexts, Directive, Module, Takes};
@@ -38,7 +38,7 @@ impl Conf for Shown {
 impl Install for EmptyGif {
     fn install(shown: &Shown, plan: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
         if shown.0 {
-            plan.handlers.handler = Some(Arc::new(Image));
+            plan.handlers.handler = Some(ContentHandler::Content(Arc::new(Image)));
         }
         Ok(())
     }

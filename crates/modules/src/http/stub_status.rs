@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_engine::contract::{Content, Flow, Install, Step, Variable};
-use weir_engine::generation::Plan;
+use weir_engine::generation::{ContentHandler, Plan};
 use weir_engine::http::{Exchange, Response, variables};
 use weir_engine::http1::Method;
 use weir_engine::reactor::Counters;
@@ -58,7 +58,7 @@ impl Install for StubStatus {
 
     fn install(shown: &Shown, plan: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
         if shown.0 {
-            plan.handlers.handler = Some(Arc::new(Status));
+            plan.handlers.handler = Some(ContentHandler::Content(Arc::new(Status)));
         }
         Ok(())
     }

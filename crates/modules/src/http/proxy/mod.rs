@@ -5,22 +5,23 @@ mod redirect;
 mod request;
 mod response;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use cookie::Attribute;
-use weir_engine::contract::{Content, Flow, Install, Step, Variable};
-use weir_engine::generation::Plan;
+use weir_engine::contract::{Install, Variable};
+use weir_engine::generation::{ContentHandler, Plan};
 use weir_engine::http::{Exchange, Response, Template};
 use weir_engine::http1::{Known, response::Head};
 use weir_engine::io::ConnectOptions;
 use weir_engine::upstream::exchange::{RequestLength, next};
-use weir_engine::upstream::{self, Protocol, Settings, Target, Upstream};
+use weir_engine::upstream::{Protocol, Settings, Target, Upstream};
 use weir_ir::address::{self, Authority, Form, Host};
 use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::program::{LocationMatch, PathSpec, ScopeKind};
 use weir_ir::{Conf, Contexts, Directive, Module, Once, Setting, Takes};
 use weir_syntax::{Diagnostic, Level};
+
+use request::Way;
 
 pub use redirect::Redirect;
 
@@ -453,14 +454,14 @@ impl Install for Proxy {
         if let ScopeKind::Location(pattern) = plan.kind() {
             plan.handlers.auto_redirect = pattern.name().ends_with(b"/");
         }
-        plan.handlers.handler = Some(Arc::new(handler));
+        plan.handlers.handler = Some(ContentHandler::Upstream(Arc::new(handler)));
         Ok(())
     }
 }
 
 fn place(x: &Exchange, out: &mut Vec<u8>, part: impl Fn(&Place) -> &[u8]) -> bool {
-    let place = x.extension::<Place>().or_else(|| x.location().handlers.fact::<Place>());
-    match place {
+    let computed = x.extension::<Computed>().map(|computed| &computed.place);
+    match computed.or_else(|| x.location().handlers.fact::<Place>()) {
         Some(place) => {
             out.extend_from_slice(part(place));
             true
@@ -491,31 +492,26 @@ struct Handler {
     settings: Settings,
 }
 
-impl Content for Handler {
-    fn respond<'a>(&'a self, x: &'a mut Exchange) -> Step<'a> {
-        match &self.to {
-            To::Known { target, host, uri } => {
-                let asked = Asked {
-                    handler: self,
-                    host: Cow::Borrowed(host),
-                    uri: Cow::Borrowed(uri),
-                    computed: false,
-                };
-                let target = target.clone();
-                Step::Later(Box::pin(async move { upstream::run(x, target, &asked).await }))
-            }
-            To::Computed(template) => match self.compute(x, template) {
-                Ok((target, asked)) => {
-                    Step::Later(Box::pin(async move { upstream::run(x, target, &asked).await }))
-                }
-                Err(status) => Step::Now(Flow::Answer(status)),
-            },
-        }
-    }
+/// Where one request goes whose `proxy_pass` has variables.
+#[derive(Default)]
+struct Computed {
+    place: Place,
+    uri: Box<[u8]>,
 }
 
 impl Handler {
-    fn compute(&self, x: &mut Exchange, template: &Template) -> Result<(Target, Asked<'_>), u16> {
+    /// Where a request goes; for one with variables, after [`Protocol::target`] found out.
+    fn way<'a>(&'a self, x: &'a Exchange) -> Way<'a> {
+        match (&self.to, x.extension::<Computed>()) {
+            (To::Computed(_), Some(computed)) => {
+                Way { host: &computed.place.host, uri: &computed.uri, computed: true }
+            }
+            (To::Known { host, uri, .. }, _) => Way { host, uri, computed: false },
+            (To::Computed(_), None) => Way { host: b"", uri: b"", computed: true },
+        }
+    }
+
+    fn compute(&self, x: &mut Exchange, template: &Template) -> Result<Target, u16> {
         let url = template.value(x);
         let shown = || String::from_utf8_lossy(&url).into_owned();
         let Some((scheme, default_port, rest)) = split_scheme(&url) else {
@@ -536,14 +532,8 @@ impl Handler {
         };
         let place = Place::of(&authority, default_port);
         let group = self.group(x, &authority, default_port)?;
-        let asked = Asked {
-            handler: self,
-            host: Cow::Owned(place.host.to_vec()),
-            uri: Cow::Owned(with_slash(&authority.uri).into_vec()),
-            computed: true,
-        };
-        *x.extension_mut::<Place>() = place;
-        Ok((Target { group, scheme }, asked))
+        *x.extension_mut::<Computed>() = Computed { place, uri: with_slash(&authority.uri) };
+        Ok(Target { group, scheme })
     }
 
     /// A group of the configuration by that name, or a group of the one address.
@@ -570,17 +560,16 @@ impl Handler {
     }
 }
 
-/// One request's way.
-struct Asked<'h> {
-    handler: &'h Handler,
-    host: Cow<'h, [u8]>,
-    uri: Cow<'h, [u8]>,
-    computed: bool,
-}
-
-impl Protocol for Asked<'_> {
+impl Protocol for Handler {
     fn settings(&self) -> &Settings {
-        &self.handler.settings
+        &self.settings
+    }
+
+    fn target(&self, x: &mut Exchange) -> Result<Target, u16> {
+        match &self.to {
+            To::Known { target, .. } => Ok(target.clone()),
+            To::Computed(template) => self.compute(x, template),
+        }
     }
 
     fn request(
@@ -589,19 +578,19 @@ impl Protocol for Asked<'_> {
         length: RequestLength,
         out: &mut Vec<u8>,
     ) -> Result<std::ops::Range<usize>, u16> {
-        let way = request::Way { host: &self.host, uri: &self.uri, computed: self.computed };
-        self.handler.request.write(x, way, length, out)
+        self.request.write(x, self.way(x), length, out)
     }
 
     fn response(&self, x: &mut Exchange, head: &Head) -> Box<Response> {
-        self.handler.response.make(x, head, &self.host, &self.uri)
+        let response = x.new_response(head.status());
+        self.response.make(x, response, head, self.way(x))
     }
 
     fn redirect(&self, x: &mut Exchange, head: &Head) -> Option<Vec<u8>> {
-        self.handler.response.redirect(x, head)
+        self.response.redirect(x, head)
     }
 
     fn replaces_body(&self) -> bool {
-        self.handler.request.replaces_body()
+        self.request.replaces_body()
     }
 }

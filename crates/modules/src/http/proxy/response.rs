@@ -9,6 +9,7 @@ use weir_engine::http1::response::Head;
 use weir_engine::http1::{date, status};
 
 use super::redirect::Rewrites;
+use super::request::Way;
 use super::{Passing, cookie};
 
 /// What of an upstream's head goes on.
@@ -78,8 +79,13 @@ impl Rules {
         Some(to)
     }
 
-    pub(super) fn make(&self, x: &mut Exchange, head: &Head, host: &[u8], uri: &[u8]) -> Box<Response> {
-        let mut response = x.new_response(head.status());
+    pub(super) fn make(
+        &self,
+        x: &Exchange,
+        mut response: Box<Response>,
+        head: &Head,
+        way: Way<'_>,
+    ) -> Box<Response> {
         // What is not cached was not checked against the client's copy by the upstream, or was and is what it is.
         response.disable_not_modified = true;
         let reason = head.status_line();
@@ -116,7 +122,7 @@ impl Rules {
                     response.headers.copy(head, field);
                 }
                 Known::Location | Known::Refresh => {
-                    let value = self.rewrites.apply(x, field.known, value, host, uri);
+                    let value = self.rewrites.apply(x, field.known, value, way.host, way.uri);
                     match value {
                         // A path that a rule made is a redirect within this server and is completed as our own are.
                         Cow::Owned(path) if field.known == Known::Location && path.starts_with(b"/") => {
