@@ -71,8 +71,8 @@ def main():
             s = bench.Server(n, cmd, work, ctx)
             for wl in a.workloads.split(","):
                 try:
-                    x = run(ctx, s, wl, 300, work)
-                    y = run(ctx, s, wl, 1800, work)
+                    x = run(ctx, s, wl, 1000, work)
+                    y = run(ctx, s, wl, 9000, work)
                     print(f"{n:12} {wl:14} {(y[0] - x[0]) / (y[1] - x[1]):9.0f} user instructions per {bench.WL[wl]['unit']}", flush=True)
                 except Exception as e:
                     print(f"{n:12} {wl:14} failed: {e}", flush=True)

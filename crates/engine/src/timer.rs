@@ -377,6 +377,12 @@ impl Timer {
         self.set(self.timers.clock.read().1.saturating_add(ms));
     }
 
+    /// As [`Timer::set_in`] by the cached clock, for timeouts of seconds: early by at most the age of the batch of events,
+    /// as nginx's timers are.
+    pub fn set_about(&self, ms: u64) {
+        self.set(self.timers.clock.now_ms().saturating_add(ms));
+    }
+
     /// Takes the deadline away.
     pub fn clear(&self) {
         self.timers.entries.borrow()[self.index as usize].deadline.set(NEVER);

@@ -136,12 +136,12 @@ impl Serving {
         let first = self.connection.requests.get() == 0;
         let pipelined = !x.client.input.is_empty();
         let started = Cell::new(None);
-        let counters = Arc::clone(&self.reactor.counters);
-        let waiting = During::new(&counters.waiting);
+        let reactor = Rc::clone(&self.reactor);
+        let waiting = During::new(&reactor.counters.waiting);
         let idle = Rc::clone(&self.idle);
         let arrival = idle.bounded(pin!(self.head(x, first, &started))).await;
         drop(waiting);
-        let _writing = During::new(&counters.writing);
+        let _writing = During::new(&reactor.counters.writing);
         self.idle.works();
         x.client.timer.clear();
         let refused = match arrival {
@@ -163,11 +163,10 @@ impl Serving {
         let outlived = self.adopt();
         let requests = self.connection.requests.get() + 1;
         self.connection.requests.set(requests);
-        self.reactor.counters.requests.fetch_add(1, Ordering::Relaxed);
-        let generation = Arc::clone(&self.served);
-        let found = router::find(&generation, self.connection.address(), x.head.host());
+        reactor.counters.requests.fetch_add(1, Ordering::Relaxed);
+        let found = router::find(&self.served, self.connection.address(), x.head.host());
         let (server, regex) = found.unwrap_or((self.server, None));
-        x.begin(&generation, server);
+        x.begin(&self.served, server);
         // The client is to come back on a connection of the present generation.
         x.keepalive &= !outlived;
         x.pipelined = pipelined;
@@ -224,14 +223,14 @@ impl Serving {
             Some(Refusal::Answer(reject)) => {
                 x.log(Level::Info, String::from_utf8_lossy(&reject.message));
                 x.keepalive = false;
-                idle.bounded(pin!(phases::refuse(x, reject.status))).await
+                idle.bounded(pin!(phases::refuse(x, &self.served, reject.status))).await
             }
             None if self.plain_on_tls => {
                 x.log(Level::Info, "client sent plain HTTP request to HTTPS port");
-                idle.bounded(pin!(phases::refuse(x, 497))).await
+                idle.bounded(pin!(phases::refuse(x, &self.served, 497))).await
             }
             None if let Some(code) = self.unauthorized(x) => {
-                idle.bounded(pin!(phases::refuse(x, code))).await
+                idle.bounded(pin!(phases::refuse(x, &self.served, code))).await
             }
             None => {
                 let core = &x.generation.location(server).core;
@@ -243,7 +242,7 @@ impl Serving {
                 {
                     x.keepalive = false;
                 }
-                idle.bounded(pin!(phases::run(x))).await
+                idle.bounded(pin!(phases::run(x, &self.served))).await
             }
         };
         let Some(response) = response else {
@@ -349,10 +348,10 @@ impl Serving {
     /// Takes over the present generation where it still has the address that the connection came to; whether the
     /// generation that the connection was on is past.
     fn adopt(&mut self) -> bool {
-        let current = self.reactor.current();
-        if Arc::ptr_eq(&current, &self.served) {
+        if self.reactor.is_current(&self.served) {
             return false;
         }
+        let current = self.reactor.current();
         if let Some(address) = current.address_of(&self.listener, &self.connection.local) {
             self.connection.set_address(address);
             self.served = current;
@@ -362,12 +361,11 @@ impl Serving {
     }
 
     /// Waits for a request's head.
-    async fn head(&mut self, x: &mut Exchange, first: bool, started: &Cell<Option<u64>>) -> Arrival {
-        let (header_timeout, keepalive_timeout, min_timeout) = {
-            let core = self.settings();
-            (core.client_header_timeout, core.keepalive_timeout, core.keepalive_min_timeout)
-        };
-        let limits = Arc::clone(&self.settings().limits);
+    async fn head(&self, x: &mut Exchange, first: bool, started: &Cell<Option<u64>>) -> Arrival {
+        let core = self.settings();
+        let (header_timeout, keepalive_timeout, min_timeout) =
+            (core.client_header_timeout, core.keepalive_timeout, core.keepalive_min_timeout);
+        let limits = &*core.limits;
         let clock_ms = self.reactor.clock().now_ms();
         let mut end = clock_ms + if first { header_timeout } else { keepalive_timeout };
         // A connection that stays idle gives its memory up first.
@@ -383,7 +381,7 @@ impl Serving {
                     if begins {
                         started.set(Some(self.reactor.clock().now_ms()));
                     }
-                    match head.parse(&client.input, &limits) {
+                    match head.parse(&client.input, limits) {
                         Ok(Parsed::Complete(n)) => {
                             client.input.consume(n);
                             release_if_empty(&mut client.input);
@@ -399,22 +397,24 @@ impl Serving {
                         Err(reject) => return Poll::Ready(Arrival::Rejected(reject)),
                     }
                 }
-                match self.poll_input(cx, client, head, &limits, started, header_timeout) {
+                match self.poll_input(cx, client, head, limits, started, header_timeout) {
                     Poll::Ready(Some(arrival)) => return Poll::Ready(arrival),
                     Poll::Ready(None) => {}
                     Poll::Pending => break,
                 }
             }
             let waiting = started.get().is_none();
-            if client.timer.poll_expired(cx).is_ready() && waiting && !released {
+            let mut expired = client.timer.poll_expired(cx).is_ready();
+            if expired && waiting && !released {
                 released = true;
                 x.release();
                 x.client.timer.set(end);
+                expired = x.client.timer.poll_expired(cx).is_ready();
             }
-            let client = &x.client;
-            if client.timer.poll_expired(cx).is_ready() {
+            if expired {
                 return Poll::Ready(if waiting && !first { Arrival::Closed } else { Arrival::Late });
             }
+            let client = &x.client;
             if waiting && !first {
                 // An idle connection is told of reloads and of the end.
                 self.idle.waits(cx.waker());
@@ -443,7 +443,7 @@ impl Serving {
 
     /// Reads once, into the thread's scratch, and parses from there; what is left over is kept.
     fn poll_input(
-        &mut self,
+        &self,
         cx: &mut Context<'_>,
         client: &mut Client,
         head: &mut Head,

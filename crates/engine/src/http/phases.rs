@@ -6,14 +6,13 @@
 //! ```
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
 use weir_ir::LocationId;
 use weir_ir::http::core::{Alias, Satisfy};
 use weir_syntax::Level;
 
 use crate::contract::{Check, Flow, Step};
-use crate::generation::ContentHandler;
+use crate::generation::{ContentHandler, Generation};
 use crate::http::router::{self, Found};
 use crate::http::special::{self, Answer};
 use crate::http::{Body, Exchange, Response};
@@ -28,28 +27,29 @@ pub(crate) enum Restart {
     Named(LocationId),
 }
 
-/// Runs a request to its response, filters applied.
-pub async fn run(x: &mut Exchange) -> Box<Response> {
+/// Runs a request to its response, filters applied. The generation is the exchange's own, lent so that its handlers can
+/// be called with the exchange.
+pub async fn run(x: &mut Exchange, generation: &Generation) -> Box<Response> {
     x.restart = Restart::ServerRewrite;
-    let flow = post_read(x).await;
-    complete(x, flow).await
+    let flow = post_read(x, generation).await;
+    complete(x, generation, flow).await
 }
 
 /// The response to a request that was refused before any phase.
-pub async fn refuse(x: &mut Exchange, code: u16) -> Box<Response> {
-    complete(x, Flow::Answer(code)).await
+pub async fn refuse(x: &mut Exchange, generation: &Generation, code: u16) -> Box<Response> {
+    complete(x, generation, Flow::Answer(code)).await
 }
 
 /// Goes on until there is a response that every filter lets pass.
-async fn complete(x: &mut Exchange, mut flow: Flow) -> Box<Response> {
+async fn complete(x: &mut Exchange, generation: &Generation, mut flow: Flow) -> Box<Response> {
     loop {
         flow = match flow {
-            Flow::Decline | Flow::Pass | Flow::Redirect => match from_restart(x).await {
+            Flow::Decline | Flow::Pass | Flow::Redirect => match from_restart(x, generation).await {
                 // No content handler took the request.
                 Flow::Decline | Flow::Pass => Flow::Answer(404),
                 ended @ (Flow::Answer(_) | Flow::Respond(_) | Flow::Redirect) => ended,
             },
-            Flow::Respond(response) => match finish(x, response) {
+            Flow::Respond(response) => match finish(x, generation, response) {
                 Ok(response) => return response,
                 Err(code) => Flow::Answer(code),
             },
@@ -65,7 +65,11 @@ async fn complete(x: &mut Exchange, mut flow: Flow) -> Box<Response> {
 ///
 /// # Errors
 /// A filter gave it up for the answer of this status.
-fn finish(x: &mut Exchange, mut response: Box<Response>) -> Result<Box<Response>, u16> {
+fn finish(
+    x: &mut Exchange,
+    generation: &Generation,
+    mut response: Box<Response>,
+) -> Result<Box<Response>, u16> {
     if x.err_status != 0 {
         response.status = x.err_status;
         response.status_line = None;
@@ -81,7 +85,6 @@ fn finish(x: &mut Exchange, mut response: Box<Response>) -> Result<Box<Response>
         response.headers.iter().for_each(|(name, value)| headers.push(name, value));
         response.headers = headers;
     }
-    let generation = Arc::clone(&x.generation);
     for filter in &generation.location(x.location).handlers.filters {
         filter.filter(x, &mut response);
         if let Some(code) = response.replaced_by.take() {
@@ -115,16 +118,12 @@ async fn each(handlers: &[Box<dyn Check>], x: &mut Exchange) -> Option<Flow> {
     None
 }
 
-async fn post_read(x: &mut Exchange) -> Flow {
-    if x.server().handlers.post_read.is_empty() {
-        return Flow::Decline;
-    }
-    let generation = Arc::clone(&x.generation);
-    each(&generation.location(x.server).handlers.post_read, x).await.unwrap_or(Flow::Decline)
+async fn post_read(x: &mut Exchange, generation: &Generation) -> Flow {
+    let handlers = &generation.location(x.server).handlers.post_read;
+    if handlers.is_empty() { Flow::Decline } else { each(handlers, x).await.unwrap_or(Flow::Decline) }
 }
 
-async fn from_restart(x: &mut Exchange) -> Flow {
-    let generation = Arc::clone(&x.generation);
+async fn from_restart(x: &mut Exchange, generation: &Generation) -> Flow {
     let start = x.restart;
     if start == Restart::ServerRewrite {
         x.location = x.server;
@@ -138,9 +137,9 @@ async fn from_restart(x: &mut Exchange) -> Flow {
         }
     }
     match start {
-        Restart::Named(id) => enter(x, id),
+        Restart::Named(id) => enter(x, generation, id),
         Restart::ServerRewrite | Restart::FindLocation => {
-            if let Some(ended) = find_location(x) {
+            if let Some(ended) = find_location(x, generation) {
                 return ended;
             }
         }
@@ -175,12 +174,11 @@ async fn from_restart(x: &mut Exchange) -> Flow {
     {
         return ended;
     }
-    content(x).await
+    content(x, generation).await
 }
 
-fn enter(x: &mut Exchange, id: LocationId) {
+fn enter(x: &mut Exchange, generation: &Generation, id: LocationId) {
     x.location = id;
-    let generation = Arc::clone(&x.generation);
     if let Some((methods, inner)) = &generation.location(id).core.limit_except
         && !methods.iter().any(|m| **m == *x.method_name())
     {
@@ -188,7 +186,7 @@ fn enter(x: &mut Exchange, id: LocationId) {
     }
 }
 
-fn find_location(x: &mut Exchange) -> Option<Flow> {
+fn find_location(x: &mut Exchange, generation: &Generation) -> Option<Flow> {
     let id = match router::location(x, x.server) {
         Found::Location(id) => id,
         Found::None => x.server,
@@ -201,7 +199,7 @@ fn find_location(x: &mut Exchange) -> Option<Flow> {
             return Some(Flow::Answer(301));
         }
     };
-    enter(x, id);
+    enter(x, generation, id);
     let core = &x.location().core;
     if core.internal && !x.internal {
         return Some(Flow::Answer(404));
@@ -250,8 +248,7 @@ async fn access(handlers: &[Box<dyn Check>], satisfy: Satisfy, x: &mut Exchange)
     Some(Flow::Answer(refused))
 }
 
-async fn content(x: &mut Exchange) -> Flow {
-    let generation = Arc::clone(&x.generation);
+async fn content(x: &mut Exchange, generation: &Generation) -> Flow {
     let handlers = &generation.location(x.location).handlers;
     match &handlers.handler {
         None => {}

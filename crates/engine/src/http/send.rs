@@ -218,7 +218,7 @@ fn poll_client<T>(
         }
         Poll::Pending => {
             if x.client.timer.deadline().is_none() {
-                x.client.timer.set_in(x.location().core.send_timeout);
+                x.client.timer.set_about(x.location().core.send_timeout);
             }
             if x.client.timer.poll_expired(cx).is_ready() {
                 x.log(Level::Info, "client timed out");

@@ -284,6 +284,12 @@ impl Scan {
         self.stage == Stage::Start
     }
 
+    /// Whether the empty line is next.
+    #[inline]
+    pub(crate) fn at_end(&self, buf: &[u8]) -> bool {
+        buf.get(self.pos..).and_then(<[u8]>::first_chunk) == Some(b"\r\n")
+    }
+
     /// The next line, or what stands in its place.
     pub(crate) fn next(&mut self, buf: &[u8], rules: Rules) -> Result<Line, BadLine> {
         loop {
@@ -291,6 +297,10 @@ impl Scan {
                 Stage::Start => {
                     self.line = self.pos;
                     self.odd = false;
+                    if self.at_end(buf) {
+                        self.pos += 2;
+                        return Ok(Line::End);
+                    }
                     let Some(&byte) = buf.get(self.pos) else { return Ok(Line::Partial) };
                     match CLASSES[byte as usize] {
                         Class::Cr => {

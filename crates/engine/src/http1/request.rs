@@ -283,7 +283,9 @@ impl Head {
         let rules = Rules { underscores: limits.underscores_in_headers, skip_status_lines: false };
         loop {
             if self.now.scan.at_line() {
-                while let Some((field, next)) = ordinary(&self.raw, self.now.scan.pos) {
+                while !self.now.scan.at_end(&self.raw)
+                    && let Some((field, next)) = ordinary(&self.raw, self.now.scan.pos)
+                {
                     if !self.now.room.take(next - self.now.scan.pos, true, limits) {
                         self.now.scan = Scan::at(self.now.scan.pos);
                         return Err(self.too_large());

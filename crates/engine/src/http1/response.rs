@@ -262,7 +262,9 @@ impl Head {
     fn read_fields(&mut self, received: usize) -> Result<Option<usize>, Invalid> {
         loop {
             if self.now.scan.at_line() {
-                while let Some((field, next)) = ordinary(&self.raw, self.now.scan.pos) {
+                while !self.now.scan.at_end(&self.raw)
+                    && let Some((field, next)) = ordinary(&self.raw, self.now.scan.pos)
+                {
                     self.now.scan.pos = next;
                     self.field(field)?;
                 }

@@ -1,5 +1,6 @@
 //! Who is asked next: the balancer's trait, and nginx's smooth weighted round robin.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Peer;
@@ -88,6 +89,8 @@ struct State {
 pub struct RoundRobin {
     peers: Arc<[Peer]>,
     states: Mutex<Vec<State>>,
+    /// A peer has failed since the group was made: until then there is nothing that a success would mend.
+    failed: AtomicBool,
 }
 
 impl RoundRobin {
@@ -100,7 +103,7 @@ impl RoundRobin {
             checked: 0,
         };
         let states = peers.iter().map(state).collect();
-        Self { peers, states: Mutex::new(states) }
+        Self { peers, states: Mutex::new(states), failed: AtomicBool::new(false) }
     }
 
     /// Picks among the primaries or the backups alone.
@@ -121,8 +124,7 @@ impl RoundRobin {
             if !single && failed && now.saturating_sub(state.checked) <= timeout {
                 continue;
             }
-            let conns = peer.conns.load(std::sync::atomic::Ordering::Relaxed);
-            if peer.max_conns > 0 && conns >= peer.max_conns {
+            if peer.is_full() {
                 continue;
             }
             state.current += state.effective;
@@ -147,11 +149,25 @@ impl RoundRobin {
 
 impl Balance for RoundRobin {
     fn pick(&self, _: &Exchange, tried: &mut Tried, now: u64) -> Picked {
+        if let [peer] = &*self.peers
+            && !peer.down
+            && !peer.is_full()
+            && !tried.contains(0)
+        {
+            // Its turn needs no counting.
+            tried.insert(0);
+            return Picked::Peer(0);
+        }
         let found = self.pick_of(false, tried, now).or_else(|| self.pick_of(true, tried, now));
         found.map_or(Picked::None, Picked::Peer)
     }
 
     fn done(&self, index: usize, outcome: Outcome, now: u64) {
+        match outcome {
+            Outcome::Failure => self.failed.store(true, Ordering::Relaxed),
+            Outcome::Success if !self.failed.load(Ordering::Relaxed) => return,
+            Outcome::Success => {}
+        }
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         let (state, peer) = (&mut states[index], &self.peers[index]);
         match outcome {

@@ -154,7 +154,7 @@ impl UpstreamBody {
             Poll::Ready(Err(error)) => Poll::Ready(Err(Failure::Io(error))),
             Poll::Pending => {
                 if self.timer.deadline().is_none() {
-                    self.timer.set_in(self.read_timeout);
+                    self.timer.set_about(self.read_timeout);
                 }
                 if self.timer.poll_expired(cx).is_ready() {
                     return Poll::Ready(Err(Failure::Timeout));

@@ -465,7 +465,7 @@ impl Asking<'_> {
                     Poll::Pending => {
                         drop(block);
                         if timer.deadline().is_none() {
-                            timer.set_in(settings.read_timeout);
+                            timer.set_about(settings.read_timeout);
                         }
                         if poll_client_gone(x, cx, settings) {
                             return Poll::Ready(Read::ClientGone);

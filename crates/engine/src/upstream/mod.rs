@@ -38,6 +38,11 @@ impl Peer {
         let parameters = |p: &Peer| (p.weight, p.max_fails, p.fail_timeout, p.max_conns, p.down, p.backup);
         self.address == other.address && parameters(self) == parameters(other)
     }
+
+    /// Whether it has all the connections that `max_conns` allows.
+    pub(crate) fn is_full(&self) -> bool {
+        self.max_conns > 0 && self.conns.load(Ordering::Relaxed) >= self.max_conns
+    }
 }
 
 /// Counts a connection to a peer for as long as it lives.

@@ -64,7 +64,7 @@ impl Asking<'_> {
                     Poll::Ready(Err(error)) => return Poll::Ready(Sent::Failed(error)),
                     Poll::Pending => {
                         if timer.deadline().is_none() {
-                            timer.set_in(settings.send_timeout);
+                            timer.set_about(settings.send_timeout);
                         }
                         if io.poll_read_ready(cx).is_ready() {
                             return Poll::Ready(Sent::Answered);
