@@ -338,8 +338,10 @@ impl Serving {
     fn is_disabled(&self, x: &Exchange) -> bool {
         let disable = x.location().core.keepalive_disable;
         // The one browser lost the connection after a POST, the other for good; most requests need no search.
-        let asks = disable.msie6 && x.method == crate::http1::Method::Post || disable.safari;
-        let Some(agent) = x.header(Known::UserAgent).filter(|_| asks) else { return false };
+        if !(disable.msie6 && x.method == crate::http1::Method::Post || disable.safari) {
+            return false;
+        }
+        let Some(agent) = x.header(Known::UserAgent) else { return false };
         let browser = Browser::of(agent);
         browser.msie6 && disable.msie6 && x.method == crate::http1::Method::Post
             || browser.safari && disable.safari

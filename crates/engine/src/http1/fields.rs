@@ -165,19 +165,6 @@ macro_rules! accessors {
 
 pub(crate) use accessors;
 
-/// A set of known headers.
-pub(crate) type Set = [bool; Known::COUNT];
-
-pub(crate) const fn set(of: &[Known]) -> Set {
-    let mut set = [false; Known::COUNT];
-    let mut at = 0;
-    while at < of.len() {
-        set[of[at] as usize] = true;
-        at += 1;
-    }
-    set
-}
-
 /// What a byte means inside of a header name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]

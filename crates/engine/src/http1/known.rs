@@ -159,12 +159,6 @@ impl Known {
     /// How many there are, `Other` included.
     pub const COUNT: usize = NAMES.len();
 
-    /// A bit of its own, for sets of names.
-    #[inline]
-    pub const fn bit(self) -> u128 {
-        1 << self as u8
-    }
-
     /// The known header of this name in any case.
     pub fn of(name: &[u8]) -> Self {
         let mut padded = [0; 8 * WORDS];
@@ -198,6 +192,31 @@ impl Known {
     /// The name in lower case, empty for `Other`.
     pub const fn name(self) -> &'static str {
         NAMES[self as usize]
+    }
+}
+
+/// A set of known headers.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownSet([bool; Known::COUNT]);
+
+impl KnownSet {
+    pub const fn of(names: &[Known]) -> Self {
+        let mut set = Self([false; Known::COUNT]);
+        let mut at = 0;
+        while at < names.len() {
+            set.insert(names[at]);
+            at += 1;
+        }
+        set
+    }
+
+    pub const fn insert(&mut self, known: Known) {
+        self.0[known as usize] = true;
+    }
+
+    #[inline]
+    pub const fn has(&self, known: Known) -> bool {
+        self.0[known as usize]
     }
 }
 

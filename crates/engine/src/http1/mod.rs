@@ -27,7 +27,7 @@ pub mod uri;
 pub use agent::Browser;
 pub use fields::{Field, Span};
 pub use host::{BadHost, Host, validate_host};
-pub use known::Known;
+pub use known::{Known, KnownSet};
 pub use request::{Limits, Method, Reject, Version};
 
 #[cfg(test)]

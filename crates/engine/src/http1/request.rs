@@ -2,10 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::fields::{
-    BadLine, Field, Fields, LONGEST, Line, PADDING, Rules, Scan, Set, Span, accessors, ordinary, set,
-};
-use super::known::Known;
+use super::fields::{BadLine, Field, Fields, LONGEST, Line, PADDING, Rules, Scan, Span, accessors, ordinary};
+use super::known::{Known, KnownSet};
 use super::limits::Room;
 use super::request_line::{BadRequestLine, RequestLine};
 use super::{host, uri};
@@ -119,7 +117,7 @@ pub enum Parsed {
 }
 
 /// Headers that a request may have once, a second one being a 400, and `Connection`.
-static JUDGED: Set = set(&[
+static JUDGED: KnownSet = KnownSet::of(&[
     Known::Connection,
     Known::Host,
     Known::IfModifiedSince,
@@ -363,7 +361,7 @@ impl Head {
             return Err(Reject { linger: true, ..Reject::new(494, "client sent too many header lines") });
         }
         let is_first = self.fields.push(field);
-        if JUDGED[field.known as usize] { self.judge_field(field, is_first) } else { Ok(()) }
+        if JUDGED.has(field.known) { self.judge_field(field, is_first) } else { Ok(()) }
     }
 
     #[inline(never)]

@@ -2,10 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::fields::{
-    BadLine, Field, Fields, LONGEST, Line, PADDING, Rules, Scan, Set, Span, accessors, ordinary, set,
-};
-use super::known::Known;
+use super::fields::{BadLine, Field, Fields, LONGEST, Line, PADDING, Rules, Scan, Span, accessors, ordinary};
+use super::known::{Known, KnownSet};
 use super::request::{Version, decimal, holds};
 
 /// An answer that is no answer: the next upstream is tried (`proxy_next_upstream invalid_header`), or else the client gets 502.
@@ -52,11 +50,11 @@ pub enum Framing {
     Tunnel,
 }
 
-/// Headers of which the first counts and later ones are left out, and those that frame the body.
-static JUDGED: Set = set(&[
-    Known::ContentLength,
-    Known::TransferEncoding,
-    Known::Connection,
+/// Headers that frame the body or the connection.
+static FRAMING: KnownSet = KnownSet::of(&[Known::ContentLength, Known::TransferEncoding, Known::Connection]);
+
+/// Headers of which the first counts; later ones are left out.
+static SINGLE: KnownSet = KnownSet::of(&[
     Known::Status,
     Known::ContentType,
     Known::Date,
@@ -280,31 +278,29 @@ impl Head {
 
     #[inline(always)]
     fn field(&mut self, field: Field) -> Result<(), Invalid> {
-        // Early hints are passed on unjudged.
-        if JUDGED[field.known as usize] && self.now.status != 103 {
-            return self.judge_field(field);
+        let early_hints = self.now.status == 103;
+        if FRAMING.has(field.known) && !early_hints {
+            self.framing_field(field)?;
         }
-        self.fields.push(field);
+        if SINGLE.has(field.known) && self.fields.has(field.known) && !early_hints {
+            self.dropped.push(field);
+        } else {
+            self.fields.push(field);
+        }
         Ok(())
     }
 
     #[inline(never)]
-    fn judge_field(&mut self, field: Field) -> Result<(), Invalid> {
+    fn framing_field(&mut self, field: Field) -> Result<(), Invalid> {
         match field.known {
-            Known::ContentLength => self.length_field(field)?,
-            Known::TransferEncoding => self.coding_field(field)?,
-            Known::Connection => {
+            Known::ContentLength => self.length_field(field),
+            Known::TransferEncoding => self.coding_field(field),
+            _ => {
                 let value = self.get(field.value);
                 self.now.close |= !value.eq_ignore_ascii_case(b"keep-alive") && holds(value, b"close");
+                Ok(())
             }
-            single if self.fields.has(single) => {
-                self.dropped.push(field);
-                return Ok(());
-            }
-            _ => {}
         }
-        self.fields.push(field);
-        Ok(())
     }
 
     fn length_field(&mut self, field: Field) -> Result<(), Invalid> {

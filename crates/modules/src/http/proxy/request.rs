@@ -2,8 +2,8 @@
 
 use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Template};
-use weir_engine::http1::Known;
 use weir_engine::http1::uri::{Escape, escape};
+use weir_engine::http1::{Known, KnownSet};
 use weir_engine::upstream::exchange::RequestLength;
 use weir_syntax::Level;
 
@@ -21,8 +21,8 @@ pub(super) struct Rules {
     /// The body's length or coding is told in nginx's way unless the configuration sets those headers itself.
     own_length: bool,
     own_coding: bool,
-    /// Headers of the client that do not go on, as bits of [`Known`] and by name in lower case.
-    dropped: u128,
+    /// Headers of the client that do not go on, known ones and by name in lower case.
+    dropped: KnownSet,
     dropped_names: Vec<Box<[u8]>>,
     pass_headers: bool,
     body: Option<Template>,
@@ -65,7 +65,7 @@ impl Rules {
             set: vec![],
             own_length: true,
             own_coding: true,
-            dropped: HOP.iter().fold(0, |bits, known| bits | known.bit()),
+            dropped: KnownSet::of(&HOP),
             dropped_names: vec![],
             pass_headers: passing.pass_request_headers.or(true),
             body: passing.set_body.get().map(|b| plan.template(b)),
@@ -74,7 +74,7 @@ impl Rules {
             let known = Known::of(name);
             match known {
                 Known::Other => rules.dropped_names.push(name.to_ascii_lowercase().into()),
-                _ => rules.dropped |= known.bit(),
+                _ => rules.dropped.insert(known),
             }
             match known {
                 Known::ContentLength => rules.own_length = false,
@@ -177,7 +177,7 @@ impl Rules {
 
     fn write_client_headers(&self, x: &Exchange, out: &mut Vec<u8>) {
         for field in x.head.fields() {
-            if self.dropped & field.known.bit() != 0 && field.known != Known::Other {
+            if self.dropped.has(field.known) {
                 continue;
             }
             let name = x.head.get(field.name);

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Response};
-use weir_engine::http1::Known;
 use weir_engine::http1::response::Head;
+use weir_engine::http1::{Known, KnownSet};
 use weir_engine::http1::{date, status};
 
 use super::redirect::Rewrites;
@@ -14,8 +14,8 @@ use super::{Passing, cookie};
 
 /// What of an upstream's head goes on.
 pub(super) struct Rules {
-    /// Headers that stay, as bits of [`Known`] and by name in lower case.
-    hidden: u128,
+    /// Headers that stay, known ones and by name in lower case.
+    hidden: KnownSet,
     hidden_names: Vec<Box<[u8]>>,
     rewrites: Rewrites,
     cookies: Option<cookie::Rules>,
@@ -39,7 +39,7 @@ const HIDDEN: [&str; 8] = [
 impl Rules {
     pub(super) fn compile(passing: &Passing, plan: &Plan<'_, '_>) -> Self {
         let mut rules = Self {
-            hidden: OWN.iter().fold(0, |bits, known| bits | known.bit()),
+            hidden: KnownSet::of(&OWN),
             hidden_names: vec![],
             rewrites: Rewrites::compile(passing, plan),
             cookies: cookie::Rules::compile(
@@ -55,7 +55,7 @@ impl Rules {
         for name in hidden.filter(|name| !passed(name)) {
             match Known::of(name) {
                 Known::Other => rules.hidden_names.push(name.into()),
-                known => rules.hidden |= known.bit(),
+                known => rules.hidden.insert(known),
             }
         }
         rules
@@ -96,18 +96,17 @@ impl Rules {
         }
         response.content_length = if head.is_chunked() { None } else { head.content_length() };
         for field in head.fields() {
-            let name = head.get(field.name);
-            let value = head.get(field.value);
-            if field.known == Known::Other {
-                if !self.hidden_names.is_empty()
-                    && self.hidden_names.iter().any(|h| h.eq_ignore_ascii_case(name))
-                {
-                    continue;
-                }
-            } else if self.hidden & field.known.bit() != 0 {
+            if self.hidden.has(field.known) {
                 continue;
             }
+            let value = head.get(field.value);
             match field.known {
+                Known::Other => {
+                    let name = head.get(field.name);
+                    if !self.hidden_names.iter().any(|hidden| hidden.eq_ignore_ascii_case(name)) {
+                        response.headers.copy(head, field);
+                    }
+                }
                 Known::ContentType => response.set_content_type(value),
                 Known::Date => {
                     response.date_given = true;
@@ -129,13 +128,15 @@ impl Rules {
                             response.location = Some(Cow::Owned(path));
                         }
                         // One that the upstream sent means what it means there.
-                        value => response.headers.push_known(field.known, name, &value),
+                        value => response.headers.push_known(field.known, head.get(field.name), &value),
                     }
                 }
-                Known::SetCookie => {
-                    let changed = self.cookies.as_ref().and_then(|rules| rules.apply(x, value));
-                    response.headers.push_known(field.known, name, changed.as_deref().unwrap_or(value));
-                }
+                Known::SetCookie => match self.cookies.as_ref().and_then(|rules| rules.apply(x, value)) {
+                    Some(changed) => {
+                        response.headers.push_known(field.known, head.get(field.name), &changed);
+                    }
+                    None => response.headers.copy(head, field),
+                },
                 _ => response.headers.copy(head, field),
             }
         }
