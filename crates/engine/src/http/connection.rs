@@ -17,7 +17,6 @@ use weir_syntax::Level;
 use crate::contract::{TunnelFacts, TunnelLog};
 use crate::generation::Generation;
 use crate::http::exchange::{Connection, Tunnel};
-use crate::http::request_body::RequestBody;
 use crate::http::{Client, Exchange, phases, router, send};
 use crate::http1::request::{Head, Parsed, Reject};
 use crate::http1::{Browser, Known};
@@ -661,12 +660,5 @@ pub fn accepted(
         address: Cell::new(address),
         tls: None,
         log: generation.location(server).log.with_connection(number),
-    }
-}
-
-impl RequestBody {
-    /// The state of a request without a body.
-    pub fn none() -> Self {
-        Self::of(&Head::new())
     }
 }

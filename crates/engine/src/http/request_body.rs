@@ -82,6 +82,11 @@ impl Stored {
 pub struct BodyError(pub u16);
 
 impl RequestBody {
+    /// The state of a request without a body.
+    pub(crate) const fn none() -> Self {
+        Self { framing: Framing::None, received: 0, continued: true, stored: None, broken: false }
+    }
+
     pub(crate) fn of(head: &Head) -> Self {
         let framing = if head.is_chunked() {
             Framing::Chunked(Box::new(Decoder::new()))

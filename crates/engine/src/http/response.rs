@@ -244,13 +244,25 @@ pub struct Response {
 impl Response {
     /// Makes it empty again; headers and type keep their memory.
     pub(crate) fn clear(&mut self) {
-        let mut headers = std::mem::take(&mut self.headers);
-        headers.clear();
-        let spare = match self.content_type.take() {
-            Some(Cow::Owned(bytes)) => bytes,
-            Some(Cow::Borrowed(_)) | None => std::mem::take(&mut self.spare),
-        };
-        *self = Self { headers, spare, ..Self::default() };
+        self.headers.clear();
+        if let Some(Cow::Owned(bytes)) = self.content_type.take() {
+            self.spare = bytes;
+        }
+        self.status_line = None;
+        self.headless = false;
+        self.server_given = false;
+        self.date_given = false;
+        self.charset = None;
+        self.content_length = None;
+        self.last_modified = None;
+        self.location = None;
+        self.body = Body::Empty;
+        self.allow_ranges = false;
+        self.close = false;
+        self.disable_not_modified = false;
+        self.replaced_by = None;
+        self.unsent = false;
+        self.trailers = None;
     }
 
     /// Sets the type of the content from bytes that do not live as long.

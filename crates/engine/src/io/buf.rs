@@ -237,6 +237,9 @@ impl std::io::Write for Buf {
 
 impl Drop for Buf {
     fn drop(&mut self) {
+        if self.bytes.capacity() == 0 {
+            return;
+        }
         let mut bytes = std::mem::take(&mut self.bytes);
         let Some(class) = CLASSES.iter().position(|(size, _)| bytes.capacity() == *size) else {
             return;

@@ -175,7 +175,9 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         && !protocol.replaces_body()
         && x.body.exists()
         && x.body.stored().is_none();
-    if let Err(error) = x.send_continue().await {
+    if x.body.is_awaited()
+        && let Err(error) = x.send_continue().await
+    {
         return Flow::Answer(error.0);
     }
     if !streams
@@ -215,7 +217,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         timer: x.reactor.timers().register(),
         started: x.reactor.clock().now_ms(),
         tried: Tried::default(),
-        tries: tries(&target.group, settings),
+        asked: 0,
         request,
         streams,
         doing: "",
@@ -241,7 +243,8 @@ struct Asking<'p> {
     timer: Timer,
     started: u64,
     tried: Tried,
-    tries: u64,
+    /// How often a peer was asked; connections that had been closed meanwhile do not count.
+    asked: u64,
     /// The client's body goes on as it comes.
     streams: bool,
     /// The part of the present attempt, as the log tells it.
@@ -265,7 +268,7 @@ impl Asking<'_> {
             let Picked::Peer(peer) = self.target.group.balance.pick(x, &mut self.tried, now) else {
                 return self.no_live_upstreams(x);
             };
-            self.tries = self.tries.saturating_sub(1);
+            self.asked += 1;
             x.upstream_headers = None;
             x.upstream_states.push(UpstreamState {
                 peer: Some(Arc::clone(&self.target.group.peers[peer].text)),
@@ -287,7 +290,7 @@ impl Asking<'_> {
             // A kept connection that was closed meanwhile says nothing about the peer.
             let stale = failure.cached && failure.kind == next::ERROR;
             if stale {
-                self.tries += 1;
+                self.asked -= 1;
                 self.tried.remove(peer);
             } else if !matches!(failure.kind, next::HTTP_403 | next::HTTP_404) {
                 let balance = &self.target.group.balance;
@@ -326,7 +329,7 @@ impl Asking<'_> {
             needed |= next::NON_IDEMPOTENT;
         }
         let timeout = settings.next_upstream_timeout;
-        self.tries > 0
+        self.asked < tries(&self.target.group, settings)
             && settings.next_upstream & needed == needed
             // A body that goes on as it comes goes on only once.
             && !(self.streams && self.request_left(x))

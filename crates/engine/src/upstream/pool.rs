@@ -80,7 +80,8 @@ impl Pools {
         let mut at = list.len();
         while at > 0 {
             at -= 1;
-            if *list[at].peer != *peer || list[at].tag != tag {
+            let same = std::ptr::eq(&*list[at].peer, peer) || *list[at].peer == *peer;
+            if !same || list[at].tag != tag {
                 continue;
             }
             let mut connection = list.remove(at);

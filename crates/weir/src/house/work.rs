@@ -179,10 +179,14 @@ impl Serving {
         let resources =
             Resources { files: files.clone(), log: self.log.clone(), before: self.current.clone() };
         let snapshot = Arc::clone(snapshot);
-        // The first reactor is on this thread, and its connections are not to wait for a large configuration.
-        let built = tokio::task::spawn_blocking(move || build(number, &snapshot, resources)).await;
-        let (generation, threads) =
-            built.map_err(|_| b"building the configuration failed unexpectedly".to_vec())??;
+        let (generation, threads) = if self.current.is_none() {
+            // Nobody waits yet, and a process that never had another thread is spared what libc does for them.
+            build(number, &snapshot, resources)?
+        } else {
+            // The first reactor is on this thread, and its connections are not to wait for a large configuration.
+            let built = tokio::task::spawn_blocking(move || build(number, &snapshot, resources)).await;
+            built.map_err(|_| b"building the configuration failed unexpectedly".to_vec())??
+        };
         let sockets: Vec<_> = sockets.into_iter().filter_map(listening).collect();
         let published = self.worker.publish(&generation, &sockets, threads).await;
         published.map_err(|error| format!("a thread cannot be started ({error})").into_bytes())?;
