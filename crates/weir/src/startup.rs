@@ -123,7 +123,7 @@ fn serve(
     if let Err(error) = signals::hold() {
         log.write_errno(Level::Alert, error, "sigprocmask() failed");
     }
-    if pidfile::create(&first.plan.pid, false, &log).is_err() || stderr_to_log(&first).is_err() {
+    if pidfile::create(&first.plan.pid, false, &log).is_err() || first.stderr_to_log().is_err() {
         return 1;
     }
     if !first.plan.master_process {
@@ -227,20 +227,6 @@ fn status(log: &Log) {
             log.write(Level::Notice, format_args!("getrlimit(RLIMIT_NOFILE): {soft}:{hard}"));
         }
         Err(error) => log.write_errno(Level::Alert, error, "getrlimit(RLIMIT_NOFILE) failed"),
-    }
-}
-
-fn stderr_to_log(first: &Prepared) -> Result<(), daemon::Failed> {
-    if first.logs_to_stderr() {
-        return Ok(());
-    }
-    match first.error_log_file().map(|file| file.duplicate()) {
-        Some(Ok(file)) => daemon::redirect_stderr(file, &first.log),
-        Some(Err(error)) => {
-            first.log.write_error(Level::Alert, &error, "dup2(STDERR_FILENO) failed");
-            Err(daemon::Failed)
-        }
-        None => Ok(()),
     }
 }
 

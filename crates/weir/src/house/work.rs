@@ -53,7 +53,7 @@ pub fn alone(prepared: Prepared, site: Configuration, program: &str) -> i32 {
     let log = prepared.log.clone();
     let Some(runtime) = runtime(&log) else { return 1 };
     runtime.block_on(async {
-        let orders = match Orders::without_master(log.clone()) {
+        let mut orders = match Orders::without_master(log.clone()) {
             Ok(orders) => orders,
             Err(error) => {
                 log.write_error(Level::Emerg, &error, "signals cannot be caught");
@@ -61,14 +61,17 @@ pub fn alone(prepared: Prepared, site: Configuration, program: &str) -> i32 {
             }
         };
         let mut serving = Serving::new(program, log);
-        let (snapshot, sockets, logs) =
-            (Arc::clone(&prepared.plan.snapshot), prepared.passed_sockets(), prepared.passed_logs());
-        if let Err(reason) = serving.load(1, &snapshot, sockets, logs).await {
+        let Prepared { plan, listeners, .. } = &prepared;
+        let (sockets, logs) = (prepared.passed_sockets(), prepared.passed_logs());
+        if let Err(reason) = serving.load(1, &plan.snapshot, sockets, logs).await {
             serving.log.write(Level::Emerg, String::from_utf8_lossy(&reason));
             return 1;
         }
-        let pid = prepared.plan.pid.clone();
-        let own = Own { site: Arc::new(site), listeners: prepared.listeners, generation: 1 };
+        orders.log_to(serving.log.clone());
+        let pid = plan.pid.clone();
+        let own = Own { site: Arc::new(site), listeners: listeners.clone(), generation: 1 };
+        // Its logs are the serving ones' by now; those of before are not to be held over their rotation.
+        drop(prepared);
         let code = serving.obey(orders, None, Some(own)).await;
         // Whoever looks for the process looks there.
         let _ = std::fs::remove_file(pid);
@@ -97,7 +100,7 @@ struct Serving {
     program: String,
     worker: Worker,
     current: Option<Arc<Generation>>,
-    /// Open logs by path; a path keeps its file over generations.
+    /// Open logs by path; a path keeps its `LogFile`, with what is held back for it, over generations.
     files: HashMap<Arc<str>, Arc<LogFile>>,
     log: Log,
     /// Where the panic hook finds the log.
@@ -165,14 +168,16 @@ impl Serving {
         logs: Vec<PassedLog>,
     ) -> Result<(), Vec<u8>> {
         let mut files = HashMap::new();
+        let mut again = vec![];
         for passed in logs {
             let path: Arc<str> = passed.path.to_string_lossy().into();
-            let file = match self.files.get(&path) {
-                Some(file) => Arc::clone(file),
-                None => match passed.fd.try_clone() {
-                    Ok(fd) => Arc::new(LogFile::new(passed.path, File::from(fd))),
-                    Err(error) => return Err(format!("dup() of a log failed ({error})").into_bytes()),
-                },
+            let opened = passed.fd.try_clone().map(File::from);
+            let opened = opened.map_err(|error| format!("dup() of a log failed ({error})").into_bytes())?;
+            let file = if let Some(file) = self.files.get(&path) {
+                again.push((Arc::clone(file), opened));
+                Arc::clone(file)
+            } else {
+                Arc::new(LogFile::new(passed.path, opened))
             };
             files.insert(path, file);
         }
@@ -190,6 +195,8 @@ impl Serving {
         let sockets: Vec<_> = sockets.into_iter().filter_map(listening).collect();
         let published = self.worker.publish(&generation, &sockets, threads).await;
         published.map_err(|error| format!("a thread cannot be started ({error})").into_bytes())?;
+        // What was under these names before may have been moved away or removed.
+        again.into_iter().for_each(|(file, opened)| file.replace(opened));
         self.files = files;
         self.log = generation.log.clone();
         *self.panics.lock().unwrap_or_else(PoisonError::into_inner) = self.log.clone();
@@ -213,7 +220,11 @@ impl Serving {
             .load(own.generation, &prepared.plan.snapshot, prepared.passed_sockets(), prepared.passed_logs())
             .await;
         match loaded {
-            Ok(()) => own.listeners = prepared.listeners,
+            Ok(()) => {
+                // It was logged if it failed.
+                let _ = prepared.stderr_to_log();
+                own.listeners = prepared.listeners;
+            }
             Err(reason) => self.log.write(Level::Emerg, String::from_utf8_lossy(&reason)),
         }
     }

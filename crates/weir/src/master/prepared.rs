@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use weir_engine::errorlog::{Level, Log, LogFile, Output, Sink, Target, open_for_append};
 
 use crate::message::{PassedLog, PassedSocket};
-use crate::pidfile;
 use crate::privileges::Identity;
 use crate::sockets::{ListenSpec, Listeners, Mode, PAUSE};
+use crate::{daemon, pidfile};
 
 /// Where the configuration comes from; the master knows nothing about directives.
 pub trait Site: Send + Sync + 'static {
@@ -125,17 +125,24 @@ impl Prepared {
         Ok(Prepared { plan, listeners, files, log })
     }
 
-    /// The first error log that is a file, for what is printed to standard error.
-    pub fn error_log_file(&self) -> Option<&Arc<LogFile>> {
-        self.plan.error_logs.iter().find_map(|(_, place)| match place {
+    /// Sends what is printed to standard error to the first error log that is a file, unless standard error is a log
+    /// itself.
+    ///
+    /// # Errors
+    /// If a descriptor cannot be duplicated; logged.
+    pub fn stderr_to_log(&self) -> Result<(), daemon::Failed> {
+        let file = self.plan.error_logs.iter().find_map(|(_, place)| match place {
             ErrorLog::File(path) => self.files.get(path),
             ErrorLog::Stderr | ErrorLog::Sink(_) => None,
-        })
-    }
-
-    /// Whether standard error is a log itself.
-    pub fn logs_to_stderr(&self) -> bool {
-        self.plan.keeps_stderr
+        });
+        match file.filter(|_| !self.plan.keeps_stderr).map(|file| file.duplicate()) {
+            Some(Ok(file)) => daemon::redirect_stderr(file, &self.log),
+            Some(Err(error)) => {
+                self.log.write_error(Level::Alert, &error, "dup2(STDERR_FILENO) failed");
+                Err(daemon::Failed)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whether a worker of `other` can load this without being started anew.
@@ -181,13 +188,8 @@ impl Prepared {
                 }
             }
         }
-        if let Some(file) = self.error_log_file()
-            && !self.logs_to_stderr()
-            && let Ok(file) = file.duplicate()
-        {
-            // It was logged if it failed.
-            let _ = crate::daemon::redirect_stderr(file, &self.log);
-        }
+        // It was logged if it failed.
+        let _ = self.stderr_to_log();
     }
 
     /// The pid file as it is named now.

@@ -363,6 +363,8 @@ impl<S: Site> Master<S> {
             pidfile::remove(&old.plan.pid, &self.current.log);
         }
         old.listeners.unlink_except(&self.current.listeners, &self.current.log);
+        // It was logged if it failed.
+        let _ = self.current.stderr_to_log();
         // nginx's sign of a reload that went well is a new worker; here there is none.
         self.current.log.write(Level::Notice, "reconfigured");
     }

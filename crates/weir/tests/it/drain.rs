@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     ("term_ends_at_once", term_ends_at_once),
     ("a_killed_worker_costs_no_connection", a_killed_worker_costs_no_connection),
     ("logs_are_reopened_after_their_rotation", logs_are_reopened_after_their_rotation),
+    ("a_reload_opens_the_logs_again", a_reload_opens_the_logs_again),
     ("an_upgrade_costs_no_request_and_no_tunnel", an_upgrade_costs_no_request_and_no_tunnel),
     ("it_serves_without_a_master", it_serves_without_a_master),
     ("it_serves_without_privileges", it_serves_without_privileges),
@@ -139,20 +140,26 @@ fn a_killed_worker_costs_no_connection() {
     }
 }
 
-fn logs_are_reopened_after_their_rotation() {
-    let origin = Origin::echoing();
-    let server = start(&origin);
-    let ask = |path: &str| {
-        Client::connect(server.address()).ask(format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"));
-    };
-    ask("/first");
-    let folder = server.folder();
-    until("the first line", || folder.read("logs/access.log").contains("GET /first "));
-    let owner = |name: &str| std::fs::metadata(folder.path().join(name)).map(|m| m.uid()).ok();
+fn ask(server: &Server, path: &str) {
+    Client::connect(server.address()).ask(format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"));
+}
+
+fn rotate(folder: &Folder) {
     for name in ["access.log", "error.log"] {
         let path = folder.path().join("logs").join(name);
         std::fs::rename(&path, path.with_extension("1")).expect("the log is there");
     }
+}
+
+fn logs_are_reopened_after_their_rotation() {
+    let origin = Origin::echoing();
+    let server = start(&origin);
+    let ask = |path: &str| ask(&server, path);
+    ask("/first");
+    let folder = server.folder();
+    until("the first line", || folder.read("logs/access.log").contains("GET /first "));
+    let owner = |name: &str| std::fs::metadata(folder.path().join(name)).map(|m| m.uid()).ok();
+    rotate(folder);
     // Without the signal the old files go on.
     ask("/second");
     until("the second line", || folder.read("logs/access.1").contains("GET /second "));
@@ -168,6 +175,33 @@ fn logs_are_reopened_after_their_rotation() {
     until("the last line", || folder.read("logs/access.log").contains("GET /fourth "));
     assert_eq!(folder.read("logs/access.1"), old);
     assert!(!old.contains("/fourth"));
+}
+
+fn a_reload_opens_the_logs_again() {
+    for main in ["", "master_process off;"] {
+        let origin = Origin::echoing();
+        let mut server = Server::start(&executable(), CONF, &names(&origin, main, "old"));
+        ask(&server, "/first");
+        until("the first line", || server.folder().read("logs/access.log").contains("GET /first "));
+        rotate(server.folder());
+        server.configure(CONF, &names(&origin, main, "new"));
+        server.signal(Signal::SIGHUP);
+        until("the reload has taken effect", || asked(&server) == "new");
+        until("a line in the new log", || {
+            ask(&server, "/second");
+            server.folder().read("logs/access.log").contains("GET /second ")
+        });
+        let old = server.folder().read("logs/access.1");
+        assert!(old.contains("GET /first "));
+        ask(&server, "/third");
+        server.signal(Signal::SIGQUIT);
+        assert_eq!(server.exit().code(), Some(0));
+        assert!(server.folder().read("logs/access.log").contains("GET /third "));
+        assert_eq!(server.folder().read("logs/access.1"), old);
+        // The last words of whoever serves.
+        assert!(server.log().contains(": exiting\n"), "{main}");
+        assert!(!server.folder().read("logs/error.1").contains(": exiting\n"), "{main}");
+    }
 }
 
 fn an_upgrade_costs_no_request_and_no_tunnel() {
