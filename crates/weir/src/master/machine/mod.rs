@@ -503,6 +503,9 @@ impl Machine {
         }
         if self.loading == Some(Loading { generation, worker: Some(pid) }) {
             self.generation = generation;
+            // The one that serves now is all that was missing.
+            self.respawn_later = false;
+            self.no_accept = false;
             then.push(Action::Commit { generation });
             self.quit_workers(|other| other != pid, then);
             self.loaded(Ok(()), then);
@@ -511,16 +514,25 @@ impl Machine {
     }
 
     fn refused(&mut self, pid: i32, generation: u64, diagnostics: Vec<u8>, then: &mut Vec<Action>) {
-        if self.loading != Some(Loading { generation, worker: Some(pid) }) {
-            return;
+        let loading = self.loading == Some(Loading { generation, worker: Some(pid) });
+        if loading {
+            then.push(Action::Discard { generation });
         }
-        then.push(Action::Discard { generation });
+        let starting = |worker: &&mut Worker| worker.pid == pid && !worker.ready && !worker.exiting;
         // A worker started for this generation has nothing else to serve.
-        if let Some(worker) = self.workers.iter_mut().find(|worker| worker.pid == pid && !worker.ready) {
+        if let Some(worker) = self.workers.iter_mut().find(starting) {
             worker.exiting = true;
             then.push(Action::Terminate { pid });
+            if self.workers.iter().all(|worker| worker.exiting) && !self.no_accept {
+                self.respawn_later = true;
+                then.push(Action::Arm(RESPAWN_PAUSE));
+            }
         }
-        self.loaded(Err(diagnostics), then);
+        if loading {
+            self.loaded(Err(diagnostics), then);
+        } else {
+            self.reload_if_waiting(then);
+        }
     }
 
     fn loaded(&mut self, result: Result<(), Vec<u8>>, then: &mut Vec<Action>) {

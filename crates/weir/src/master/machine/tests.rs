@@ -217,6 +217,75 @@ fn a_worker_that_cannot_start_is_tried_again_after_a_pause() {
     story.then(Event::Tick, []);
 }
 
+fn refused(pid: i32, generation: u64) -> Event {
+    Event::Refused { pid, generation, diagnostics: b"no".to_vec() }
+}
+
+/// A master whose first worker, 10, was refused.
+fn refused_at_start() -> Story {
+    let mut story = Story(Machine::new(true));
+    story.0.start();
+    story.then(Event::Spawned { pid: 10, generation: 1 }, [notice("start worker process 10")]);
+    story.then(refused(10, 1), [Action::Terminate { pid: 10 }, Action::Arm(RESPAWN_PAUSE)]);
+    story
+}
+
+#[test]
+fn a_first_worker_that_is_refused_is_tried_again() {
+    let mut story = refused_at_start();
+    story.exits(10, []);
+    story.then(Event::Tick, [Action::Spawn { generation: 1 }]);
+    story.then(Event::Spawned { pid: 11, generation: 1 }, [notice("start worker process 11")]);
+    // A reload that waits for it begins with its refusal.
+    story.signal(Signal::Reload, HUP, []);
+    story.then(
+        refused(11, 1),
+        [
+            Action::Terminate { pid: 11 },
+            Action::Arm(RESPAWN_PAUSE),
+            notice("reconfiguring"),
+            Action::Plan { generation: 2 },
+        ],
+    );
+}
+
+#[test]
+fn a_reload_corrects_what_the_first_worker_refused() {
+    let mut story = refused_at_start();
+    story.reload(2);
+    // The next try begins while the configuration is read, and fails beside its worker.
+    story.then(Event::Tick, [Action::Spawn { generation: 1 }]);
+    story.then(Event::Spawned { pid: 11, generation: 1 }, [notice("start worker process 11")]);
+    story.then(planned(2), [notice("start worker processes"), Action::Spawn { generation: 2 }]);
+    story.then(Event::Spawned { pid: 12, generation: 2 }, [notice("start worker process 12")]);
+    story.then(refused(11, 1), [Action::Terminate { pid: 11 }]);
+    story.exits(11, []);
+    story.then(
+        Event::Ready { pid: 12, generation: 2 },
+        [Action::Commit { generation: 2 }, Action::Verdict(Ok(()))],
+    );
+    story.then(Event::Tick, []);
+}
+
+#[test]
+fn where_nothing_serves_a_refused_reload_is_no_end() {
+    let mut story = refused_at_start();
+    story.exits(10, []);
+    story.reload(2);
+    story.then(planned(2), [notice("start worker processes"), Action::Spawn { generation: 2 }]);
+    story.then(Event::Spawned { pid: 11, generation: 2 }, [notice("start worker process 11")]);
+    story.then(
+        refused(11, 2),
+        [
+            Action::Discard { generation: 2 },
+            Action::Terminate { pid: 11 },
+            Action::Arm(RESPAWN_PAUSE),
+            no("no"),
+        ],
+    );
+    story.then(Event::Tick, [Action::Spawn { generation: 1 }]);
+}
+
 #[test]
 fn exit_code_2_is_fatal_until_the_next_reload() {
     let mut story = Story::running();
@@ -310,6 +379,24 @@ fn workers_come_back_when_the_new_binary_fails() {
             notice("start worker processes"),
             Action::Spawn { generation: 1 },
         ],
+    );
+}
+
+#[test]
+fn a_worker_that_came_back_by_a_reload_stays_the_only_one() {
+    let mut story = Story::running();
+    story.signal(Signal::StopAccepting, WINCH, [Action::Quit { pid: 10 }]);
+    story.exits(10, []);
+    story.reload(2);
+    story.then(planned(2), [notice("start worker processes"), Action::Spawn { generation: 2 }]);
+    story.then(Event::Spawned { pid: 11, generation: 2 }, [notice("start worker process 11")]);
+    let ready = Event::Ready { pid: 11, generation: 2 };
+    story.then(ready, [Action::Commit { generation: 2 }, Action::Verdict(Ok(()))]);
+    story.signal(Signal::Upgrade, USR2, [notice("changing binary"), Action::Upgrade]);
+    story.then(Event::Upgraded { pid: 20 }, [notice("start new binary process 20")]);
+    story.then(
+        Event::Exited { pid: 20, how: Exit::Code(1) },
+        [notice("new binary process 20 exited with code 1"), Action::RestorePidFile],
     );
 }
 
