@@ -126,7 +126,14 @@ impl Serving {
         }
     }
 
-    async fn obey(&mut self, mut orders: Orders, mut answers: Option<Answers>, mut own: Option<Own>) -> i32 {
+    /// Follows orders to the end, which loses no line that a log holds back.
+    async fn obey(&mut self, orders: Orders, answers: Option<Answers>, own: Option<Own>) -> i32 {
+        self.follow(orders, answers, own).await;
+        self.files.values().for_each(|file| file.flush());
+        0
+    }
+
+    async fn follow(&mut self, mut orders: Orders, mut answers: Option<Answers>, mut own: Option<Own>) {
         loop {
             match orders.next().await {
                 Order::Load { generation, snapshot, sockets, logs } => {
@@ -153,7 +160,7 @@ impl Serving {
                 }
                 Order::Terminate => {
                     self.log.write(Level::Notice, "exit");
-                    return 0;
+                    return;
                 }
             }
         }
@@ -258,7 +265,7 @@ impl Serving {
     }
 
     /// Finishes what is open. Being told to stop at once ends that too.
-    async fn quit(&mut self, mut orders: Orders) -> i32 {
+    async fn quit(&mut self, mut orders: Orders) {
         self.log.write(Level::Notice, "gracefully shutting down");
         title::set(format!("{}: worker process is shutting down", self.program).as_bytes());
         let worker = std::mem::take(&mut self.worker);
@@ -275,7 +282,6 @@ impl Serving {
         }
         self.log.write(Level::Notice, "exiting");
         self.log.write(Level::Notice, "exit");
-        0
     }
 }
 

@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("quit_waits_for_what_is_open", quit_waits_for_what_is_open),
     ("quit_lets_a_request_end", quit_lets_a_request_end),
     ("term_ends_at_once", term_ends_at_once),
+    ("lines_held_back_are_written_at_the_end", lines_held_back_are_written_at_the_end),
     ("a_killed_worker_costs_no_connection", a_killed_worker_costs_no_connection),
     ("logs_are_reopened_after_their_rotation", logs_are_reopened_after_their_rotation),
     ("a_reload_opens_the_logs_again", a_reload_opens_the_logs_again),
@@ -112,6 +113,37 @@ fn term_ends_at_once() {
         assert!(tunnel.try_receive().is_err());
         assert_eq!(server.exit().code(), Some(0));
         refused(&server);
+    }
+}
+
+fn lines_held_back_are_written_at_the_end() {
+    const END: &[Signal] = &[Signal::SIGTERM];
+    for (main, tunnelled, signals) in [
+        ("", false, END),
+        ("", false, &[Signal::SIGINT]),
+        ("", false, &[Signal::SIGQUIT]),
+        ("master_process off;", false, END),
+        // The tunnel holds up the first, and the second does not wait for it.
+        ("", true, &[Signal::SIGQUIT, Signal::SIGTERM]),
+    ] {
+        let origin = Origin::echoing();
+        let conf = CONF.replace("access.log;", "access.log combined buffer=64k;");
+        // The end of one of several threads does not drop what all of them share.
+        let main = format!("worker_processes 32; {main}");
+        let mut server = Server::start(&executable(), &conf, &names(&origin, &main, "here"));
+        let _tunnel = tunnelled.then(|| Socket::connect(server.address(), "/tunnel"));
+        // A line is written behind its response, but before the next one on its connection.
+        let mut client = Client::connect(server.address());
+        for path in ["/held", "/next"] {
+            client.ask(format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"));
+        }
+        assert_eq!(server.folder().read("logs/access.log"), "");
+        for signal in signals {
+            server.signal(*signal);
+            refused(&server);
+        }
+        assert_eq!(server.exit().code(), Some(0));
+        assert!(server.folder().read("logs/access.log").contains("GET /held "), "{main} {signals:?}");
     }
 }
 
