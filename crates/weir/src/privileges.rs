@@ -141,7 +141,8 @@ impl Identity {
     }
 }
 
-fn limit(log: &Log, resource: Resource, name: &str, limit: Option<u64>) {
+/// Sets the soft and the hard limit; a failure is only worth an alert.
+pub fn limit(log: &Log, resource: Resource, name: &str, limit: Option<u64>) {
     let Some(limit) = limit else { return };
     if let Err(error) = setrlimit(resource, limit, limit) {
         log.write_errno(Level::Alert, error, format_args!("setrlimit({name}, {limit}) failed"));

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::resource::{Resource, getrlimit, rlim_t};
 use nix::sys::utsname::uname;
 use nix::unistd::getppid;
 use weir_engine::errorlog::{Level, Log, LogFile, Output, Target};
@@ -21,7 +21,7 @@ use crate::message::bytes_path;
 use crate::paths::{ErrorLog, Paths};
 use crate::sockets::{INHERITED, Listeners, Mode};
 use crate::spawn::Variables;
-use crate::{daemon, pidfile, signaller, signals, spawn};
+use crate::{daemon, pidfile, privileges, signaller, signals, spawn};
 
 /// The floors below, as far as the processes need them.
 pub trait House {
@@ -85,7 +85,7 @@ fn serve(
     variables: Variables,
 ) -> i32 {
     let paths = Paths::of(options);
-    if options.prefix.is_none() && crate::privileges::privileged() {
+    if options.prefix.is_none() && privileges::privileged() {
         Paths::make_default_folders();
     }
     let log = first_log(&program, &paths, options.test);
@@ -108,11 +108,14 @@ fn serve(
     if let Some(signal) = options.signal {
         return signaller::send(signal, &plan.pid, &log, &mut io::stderr());
     }
+    // A descriptor for each address and thread, in the worker too, is more than the soft limit was made for.
+    let limits = getrlimit(Resource::RLIMIT_NOFILE);
+    privileges::limit(&log, Resource::RLIMIT_NOFILE, "RLIMIT_NOFILE", limits.ok().map(|(_, hard)| hard));
     let Ok(first) = Prepared::open(plan, &listeners, Mode::Run, &log, None) else { return 1 };
     // What was inherited and is not configured any more is closed by the last of its owners.
     drop((listeners, log));
     let log = first.log.clone();
-    status(&log);
+    status(&log, limits);
     let mut parent = getppid().as_raw();
     if inherited.is_none() && first.plan.daemon {
         parent = std::process::id() as i32;
@@ -216,13 +219,13 @@ fn dump(files: Vec<(PathBuf, Vec<u8>)>) -> i32 {
 }
 
 /// What stands at the head of a log of nginx, too.
-fn status(log: &Log) {
+fn status(log: &Log, limits: nix::Result<(rlim_t, rlim_t)>) {
     log.write(Level::Notice, concat!("weir/", env!("CARGO_PKG_VERSION")));
     if let Ok(system) = uname() {
         let (name, release) = (system.sysname().to_string_lossy(), system.release().to_string_lossy());
         log.write(Level::Notice, format_args!("OS: {name} {release}"));
     }
-    match getrlimit(Resource::RLIMIT_NOFILE) {
+    match limits {
         Ok((soft, hard)) => {
             log.write(Level::Notice, format_args!("getrlimit(RLIMIT_NOFILE): {soft}:{hard}"));
         }

@@ -1,6 +1,6 @@
 //! How it ends: QUIT, TERM, a worker that dies, logs that are rotated, and running without a master or privileges.
 
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -22,6 +22,10 @@ pub const TESTS: &[Test] = &[
     ("an_upgrade_costs_no_request_and_no_tunnel", an_upgrade_costs_no_request_and_no_tunnel),
     ("it_serves_without_a_master", it_serves_without_a_master),
     ("it_serves_without_privileges", it_serves_without_privileges),
+    (
+        "the_soft_limit_of_descriptors_is_no_bound_on_threads",
+        the_soft_limit_of_descriptors_is_no_bound_on_threads,
+    ),
 ];
 
 const CONF: &str = "
@@ -332,4 +336,16 @@ fn it_serves_without_privileges() {
     server.signal(Signal::SIGHUP);
     server.logged("signal 1 (SIGHUP) received from ");
     assert_eq!(asked(&server), "here");
+}
+
+fn the_soft_limit_of_descriptors_is_no_bound_on_threads() {
+    let origin = Origin::echoing();
+    let folder = Folder::new(&[]);
+    folder.write("limited", format!("#!/bin/sh\nulimit -Sn 40\nexec '{}' \"$@\"\n", executable()));
+    let limited = folder.path().join("limited");
+    std::fs::set_permissions(&limited, PermissionsExt::from_mode(0o755)).expect("a script");
+    let names = names(&origin, "worker_processes 50;", "here");
+    let server = Server::start(&limited.display().to_string(), CONF, &names);
+    assert_eq!(asked(&server), "here");
+    assert!(server.log().contains("getrlimit(RLIMIT_NOFILE): 40:"), "{}", server.log());
 }
