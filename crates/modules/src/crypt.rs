@@ -1,27 +1,29 @@
 //! Stored passwords as password files have them: whether a password is the one that was stored.
 //!
-//! `{PLAIN}`, `{SHA}` and `{SSHA}` (RFC 2307), Apache's `$apr1$`, and of `crypt(3)` the forms `$1$`, `$5$` and `$6$`.
+//! `{PLAIN}`, `{SHA}` and `{SSHA}` (RFC 2307), Apache's `$apr1$`, and of `crypt(3)` the traditional form without a sign,
+//! `$1$`, `$2a$`, `$2b$`, `$2y$`, `$5$` and `$6$`.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{self, Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA512};
 use weir_engine::http::base64;
 
+use crate::des;
 use crate::md5::Md5;
 
-/// The stored form is none that can be checked.
+/// The form is called so, as in `$7$`, and cannot be checked.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Unknown;
+pub(crate) struct Unsupported(pub String);
 
 /// Whether checking takes milliseconds: not something to do between other clients' requests.
 pub(crate) fn is_slow(stored: &[u8]) -> bool {
-    stored.starts_with(b"$5$") || stored.starts_with(b"$6$")
+    is_bcrypt(stored) || stored.starts_with(b"$5$") || stored.starts_with(b"$6$")
 }
 
 /// Whether `password` is what `stored` was made of.
 ///
 /// # Errors
-/// An unknown form, which must let nobody in.
-pub(crate) fn verify(password: &[u8], stored: &[u8]) -> Result<bool, Unknown> {
+/// A form of others, which must let nobody in.
+pub(crate) fn verify(password: &[u8], stored: &[u8]) -> Result<bool, Unsupported> {
     let same = |a: &[u8], b: &[u8]| verify_slices_are_equal(a, b).is_ok();
     if let Some(plain) = stored.strip_prefix(b"{PLAIN}") {
         return Ok(same(password, plain));
@@ -34,6 +36,10 @@ pub(crate) fn verify(password: &[u8], stored: &[u8]) -> Result<bool, Unknown> {
         let split = stored.as_deref().and_then(|stored| stored.split_at_checked(20));
         return Ok(split.is_some_and(|(hash, salt)| same(sha1(password, salt).as_ref(), hash)));
     }
+    if is_bcrypt(stored) {
+        let text = std::str::from_utf8(stored).ok();
+        return Ok(text.is_some_and(|text| bcrypt::verify(password, text).unwrap_or(false)));
+    }
     let made = if stored.starts_with(b"$apr1$") {
         md5_crypt(password, b"$apr1$", stored)
     } else if stored.starts_with(b"$1$") {
@@ -42,10 +48,29 @@ pub(crate) fn verify(password: &[u8], stored: &[u8]) -> Result<bool, Unknown> {
         sha_crypt(password, &SHA256_CRYPT, stored)
     } else if stored.starts_with(b"$6$") {
         sha_crypt(password, &SHA512_CRYPT, stored)
+    } else if let Some(form) = form_of(stored) {
+        return Err(Unsupported(form));
     } else {
-        return Err(Unknown);
+        match des_crypt(password, stored) {
+            Some(made) => made,
+            None => return Ok(false),
+        }
     };
     Ok(same(&made, stored))
+}
+
+fn is_bcrypt(stored: &[u8]) -> bool {
+    [b"$2a$", b"$2b$", b"$2y$"].iter().any(|form| stored.starts_with(*form))
+}
+
+/// The sign that a stored form begins with, without anything of the hash.
+fn form_of(stored: &[u8]) -> Option<String> {
+    let form = match stored {
+        [b'_', ..] => &stored[..1],
+        [b'$', rest @ ..] => &stored[..memchr::memchr(b'$', rest)? + 2],
+        _ => return None,
+    };
+    String::from_utf8(form.to_vec()).ok()
 }
 
 fn sha1(password: &[u8], salt: &[u8]) -> digest::Digest {
@@ -55,9 +80,10 @@ fn sha1(password: &[u8], salt: &[u8]) -> digest::Digest {
     context.finish()
 }
 
+const ALPHABET: &[u8; 64] = b"./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
 /// Appends `digits` characters of six bits each, the lowest first.
 fn to64(mut bits: u32, digits: usize, out: &mut Vec<u8>) {
-    const ALPHABET: &[u8; 64] = b"./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     for _ in 0..digits {
         out.push(ALPHABET[(bits & 63) as usize]);
         bits >>= 6;
@@ -68,6 +94,15 @@ fn to64(mut bits: u32, digits: usize, out: &mut Vec<u8>) {
 fn salt_of(text: &[u8], longest: usize) -> &[u8] {
     let end = memchr::memchr(b'$', text).unwrap_or(text.len());
     &text[..end.min(longest)]
+}
+
+/// The form of Unix' seventh edition: two characters of salt, and 64 bits, the highest first.
+fn des_crypt(password: &[u8], stored: &[u8]) -> Option<Vec<u8>> {
+    let salt = stored.get(..2)?;
+    let digit = |at: usize| memchr::memchr(salt[at], ALPHABET);
+    let hash = des::crypt(password, (digit(0)? | digit(1)? << 6) as u16);
+    let digits = (0..11).map(|at| ALPHABET[(u128::from(hash) << 2 >> (60 - 6 * at) & 63) as usize]);
+    Some(salt.iter().copied().chain(digits).collect())
 }
 
 /// Poul-Henning Kamp's password hash of FreeBSD, which Apache took over under a name of its own.
@@ -200,7 +235,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(password: &str, stored: &str, expected: Result<bool, Unknown>) {
+    fn check(password: &str, stored: &str, expected: Result<bool, Unsupported>) {
         assert_eq!(verify(password.as_bytes(), stored.as_bytes()), expected, "{stored}");
         if expected == Ok(true) {
             let wrong = format!("{password}x");
@@ -214,9 +249,48 @@ mod tests {
         check("password", "{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", Ok(true));
         check("secret", "{SSHA}!", Ok(false));
         check("secret", "{SSHA}c2hvcnQ=", Ok(false));
-        check("secret", "plain", Err(Unknown));
-        check("secret", "$2y$05$abcdefghijklmnopqrstuu", Err(Unknown));
-        check("", "", Err(Unknown));
+        check("secret", "plain", Ok(false));
+        check("secret", "x", Ok(false));
+        check("secret", "!!", Ok(false));
+        check("secret", "$", Ok(false));
+        check("", "", Ok(false));
+        let unsupported = |form: &str| Err(Unsupported(form.into()));
+        check("secret", "_J9..rasmz0.F/jqjWck", unsupported("_"));
+        check("secret", "$y$j75$abcdefgh$uMUXG79B2cFpoAYyDccUnsaH/aGTyBYMlnQidzyag01", unsupported("$y$"));
+    }
+
+    /// Made by `crypt(3)`.
+    #[test]
+    fn traditional() {
+        check_eight("secret", "abNANd1rDfiNc");
+        check_eight("mH3kEq2.", "Hr1dRchT1JPWw");
+        check_eight("u3DXzPJoQE", "y383ynkLFuaGg");
+        check_eight("a/2icB", "i9X.6Qrmk8Os2");
+        check_eight("cwgYW4eO", "C.NoY.9us2/Gw");
+        check_eight("geheimü", "./S0T7MJmGQBQ");
+    }
+
+    /// Only eight bytes of a password count.
+    #[track_caller]
+    fn check_eight(password: &str, stored: &str) {
+        let password = password.as_bytes();
+        assert_eq!(verify(password, stored.as_bytes()), Ok(true), "{stored}");
+        assert_eq!(verify(&password[1..], stored.as_bytes()), Ok(false), "{stored}");
+        let more = format!("{stored}x");
+        assert_eq!(verify(password, more.as_bytes()), Ok(false), "{more}");
+    }
+
+    /// Made by `crypt(3)`.
+    #[test]
+    fn bcrypts() {
+        check("secret", "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a", Ok(true));
+        check("secretü", "$2b$04$abcdefghijklmnopqrstuugBcmnni607jtYSxWX23t1NNHlO0I.O2", Ok(true));
+        check("secret", "$2y$05$abcdefghijklmnopqrstuu", Ok(false));
+        check("secret", "$2y$ü5$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a", Ok(false));
+        // Only 72 bytes of a password count.
+        let long = "$2a$04$abcdefghijklmnopqrstuubzadhGtS2zEF.gu0yd0opP6cVzb.e0i";
+        assert_eq!(verify(&[b'x'; 80], long.as_bytes()), Ok(true));
+        assert_eq!(verify(&[b'x'; 71], long.as_bytes()), Ok(false));
     }
 
     /// Made by `openssl passwd`.

@@ -1,6 +1,7 @@
 //! Every nginx module, one file or folder each, and the order in which they are asked.
 
 mod crypt;
+mod des;
 pub mod http;
 mod md5;
 #[cfg(test)]

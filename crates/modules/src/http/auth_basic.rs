@@ -100,7 +100,7 @@ impl Check for Asking {
         Step::Later(Box::pin(async move {
             let work = move || crypt::verify(&credentials[colon + 1..], &stored);
             // A panic in there lets nobody in.
-            let verdict = tokio::task::spawn_blocking(work).await.unwrap_or(Err(crypt::Unknown));
+            let verdict = tokio::task::spawn_blocking(work).await.unwrap_or(Ok(false));
             decide(x, verdict, &user, &realm)
         }))
     }
@@ -131,17 +131,19 @@ fn unreadable(x: &Exchange, path: &[u8], error: &io::Error) -> Flow {
     Flow::Answer(code)
 }
 
-fn decide(x: &mut Exchange, verdict: Result<bool, crypt::Unknown>, user: &str, realm: &[u8]) -> Flow {
+fn decide(x: &mut Exchange, verdict: Result<bool, crypt::Unsupported>, user: &str, realm: &[u8]) -> Flow {
     match verdict {
         Ok(true) => Flow::Pass,
         Ok(false) => {
             x.log(Level::Error, format_args!("user \"{user}\": password mismatch"));
             refuse(x, realm)
         }
-        Err(crypt::Unknown) => {
-            let error = io::Error::from_raw_os_error(nix::libc::EINVAL);
-            x.log_error(Level::Crit, Some(&error), "crypt_r() failed");
-            Flow::Answer(500)
+        Err(crypt::Unsupported(form)) => {
+            x.log(
+                Level::Error,
+                format_args!("user \"{user}\": passwords of the form \"{form}\" are not supported"),
+            );
+            refuse(x, realm)
         }
     }
 }
@@ -221,8 +223,9 @@ mod tests {
 
     #[track_caller]
     fn check(path: &str, credentials: &str, expected: &str, error: &str) {
-        let users =
-            "plain:{PLAIN}secret\nslow:$5$saltstring$C3o4O1TC6aRHF4FI.QSZMXtHbaj2gSXr4sUc/3NcUi.\nold:xx\n";
+        let users = "plain:{PLAIN}secret\nslow:$5$saltstring$C3o4O1TC6aRHF4FI.QSZMXtHbaj2gSXr4sUc/3NcUi.\n\
+            fish:$2y$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n\
+            old:xx\nempty:\nnew:$7$CU..../....abcdefgh$XWs9HxtpA2\n";
         let site = Site::new(CONF).with("users", users);
         let headers = if credentials.is_empty() { "" } else { &format!("Authorization: {credentials}\r\n") };
         let response = site.get_from("192.0.2.2:1", path, headers);
@@ -235,12 +238,16 @@ mod tests {
     #[test]
     fn requests() {
         let none = "no user/password was provided for basic authentication";
-        // plain:secret, plain:wrong, slow:secret, old:xx, nobody:x, without colon
+        // plain:secret, plain:wrong, slow:secret, fish:secret, old:xx, empty:, new:secret, nobody:x, without colon
         let (plain, wrong) = ("Basic cGxhaW46c2VjcmV0", "basic cGxhaW46d3Jvbmc=");
         check("/", plain, "200", "");
         check("/", wrong, "401", "user \"plain\": password mismatch");
         check("/", "Basic c2xvdzpzZWNyZXQ=", "200", "");
-        check("/", "Basic b2xkOnh4", "500", "crypt_r() failed (22: Invalid argument)");
+        check("/", "Basic ZmlzaDpzZWNyZXQ=", "200", "");
+        check("/", "Basic b2xkOnh4", "401", "user \"old\": password mismatch");
+        check("/", "Basic ZW1wdHk6", "401", "user \"empty\": password mismatch");
+        let form = "user \"new\": passwords of the form \"$7$\" are not supported";
+        check("/", "Basic bmV3OnNlY3JldA==", "401", form);
         check("/", "Basic bm9ib2R5Ong=", "401", "user \"nobody\" was not found in \"/");
         check("/", "Basic cGxhaW4=", "401", none);
         check("/", "Bearer x", "401", none);
