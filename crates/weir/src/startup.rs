@@ -16,7 +16,7 @@ use nix::unistd::getppid;
 use weir_engine::errorlog::{Level, Log, LogFile, Output, Target};
 
 use crate::args::{self, Command, Options};
-use crate::master::{self, Plan, Prepared, Site, Start};
+use crate::master::{self, Plan, Prepared, Refused, Site, Start};
 use crate::message::bytes_path;
 use crate::paths::{ErrorLog, Paths};
 use crate::sockets::{INHERITED, Listeners, Mode};
@@ -98,16 +98,14 @@ fn serve(
     if options.test {
         return test(&site, &listeners, &paths, options, &program, &log);
     }
-    let plan = match site.plan(&log, &|| {}) {
-        Ok(plan) => plan,
-        Err(refused) => {
-            say(&refused.explanation);
-            return 1;
-        }
-    };
+    let told = |refused: Refused| say(&refused.explanation);
     if let Some(signal) = options.signal {
-        return signaller::send(signal, &plan.pid, &log, &mut io::stderr());
+        return match site.pid(&log).map_err(told) {
+            Ok(pid) => signaller::send(signal, &pid, &log, &mut io::stderr()),
+            Err(()) => 1,
+        };
     }
+    let Ok(plan) = site.plan(&log, &|| {}).map_err(told) else { return 1 };
     // A descriptor for each address and thread, in the worker too, is more than the soft limit was made for.
     let limits = getrlimit(Resource::RLIMIT_NOFILE);
     privileges::limit(&log, Resource::RLIMIT_NOFILE, "RLIMIT_NOFILE", limits.ok().map(|(_, hard)| hard));

@@ -59,6 +59,13 @@ impl Configuration {
         }
     }
 
+    fn pid_of(&self, process: &Process) -> PathBuf {
+        match process.pid.get() {
+            Some(path) if !path.is_empty() => PathBuf::from(&**path),
+            Some(_) | None => self.pid.clone(),
+        }
+    }
+
     /// Writes the findings up to the first error, as nginx does, and explains all of them where that was asked for.
     fn tell(&self, diagnostics: &[Diagnostic], ast: &Ast, log: &Log) -> Result<(), Refused> {
         for diagnostic in diagnostics {
@@ -80,6 +87,13 @@ impl Configuration {
 }
 
 impl Site for Configuration {
+    fn pid(&self, log: &Log) -> Result<PathBuf, Refused> {
+        let (ast, program, diagnostics) = super::read(&self.reading, &Observed::machine(&Machine));
+        self.tell(&diagnostics, &ast, log)?;
+        self.tell(&program.told_late, &ast, log)?;
+        Ok(self.pid_of(&program.main.main::<Main>()))
+    }
+
     fn plan(&self, log: &Log, syntax_is_ok: &dyn Fn()) -> Result<Plan, Refused> {
         let machine = Machine;
         let observed = Observed::machine(&machine);
@@ -97,10 +111,7 @@ impl Site for Configuration {
             listens: listens(&program, threads(&process)),
             logs: program.open_files.iter().map(|f| PathBuf::from(&*f.path)).collect(),
             error_logs: error_logs(&process),
-            pid: match process.pid.get() {
-                Some(path) if !path.is_empty() => PathBuf::from(&**path),
-                Some(_) | None => self.pid.clone(),
-            },
+            pid: self.pid_of(&process),
             keeps_stderr: keeps_stderr(&program),
             identity,
             env: process.env.iter().map(|e| e.as_bytes().to_vec()).collect(),

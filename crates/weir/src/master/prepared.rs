@@ -22,6 +22,12 @@ pub trait Site: Send + Sync + 'static {
     /// # Errors
     /// The configuration is refused.
     fn plan(&self, log: &Log, syntax_is_ok: &dyn Fn()) -> Result<Plan, Refused>;
+
+    /// [`Plan::pid`] alone, for who sends a signal: nothing else of a plan is made, so nothing else can fail.
+    ///
+    /// # Errors
+    /// The configuration is refused.
+    fn pid(&self, log: &Log) -> Result<PathBuf, Refused>;
 }
 
 /// A refused configuration.

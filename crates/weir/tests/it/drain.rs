@@ -13,6 +13,7 @@ use crate::{Test, executable};
 
 pub const TESTS: &[Test] = &[
     ("quit_waits_for_what_is_open", quit_waits_for_what_is_open),
+    ("a_signal_needs_nothing_but_the_pid", a_signal_needs_nothing_but_the_pid),
     ("quit_lets_a_request_end", quit_lets_a_request_end),
     ("term_ends_at_once", term_ends_at_once),
     ("lines_held_back_are_written_at_the_end", lines_held_back_are_written_at_the_end),
@@ -82,6 +83,19 @@ fn quit_waits_for_what_is_open() {
     tunnel.close();
     assert_eq!(server.exit().code(), Some(0));
     assert!(!server.folder().path().join("logs/nginx.pid").exists());
+}
+
+fn a_signal_needs_nothing_but_the_pid() {
+    let origin = Origin::echoing();
+    let mut server = start(&origin);
+    assert_eq!(asked(&server), "here");
+    // What a start would make or open does not matter for it.
+    let conf = CONF.replace("access.log;", "access.log; client_body_temp_path no/such/folder;");
+    server.configure(&conf, &names(&origin, "", "here"));
+    assert_eq!(server.call(&["-t"]).code, Some(1));
+    let called = server.call(&["-s", "stop"]);
+    assert_eq!((called.code, called.stderr.as_str()), (Some(0), ""));
+    assert_eq!(server.exit().code(), Some(0));
 }
 
 fn quit_lets_a_request_end() {

@@ -67,6 +67,10 @@ impl Site for Folder {
         syntax_is_ok();
         Ok(plan)
     }
+
+    fn pid(&self, log: &Log) -> Result<PathBuf, Refused> {
+        self.plan(log, &|| {}).map(|plan| plan.pid)
+    }
 }
 
 /// The house that a test executable is.
