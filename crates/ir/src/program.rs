@@ -85,6 +85,8 @@ pub struct Http {
     pub servers: Vec<LocationId>,
     /// The addresses of all servers, in the order in which they were named.
     pub bound: Vec<crate::http::listen::Bound>,
+    /// Where each address is in [`Http::bound`].
+    pub(crate) places: HashMap<Address, usize>,
     pub upstreams: Vec<Upstream>,
     pub variables: Variables,
 }

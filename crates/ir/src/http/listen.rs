@@ -1,6 +1,7 @@
 //! `listen`: the addresses of servers, and which sockets they need.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::{HashMap, HashSet};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use weir_syntax::Diagnostic;
 
@@ -170,20 +171,12 @@ pub(crate) fn read(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
         options.reuseport = false;
     }
     let server = call.location();
-    let mut seen = vec![];
-    let ranges = addresses.into_iter().flat_map(|address| {
-        let last = authority.last_port;
-        let ports = address.port().map_or(0..=0, |port| port..=last.unwrap_or(port));
-        ports.map(move |port| match &address {
-            Address::Ip(ip) => Address::Ip(SocketAddr::new(ip.ip(), port)),
-            Address::Unix(_) => address.clone(),
-        })
-    });
-    for address in ranges.collect::<Vec<_>>() {
-        if seen.contains(&address) {
+    // A name may have an address twice.
+    let mut seen = HashSet::new();
+    for address in addresses {
+        if !seen.insert(address.clone()) {
             continue;
         }
-        seen.push(address.clone());
         let listen = Listen { address, protocols };
         add(call, server, &listen, &options, options_set, default_marked)?;
         core.listens.push(listen);
@@ -236,7 +229,8 @@ fn add(
 ) -> Result<(), Fault> {
     let shown = listen.address.to_string();
     let http = call.http();
-    let Some(at) = http.bound.iter().position(|b| b.address == listen.address) else {
+    let Some(&at) = http.places.get(&listen.address) else {
+        http.places.insert(listen.address.clone(), http.bound.len());
         http.bound.push(Bound {
             address: listen.address.clone(),
             protocols: listen.protocols,
@@ -353,43 +347,43 @@ fn in_order(bound: &[Bound]) -> Vec<&Bound> {
         Address::Ip(ip) if ip.ip().is_unspecified() => 2,
         Address::Ip(_) | Address::Unix(_) => u8::from(!b.options.bind),
     };
-    let first = |b: &Bound| bound.iter().position(|other| port(other) == port(b));
+    let mut first = HashMap::new();
+    for (at, b) in bound.iter().enumerate() {
+        first.entry(port(b)).or_insert(at);
+    }
     let mut order: Vec<&Bound> = bound.iter().collect();
-    order.sort_by_key(|b| (first(b), rank(b)));
+    order.sort_by_key(|b| (first.get(&port(b)), rank(b)));
     order
 }
 
 /// The sockets that the addresses need: an address under a wildcard of its port has none of its own unless it
 /// asks for one with `bind` or an option that implies it.
 pub fn sockets(http: &Http) -> Vec<Socket> {
-    let mut sockets: Vec<Socket> = vec![];
-    let wildcard = |a: &Address| matches!(a, Address::Ip(ip) if ip.ip().is_unspecified());
-    let covers = |wide: &Address, narrow: &Address| match (wide, narrow) {
-        (Address::Ip(wide), Address::Ip(narrow)) => {
-            wide.port() == narrow.port()
-                && match wide.ip() {
-                    IpAddr::V4(ip) => ip == Ipv4Addr::UNSPECIFIED && narrow.is_ipv4(),
-                    IpAddr::V6(ip) => ip == Ipv6Addr::UNSPECIFIED && narrow.is_ipv6(),
-                }
-        }
-        (Address::Unix(_), _) | (_, Address::Unix(_)) => false,
+    let wildcard = |address: &Address| match address {
+        Address::Ip(ip) if ip.is_ipv4() => Some((Ipv4Addr::UNSPECIFIED, ip.port()).into()),
+        Address::Ip(ip) => Some((Ipv6Addr::UNSPECIFIED, ip.port()).into()),
+        Address::Unix(_) => None,
     };
+    let wildcard = |address: &Address| wildcard(address).map(Address::Ip).filter(|wide| wide != address);
+    let mut sockets: Vec<Socket> = vec![];
+    let mut of = HashMap::new();
+    let mut covered = vec![];
     for (at, bound) in http.bound.iter().enumerate() {
-        let covered = !wildcard(&bound.address)
-            && !bound.options.bind
-            && http.bound.iter().any(|other| covers(&other.address, &bound.address));
-        if !covered {
-            sockets.push(Socket {
-                address: bound.address.clone(),
-                options: bound.options.clone(),
-                serves: vec![at],
-            });
+        match wildcard(&bound.address).filter(|wide| http.places.contains_key(wide)) {
+            Some(wide) if !bound.options.bind => covered.push((at, wide)),
+            _ => {
+                of.insert(&bound.address, sockets.len());
+                sockets.push(Socket {
+                    address: bound.address.clone(),
+                    options: bound.options.clone(),
+                    serves: vec![at],
+                });
+            }
         }
     }
-    for (at, bound) in http.bound.iter().enumerate() {
-        let own = sockets.iter().any(|s| s.serves[0] == at);
-        if !own && let Some(socket) = sockets.iter_mut().find(|s| covers(&s.address, &bound.address)) {
-            socket.serves.push(at);
+    for (at, wide) in covered {
+        if let Some(socket) = of.get(&wide) {
+            sockets[*socket].serves.push(at);
         }
     }
     sockets

@@ -83,6 +83,17 @@ fn servers_and_their_sockets() {
     );
 }
 
+/// What grew with the square of the range took all memory.
+#[test]
+fn a_range_may_be_all_ports() {
+    let program = program(
+        "events { worker_connections 99999; } http { server { listen 127.0.0.1:1-65535; listen 1-65535; } }",
+    );
+    let sockets = sockets(program.http.as_ref().unwrap());
+    assert_eq!(sockets.len(), 65535);
+    assert!(sockets.iter().all(|socket| socket.serves.len() == 2));
+}
+
 #[test]
 fn upstreams_and_variables() {
     check(
