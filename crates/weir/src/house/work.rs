@@ -20,9 +20,9 @@ use super::{installed, read};
 use crate::master::{Prepared, Site};
 use crate::message::{FromWorker, PassedLog, PassedSocket};
 use crate::privileges::FATAL_EXIT;
-use crate::sockets::{Address, Listeners, Mode, described};
+use crate::sockets::{Address, Listeners, described};
 use crate::worker::{self, Answers, Order, Orders};
-use crate::{spawn, title};
+use crate::{pidfile, spawn, title};
 
 /// A worker with a master; gives back the exit code.
 pub fn work(program: &str) -> i32 {
@@ -61,20 +61,16 @@ pub fn alone(prepared: Prepared, site: Configuration, program: &str) -> i32 {
             }
         };
         let mut serving = Serving::new(program, log);
-        let Prepared { plan, listeners, .. } = &prepared;
         let (sockets, logs) = (prepared.passed_sockets(), prepared.passed_logs());
-        if let Err(reason) = serving.load(1, &plan.snapshot, sockets, logs).await {
+        if let Err(reason) = serving.load(1, &prepared.plan.snapshot, sockets, logs).await {
             serving.log.write(Level::Emerg, String::from_utf8_lossy(&reason));
             return 1;
         }
         orders.log_to(serving.log.clone());
-        let pid = plan.pid.clone();
-        let own = Own { site: Arc::new(site), listeners: listeners.clone(), generation: 1 };
-        // Its logs are the serving ones' by now; those of before are not to be held over their rotation.
-        drop(prepared);
-        let code = serving.obey(orders, None, Some(own)).await;
-        // Whoever looks for the process looks there.
-        let _ = std::fs::remove_file(pid);
+        let mut own = Own { site: Arc::new(site), current: prepared, generation: 1 };
+        let code = serving.obey(orders, None, Some(&mut own)).await;
+        own.close_listeners();
+        pidfile::remove(&own.current.plan.pid, &serving.log);
         code
     })
 }
@@ -89,11 +85,19 @@ fn runtime(log: &Log) -> Option<LocalRuntime> {
     }
 }
 
-/// What a worker without a master needs to reload by itself.
+/// What a worker without a master needs to be its own.
 struct Own {
     site: Arc<Configuration>,
-    listeners: Listeners,
+    current: Prepared,
     generation: u64,
+}
+
+impl Own {
+    /// Nobody else holds the listening sockets: now nothing connects any more.
+    fn close_listeners(&mut self) {
+        let listeners = std::mem::take(&mut self.current.listeners);
+        listeners.unlink_except(&Listeners::default(), &self.current.log);
+    }
 }
 
 struct Serving {
@@ -127,13 +131,13 @@ impl Serving {
     }
 
     /// Follows orders to the end, which loses no line that a log holds back.
-    async fn obey(&mut self, orders: Orders, answers: Option<Answers>, own: Option<Own>) -> i32 {
+    async fn obey(&mut self, orders: Orders, answers: Option<Answers>, own: Option<&mut Own>) -> i32 {
         self.follow(orders, answers, own).await;
         self.files.values().for_each(|file| file.flush());
         0
     }
 
-    async fn follow(&mut self, mut orders: Orders, mut answers: Option<Answers>, mut own: Option<Own>) {
+    async fn follow(&mut self, mut orders: Orders, mut answers: Option<Answers>, mut own: Option<&mut Own>) {
         loop {
             match orders.next().await {
                 Order::Load { generation, snapshot, sockets, logs } => {
@@ -152,11 +156,12 @@ impl Serving {
                         orders.log_to(self.log.clone());
                     }
                 }
-                Order::Reopen(logs) => self.reopen(logs),
+                Order::Reopen(logs) => self.reopen(logs, own.as_deref()),
                 Order::Quit => {
-                    // Without a master nobody else holds the listening sockets: now nothing connects any more.
-                    drop(own);
-                    return self.quit(orders).await;
+                    if let Some(own) = &mut own {
+                        own.close_listeners();
+                    }
+                    return self.quit(orders, own.as_deref()).await;
                 }
                 Order::Terminate => {
                     self.log.write(Level::Notice, "exit");
@@ -215,11 +220,11 @@ impl Serving {
     async fn reload(&mut self, own: &mut Own) {
         let log = self.log.clone();
         let site = Arc::clone(&own.site);
-        let listeners = own.listeners.clone();
+        let running = own.current.clone();
         // Reading and compiling would hold up the signals.
         let prepared = tokio::task::spawn_blocking(move || {
             let plan = site.plan(&log, &|| {}).ok()?;
-            Prepared::open(plan, &listeners, Mode::Run, &log, None).ok()
+            running.next(plan, &log, None).ok()
         });
         let Ok(Some(prepared)) = prepared.await else { return };
         own.generation += 1;
@@ -228,16 +233,25 @@ impl Serving {
             .await;
         match loaded {
             Ok(()) => {
+                let old = std::mem::replace(&mut own.current, prepared);
+                old.give_way_to(&own.current);
                 // It was logged if it failed.
-                let _ = prepared.stderr_to_log();
-                own.listeners = prepared.listeners;
+                let _ = own.current.stderr_to_log();
             }
-            Err(reason) => self.log.write(Level::Emerg, String::from_utf8_lossy(&reason)),
+            Err(reason) => {
+                self.log.write(Level::Emerg, String::from_utf8_lossy(&reason));
+                prepared.give_way_to(&own.current);
+            }
         }
     }
 
-    fn reopen(&self, logs: Option<Vec<PassedLog>>) {
+    fn reopen(&self, logs: Option<Vec<PassedLog>>, own: Option<&Own>) {
         self.log.write(Level::Notice, "reopening logs");
+        let logs = logs.or_else(|| {
+            let own = own?;
+            own.current.reopen();
+            Some(own.current.passed_logs())
+        });
         match logs {
             Some(logs) => {
                 for passed in logs {
@@ -265,7 +279,7 @@ impl Serving {
     }
 
     /// Finishes what is open. Being told to stop at once ends that too.
-    async fn quit(&mut self, mut orders: Orders) {
+    async fn quit(&mut self, mut orders: Orders, own: Option<&Own>) {
         self.log.write(Level::Notice, "gracefully shutting down");
         title::set(format!("{}: worker process is shutting down", self.program).as_bytes());
         let worker = std::mem::take(&mut self.worker);
@@ -275,7 +289,7 @@ impl Serving {
                 () = &mut quit => break,
                 order = orders.next() => match order {
                     Order::Terminate => break,
-                    Order::Reopen(logs) => self.reopen(logs),
+                    Order::Reopen(logs) => self.reopen(logs, own),
                     Order::Load { .. } | Order::Reload | Order::Quit => {}
                 }
             }

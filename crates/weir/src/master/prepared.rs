@@ -131,6 +131,31 @@ impl Prepared {
         Ok(Prepared { plan, listeners, files, log })
     }
 
+    /// [`Prepared::open`] for a server that runs by `self`: with its sockets, and with another pid file where the plan
+    /// names one.
+    ///
+    /// # Errors
+    /// As of [`Prepared::open`].
+    pub fn next(&self, plan: Plan, log: &Log, watch: Option<Arc<dyn Sink>>) -> Result<Prepared, Failed> {
+        let moved = (plan.pid != self.plan.pid).then(|| plan.pid.clone());
+        if let Some(pid) = &moved {
+            pidfile::create(pid, false, log).map_err(|_| Failed)?;
+        }
+        let opened = Prepared::open(plan, &self.listeners, Mode::Run, log, watch);
+        if let (Err(Failed), Some(pid)) = (&opened, &moved) {
+            pidfile::remove(pid, log);
+        }
+        opened
+    }
+
+    /// Removes what `self` has in the file system and `other`, which goes on, has not.
+    pub fn give_way_to(&self, other: &Prepared) {
+        if self.plan.pid != other.plan.pid {
+            pidfile::remove(&self.plan.pid, &other.log);
+        }
+        self.listeners.unlink_except(&other.listeners, &other.log);
+    }
+
     /// Sends what is printed to standard error to the first error log that is a file, unless standard error is a log
     /// itself.
     ///

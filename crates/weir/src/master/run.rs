@@ -20,7 +20,7 @@ use super::machine::{Action, Event, Exit, Machine, Signal};
 use super::prepared::{Collected, Plan, Prepared, Refused, Site};
 use crate::channel;
 use crate::message::{FromWorker, ToWorker};
-use crate::sockets::{Listeners, Mode};
+use crate::sockets::Listeners;
 use crate::spawn::{self, Variables};
 use crate::verdict::Verdicts;
 use crate::{pidfile, signals, title};
@@ -266,22 +266,11 @@ impl<S: Site> Master<S> {
         outputs.push(Output { level: Level::Warn, target: Target::Sink(collected.clone()) });
         let log = self.current.log.with_outputs(outputs);
         let (site, send) = (self.site.clone(), self.send.clone());
-        let listeners = self.current.listeners.clone();
-        let pid = self.current.plan.pid.clone();
+        let current = self.current.clone();
         tokio::task::spawn_blocking(move || {
             let open = |plan: Plan| {
-                let moved = plan.pid != pid;
-                if moved {
-                    pidfile::create(&plan.pid, false, &log).map_err(|_| Refused::default())?;
-                }
-                let new_pid = plan.pid.clone();
                 let watch = Some(collected.clone() as Arc<dyn Sink>);
-                Prepared::open(plan, &listeners, Mode::Run, &log, watch).map_err(|_| {
-                    if moved {
-                        pidfile::remove(&new_pid, &log);
-                    }
-                    Refused::default()
-                })
+                current.next(plan, &log, watch).map_err(|_| Refused::default())
             };
             let result = site.plan(&log, &|| {}).and_then(open).map(Box::new);
             let result = result.map_err(|refused| [collected.take(), refused.explanation].concat());
@@ -359,10 +348,7 @@ impl<S: Site> Master<S> {
     fn commit(&mut self, generation: u64) {
         let Some((_, next)) = self.pending.take_if(|(pending, _)| *pending == generation) else { return };
         let old = std::mem::replace(&mut self.current, next);
-        if old.plan.pid != self.current.plan.pid {
-            pidfile::remove(&old.plan.pid, &self.current.log);
-        }
-        old.listeners.unlink_except(&self.current.listeners, &self.current.log);
+        old.give_way_to(&self.current);
         // It was logged if it failed.
         let _ = self.current.stderr_to_log();
         // nginx's sign of a reload that went well is a new worker; here there is none.
@@ -371,10 +357,7 @@ impl<S: Site> Master<S> {
 
     fn discard(&mut self, generation: u64) {
         let Some((_, dropped)) = self.pending.take_if(|(pending, _)| *pending == generation) else { return };
-        if dropped.plan.pid != self.current.plan.pid {
-            pidfile::remove(&dropped.plan.pid, &self.current.log);
-        }
-        dropped.listeners.unlink_except(&self.current.listeners, &self.current.log);
+        dropped.give_way_to(&self.current);
     }
 
     /// Closes the sockets here; the files of unix sockets go too, unless another master listens on them.

@@ -22,6 +22,7 @@ pub const TESTS: &[Test] = &[
     ("a_reload_opens_the_logs_again", a_reload_opens_the_logs_again),
     ("an_upgrade_costs_no_request_and_no_tunnel", an_upgrade_costs_no_request_and_no_tunnel),
     ("it_serves_without_a_master", it_serves_without_a_master),
+    ("without_a_master_nothing_is_left_behind", without_a_master_nothing_is_left_behind),
     ("it_serves_without_privileges", it_serves_without_privileges),
     (
         "the_soft_limit_of_descriptors_is_no_bound_on_threads",
@@ -320,6 +321,32 @@ fn it_serves_without_a_master() {
     tunnel.echo_of("after the end began");
     tunnel.close();
     assert_eq!(server.exit().code(), Some(0));
+}
+
+fn without_a_master_nothing_is_left_behind() {
+    let origin = Origin::echoing();
+    let conf = CONF.replace("listen {listen};", "listen {listen}; listen unix:{folder}/{socket};");
+    let with = |socket: &str, pid: &str| {
+        let main = format!("master_process off; pid logs/{pid};");
+        let [origin, main, text] = names(&origin, &main, socket);
+        [origin, main, text, ("socket", socket.into())]
+    };
+    for signal in [Signal::SIGTERM, Signal::SIGQUIT] {
+        let mut server = Server::start(&executable(), &conf, &with("one", "nginx.pid"));
+        assert_eq!(asked(&server), "one");
+        let there =
+            |server: &Server, names: [&str; 4]| names.map(|name| server.folder().path().join(name).exists());
+        let names = ["one", "logs/nginx.pid", "two", "logs/pid"];
+        assert_eq!(there(&server, names), [true, true, false, false]);
+        server.configure(&conf, &with("two", "pid"));
+        server.signal(Signal::SIGHUP);
+        until("the reload has taken effect", || asked(&server) == "two");
+        until("the files are the new ones", || there(&server, names) == [false, false, true, true]);
+        assert_eq!(server.folder().read("logs/pid"), format!("{}\n", server.pid()));
+        server.signal(signal);
+        assert_eq!(server.exit().code(), Some(0));
+        assert_eq!(there(&server, names), [false; 4]);
+    }
 }
 
 fn it_serves_without_privileges() {
