@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sockopt};
 
 use crate::channel::DESCRIPTORS_AT_ONCE;
 
@@ -32,10 +32,10 @@ pub fn receive_descriptors(socket: BorrowedFd<'_>) -> io::Result<(usize, Vec<Own
     Ok((received.bytes, fds))
 }
 
-/// Takes over descriptors that the program before `exec` left open, from now on closed on exec. Numbers that are not
-/// open, standard streams and repetitions give `None`. Works once a process, before anything else is opened: the second
-/// call takes nothing.
-pub fn inherited_descriptors(numbers: &[RawFd]) -> Vec<Option<OwnedFd>> {
+/// Takes over sockets that the program before `exec` left open, from now on closed on exec. Standard streams and
+/// repetitions count as not open; what is no socket is left alone, since it may be a file of this process. Works once a
+/// process, before it opens a socket: the second call takes nothing.
+pub fn inherited_sockets(numbers: &[RawFd]) -> Vec<Result<OwnedFd, Errno>> {
     static TAKEN: AtomicBool = AtomicBool::new(false);
     let first = !TAKEN.swap(true, Ordering::SeqCst);
     let mut seen = Vec::new();
@@ -43,14 +43,18 @@ pub fn inherited_descriptors(numbers: &[RawFd]) -> Vec<Option<OwnedFd>> {
         .iter()
         .map(|&number| {
             if !first || number <= 2 || seen.contains(&number) {
-                return None;
+                return Err(Errno::EBADF);
             }
             // SAFETY: fcntl takes no pointer here and reports a number that is not open as an error.
-            Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }).ok()?;
+            Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+            // SAFETY: it is open, and nothing closes it while it is looked at.
+            getsockopt(&unsafe { BorrowedFd::borrow_raw(number) }, sockopt::SockType)?;
+            // SAFETY: takes numbers only.
+            Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
             seen.push(number);
-            // SAFETY: the descriptor is open, was named by the process that started this one for exactly this
-            // purpose, and is taken once only; the caller has opened nothing yet that could have this number.
-            Some(unsafe { OwnedFd::from_raw_fd(number) })
+            // SAFETY: the socket was named by the process that started this one for exactly this purpose, and is taken
+            // once only; the caller has opened no socket yet that could have this number.
+            Ok(unsafe { OwnedFd::from_raw_fd(number) })
         })
         .collect()
 }

@@ -197,8 +197,8 @@ impl Listeners {
         log.write(Level::Notice, format_args!("using inherited sockets from \"{shown}\""));
         let numbers = numbers(list, log);
         let mut listeners = Listeners::default();
-        for (number, fd) in numbers.iter().zip(crate::sys::inherited_descriptors(&numbers)) {
-            match fd.ok_or(Errno::EBADF).and_then(name_of) {
+        for (number, fd) in numbers.iter().zip(crate::sys::inherited_sockets(&numbers)) {
+            match fd.and_then(name_of) {
                 Ok((address, kind, fd)) => listeners.add(address, kind, fd),
                 Err(error) => {
                     let text = format!("getsockname() of the inherited socket #{number} failed");

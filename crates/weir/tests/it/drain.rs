@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     ("logs_are_reopened_after_their_rotation", logs_are_reopened_after_their_rotation),
     ("a_reload_opens_the_logs_again", a_reload_opens_the_logs_again),
     ("an_upgrade_costs_no_request_and_no_tunnel", an_upgrade_costs_no_request_and_no_tunnel),
+    ("a_stray_list_of_sockets_closes_no_log", a_stray_list_of_sockets_closes_no_log),
     ("it_serves_without_a_master", it_serves_without_a_master),
     ("without_a_master_nothing_is_left_behind", without_a_master_nothing_is_left_behind),
     ("it_serves_without_privileges", it_serves_without_privileges),
@@ -302,6 +303,18 @@ fn an_upgrade_costs_no_request_and_no_tunnel() {
     kill(Pid::from_raw(new), Signal::SIGQUIT).expect("the new master is there");
     // It came to the test process when its parent ended.
     assert_eq!(waitpid(Pid::from_raw(new), None), Ok(WaitStatus::Exited(Pid::from_raw(new), 0)));
+}
+
+fn a_stray_list_of_sockets_closes_no_log() {
+    let origin = Origin::echoing();
+    // One of these is the error log, the first that is opened.
+    let server = Server::start_as(&executable(), CONF, &names(&origin, "", "here"), |command, _| {
+        command.env("NGINX", "3;4;5;6;7;8;9;");
+    });
+    assert_eq!(asked(&server), "here");
+    let failed = |number: u32| format!("getsockname() of the inherited socket #{number} failed (");
+    assert_eq!((3..=9).find(|number| !server.log().contains(&failed(*number))), None, "{}", server.log());
+    assert!(server.log().contains("failed (88: Socket operation on non-socket)"));
 }
 
 fn it_serves_without_a_master() {
