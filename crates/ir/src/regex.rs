@@ -1,5 +1,7 @@
 //! Regular expressions in nginx's own dialect (PCRE2), on bytes.
 
+use std::borrow::Cow;
+use std::fmt::Write;
 use std::sync::Arc;
 
 use pcre2::bytes::RegexBuilder;
@@ -35,25 +37,21 @@ impl Regex {
     /// # Errors
     /// `pcre2_compile() failed: … in "…" at "…"`.
     pub fn compile(pattern: &[u8], caseless: bool, call: &mut Call<'_>) -> Result<Self, Fault> {
-        let Ok(text) = std::str::from_utf8(pattern) else {
-            return Err(call.fail(format!(
-                "pcre2_compile() failed: pattern is not UTF-8 in \"{}\"",
-                String::from_utf8_lossy(pattern)
-            )));
-        };
-        let built = RegexBuilder::new().caseless(caseless).jit_if_available(true).build(text);
+        let text = as_text(pattern);
+        let built = RegexBuilder::new().caseless(caseless).jit_if_available(true).build(&text);
         let compiled = match built {
             Ok(compiled) => compiled,
             Err(error) => {
-                let at = error.offset().unwrap_or(0).min(text.len());
+                let at = error.offset().unwrap_or(0);
+                let at = if matches!(text, Cow::Borrowed(_)) { at } else { written_from(pattern, at) };
                 let reason = error.to_string();
                 let reason = reason
                     .rsplit_once("at offset")
                     .map_or(reason.as_str(), |(_, r)| r.split_once(": ").map_or(r, |(_, text)| text));
-                let tail = text.get(at..).filter(|t| !t.is_empty());
-                let message = match tail {
-                    Some(tail) => format!("pcre2_compile() failed: {reason} in \"{text}\" at \"{tail}\""),
-                    None => format!("pcre2_compile() failed: {reason} in \"{text}\""),
+                let start = format!("pcre2_compile() failed: {reason} in \"");
+                let message = match pattern.get(at..) {
+                    Some(tail @ [_, ..]) => [start.as_bytes(), pattern, b"\" at \"", tail, b"\""].concat(),
+                    Some([]) | None => [start.as_bytes(), pattern, b"\""].concat(),
                 };
                 return Err(call.fail(message));
             }
@@ -99,5 +97,58 @@ impl Regex {
             Ok(Some(_)) => Ok(Some((0..self.compiled.captures_len()).map(|i| locations.get(i)).collect())),
             Err(error) => Err(error.to_string()),
         }
+    }
+}
+
+/// The pattern as the text that the crate asks for.
+fn as_text(pattern: &[u8]) -> Cow<'_, str> {
+    std::str::from_utf8(pattern).map_or_else(|_| ascii(pattern).into(), Cow::from)
+}
+
+/// The pattern with `\xHH` for each byte that is not ASCII.
+fn ascii(pattern: &[u8]) -> String {
+    let mut text = String::new();
+    let (mut escaped, mut quoted) = (false, false);
+    for byte in pattern {
+        // Writing to a string does not fail.
+        let _ = match (byte, escaped, quoted) {
+            (0x80.., _, true) => write!(text, "\\E\\x{byte:02x}\\Q"),
+            (0x80.., true, false) => write!(text, "x{byte:02x}"),
+            (0x80.., false, false) => write!(text, "\\x{byte:02x}"),
+            _ => text.write_char(char::from(*byte)),
+        };
+        quoted = match byte {
+            b'Q' if escaped && !quoted => true,
+            b'E' if escaped => false,
+            _ => quoted,
+        };
+        // Between \Q and \E a backslash is itself, unless it begins the latter.
+        escaped = *byte == b'\\' && (quoted || !escaped);
+    }
+    text
+}
+
+/// Where in the pattern the text begins that [`ascii`] has at `at`.
+fn written_from(pattern: &[u8], at: usize) -> usize {
+    (0..pattern.len()).find(|end| ascii(&pattern[..*end]).len() >= at).unwrap_or(pattern.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(pattern: &[u8], expected: &str) {
+        assert_eq!(as_text(pattern), expected);
+    }
+
+    #[test]
+    fn patterns_of_bytes() {
+        check("ü\\Qü".as_bytes(), "ü\\Qü");
+        check(b"a\xfc[\x80-\xff]", "a\\xfc[\\x80-\\xff]");
+        check(b"\\\xfc\\\\\xfc", "\\xfc\\\\\\xfc");
+        check(b"\\Q\\\xfc\\E\xfc", "\\Q\\\\E\\xfc\\Q\\E\\xfc");
+        assert_eq!(written_from(b"\xfc[z-a]", 8), 5);
+        assert_eq!(written_from(b"\xc3\xbc[z-a]\xff", 12), 6);
     }
 }

@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use weir_ir::http::HttpCore;
 use weir_ir::http::listen::sockets;
-use weir_ir::program::{Http, LocationId};
+use weir_ir::program::{Http, LocationId, LocationMatch, ScopeKind};
 
-use crate::program;
+use crate::{lower, program};
 
 /// A program in short, a line for each thing.
 fn shape(conf: &str) -> String {
@@ -81,6 +81,24 @@ fn servers_and_their_sockets() {
         socket unix:/s serves unix:/s
         path client_body_temp [0, 0, 0]"#,
     );
+}
+
+#[test]
+fn a_regular_expression_is_bytes() {
+    let conf = |regex: &[u8]| {
+        [b"events {} http { server { location ~ ", regex, b" { client_max_body_size 1; } } }"].concat()
+    };
+    let (_, program, told) = lower(conf(b"^/\xfc+$"));
+    assert_eq!(told, []);
+    let http = program.http.unwrap();
+    let regex = http.scopes.iter().find_map(|scope| match &scope.kind {
+        ScopeKind::Location(LocationMatch::Regex(regex)) => Some(regex),
+        _ => None,
+    });
+    assert!(regex.is_some_and(|regex| regex.is_match(b"/\xfc\xfc") && !regex.is_match("/ü".as_bytes())));
+    let (_, _, told) = lower(conf(b"\xfc[z-a]\xff"));
+    let message = b"pcre2_compile() failed: range out of order in character class in \"\xfc[z-a]\xff\" at \"a]\xff\"";
+    assert_eq!(told[0].message, message);
 }
 
 /// What grew with the square of the range took all memory.
