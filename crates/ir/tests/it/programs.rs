@@ -97,7 +97,8 @@ fn a_regular_expression_is_bytes() {
     });
     assert!(regex.is_some_and(|regex| regex.is_match(b"/\xfc\xfc") && !regex.is_match("/ü".as_bytes())));
     let (_, _, told) = lower(conf(b"\xfc[z-a]\xff"));
-    let message = b"pcre2_compile() failed: range out of order in character class in \"\xfc[z-a]\xff\" at \"a]\xff\"";
+    let message =
+        b"pcre2_compile() failed: range out of order in character class in \"\xfc[z-a]\xff\" at \"a]\xff\"";
     assert_eq!(told[0].message, message);
 }
 

@@ -22,8 +22,16 @@ pub(super) struct Buffering {
 pub(super) struct Buffered {
     file: File,
     buffering: Buffering,
-    lines: Mutex<Vec<u8>>,
+    held: Mutex<Held>,
     me: Weak<Buffered>,
+}
+
+/// What is held back.
+#[derive(Default)]
+struct Held {
+    lines: Vec<u8>,
+    /// When the first line has waited long enough, in milliseconds since the epoch, which all threads count alike.
+    due: Option<u64>,
 }
 
 impl Buffered {
@@ -31,7 +39,7 @@ impl Buffered {
         let buffered = Arc::new_cyclic(|me| Buffered {
             file: File { file: Arc::clone(&file), complained_at: AtomicU64::new(0) },
             buffering,
-            lines: Mutex::default(),
+            held: Mutex::default(),
             me: Weak::clone(me),
         });
         let held: Weak<Buffered> = Arc::downgrade(&buffered);
@@ -46,30 +54,36 @@ impl Buffered {
 
     /// Takes a whole line. One that is longer than the buffer is written right away.
     pub(super) fn write(&self, line: &[u8], second: u64, timers: &Timers) -> Result<(), Complaint> {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let size = self.buffering.size;
         let mut result = Ok(());
-        if line.len() > size - lines.len() {
-            result = self.write_out(&mut lines, second);
+        if line.len() > size - held.lines.len() {
+            result = self.write_out(&mut held, second);
         }
         if line.len() > size {
             return result.and(self.file.write(line, second));
         }
-        if lines.is_empty() {
+        let now = timers.clock().unix_ms();
+        if held.lines.is_empty() {
             // Grown once, to its final size; given back only with the log.
-            lines.reserve_exact(size);
+            held.lines.reserve_exact(size);
+            held.due = self.buffering.flush.map(|flush| now.saturating_add(flush));
             self.flush_later(timers);
         }
-        lines.extend_from_slice(line);
+        held.lines.extend_from_slice(line);
+        // The thread whose timer should have done it may have ended before the others.
+        if held.due.is_some_and(|due| due <= now) {
+            result = result.and(self.write_out(&mut held, second));
+        }
         result
     }
 
-    fn write_out(&self, lines: &mut Vec<u8>, second: u64) -> Result<(), Complaint> {
-        if lines.is_empty() {
+    fn write_out(&self, held: &mut Held, second: u64) -> Result<(), Complaint> {
+        if held.lines.is_empty() {
             return Ok(());
         }
-        let result = self.file.write(lines, second);
-        lines.clear();
+        let result = self.file.write(&held.lines, second);
+        held.lines.clear();
         result
     }
 
@@ -93,14 +107,40 @@ impl Holding for Buffered {
     )]
     fn flush(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         // There is no request whose error log could tell of a failure.
-        let _ = self.write_out(&mut lines, now);
+        let _ = self.write_out(&mut held, now);
     }
 }
 
 impl Drop for Buffered {
     fn drop(&mut self) {
         self.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weir_engine::timer::{Clock, runtime};
+    use weir_testkit::Folder;
+
+    use super::*;
+
+    #[test]
+    fn lines_do_not_wait_for_the_timer_of_a_thread_that_ended() {
+        let folder = Folder::new(&[]);
+        let file = Arc::new(LogFile::open(folder.path().join("a.log")).unwrap());
+        let buffered = Buffered::open(file, Buffering { size: 1024, flush: Some(5_000) });
+        let write = |at: u64, line: &str, expected: &str| {
+            let written = runtime().unwrap().block_on(async {
+                buffered.write(line.as_bytes(), at / 1000, &Timers::new(Clock::fixed(at)))
+            });
+            assert!(written.is_ok());
+            assert_eq!(folder.read("a.log"), expected);
+        };
+        write(1_000, "1\n", "");
+        write(5_000, "2\n", "");
+        write(6_000, "3\n", "1\n2\n3\n");
+        write(6_500, "4\n", "1\n2\n3\n");
     }
 }
