@@ -17,5 +17,5 @@ pub mod tunnel;
 pub mod upstream;
 pub mod worker;
 
-/// The version of nginx whose behaviour is the reference, `$nginx_version`.
-pub const NGINX_VERSION: &str = "1.31.4";
+/// The version of nginx whose behaviour is the reference: `$nginx_version`, and in `-V`.
+pub const NGINX_VERSION: &str = "1.31.5";

@@ -5,10 +5,9 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use crate::paths;
+use weir_engine::NGINX_VERSION;
 
-/// The nginx whose behaviour is reproduced, as scripts read it from `-V`.
-pub const NGINX_VERSION: &str = "nginx/1.31.4";
+use crate::paths;
 
 /// What the command line asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,7 +176,8 @@ pub fn version_text(options: &Options, program: &str, built_in: &[&str]) -> Stri
         text.push_str(&usage(program));
     }
     if options.configure {
-        text.push_str("nginx version: ");
+        // As scripts read it.
+        text.push_str("nginx version: nginx/");
         text.push_str(NGINX_VERSION);
         text.push_str("\nbuilt with rustls/aws-lc\nTLS SNI support enabled\nconfigure arguments: --prefix=");
         text.push_str(paths::PREFIX.strip_suffix('/').unwrap_or(paths::PREFIX));
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(
             build,
             format!(
-                "{version}nginx version: nginx/1.31.4\nbuilt with rustls/aws-lc\nTLS SNI support enabled\n\
+                "{version}nginx version: nginx/{NGINX_VERSION}\nbuilt with rustls/aws-lc\nTLS SNI support enabled\n\
                  configure arguments: --prefix=/usr/share/nginx --with-stream\n"
             )
         );
