@@ -314,8 +314,7 @@ fn build(number: u64, snapshot: &[u8], resources: Resources) -> Result<(Arc<Gene
 }
 
 fn listening(passed: PassedSocket) -> Option<ListeningSocket> {
-    let (_, address) = described(&passed.description)?;
-    let address = match address {
+    let address = match described(&passed.description)? {
         Address::Ip(ip) => weir_ir::address::Address::Ip(ip),
         Address::Unix(path) => weir_ir::address::Address::Unix(path.to_string_lossy().into()),
     };

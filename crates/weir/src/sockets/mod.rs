@@ -1,6 +1,6 @@
 //! Listening sockets: opened by the master, kept by address over reloads, inherited over an upgrade of the executable.
 //!
-//! Each stream address has a group of SO_REUSEPORT sockets, one for each reactor thread, so that the kernel spreads
+//! Each address has a group of SO_REUSEPORT sockets, one for each reactor thread, so that the kernel spreads
 //! connections without a lock. SO_REUSEPORT would also let a second server of the same user join the port unnoticed,
 //! so the first socket of a group is bound without it, fails where nginx's would, and gets the option before `listen`.
 //! A socket that stays configured is never closed, since that would reset what waits in its queue; a group only grows.
@@ -44,13 +44,6 @@ impl fmt::Display for Address {
     }
 }
 
-/// Streams or datagrams; the same address can be listened on for both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    Stream,
-    Datagram,
-}
-
 /// `so_keepalive=`; zero leaves the system's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepAlive {
@@ -66,7 +59,6 @@ pub struct KeepAlive {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenSpec {
     pub address: Address,
-    pub kind: Kind,
     /// `backlog=`
     pub backlog: i32,
     /// How many sockets share the address: one for each reactor thread. A unix socket is always a single one.
@@ -90,7 +82,6 @@ impl ListenSpec {
     pub fn new(address: Address) -> ListenSpec {
         ListenSpec {
             address,
-            kind: Kind::Stream,
             backlog: 511,
             sockets: 1,
             receive_buffer: None,
@@ -114,7 +105,6 @@ impl ListenSpec {
 #[derive(Clone, Debug)]
 pub struct Group {
     pub address: Address,
-    pub kind: Kind,
     pub sockets: Vec<Arc<OwnedFd>>,
     /// What `listen` was called with; `None` for inherited ones, whose parameters are unknown.
     backlog: Option<i32>,
@@ -155,10 +145,7 @@ impl Listeners {
     ) -> Result<Listeners, Failed> {
         let mut opened: Vec<Option<Group>> = specs
             .iter()
-            .map(|spec| {
-                let same = |group: &&Group| group.address == spec.address && group.kind == spec.kind;
-                self.groups.iter().find(same).cloned()
-            })
+            .map(|spec| self.groups.iter().find(|group| group.address == spec.address).cloned())
             .collect();
         for _ in 0..TRIES {
             let mut in_use = false;
@@ -183,15 +170,14 @@ impl Listeners {
     /// Applies the parameters that may change while listening; what fails is logged and ignored, as in nginx.
     pub fn configure(&mut self, specs: &[ListenSpec], log: &Log) {
         for spec in specs {
-            let same = |group: &&mut Group| group.address == spec.address && group.kind == spec.kind;
-            if let Some(group) = self.groups.iter_mut().find(same) {
+            if let Some(group) = self.groups.iter_mut().find(|group| group.address == spec.address) {
                 configure(group, spec, log);
             }
         }
     }
 
-    /// Takes over the sockets that [`INHERITED`] lists as `3;4;`, which works once a process. What is no socket is left
-    /// out with a message.
+    /// Takes over the sockets that [`INHERITED`] lists as `3;4;`, which works once a process. What is no
+    /// socket of a stream is left out with a message.
     pub fn inherit(list: &[u8], log: &Log) -> Listeners {
         let shown = String::from_utf8_lossy(list);
         log.write(Level::Notice, format_args!("using inherited sockets from \"{shown}\""));
@@ -199,7 +185,7 @@ impl Listeners {
         let mut listeners = Listeners::default();
         for (number, fd) in numbers.iter().zip(crate::sys::inherited_sockets(&numbers)) {
             match fd.and_then(name_of) {
-                Ok((address, kind, fd)) => listeners.add(address, kind, fd),
+                Ok((address, fd)) => listeners.add(address, fd),
                 Err(error) => {
                     let text = format!("getsockname() of the inherited socket #{number} failed");
                     log.write_errno(Level::Crit, error, text);
@@ -209,12 +195,12 @@ impl Listeners {
         listeners
     }
 
-    fn add(&mut self, address: Address, kind: Kind, fd: OwnedFd) {
+    fn add(&mut self, address: Address, fd: OwnedFd) {
         let fd = Arc::new(fd);
-        match self.groups.iter_mut().find(|group| group.address == address && group.kind == kind) {
+        match self.groups.iter_mut().find(|group| group.address == address) {
             Some(group) => group.sockets.push(fd),
             None => {
-                self.groups.push(Group { address, kind, sockets: vec![fd], backlog: None, deferred: None });
+                self.groups.push(Group { address, sockets: vec![fd], backlog: None, deferred: None });
             }
         }
     }
@@ -239,30 +225,21 @@ impl Listeners {
 }
 
 impl Group {
-    /// How the group is named to the worker: kind and address as text.
+    /// How the group is named to the worker: the address as text.
     pub fn description(&self) -> Vec<u8> {
-        let kind: &[u8] = match self.kind {
-            Kind::Stream => b"stream ",
-            Kind::Datagram => b"datagram ",
-        };
         match &self.address {
-            Address::Ip(address) => [kind, address.to_string().as_bytes()].concat(),
-            Address::Unix(path) => [kind, b"unix:", path_bytes(path)].concat(),
+            Address::Ip(address) => address.to_string().into_bytes(),
+            Address::Unix(path) => [b"unix:", path_bytes(path)].concat(),
         }
     }
 }
 
 /// Reads [`Group::description`].
-pub fn described(description: &[u8]) -> Option<(Kind, Address)> {
-    let (kind, address) = match description.strip_prefix(b"stream ") {
-        Some(address) => (Kind::Stream, address),
-        None => (Kind::Datagram, description.strip_prefix(b"datagram ")?),
-    };
-    let address = match address.strip_prefix(b"unix:") {
+pub fn described(description: &[u8]) -> Option<Address> {
+    Some(match description.strip_prefix(b"unix:") {
         Some(path) => Address::Unix(bytes_path(path)),
-        None => Address::Ip(std::str::from_utf8(address).ok()?.parse().ok()?),
-    };
-    Some((kind, address))
+        None => Address::Ip(std::str::from_utf8(description).ok()?.parse().ok()?),
+    })
 }
 
 /// The value of [`INHERITED`] for descriptors that stay open over `exec`.
@@ -299,7 +276,7 @@ fn invalid_number(rest: &[u8], consequence: &str, log: &Log) {
 }
 
 /// What a socket from elsewhere is bound to.
-fn name_of(fd: OwnedFd) -> Result<(Address, Kind, OwnedFd), Errno> {
+fn name_of(fd: OwnedFd) -> Result<(Address, OwnedFd), Errno> {
     let socket = SockRef::from(&fd);
     let name = socket.local_addr().map_err(|error| errno(&error))?;
     let address = match (name.as_socket(), name.as_pathname()) {
@@ -307,11 +284,10 @@ fn name_of(fd: OwnedFd) -> Result<(Address, Kind, OwnedFd), Errno> {
         (None, Some(path)) => Address::Unix(path.to_owned()),
         (None, None) => return Err(Errno::EAFNOSUPPORT),
     };
-    let kind = match socket.r#type().map_err(|error| errno(&error))? {
-        Type::DGRAM => Kind::Datagram,
-        _ => Kind::Stream,
-    };
-    Ok((address, kind, fd))
+    match socket.r#type().map_err(|error| errno(&error))? {
+        Type::STREAM => Ok((address, fd)),
+        _ => Err(Errno::ESOCKTNOSUPPORT),
+    }
 }
 
 enum Failure {
@@ -340,7 +316,6 @@ fn fill(group: &mut Option<Group>, spec: &ListenSpec, mode: Mode, log: &Log) -> 
             None => {
                 *group = Some(Group {
                     address: spec.address.clone(),
-                    kind: spec.kind,
                     sockets: vec![socket],
                     backlog: Some(spec.backlog),
                     deferred: Some(false),
@@ -372,18 +347,11 @@ fn bind(spec: &ListenSpec, joining: bool, mode: Mode, log: &Log) -> Result<Socke
         Address::Ip(ip) => (Domain::for_address(*ip), Ok(SockAddr::from(*ip))),
         Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path)),
     };
-    let kind = match spec.kind {
-        Kind::Stream => Type::STREAM,
-        Kind::Datagram => Type::DGRAM,
-    };
-    let socket = Socket::new(domain, kind.nonblocking().cloexec(), None).map_err(|error| {
+    let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), None).map_err(|error| {
         log.write_error(Level::Emerg, &error, format_args!("socket() {address} failed"));
         Failure::Fatal
     })?;
-    // For datagrams the option would let a test bind to what a running server uses.
-    if spec.kind == Kind::Stream || mode == Mode::Run {
-        complain(socket.set_reuse_address(true), log, "setsockopt(SO_REUSEADDR)", address)?;
-    }
+    complain(socket.set_reuse_address(true), log, "setsockopt(SO_REUSEADDR)", address)?;
     if joining {
         share(&socket, spec, log)?;
     }
@@ -412,13 +380,11 @@ fn bind(spec: &ListenSpec, joining: bool, mode: Mode, log: &Log) -> Result<Socke
     if !joining && mode == Mode::Run {
         share(&socket, spec, log)?;
     }
-    if spec.kind == Kind::Stream {
-        let backlog = spec.backlog;
-        let listening = socket.listen(backlog);
-        listening.map_err(|error| {
-            refused(&error, mode, log, format_args!("listen() to {address}, backlog {backlog} failed"))
-        })?;
-    }
+    let backlog = spec.backlog;
+    let listening = socket.listen(backlog);
+    listening.map_err(|error| {
+        refused(&error, mode, log, format_args!("listen() to {address}, backlog {backlog} failed"))
+    })?;
     Ok(socket)
 }
 
@@ -432,7 +398,6 @@ fn refused(error: &io::Error, mode: Mode, log: &Log, message: fmt::Arguments<'_>
 
 fn configure(group: &mut Group, spec: &ListenSpec, log: &Log) {
     let address = &spec.address;
-    let stream = spec.kind == Kind::Stream;
     let ip = matches!(address, Address::Ip(_));
     let check = |result: Result<(), Errno>, call: fmt::Arguments<'_>| {
         if let Err(error) = result {
@@ -463,7 +428,7 @@ fn configure(group: &mut Group, spec: &ListenSpec, log: &Log) {
                 }
             }
         }
-        if !stream || !ip {
+        if !ip {
             continue;
         }
         if let Some(length) = spec.fast_open {
@@ -480,7 +445,7 @@ fn configure(group: &mut Group, spec: &ListenSpec, log: &Log) {
         }
     }
     group.deferred = Some(spec.deferred);
-    if stream && group.backlog != Some(spec.backlog) {
+    if group.backlog != Some(spec.backlog) {
         for fd in &group.sockets {
             let backlog = spec.backlog;
             let call = format_args!("listen() to {address}, backlog {backlog} failed, ignored");

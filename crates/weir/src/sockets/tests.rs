@@ -175,15 +175,15 @@ fn lists_of_inherited_sockets() {
 #[test]
 fn a_description_says_which_socket_it_is() {
     #[track_caller]
-    fn check(kind: Kind, address: Address, text: &str) {
-        let group = Group { address, kind, sockets: Vec::new(), backlog: None, deferred: None };
+    fn check(address: Address, text: &str) {
+        let group = Group { address, sockets: Vec::new(), backlog: None, deferred: None };
         assert_eq!(group.description(), text.as_bytes());
-        assert_eq!(described(text.as_bytes()), Some((group.kind, group.address)));
+        assert_eq!(described(text.as_bytes()), Some(group.address));
     }
-    check(Kind::Stream, Address::Ip("[::1]:80".parse().unwrap()), "stream [::1]:80");
-    check(Kind::Datagram, Address::Ip("1.2.3.4:5".parse().unwrap()), "datagram 1.2.3.4:5");
-    check(Kind::Stream, Address::Unix("/run/a b".into()), "stream unix:/run/a b");
-    for nonsense in ["", "stream", "stream x", "datagram 1.2.3.4"] {
+    check(Address::Ip("[::1]:80".parse().unwrap()), "[::1]:80");
+    check(Address::Ip("1.2.3.4:5".parse().unwrap()), "1.2.3.4:5");
+    check(Address::Unix("/run/a b".into()), "unix:/run/a b");
+    for nonsense in ["", "x", "1.2.3.4"] {
         assert_eq!(described(nonsense.as_bytes()), None);
     }
 }
@@ -192,12 +192,14 @@ fn a_description_says_which_socket_it_is() {
 fn sockets_from_elsewhere_are_known_by_their_names() {
     let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
     let local = foreign.local_addr().unwrap();
-    let (address, kind, fd) = name_of(foreign.into()).unwrap();
-    assert_eq!((&address, kind), (&Address::Ip(local), Kind::Stream));
+    let (address, fd) = name_of(foreign.into()).unwrap();
+    assert_eq!(address, Address::Ip(local));
     let mut listeners = Listeners::default();
-    listeners.add(address, kind, fd);
+    listeners.add(address, fd);
     // It was opened without SO_REUSEPORT and still lets the group grow.
     let grown = open(&listeners, &[ListenSpec { sockets: 3, ..tcp(local) }]);
     assert_eq!(raw(&grown).len(), 3);
     assert_eq!(name_of(std::fs::File::open("/dev/null").unwrap().into()).err(), Some(Errno::ENOTSOCK));
+    let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    assert_eq!(name_of(datagrams.into()).err(), Some(Errno::ESOCKTNOSUPPORT));
 }

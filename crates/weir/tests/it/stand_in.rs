@@ -127,7 +127,7 @@ fn worker(program: &str) -> i32 {
                     assert!(logs.iter().all(|log| log.path.ends_with("error.log")));
                     serving.drain(..).for_each(|task| task.abort());
                     for socket in sockets {
-                        let (_, address) = described(&socket.description).unwrap();
+                        let address = described(&socket.description).unwrap();
                         let fd = Arc::into_inner(socket.fd).unwrap();
                         serving.push(tokio::spawn(serve(address, fd, generation)));
                     }
