@@ -1,55 +1,65 @@
 //! The client's address as trusted proxies tell it (`X-Forwarded-For`).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use weir_ir::address::Address;
 use weir_ir::cidr::{self, Cidr};
+use weir_ir::value;
 
-/// Walks lists of addresses from their ends: while who spoke last is trusted, whom it names takes its place; only
-/// once unless `recursive`. `lists` are the header fields in the order in which they came.
+/// Goes back through the hops of a list, from its end and the last of its `lines`, as long as each was told by one that
+/// is trusted; only once unless `recursive`. `None` where the peer itself is not trusted or names nobody.
 pub(super) fn client(
-    peer: Option<IpAddr>,
-    lists: &[&[u8]],
+    peer: &Address,
+    lines: &[&[u8]],
     trusted: &[Cidr],
     recursive: bool,
-) -> Option<IpAddr> {
-    let mut client = peer;
-    for list in lists.iter().rev() {
-        for entry in list.rsplit(|byte| matches!(byte, b' ' | b',')).filter(|entry| !entry.is_empty()) {
-            let speaker = match client {
-                Some(ip) => Address::Ip(SocketAddr::new(ip, 0)),
-                None => Address::Unix("".into()),
-            };
-            if !trusted.iter().any(|range| range.contains(&speaker)) {
-                return client;
+) -> Option<SocketAddr> {
+    let mut found = None;
+    for line in lines.iter().rev() {
+        let mut rest = *line;
+        loop {
+            let told = found.map(Address::Ip);
+            if !trusted.iter().any(|range| range.contains(told.as_ref().unwrap_or(peer))) {
+                return found;
             }
-            let Some(named) = address(entry) else { return client };
-            client = Some(named);
+            let end = rest.iter().rposition(|b| !matches!(b, b' ' | b',')).map_or(0, |at| at + 1);
+            let start = rest[..end].iter().rposition(|b| matches!(b, b' ' | b',')).map_or(0, |at| at + 1);
+            match address(&rest[start..end]) {
+                Some(address) => found = Some(address),
+                None => return found,
+            }
+            rest = &rest[..start];
             if !recursive {
-                return client;
+                return found;
+            }
+            if rest.is_empty() {
+                break;
             }
         }
     }
-    client
+    found
 }
 
-/// An address with or without a port: `192.0.2.1`, `192.0.2.1:80`, `::1`, `[::1]`, `[::1]:80`.
-fn address(text: &[u8]) -> Option<IpAddr> {
-    if let Some(rest) = text.strip_prefix(b"[") {
-        let end = memchr::memchr(b']', rest)?;
-        let port = &rest[end + 1..];
-        let good = port.is_empty() || port.strip_prefix(b":").is_some_and(is_port);
-        return cidr::ip(&rest[..end]).filter(|_| good);
-    }
+/// An address with or without a port; IPv6 with a port stands in brackets, without one it may.
+fn address(text: &[u8]) -> Option<SocketAddr> {
     if let Some(ip) = cidr::ip(text) {
-        return Some(ip);
+        return Some(SocketAddr::new(ip, 0));
     }
-    let colon = memchr::memchr(b':', text)?;
-    cidr::ip(&text[..colon]).filter(|_| is_port(&text[colon + 1..]))
-}
-
-fn is_port(text: &[u8]) -> bool {
-    weir_ir::value::number(text).is_some_and(|port| (1..=65535).contains(&port))
+    let (host, rest) = match text {
+        [b'[', inner @ ..] => {
+            let end = memchr::memchr(b']', inner)?;
+            (&inner[..end], &inner[end + 1..])
+        }
+        _ => text.split_at(memchr::memchr(b':', text)?),
+    };
+    let port = match rest {
+        [] => 0,
+        rest => {
+            let port = value::number(rest.strip_prefix(b":")?)?;
+            u16::try_from(port).ok().filter(|port| *port > 0)?
+        }
+    };
+    Some(SocketAddr::new(cidr::ip(host)?, port))
 }
 
 #[cfg(test)]
@@ -57,29 +67,32 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(lists: &[&str], recursive: bool, expected: &str) {
+    fn check(lists: &[&str], recursive: bool, expected: Option<&str>) {
         let trusted: Vec<_> = ["10.0.0.0/8", "::1"]
             .iter()
             .filter_map(|range| Cidr::parse(range.as_bytes()).map(|(range, _)| range))
             .collect();
         let lists: Vec<_> = lists.iter().map(|list| list.as_bytes()).collect();
-        let found = client(cidr::ip(b"10.0.0.1"), &lists, &trusted, recursive);
-        assert_eq!(found, cidr::ip(expected.as_bytes()), "{lists:?}");
+        let peer = Address::Ip("10.0.0.1:1".parse().unwrap());
+        let found = client(&peer, &lists, &trusted, recursive);
+        assert_eq!(found.map(|found| found.to_string()).as_deref(), expected, "{lists:?}");
     }
 
     #[test]
     fn walks() {
-        check(&[], true, "10.0.0.1");
-        check(&["1.1.1.1"], false, "1.1.1.1");
-        check(&["1.1.1.1, 10.0.0.2"], false, "10.0.0.2");
-        check(&["1.1.1.1, 10.0.0.2"], true, "1.1.1.1");
-        check(&["2.2.2.2, 1.1.1.1,10.0.0.2 ,"], true, "1.1.1.1");
-        check(&["1.1.1.1", "10.0.0.2"], true, "1.1.1.1");
-        check(&["1.1.1.1", "10.0.0.2"], false, "10.0.0.2");
-        check(&["1.1.1.1, x, 10.0.0.2"], true, "10.0.0.2");
-        check(&["1.1.1.1:80"], true, "1.1.1.1");
-        check(&["[::2]:80"], true, "::2");
-        check(&["2.2.2.2, [::1]"], true, "2.2.2.2");
-        check(&["x"], false, "10.0.0.1");
+        check(&[], true, None);
+        check(&["1.1.1.1"], false, Some("1.1.1.1:0"));
+        check(&["1.1.1.1, 10.0.0.2"], false, Some("10.0.0.2:0"));
+        check(&["1.1.1.1, 10.0.0.2"], true, Some("1.1.1.1:0"));
+        check(&["2.2.2.2, 1.1.1.1,10.0.0.2 ,"], true, Some("1.1.1.1:0"));
+        check(&["1.1.1.1", "10.0.0.2"], true, Some("1.1.1.1:0"));
+        check(&["1.1.1.1", "10.0.0.2"], false, Some("10.0.0.2:0"));
+        check(&["1.1.1.1, x, 10.0.0.2"], true, Some("10.0.0.2:0"));
+        check(&["1.1.1.1:80"], true, Some("1.1.1.1:80"));
+        check(&["[::2]:80"], true, Some("[::2]:80"));
+        check(&["2.2.2.2, ::1"], true, Some("2.2.2.2:0"));
+        check(&["2.2.2.2, [::1]"], true, Some("2.2.2.2:0"));
+        check(&["1.1.1.1:0"], true, None);
+        check(&["x"], false, None);
     }
 }

@@ -1,12 +1,13 @@
 //! `ngx_http_geo_module`: variables whose values depend on the client's address.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use weir_engine::contract::{Evaluate, Get, Install};
 use weir_engine::generation::{Build, Plan};
 use weir_engine::http::{self, Exchange};
 use weir_engine::http1::Known;
+use weir_ir::address::Address;
 use weir_ir::cidr::{self, Cidr};
 use weir_ir::contract::{Conf, Contexts, Directive, Module, Takes};
 use weir_ir::{Call, Fault, Merge, Part, Template, VariableId};
@@ -406,7 +407,11 @@ impl Ready {
             return address;
         }
         let lists: Vec<&[u8]> = x.head.all(Known::XForwardedFor).collect();
-        forwarded::client(address, &lists, &self.proxies, self.recursive)
+        let peer = match address {
+            Some(ip) => Address::Ip(SocketAddr::new(ip, 0)),
+            None => Address::Unix("".into()),
+        };
+        forwarded::client(&peer, &lists, &self.proxies, self.recursive).map(|named| named.ip()).or(address)
     }
 }
 

@@ -1,17 +1,17 @@
 //! `ngx_http_realip_module`: takes the client's address from a header that a trusted proxy sent.
 
-use std::net::{IpAddr, SocketAddr};
-
 use weir_engine::contract::{Check, Flow, Install, Step, Variable};
 use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, variables};
 use weir_engine::http1::Known;
 use weir_engine::reactor::Peer;
 use weir_ir::address::Address;
-use weir_ir::cidr::{self, Cidr};
+use weir_ir::cidr::Cidr;
 use weir_ir::contract::{Conf, Contexts, Directive, Module, Setting, Takes};
-use weir_ir::{Call, Fault, Merge, value};
+use weir_ir::{Call, Fault, Merge};
 use weir_syntax::Diagnostic;
+
+use super::forwarded;
 
 pub struct RealIp;
 
@@ -131,17 +131,11 @@ impl Finder {
     }
 
     fn find(&self, x: &Exchange) -> Option<Address> {
-        let client = &x.peer().address;
-        match &self.header {
-            Header::Forwarded => {
-                let lines: Vec<_> = x.head.all(Known::XForwardedFor).collect();
-                forwarded(client, lines.into_iter().rev(), &self.from, self.recursive)
-            }
-            Header::Named(name) => {
-                let line = x.head.named(name).next()?;
-                forwarded(client, std::iter::once(line), &self.from, self.recursive)
-            }
-        }
+        let lines: Vec<_> = match &self.header {
+            Header::Forwarded => x.head.all(Known::XForwardedFor).collect(),
+            Header::Named(name) => x.head.named(name).take(1).collect(),
+        };
+        forwarded::client(&x.peer().address, &lines, &self.from, self.recursive).map(Address::Ip)
     }
 }
 
@@ -154,59 +148,6 @@ impl Check for Finder {
         }
         Step::Now(Flow::Decline)
     }
-}
-
-/// Goes back through the hops of a list, last line first, as long as each was told by one that is trusted. `None`
-/// where the client itself is not trusted or names nobody.
-fn forwarded<'l>(
-    client: &Address,
-    lines: impl Iterator<Item = &'l [u8]>,
-    from: &[Cidr],
-    recursive: bool,
-) -> Option<Address> {
-    let mut found = None;
-    for line in lines {
-        let mut rest = line;
-        loop {
-            let teller = found.as_ref().unwrap_or(client);
-            if !from.iter().any(|range| range.contains(teller)) {
-                return found;
-            }
-            let end = rest.iter().rposition(|b| !matches!(b, b' ' | b',')).map_or(0, |at| at + 1);
-            let start = rest[..end].iter().rposition(|b| matches!(b, b' ' | b',')).map_or(0, |at| at + 1);
-            match address(&rest[start..end]) {
-                Some(address) => found = Some(Address::Ip(address)),
-                None => return found,
-            }
-            rest = &rest[..start];
-            if !recursive {
-                return found;
-            }
-            if rest.is_empty() {
-                break;
-            }
-        }
-    }
-    found
-}
-
-/// An address with or without a port; IPv6 with a port stands in brackets.
-fn address(text: &[u8]) -> Option<SocketAddr> {
-    if let Some(ip) = cidr::ip(text) {
-        return Some(SocketAddr::new(ip, 0));
-    }
-    let colon = match text {
-        [b'[', ..] => memchr::memchr(b']', text)? + 1,
-        _ => memchr::memchr(b':', text)?,
-    };
-    let port = value::number(text.get(colon..)?.strip_prefix(b":")?)?;
-    let port = u16::try_from(port).ok().filter(|port| *port > 0)?;
-    let host = match &text[..colon] {
-        [b'[', inner @ .., b']'] => inner,
-        host => host,
-    };
-    let ip: IpAddr = cidr::ip(host)?;
-    Some(SocketAddr::new(ip, port))
 }
 
 #[cfg(test)]
@@ -243,7 +184,7 @@ mod tests {
         check(conf, proxy, "X-Real-IP: 198.51.100.1:80\r\n", &real("198.51.100.1", "80"));
         check(conf, proxy, "X-Real-IP: [2001:db8::1]:80\r\n", &real("2001:db8::1", "80"));
         check(conf, proxy, "X-Real-IP: 2001:db8::1\r\n", &real("2001:db8::1", ""));
-        check(conf, proxy, "X-Real-IP: [2001:db8::1]\r\n", &own);
+        check(conf, proxy, "X-Real-IP: [2001:db8::1]\r\n", &real("2001:db8::1", ""));
         check(conf, proxy, "X-Real-IP: nonsense\r\n", &own);
         check(conf, proxy, "", &own);
         check("set_real_ip_from 10.0.0.0/8;", proxy, "X-Real-IP: 198.51.100.1\r\n", &own);
