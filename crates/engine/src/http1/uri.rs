@@ -323,9 +323,10 @@ impl Escape {
     }
 }
 
+const HEX: &[u8; 16] = b"0123456789ABCDEF";
+
 /// Appends `text` to `out` with the bytes of `kind` as `%XX`.
 pub fn escape(text: &[u8], kind: Escape, out: &mut Vec<u8>) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let set = kind.set();
     out.reserve(text.len());
     for &byte in text {
@@ -353,6 +354,30 @@ pub fn escape_html(text: &[u8], out: &mut Vec<u8>) {
             b'"' => out.extend(b"&quot;"),
             byte => out.push(*byte),
         }
+    }
+}
+
+/// Appends `text` to `out` as it may stand in a string of JSON.
+pub fn escape_json(text: &[u8], out: &mut Vec<u8>) {
+    for byte in text {
+        let short = match byte {
+            b'"' | b'\\' => *byte,
+            b'\n' => b'n',
+            b'\r' => b'r',
+            b'\t' => b't',
+            0x08 => b'b',
+            0x0c => b'f',
+            0..0x20 => {
+                out.extend_from_slice(b"\\u00");
+                out.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+                continue;
+            }
+            _ => {
+                out.push(*byte);
+                continue;
+            }
+        };
+        out.extend_from_slice(&[b'\\', short]);
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use weir_engine::contract::{Content, Flow, Install, Step};
 use weir_engine::generation::Plan;
 use weir_engine::http::{Body, Exchange, Response};
-use weir_engine::http1::uri::{Escape, escape, escape_html};
+use weir_engine::http1::uri::{Escape, escape, escape_html, escape_json};
 use weir_engine::http1::{Method, date};
 use weir_engine::localtime;
 use weir_ir::contract::{Conf, Contexts, Directive, Module, Setting, Takes};
@@ -320,21 +320,6 @@ fn write_json(entries: &[Entry], callback: Option<&[u8]>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n]");
     if callback.is_some() {
         out.extend_from_slice(b");");
-    }
-}
-
-fn escape_json(text: &[u8], out: &mut Vec<u8>) {
-    for byte in text {
-        match byte {
-            b'"' | b'\\' => out.extend([b'\\', *byte]),
-            b'\n' => out.extend(b"\\n"),
-            b'\r' => out.extend(b"\\r"),
-            b'\t' => out.extend(b"\\t"),
-            0x08 => out.extend(b"\\b"),
-            0x0c => out.extend(b"\\f"),
-            0..0x20 => out.extend(format!("\\u{byte:04X}").as_bytes()),
-            _ => out.push(*byte),
-        }
     }
 }
 

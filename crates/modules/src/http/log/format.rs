@@ -4,6 +4,7 @@ use weir_engine::contract::TunnelFacts;
 use weir_engine::generation::Build;
 use weir_engine::http::template::Reference;
 use weir_engine::http::{Exchange, variables};
+use weir_engine::http1::uri::escape_json;
 use weir_ir::VariableId;
 
 /// What is done to the bytes of a variable (`escape=`).
@@ -325,29 +326,6 @@ fn escape_hex(value: &[u8], out: &mut Vec<u8>) {
         } else {
             out.push(*byte);
         }
-    }
-}
-
-fn escape_json(value: &[u8], out: &mut Vec<u8>) {
-    for byte in value {
-        let short = match byte {
-            b'"' | b'\\' => *byte,
-            b'\n' => b'n',
-            b'\r' => b'r',
-            b'\t' => b't',
-            0x08 => b'b',
-            0x0c => b'f',
-            0..0x20 => {
-                out.extend_from_slice(b"\\u00");
-                out.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-                continue;
-            }
-            _ => {
-                out.push(*byte);
-                continue;
-            }
-        };
-        out.extend_from_slice(&[b'\\', short]);
     }
 }
 
