@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
+use weir_syntax::render::strerror;
 
 use crate::localtime::local;
 
@@ -376,7 +377,7 @@ impl Line {
             self.bytes.truncate(LONGEST_LINE - ROOM_FOR_ERRNO);
             self.bytes(b"...");
         }
-        let _ = write!(self, " ({}: {})", error as i32, text_of(error));
+        let _ = write!(self, " ({}: {})", error as i32, strerror(error as i32));
     }
 }
 
@@ -384,16 +385,6 @@ impl fmt::Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.bytes(text.as_bytes());
         Ok(())
-    }
-}
-
-/// The C library's words for an error, which are nginx's; nix has its own.
-pub fn text_of(error: Errno) -> String {
-    let text = io::Error::from_raw_os_error(error as i32).to_string();
-    // The standard library adds " (os error N)" to them.
-    match text.rfind(" (os error ") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
     }
 }
 

@@ -126,11 +126,12 @@ fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// The operating system's sentence for an error number.
-fn strerror(errno: i32) -> String {
+/// The C library's words for an error number, which are nginx's.
+pub fn strerror(errno: i32) -> String {
     let text = std::io::Error::from_raw_os_error(errno).to_string();
-    match text.rsplit_once(" (os error") {
-        Some((sentence, _)) => sentence.to_string(),
+    // The standard library adds " (os error N)" to them.
+    match text.rsplit_once(" (os error ") {
+        Some((words, _)) => words.to_owned(),
         None => text,
     }
 }

@@ -164,7 +164,7 @@ fn first_log(program: &str, paths: &Paths, test: bool) -> Log {
 
 fn complain(program: &str, path: &std::path::Path, error: &io::Error) {
     let code = error.raw_os_error().unwrap_or_default();
-    let text = weir_engine::errorlog::text_of(nix::errno::Errno::from_raw(code));
+    let text = weir_syntax::render::strerror(code);
     let path = path.display();
     say(format!(
         "{program}: [alert] could not open error log file: open() \"{path}\" failed ({code}: {text})\n"

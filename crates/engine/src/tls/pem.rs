@@ -27,7 +27,7 @@ impl Fault {
     /// The file could not be opened.
     pub fn open(path: &str, error: &io::Error) -> Self {
         let number = error.raw_os_error().unwrap_or(nix::libc::EIO);
-        let text = crate::errorlog::text_of(nix::errno::Errno::from_raw(number));
+        let text = weir_syntax::render::strerror(number);
         let second = match number {
             nix::libc::ENOENT => "error:10000080:BIO routines::no such file",
             _ => "error:10080002:BIO routines::system lib",
