@@ -1,11 +1,10 @@
 //! Going into the background (`daemon on`), before there is a thread or a runtime.
 
 use std::fs::File;
-use std::os::fd::AsFd;
 
 use nix::sys::stat::{Mode, umask};
 use nix::unistd;
-use weir_engine::errorlog::{Level, Log};
+use weir_engine::errorlog::{Level, Log, LogFile};
 
 /// Already logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +43,10 @@ pub fn detach(log: &Log) -> Result<(), Failed> {
 ///
 /// # Errors
 /// If the descriptor cannot be duplicated.
-pub fn redirect_stderr(to: impl AsFd, log: &Log) -> Result<(), Failed> {
-    unistd::dup2_stderr(to).map_err(|error| {
-        log.write_errno(Level::Alert, error, "dup2(STDERR_FILENO) failed");
+pub fn redirect_stderr(to: &LogFile, log: &Log) -> Result<(), Failed> {
+    let moved = to.duplicate().and_then(|file| Ok(unistd::dup2_stderr(file)?));
+    moved.map_err(|error| {
+        log.write_error(Level::Alert, &error, "dup2(STDERR_FILENO) failed");
         Failed
     })
 }

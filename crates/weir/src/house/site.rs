@@ -112,7 +112,7 @@ impl Site for Configuration {
             logs: program.open_files.iter().map(|f| PathBuf::from(&*f.path)).collect(),
             error_logs: error_logs(&process),
             pid: self.pid_of(&process),
-            keeps_stderr: keeps_stderr(&program),
+            stderr_log: stderr_log(&program).map(|path| PathBuf::from(&*path)),
             identity,
             env: process.env.iter().map(|e| e.as_bytes().to_vec()).collect(),
             daemon: process.daemon.or(true),
@@ -149,11 +149,18 @@ fn error_logs(process: &Process) -> Vec<(Level, ErrorLog)> {
     process.error_logs.iter().map(log).collect()
 }
 
-fn keeps_stderr(program: &Program) -> bool {
+/// The first error log of the main context that is a file, unless a log of any level is standard error.
+pub(super) fn stderr_log(program: &Program) -> Option<Arc<str>> {
     let process = program.main.main::<Main>();
     let scopes = program.http.iter().flat_map(|http| &http.scopes);
     let of_scopes = scopes.flat_map(|scope| scope.confs.get::<HttpCore>().error_logs.clone());
-    process.error_logs.iter().cloned().chain(of_scopes).any(|log| log.target == Target::Stderr)
+    if process.error_logs.iter().cloned().chain(of_scopes).any(|log| log.target == Target::Stderr) {
+        return None;
+    }
+    process.error_logs.iter().find_map(|log| match &log.target {
+        Target::File(path) => Some(Arc::clone(path)),
+        Target::Stderr => None,
+    })
 }
 
 /// Compiles for the sake of the errors that only compiling finds; the worker compiles again for use.

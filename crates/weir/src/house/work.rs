@@ -13,7 +13,7 @@ use weir_engine::worker::{ListeningSocket, Worker};
 use weir_ir::core::Main;
 use weir_syntax::render;
 
-use super::site::{Configuration, threads};
+use super::site::{Configuration, stderr_log, threads};
 use super::snapshot::Snapshot;
 use super::world::Observed;
 use super::{installed, read};
@@ -22,7 +22,7 @@ use crate::message::{FromWorker, PassedLog, PassedSocket};
 use crate::privileges::FATAL_EXIT;
 use crate::sockets::{Address, Listeners, described};
 use crate::worker::{self, Answers, Order, Orders};
-use crate::{pidfile, spawn, title};
+use crate::{daemon, pidfile, spawn, title};
 
 /// A worker with a master; gives back the exit code.
 pub fn work(program: &str) -> i32 {
@@ -106,6 +106,8 @@ struct Serving {
     current: Option<Arc<Generation>>,
     /// Open logs by path; a path keeps its `LogFile`, with what is held back for it, over generations.
     files: HashMap<Arc<str>, Arc<LogFile>>,
+    /// The one of them that standard error goes to.
+    stderr_log: Option<Arc<LogFile>>,
     log: Log,
     /// Where the panic hook finds the log.
     panics: Arc<Mutex<Log>>,
@@ -125,6 +127,7 @@ impl Serving {
             worker: Worker::new(),
             current: None,
             files: HashMap::new(),
+            stderr_log: None,
             log,
             panics,
         }
@@ -196,7 +199,7 @@ impl Serving {
         let resources =
             Resources { files: files.clone(), log: self.log.clone(), before: self.current.clone() };
         let snapshot = Arc::clone(snapshot);
-        let (generation, threads) = if self.current.is_none() {
+        let Built { generation, threads, stderr_log } = if self.current.is_none() {
             // Nobody waits yet, and a process that never had another thread is spared what libc does for them.
             build(number, &snapshot, resources)?
         } else {
@@ -211,9 +214,19 @@ impl Serving {
         again.into_iter().for_each(|(file, opened)| file.replace(opened));
         self.files = files;
         self.log = generation.log.clone();
+        self.stderr_log = stderr_log.and_then(|path| self.files.get(&path).cloned());
+        self.redirect_stderr();
         *self.panics.lock().unwrap_or_else(PoisonError::into_inner) = self.log.clone();
         self.current = Some(generation);
         Ok(())
+    }
+
+    /// Lets go of the file that standard error was before.
+    fn redirect_stderr(&self) {
+        if let Some(file) = &self.stderr_log {
+            // It was logged if it failed.
+            let _ = daemon::redirect_stderr(file, &self.log);
+        }
     }
 
     /// Reads the configuration again without a master's help; what is wrong leaves the present one in place.
@@ -235,8 +248,6 @@ impl Serving {
             Ok(()) => {
                 let old = std::mem::replace(&mut own.current, prepared);
                 old.give_way_to(&own.current);
-                // It was logged if it failed.
-                let _ = own.current.stderr_to_log();
             }
             Err(reason) => {
                 self.log.write(Level::Emerg, String::from_utf8_lossy(&reason));
@@ -276,6 +287,7 @@ impl Serving {
                 }
             }
         }
+        self.redirect_stderr();
     }
 
     /// Finishes what is open. Being told to stop at once ends that too.
@@ -299,8 +311,15 @@ impl Serving {
     }
 }
 
-/// Makes a generation of what the worker was sent, and tells how many threads it wants.
-fn build(number: u64, snapshot: &[u8], resources: Resources) -> Result<(Arc<Generation>, usize), Vec<u8>> {
+/// A generation, and what it wants of the process.
+struct Built {
+    generation: Arc<Generation>,
+    threads: usize,
+    stderr_log: Option<Arc<str>>,
+}
+
+/// Makes a generation of what the worker was sent.
+fn build(number: u64, snapshot: &[u8], resources: Resources) -> Result<Built, Vec<u8>> {
     let snapshot = Snapshot::decode(snapshot).map_err(|_| b"malformed configuration snapshot".to_vec())?;
     let observed =
         Observed::replay(&snapshot.recording).map_err(|_| b"malformed configuration recording".to_vec())?;
@@ -310,7 +329,11 @@ fn build(number: u64, snapshot: &[u8], resources: Resources) -> Result<(Arc<Gene
     }
     let generation = Generation::compile(number, &program, &installed(), resources)
         .map_err(|faults| faults.first().map(|f| f.message.clone()).unwrap_or_default())?;
-    Ok((Arc::new(generation), threads(&program.main.main::<Main>())))
+    Ok(Built {
+        generation: Arc::new(generation),
+        threads: threads(&program.main.main::<Main>()),
+        stderr_log: stderr_log(&program),
+    })
 }
 
 fn listening(passed: PassedSocket) -> Option<ListeningSocket> {

@@ -47,8 +47,8 @@ pub struct Plan {
     pub logs: Vec<PathBuf>,
     /// The `error_log` directives of the main context, which the master writes to.
     pub error_logs: Vec<(Level, ErrorLog)>,
-    /// An `error_log` of any level is standard error, which then stays what it was at start.
-    pub keeps_stderr: bool,
+    /// The one of [`Plan::logs`] that standard error goes to; none where it is a log itself.
+    pub stderr_log: Option<PathBuf>,
     /// `pid`, absolute.
     pub pid: PathBuf,
     /// What workers become.
@@ -156,24 +156,13 @@ impl Prepared {
         self.listeners.unlink_except(&other.listeners, &other.log);
     }
 
-    /// Sends what is printed to standard error to the first error log that is a file, unless standard error is a log
-    /// itself.
+    /// Sends what is printed to standard error where the plan has it.
     ///
     /// # Errors
     /// If a descriptor cannot be duplicated; logged.
     pub fn stderr_to_log(&self) -> Result<(), daemon::Failed> {
-        let file = self.plan.error_logs.iter().find_map(|(_, place)| match place {
-            ErrorLog::File(path) => self.files.get(path),
-            ErrorLog::Stderr | ErrorLog::Sink(_) => None,
-        });
-        match file.filter(|_| !self.plan.keeps_stderr).map(|file| file.duplicate()) {
-            Some(Ok(file)) => daemon::redirect_stderr(file, &self.log),
-            Some(Err(error)) => {
-                self.log.write_error(Level::Alert, &error, "dup2(STDERR_FILENO) failed");
-                Err(daemon::Failed)
-            }
-            None => Ok(()),
-        }
+        let file = self.plan.stderr_log.as_ref().and_then(|path| self.files.get(path));
+        file.map_or(Ok(()), |file| daemon::redirect_stderr(file, &self.log))
     }
 
     /// Whether a worker of `other` can load this without being started anew.
@@ -273,7 +262,7 @@ mod tests {
             listens: Vec::new(),
             logs: vec![folder.path("access.log"), path.clone()],
             error_logs: vec![(Level::Notice, ErrorLog::File(path))],
-            keeps_stderr: false,
+            stderr_log: None,
             pid: folder.path("pid"),
             identity: Identity::default(),
             env: Vec::new(),

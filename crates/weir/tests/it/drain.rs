@@ -245,6 +245,11 @@ fn a_reload_opens_the_logs_again() {
         });
         let old = server.folder().read("logs/access.1");
         assert!(old.contains("GET /first "));
+        let log = server.folder().path().join("logs/error.log");
+        until("nobody holds the old error log", || {
+            let mut all = server.workers().into_iter().chain([server.pid()]);
+            all.all(|pid| std::fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|file| file == log))
+        });
         ask(&server, "/third");
         server.signal(Signal::SIGQUIT);
         assert_eq!(server.exit().code(), Some(0));
