@@ -271,6 +271,7 @@ impl Exchange {
         self.answer_headers.clear();
         self.captures.get_mut().groups.clear();
         self.values.get_mut().clear();
+        *self.trailers.get_mut() = None;
         if let Some(mut response) = self.response.take() {
             response.clear();
             self.spare_response = Some(response);

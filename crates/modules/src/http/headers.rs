@@ -492,4 +492,14 @@ mod tests {
         let old = site.raw(b"GET / HTTP/1.0\r\n\r\n");
         assert_eq!(header(&old, "Content-Length"), Some("2"));
     }
+
+    #[test]
+    fn trailers_belong_to_one_request() {
+        let site =
+            Site::new("server { listen 80; location / { add_trailer A $uri; answer 200 text/plain ok; } }");
+        let two = site.raw(
+            b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        );
+        assert_eq!((two.matches("\r\nA: /1\r\n").count(), two.matches("\r\nA: /2\r\n").count()), (1, 1), "{two}");
+    }
 }
