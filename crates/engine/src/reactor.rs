@@ -45,6 +45,8 @@ pub struct Reactor {
     current: RefCell<Arc<Generation>>,
     /// No new work is taken: the worker quits.
     quitting: Cell<bool>,
+    /// When everything has to end that is open while the worker quits.
+    end: Cell<Option<u64>>,
     idle: RefCell<Vec<Weak<Idle>>>,
     tunnels: RefCell<Vec<Weak<tunnel::Control>>>,
     tasks: Cell<usize>,
@@ -127,6 +129,7 @@ impl Reactor {
             timers: Timers::new(Clock::new()),
             current: RefCell::new(generation),
             quitting: Cell::new(false),
+            end: Cell::new(None),
             idle: RefCell::default(),
             tunnels: RefCell::default(),
             tasks: Cell::new(0),
@@ -185,34 +188,37 @@ impl Reactor {
     pub fn quit(self: &Rc<Self>) {
         self.quitting.set(true);
         let timeout = self.current.borrow().shutdown_timeout;
-        self.bound(timeout);
+        self.end.set(self.bound(timeout));
         self.pools.clear();
         self.wake_idle();
     }
 
     /// `worker_shutdown_timeout`: what is open now ends then; 0 leaves it alone.
-    fn bound(self: &Rc<Self>, timeout: u64) {
+    fn bound(self: &Rc<Self>, timeout: u64) -> Option<u64> {
         let mut tunnels = self.tunnels.borrow_mut();
         tunnels.retain(|t| t.strong_count() > 0);
         if timeout == 0 {
-            return;
+            return None;
         }
         let deadline = self.clock().refresh() + timeout;
         for tunnel in tunnels.iter().filter_map(Weak::upgrade) {
             tunnel.drain(deadline);
         }
-        let bounded: Vec<_> = self.idle.borrow().iter().filter(|e| e.strong_count() > 0).cloned().collect();
-        for entry in bounded.iter().filter_map(Weak::upgrade) {
+        for entry in self.idle.borrow().iter().filter_map(Weak::upgrade) {
             entry.end.set(Some(entry.end.get().map_or(deadline, |end| end.min(deadline))));
         }
-        let timers = self.timers.clone();
+        let (timers, reactor) = (self.timers.clone(), Rc::downgrade(self));
         tokio::task::spawn_local(async move {
-            timers.sleep(timeout).await;
-            for entry in bounded.iter().filter_map(Weak::upgrade) {
-                entry.ended.set(true);
-                entry.wake();
+            timers.until(deadline).await;
+            let Some(reactor) = reactor.upgrade() else { return };
+            for entry in reactor.idle.borrow().iter().filter_map(Weak::upgrade) {
+                if entry.end.get().is_some_and(|end| end <= deadline) {
+                    entry.ended.set(true);
+                    entry.wake();
+                }
             }
         });
+        Some(deadline)
     }
 
     fn wake_idle(&self) {
@@ -224,9 +230,13 @@ impl Reactor {
             .for_each(|entry| entry.wake());
     }
 
-    /// A place for a connection that will wait for requests.
+    /// A place for a new connection, which ends with the others where the worker quits already.
     pub fn register_idle(&self) -> Rc<Idle> {
         let entry = Rc::new(Idle::default());
+        if let Some(end) = self.end.get() {
+            entry.end.set(Some(end));
+            entry.ended.set(end <= self.clock().now_ms());
+        }
         push_weak(&mut self.idle.borrow_mut(), Rc::downgrade(&entry));
         entry
     }

@@ -28,11 +28,17 @@ pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket
     // A socket that is gone already has no address any more, and nobody to be told.
     let Ok(local) = socket.local_addr() else { return };
     let Some(address) = generation.address_of(&listener, &local) else { return };
+    // From here on, so that a handshake too ends with `worker_shutdown_timeout`.
+    let idle = reactor.register_idle();
     let mut record = connection::accepted(&reactor, &generation, peer, local, address);
     let (io, start) = if generation.addresses[address].protocols.ssl {
         // Boxed, so that what a handshake takes is given back before the connection waits for requests.
-        let handshake = Box::pin(tls::accept(&reactor, &generation, &listener, &mut record, socket));
-        match handshake.await {
+        let accepted = {
+            let mut handshake =
+                Box::pin(tls::accept(&reactor, &generation, &listener, &mut record, socket));
+            idle.bounded(handshake.as_mut()).await.flatten()
+        };
+        match accepted {
             None => return,
             Some(Accepted::Tls { io, session }) => {
                 record.tls = Some(session);
@@ -43,5 +49,5 @@ pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket
     } else {
         (Io::Plain(socket), Start::default())
     };
-    connection::serve_from(reactor, generation, listener, record, io, start).await;
+    connection::serve_from(reactor, generation, listener, record, io, start, idle).await;
 }

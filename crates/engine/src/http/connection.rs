@@ -39,7 +39,8 @@ pub async fn serve(
     connection: Connection,
     io: Io,
 ) {
-    serve_from(reactor, generation, listener, connection, io, Start::default()).await;
+    let idle = reactor.register_idle();
+    serve_from(reactor, generation, listener, connection, io, Start::default(), idle).await;
 }
 
 /// How a connection begins for HTTP.
@@ -59,10 +60,11 @@ pub async fn serve_from(
     connection: Connection,
     io: Io,
     start: Start,
+    idle: Rc<Idle>,
 ) {
     let client = Client { io, input: start.input, timer: reactor.timers().register() };
     let mut state = Serving {
-        idle: reactor.register_idle(),
+        idle,
         server: connection_server(&generation, &connection),
         served: generation,
         connection: Rc::new(connection),

@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("quit_waits_for_what_is_open", quit_waits_for_what_is_open),
     ("a_signal_needs_nothing_but_the_pid", a_signal_needs_nothing_but_the_pid),
     ("quit_lets_a_request_end", quit_lets_a_request_end),
+    ("quit_ends_handshakes_in_time", quit_ends_handshakes_in_time),
     ("term_ends_at_once", term_ends_at_once),
     ("lines_held_back_are_written_at_the_end", lines_held_back_are_written_at_the_end),
     ("a_killed_worker_costs_no_connection", a_killed_worker_costs_no_connection),
@@ -121,6 +122,26 @@ fn quit_lets_a_request_end() {
     assert_eq!(response.header("Connection"), Some("close"));
     client.closed();
     assert_eq!(server.exit().code(), Some(0));
+}
+
+fn quit_ends_handshakes_in_time() {
+    const CONF: &str = "
+        worker_shutdown_timeout 50ms;
+        error_log logs/error.log info;
+        events {}
+        http {
+            ssl_certificate {certs}/example.com.crt;
+            ssl_certificate_key {certs}/example.com.key;
+            server { listen {listen} ssl; return 200 'here'; }
+        }";
+    let certs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/certs").to_owned();
+    let mut server = Server::start(&executable(), CONF, &[("certs", certs)]);
+    // It says nothing, and was accepted before the one that is answered.
+    let silent = Client::connect(server.address());
+    assert_eq!(Client::connect_tls(server.address()).ask(GET).text(), "here");
+    server.signal(Signal::SIGQUIT);
+    assert_eq!(server.exit().code(), Some(0));
+    drop(silent);
 }
 
 fn term_ends_at_once() {
