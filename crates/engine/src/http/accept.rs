@@ -34,8 +34,7 @@ pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket
     let (io, start) = if generation.addresses[address].protocols.ssl {
         // Boxed, so that what a handshake takes is given back before the connection waits for requests.
         let accepted = {
-            let mut handshake =
-                Box::pin(tls::accept(&reactor, &generation, &listener, &mut record, socket));
+            let mut handshake = Box::pin(tls::accept(&reactor, &generation, &listener, &mut record, socket));
             idle.bounded(handshake.as_mut()).await.flatten()
         };
         match accepted {

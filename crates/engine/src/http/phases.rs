@@ -204,9 +204,13 @@ fn find_location(x: &mut Exchange, generation: &Generation) -> Option<Flow> {
     if core.internal && !x.internal {
         return Some(Flow::Answer(404));
     }
-    let length = x.head.content_length().unwrap_or(0);
-    if core.client_max_body_size > 0 && length > core.client_max_body_size && !x.internal {
+    if x.body.exists()
+        && core.client_max_body_size > 0
+        && let Some(length) = x.body.known_length().or(x.head.content_length())
+        && length > core.client_max_body_size
+    {
         x.log(Level::Error, format_args!("client intended to send too large body: {length} bytes"));
+        x.body.discard();
         return Some(Flow::Answer(413));
     }
     None

@@ -33,6 +33,8 @@ pub struct RequestBody {
     continued: bool,
     /// The whole body, once it was read.
     stored: Option<Stored>,
+    /// Nobody is to have it: what comes of it is thrown away.
+    discarded: bool,
     /// Reading it failed; what is left of it cannot be told from the next request.
     broken: bool,
 }
@@ -84,7 +86,14 @@ pub struct BodyError(pub u16);
 impl RequestBody {
     /// The state of a request without a body.
     pub(crate) const fn none() -> Self {
-        Self { framing: Framing::None, received: 0, continued: true, stored: None, broken: false }
+        Self {
+            framing: Framing::None,
+            received: 0,
+            continued: true,
+            stored: None,
+            discarded: false,
+            broken: false,
+        }
     }
 
     pub(crate) fn of(head: &Head) -> Self {
@@ -98,7 +107,7 @@ impl RequestBody {
         };
         let expects = head.version() >= Version::HTTP_11
             && head.first(Known::Expect).is_some_and(|e| e.eq_ignore_ascii_case(b"100-continue"));
-        Self { framing, received: 0, continued: !expects, stored: None, broken: false }
+        Self { framing, received: 0, continued: !expects, stored: None, discarded: false, broken: false }
     }
 
     /// Whether nothing of the body is left on the connection.
@@ -110,9 +119,18 @@ impl RequestBody {
         }
     }
 
-    /// Whether the request has a body at all.
+    /// Whether the request has a body that somebody may have.
     pub fn exists(&self) -> bool {
-        !matches!(self.framing, Framing::None)
+        !self.discarded && !matches!(self.framing, Framing::None)
+    }
+
+    pub fn is_discarded(&self) -> bool {
+        self.discarded
+    }
+
+    /// Lets nobody have the body any more, unless it was read whole before.
+    pub(crate) fn discard(&mut self) {
+        self.discarded = self.stored.is_none();
     }
 
     pub fn is_chunked(&self) -> bool {
@@ -160,6 +178,7 @@ impl Exchange {
             let result = poll_fn(|cx| self.poll_body_piece(cx, &mut memory)).await;
             if let Err(error) = result {
                 self.body.broken = true;
+                self.body.discard();
                 self.keepalive = false;
                 return Err(error);
             }
@@ -214,7 +233,7 @@ impl Exchange {
     /// # Errors
     /// The client is gone.
     pub async fn send_continue(&mut self) -> Result<(), BodyError> {
-        if self.body.continued {
+        if self.body.continued || self.body.discarded {
             return Ok(());
         }
         self.body.continued = true;
@@ -314,7 +333,7 @@ impl Exchange {
                         out.extend_from_slice(&self.client.input[range]);
                     }
                     self.client.input.consume(taken);
-                    if max > 0 && self.body.received > max {
+                    if max > 0 && self.body.received > max && !self.body.discarded {
                         // What came before this piece, and the piece.
                         let (before, piece) = (self.body.received - last, last);
                         let message =
@@ -360,12 +379,13 @@ impl Exchange {
     /// carry another request.
     pub fn discard_body_input(&mut self) -> bool {
         let mut sink = Vec::new();
-        if self.body.broken || self.body.is_awaited() && self.body.exists() {
+        if self.body.is_over() {
+            return !self.body.broken;
+        }
+        if self.body.broken || self.body.is_awaited() {
             return false;
         }
-        if self.body.is_over() {
-            return true;
-        }
+        self.body.discard();
         if !self.client.input.is_empty() && self.take_body_input(&mut sink).is_err() {
             self.body.broken = true;
             return false;
@@ -377,9 +397,10 @@ impl Exchange {
     ///
     /// True where the connection may carry another request.
     pub(crate) async fn discard_body(&mut self) -> bool {
-        if self.body.broken || self.body.is_awaited() && self.body.exists() {
+        if self.body.broken || self.body.is_awaited() && !self.body.is_over() {
             return false;
         }
+        self.body.discard();
         let end = self.reactor.clock().refresh() + self.location().core.lingering_time;
         let mut sink = Vec::new();
         while !self.body.is_over() {

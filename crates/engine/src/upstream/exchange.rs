@@ -193,6 +193,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
     } else {
         match (x.body.stored(), x.body.is_chunked()) {
             (Some(stored), _) => RequestLength::Known(stored.len()),
+            (None, _) if x.body.is_discarded() => RequestLength::Known(0),
             (None, true) => RequestLength::Chunked,
             (None, false) => x.head.content_length().map_or(RequestLength::None, RequestLength::Known),
         }

@@ -500,6 +500,10 @@ mod tests {
         let two = site.raw(
             b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         );
-        assert_eq!((two.matches("\r\nA: /1\r\n").count(), two.matches("\r\nA: /2\r\n").count()), (1, 1), "{two}");
+        assert_eq!(
+            (two.matches("\r\nA: /1\r\n").count(), two.matches("\r\nA: /2\r\n").count()),
+            (1, 1),
+            "{two}"
+        );
     }
 }

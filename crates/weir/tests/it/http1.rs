@@ -9,6 +9,7 @@ pub const TESTS: &[Test] = &[
     ("a_chunked_body_arrives_whole", a_chunked_body_arrives_whole),
     ("a_client_that_expects_is_told_to_continue", a_client_that_expects_is_told_to_continue),
     ("what_is_too_large_is_refused", what_is_too_large_is_refused),
+    ("a_refused_body_goes_nowhere", a_refused_body_goes_nowhere),
     ("a_slow_head_is_timed_out", a_slow_head_is_timed_out),
     ("a_slow_body_is_timed_out", a_slow_body_is_timed_out),
     ("an_idle_connection_is_closed", an_idle_connection_is_closed),
@@ -109,6 +110,42 @@ fn what_is_too_large_is_refused() {
     check(&server, &format!("{post}Content-Length: 1025\r\n\r\n{body}"), 413);
     check(&server, &format!("{post}Transfer-Encoding: chunked\r\n\r\n401\r\n{body}\r\n0\r\n\r\n"), 413);
     assert_eq!(origin.heard(), "");
+}
+
+fn a_refused_body_goes_nowhere() {
+    const CONF: &str = "
+        error_log logs/error.log info;
+        events {}
+        http {
+            server {
+                listen {listen};
+                client_max_body_size 10;
+                error_page 413 /sorry;
+                location / { proxy_pass http://{origin}; }
+                location /sorry { client_max_body_size 0; proxy_pass http://{origin}; }
+                location /unbuffered { client_max_body_size 0; proxy_request_buffering off; proxy_pass http://{origin}; }
+            }
+        }";
+    let post = "POST / HTTP/1.1\r\nHost: a.example\r\n";
+    let body = "y".repeat(20);
+    for (framing, sent) in [
+        ("Content-Length: 20\r\n\r\n", &*body),
+        ("Content-Length: 20\r\n\r\n", "yyyyy"),
+        ("Content-Length: 20\r\nExpect: 100-continue\r\n\r\n", ""),
+        ("Transfer-Encoding: chunked\r\n\r\n", "14\r\nyyyyyyyyyyyyyyyyyyyy\r\n"),
+    ] {
+        for page in ["/sorry", "/unbuffered"] {
+            let origin = Origin::saying("sorry");
+            let conf = CONF.replace("413 /sorry", &format!("413 {page}"));
+            let server = Server::start(&executable(), &conf, &[("origin", origin.address().to_string())]);
+            let mut client = Client::connect(server.address());
+            let answer = client.ask(format!("{post}{framing}{sent}"));
+            assert_eq!((answer.status, answer.text().as_str()), (413, "sorry"));
+            let heard = origin.heard();
+            assert!(heard.starts_with(&format!("GET {page} HTTP/1.1\r\n")), "{heard}");
+            assert!(heard.contains("\r\nContent-Length: 0\r\n") && heard.ends_with("\r\n\r\n"), "{heard}");
+        }
+    }
 }
 
 const MODULES: Modules = Modules { http: weir_modules::HTTP, upstream: weir_modules::UPSTREAM };
