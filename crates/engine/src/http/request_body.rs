@@ -237,16 +237,14 @@ impl Exchange {
             return Ok(());
         }
         self.body.continued = true;
-        let client = &mut self.client;
-        let mut text: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+        let io = &mut self.client.io;
+        let text = b"HTTP/1.1 100 Continue\r\n\r\n";
+        // Once: a client that does not even take this is given up, as in nginx.
         let sent = poll_fn(|cx| {
-            while !text.is_empty() {
-                let n = ready!(client.io.poll_write(cx, text))?;
-                text = &text[n..];
-            }
-            client.io.poll_flush(cx)
+            let whole = matches!(io.poll_write(cx, text), Poll::Ready(Ok(n)) if n == text.len());
+            Poll::Ready(whole && matches!(io.poll_flush(cx), Poll::Ready(Ok(()))))
         });
-        sent.await.map_err(|_: io::Error| BodyError(499))
+        if sent.await { Ok(()) } else { Err(BodyError(499)) }
     }
 
     /// Appends what is there of the body to `out`: at least a byte, unless the body is over.

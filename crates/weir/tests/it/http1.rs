@@ -8,6 +8,7 @@ pub const TESTS: &[Test] = &[
     ("pipelined_requests_are_answered_in_order", pipelined_requests_are_answered_in_order),
     ("a_chunked_body_arrives_whole", a_chunked_body_arrives_whole),
     ("a_client_that_expects_is_told_to_continue", a_client_that_expects_is_told_to_continue),
+    ("a_client_that_does_not_read_is_not_waited_for", a_client_that_does_not_read_is_not_waited_for),
     ("what_is_too_large_is_refused", what_is_too_large_is_refused),
     ("a_refused_body_goes_nowhere", a_refused_body_goes_nowhere),
     ("a_slow_head_is_timed_out", a_slow_head_is_timed_out),
@@ -161,6 +162,23 @@ fn site() -> Site {
 }
 
 const HEAD: &[u8] = b"GET / HTTP/1.1\r\nHost: a.example\r\n";
+
+fn a_client_that_does_not_read_is_not_waited_for() {
+    let http = "server {
+        listen {listen};
+        set $k '{k}';
+        set $ten $k$k$k$k$k$k$k$k$k$k;
+        set $fifty $ten$ten$ten$ten$ten;
+        location / { return 200 $fifty$fifty$fifty$fifty; }
+        location /p { proxy_pass http://127.0.0.1:1; }
+    }";
+    let post = b"POST /p HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+    // About the size at which a socket takes all of the response and nothing more.
+    for size in (1_000..=1_100).step_by(20) {
+        let site = Site::start(MODULES, http, &[("k", "k".repeat(size))]);
+        site.talk(&[Say::Send(&[HEAD, b"\r\n", post].concat()), Say::Pass(61_000)]);
+    }
+}
 
 fn a_slow_head_is_timed_out() {
     let site = site();
