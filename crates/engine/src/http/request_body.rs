@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use weir_ir::http::core::BodyInFile;
 use weir_syntax::Level;
 
-use crate::http::Exchange;
+use crate::http::{Client, Exchange};
 use crate::http1::Known;
 use crate::http1::body::{Decoder, Piece};
 use crate::http1::request::{Head, Version};
@@ -268,14 +268,7 @@ impl Exchange {
                 }
                 return Poll::Ready(Ok(()));
             }
-            let io = &mut self.client.io;
-            let input = &mut self.client.input;
-            let read = scratch(|bytes| {
-                let n = ready!(io.poll_read(cx, bytes))?;
-                input.extend(&bytes[..n]);
-                Poll::Ready(Ok::<usize, io::Error>(n))
-            });
-            match read {
+            match self.poll_input(cx) {
                 Poll::Ready(Ok(0)) => {
                     self.log(Level::Info, "client prematurely closed connection");
                     return Poll::Ready(Err(BodyError(400)));
@@ -391,7 +384,8 @@ impl Exchange {
         self.body.is_over()
     }
 
-    /// Reads what is left of the body and throws it away, as long as `lingering_timeout` allows.
+    /// Reads what is left of the body and throws it away, for `lingering_time` at the most and as long as something
+    /// comes within `lingering_timeout`, be it framing.
     ///
     /// True where the connection may carry another request.
     pub(crate) async fn discard_body(&mut self) -> bool {
@@ -399,18 +393,49 @@ impl Exchange {
             return false;
         }
         self.body.discard();
-        let end = self.reactor.clock().refresh() + self.location().core.lingering_time;
+        let core = &self.location().core;
+        let (time, timeout) = (core.lingering_time, core.lingering_timeout);
+        let now = self.reactor.clock().refresh();
+        let end = now + time;
+        self.client.timer.set(end.min(now + timeout));
         let mut sink = Vec::new();
-        while !self.body.is_over() {
-            if self.reactor.clock().now_ms() > end {
-                return false;
+        let discarded = poll_fn(|cx| {
+            loop {
+                sink.clear();
+                if self.take_body_input(&mut sink).is_err() {
+                    return Poll::Ready(false);
+                }
+                if self.body.is_over() {
+                    return Poll::Ready(true);
+                }
+                match self.poll_input(cx) {
+                    Poll::Ready(Ok(1..)) => {
+                        let now = self.reactor.clock().refresh();
+                        if now >= end {
+                            return Poll::Ready(false);
+                        }
+                        self.client.timer.set(end.min(now + timeout));
+                    }
+                    Poll::Ready(_) => return Poll::Ready(false),
+                    Poll::Pending => return self.client.timer.poll_expired(cx).map(|()| false),
+                }
             }
-            self.client.timer.set_in(self.location().core.lingering_timeout);
-            sink.clear();
-            if poll_fn(|cx| self.poll_body_piece(cx, &mut sink)).await.is_err() {
-                return false;
-            }
+        })
+        .await;
+        self.client.timer.clear();
+        if self.client.input.is_empty() {
+            self.client.input.release();
         }
-        true
+        discarded
+    }
+
+    /// Reads once, behind what is there already; 0 is the client's end.
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Client { io, input, .. } = &mut self.client;
+        scratch(|bytes| {
+            let n = ready!(io.poll_read(cx, bytes))?;
+            input.extend(&bytes[..n]);
+            Poll::Ready(Ok(n))
+        })
     }
 }

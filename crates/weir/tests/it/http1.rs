@@ -13,6 +13,7 @@ pub const TESTS: &[Test] = &[
     ("a_refused_body_goes_nowhere", a_refused_body_goes_nowhere),
     ("a_slow_head_is_timed_out", a_slow_head_is_timed_out),
     ("a_slow_body_is_timed_out", a_slow_body_is_timed_out),
+    ("an_unwanted_body_is_read_for_a_bounded_time", an_unwanted_body_is_read_for_a_bounded_time),
     ("an_idle_connection_is_closed", an_idle_connection_is_closed),
 ];
 
@@ -218,6 +219,19 @@ fn a_slow_body_is_timed_out() {
     ]);
     assert!(answer.starts_with("HTTP/1.1 408 ") || answer.is_empty(), "{answer}");
     assert!(site.log().iter().any(|line| line.contains("client timed out")), "{:?}", site.log());
+}
+
+fn an_unwanted_body_is_read_for_a_bounded_time() {
+    let site = site();
+    let head = b"POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n1;";
+    let mut script = vec![Say::Send(head), Say::Expect("\r\n\r\nhere")];
+    // Framing alone keeps it going, but only until `lingering_time` is over.
+    for _ in 0..7 {
+        script.extend([Say::Pass(4_000), Say::Send(b"x")]);
+    }
+    script.push(Say::Pass(3_000));
+    let answer = site.talk(&script);
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
 }
 
 fn an_idle_connection_is_closed() {
