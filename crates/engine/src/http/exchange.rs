@@ -103,13 +103,13 @@ pub struct Exchange {
     pub method_name: Option<&'static [u8]>,
     /// The host without port, lower case; of the request line or of `Host`.
     pub host: Vec<u8>,
-    /// Redirects and rewrites that are left before it is a cycle.
+    /// Redirects and rewrites that are left, the one that is too many included; after that no error page is followed.
     pub redirects_left: u8,
     /// Where the phases start again after a [`crate::contract::Flow::Redirect`].
     pub(crate) restart: Restart,
     /// The status that an error page was asked for; it replaces the status of what answers. 0 replaces nothing.
     pub err_status: u16,
-    /// Whether an `error_page` was followed, so that it is not followed again.
+    /// No further `error_page` is followed.
     pub error_page: bool,
     pub keepalive: bool,
     /// Milliseconds of the reactor's clock at the first byte of the request.
@@ -184,7 +184,7 @@ impl Exchange {
             redirect_target: None,
             internal: false,
             method_name: None,
-            redirects_left: 10,
+            redirects_left: 11,
             restart: Restart::ServerRewrite,
             err_status: 0,
             error_page: false,
@@ -238,7 +238,7 @@ impl Exchange {
         self.valid_location = true;
         self.uri_below_alias = false;
         self.internal = false;
-        self.redirects_left = 10;
+        self.redirects_left = 11;
         self.restart = Restart::ServerRewrite;
         self.err_status = 0;
         self.error_page = false;
@@ -386,19 +386,6 @@ impl Exchange {
     pub fn set_uri(&mut self, uri: Vec<u8>) {
         self.uri = uri;
         self.uri_changed = true;
-    }
-
-    /// Starts the phases again at another path (`ngx_http_internal_redirect`). The caller returns
-    /// [`crate::contract::Flow::Redirect`].
-    pub fn redirect(&mut self, uri: Vec<u8>, args: Option<Vec<u8>>) {
-        self.uri = uri;
-        self.args = args.unwrap_or_default();
-        self.uri_changed = true;
-        self.internal = true;
-        self.valid_location = true;
-        self.uri_below_alias = false;
-        self.restart = Restart::ServerRewrite;
-        self.clear_extensions();
     }
 
     /// Looks for the location of another path, without the server's own rewriting (`rewrite … last`). The caller

@@ -14,7 +14,7 @@ use weir_syntax::Level;
 use crate::contract::{Check, Flow, Step};
 use crate::generation::{ContentHandler, Generation};
 use crate::http::router::{self, Found};
-use crate::http::special::{self, Answer};
+use crate::http::special;
 use crate::http::{Body, Exchange, Response};
 use crate::http1::uri::{Escape, escape};
 use crate::upstream;
@@ -53,10 +53,7 @@ async fn complete(x: &mut Exchange, generation: &Generation, mut flow: Flow) -> 
                 Ok(response) => return response,
                 Err(code) => Flow::Answer(code),
             },
-            Flow::Answer(code) => match special::answer(x, code) {
-                Answer::Response(response) => Flow::Respond(response),
-                Answer::Restart => Flow::Redirect,
-            },
+            Flow::Answer(code) => special::answer(x, code),
         };
     }
 }
@@ -152,8 +149,13 @@ async fn from_restart(x: &mut Exchange, generation: &Generation) -> Flow {
     if !rewrite.is_empty()
         && let Some(ended) = each(rewrite, x).await
     {
-        if matches!(ended, Flow::Redirect) && !x.take_redirect_of_rewrite() {
-            return Flow::Answer(500);
+        if matches!(ended, Flow::Redirect) {
+            let uri = std::mem::take(&mut x.uri);
+            let taken = x.take_redirect("processing", &uri);
+            x.uri = uri;
+            if !taken {
+                return Flow::Answer(500);
+            }
         }
         return ended;
     }
@@ -284,19 +286,6 @@ async fn content(x: &mut Exchange, generation: &Generation) -> Flow {
 }
 
 impl Exchange {
-    fn take_redirect_of_rewrite(&mut self) -> bool {
-        if self.redirects_left == 0 {
-            let uri = String::from_utf8_lossy(&self.uri).into_owned();
-            self.log(
-                Level::Error,
-                format_args!("rewrite or internal redirection cycle while processing \"{uri}\""),
-            );
-            return false;
-        }
-        self.redirects_left -= 1;
-        true
-    }
-
     /// The file that the present path names: below `root`, or in place of the location's prefix with `alias`.
     /// `None` where the path was rewritten within a location with `alias`, which is then logged.
     pub fn file(&self) -> Option<FilePath> {

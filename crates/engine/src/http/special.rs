@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 
-use weir_ir::LocationId;
 use weir_syntax::Level;
 
 use crate::contract::Flow;
@@ -14,46 +13,39 @@ use weir_ir::http::core::ServerTokens;
 /// weir's version, as it names itself.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What an answer without content leads to.
-pub(crate) enum Answer {
-    Response(Box<Response>),
-    Restart,
-}
-
 /// Makes the answer of a status: an error page where one is configured, else the plain page.
-pub(crate) fn answer(x: &mut Exchange, code: u16) -> Answer {
+pub(crate) fn answer(x: &mut Exchange, code: u16) -> Flow {
     if matches!(code, 408 | 444 | 499) {
         // No page and no answer: the connection is closed.
-        return Answer::Response(Box::new(Response { unsent: true, ..Response::new(code) }));
+        return Flow::Respond(Box::new(Response { unsent: true, ..Response::new(code) }));
     }
     // After these nobody knows where the next request would begin, or the client has to be rid of.
     if matches!(code, 400 | 413 | 414 | 494..=497 | 500 | 501) {
         x.keepalive = false;
     }
-    let follow = !x.error_page || x.location().core.recursive_error_pages;
-    if follow
-        && x.redirects_left > 0
-        && code >= 300
-        && let Some(answer) = follow_error_page(x, code)
-    {
-        return answer;
+    let core = &x.location().core;
+    if code >= 300 && !x.error_page && x.redirects_left > 0 && !core.error_pages.is_empty() {
+        // Whether there may be another one is decided where this one is looked for.
+        x.error_page = !core.recursive_error_pages;
+        if let Some(flow) = follow_error_page(x, code) {
+            return flow;
+        }
     }
     // The page of this code takes the place of whatever another error page was to say.
     x.err_status = 0;
     // These were of the body that is not sent; an error page would have kept them.
     x.answer_headers.remove(b"ETag");
     x.answer_headers.remove(b"Accept-Ranges");
-    Answer::Response(Box::new(plain(x, code)))
+    Flow::Respond(Box::new(plain(x, code)))
 }
 
-fn follow_error_page(x: &mut Exchange, code: u16) -> Option<Answer> {
+fn follow_error_page(x: &mut Exchange, code: u16) -> Option<Flow> {
     let generation = std::sync::Arc::clone(&x.generation);
     let core = &generation.location(x.location).core;
     let page = core.error_pages.iter().find(|page| page.code == code)?;
-    x.error_page = true;
     x.err_status = page.overwrite.unwrap_or(shown_code(code));
     let target = page.target.value(x);
-    match target.first() {
+    Some(match target.first() {
         Some(b'/') => {
             let args = (!page.args.is_empty()).then(|| page.args.clone());
             let (path, args) = match (memchr::memchr(b'?', &target), args) {
@@ -63,24 +55,9 @@ fn follow_error_page(x: &mut Exchange, code: u16) -> Option<Answer> {
                 (_, args) => (target, args),
             };
             become_get(x);
-            if !x.take_redirect() {
-                return None;
-            }
-            x.redirect(path, args);
-            Some(Answer::Restart)
+            x.internal_redirect(path, args.unwrap_or_default())
         }
-        Some(b'@') => {
-            let Some(id) = named(x, &target) else {
-                let name = String::from_utf8_lossy(&target).into_owned();
-                x.log(Level::Error, format_args!("could not find named location \"{name}\""));
-                return Some(Answer::Response(Box::new(plain(x, 500))));
-            };
-            if !x.take_redirect() {
-                return None;
-            }
-            x.redirect_named(id);
-            Some(Answer::Restart)
-        }
+        Some(b'@') => x.named_redirect(&target),
         Some(_) | None => {
             let status = match page.overwrite {
                 Some(code @ (301 | 302 | 303 | 307 | 308)) => code,
@@ -89,9 +66,9 @@ fn follow_error_page(x: &mut Exchange, code: u16) -> Option<Answer> {
             x.err_status = status;
             let mut response = plain(x, status);
             response.location = Some(Cow::Owned(target));
-            Some(Answer::Response(Box::new(response)))
+            Flow::Respond(Box::new(response))
         }
-    }
+    })
 }
 
 /// The code that a client sees where it differs from the internal one.
@@ -99,16 +76,12 @@ fn shown_code(code: u16) -> u16 {
     if matches!(code, 494..=497) { 400 } else { code }
 }
 
-fn become_get(x: &mut Exchange) {
+/// What is not asked for its head alone goes on as a GET.
+pub(crate) fn become_get(x: &mut Exchange) {
     if x.method != Method::Head {
         x.method = Method::Get;
         x.method_name = Some(b"GET");
     }
-}
-
-/// The named location of the present server.
-pub fn named(x: &Exchange, name: &[u8]) -> Option<LocationId> {
-    x.server().children.named(name)
 }
 
 /// The plain page of a status, in nginx's form.
@@ -133,64 +106,47 @@ pub fn plain(x: &mut Exchange, code: u16) -> Response {
 }
 
 impl Exchange {
-    /// Counts a redirect; false where it was one too many, which is then logged.
-    pub fn take_redirect(&mut self) -> bool {
+    /// Counts a redirect; false where that ends a cycle, which is then logged.
+    pub(crate) fn take_redirect(&mut self, doing: &str, to: &[u8]) -> bool {
+        self.redirects_left = self.redirects_left.saturating_sub(1);
         if self.redirects_left == 0 {
-            let uri = String::from_utf8_lossy(&self.uri).into_owned();
+            let to = String::from_utf8_lossy(to);
             self.log(
                 Level::Error,
-                format_args!(
-                    "rewrite or internal redirection cycle while internally redirecting to \"{uri}\""
-                ),
+                format_args!("rewrite or internal redirection cycle while {doing} \"{to}\""),
             );
-            return false;
         }
-        self.redirects_left -= 1;
-        true
+        self.redirects_left > 0
     }
 
-    /// Goes on at another path, or ends where that is one redirect too many.
+    /// Starts the phases again at another path (`ngx_http_internal_redirect`), or ends where that is one redirect too many.
     pub fn internal_redirect(&mut self, uri: Vec<u8>, args: Vec<u8>) -> Flow {
-        if self.redirects_left == 0 {
-            let shown = String::from_utf8_lossy(&uri);
-            self.log(
-                Level::Error,
-                format_args!(
-                    "rewrite or internal redirection cycle while internally redirecting to \"{shown}\""
-                ),
-            );
+        if !self.take_redirect("internally redirecting to", &uri) {
             return Flow::Answer(500);
         }
-        self.redirects_left -= 1;
-        self.redirect(uri, Some(args));
+        self.set_uri(uri);
+        self.args = args;
+        self.internal = true;
+        self.valid_location = true;
+        self.uri_below_alias = false;
+        self.restart = Restart::ServerRewrite;
+        self.clear_extensions();
         Flow::Redirect
     }
 
     /// Goes on in the named location of that name, or ends where there is none or that is one redirect too many.
     pub fn named_redirect(&mut self, name: &[u8]) -> Flow {
-        let shown = String::from_utf8_lossy(name);
-        if self.redirects_left == 0 {
-            self.log(
-                Level::Error,
-                format_args!(
-                    "rewrite or internal redirection cycle while redirect to named location \"{shown}\""
-                ),
-            );
+        if !self.take_redirect("redirect to named location", name) {
             return Flow::Answer(500);
         }
-        self.redirects_left -= 1;
-        let Some(id) = named(self, name) else {
-            self.log(Level::Error, format_args!("could not find named location \"{shown}\""));
+        let Some(id) = self.server().children.named(name) else {
+            let name = String::from_utf8_lossy(name);
+            self.log(Level::Error, format_args!("could not find named location \"{name}\""));
             return Flow::Answer(500);
         };
-        self.redirect_named(id);
-        Flow::Redirect
-    }
-
-    /// Starts again in a named location of the server. The caller returns [`crate::contract::Flow::Redirect`].
-    pub fn redirect_named(&mut self, id: LocationId) {
         self.restart = Restart::Named(id);
         self.internal = true;
         self.clear_extensions();
+        Flow::Redirect
     }
 }

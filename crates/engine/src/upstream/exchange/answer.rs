@@ -3,8 +3,6 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use weir_syntax::Level;
-
 use super::{Answered, Asking, Attempt, Failure, next};
 use crate::contract::Flow;
 use crate::http::exchange::Tunnel;
@@ -162,27 +160,11 @@ fn internal_redirect(x: &mut Exchange, to: &[u8]) -> Flow {
         state.redirected = true;
     }
     if to.first() == Some(&b'@') {
-        let Some(id) = special::named(x, to) else {
-            let name = String::from_utf8_lossy(to).into_owned();
-            x.log(Level::Error, format_args!("could not find named location \"{name}\""));
-            return Flow::Answer(500);
-        };
-        if !x.take_redirect() {
-            return Flow::Answer(500);
-        }
-        x.redirect_named(id);
-        return Flow::Redirect;
+        return x.named_redirect(to);
     }
     let mut path = Vec::new();
     let decoded = crate::http1::uri::decode_unsafe(to, &mut path).map(|args| args.map(<[u8]>::to_vec));
     let Ok(args) = decoded else { return Flow::Answer(404) };
-    if x.method != Method::Head {
-        x.method = Method::Get;
-        x.method_name = Some(b"GET");
-    }
-    if !x.take_redirect() {
-        return Flow::Answer(500);
-    }
-    x.redirect(path, args);
-    Flow::Redirect
+    special::become_get(x);
+    x.internal_redirect(path, args.unwrap_or_default())
 }
