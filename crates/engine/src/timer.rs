@@ -29,6 +29,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::time::{Instant, Sleep};
 
+use crate::http1::date::{self, Stamp};
+
 /// A timer farther away than this, in milliseconds, may be up to [`COARSE`] late.
 const LONG: u64 = 10_000;
 /// Step in milliseconds of timers that are at least [``LONG`] away.
@@ -69,7 +71,7 @@ pub struct Clock {
     /// The second in which `wall` was last compared with the system's clock.
     compared: Cell<u64>,
     follows_system: bool,
-    date: Cell<(u64, [u8; 29])>,
+    date: Cell<(u64, Stamp)>,
 }
 
 impl Clock {
@@ -93,7 +95,7 @@ impl Clock {
             wall: Cell::new(wall),
             compared: Cell::new(0),
             follows_system,
-            date: Cell::new((NEVER, [0; 29])),
+            date: Cell::new((0, date::http(0))),
         }
     }
 
@@ -139,13 +141,13 @@ impl Clock {
     }
 
     /// The current date in the fixed-length format of RFC 9110 section 5.6.7, formatted once a second.
-    pub fn http_date(&self) -> [u8; 29] {
+    pub fn http_date(&self) -> Stamp {
         let secs = self.unix_secs();
         let (of, text) = self.date.get();
         if of == secs {
             return text;
         }
-        let text = http_date(secs);
+        let text = date::http(secs as i64);
         self.date.set((secs, text));
         text
     }
@@ -160,47 +162,6 @@ impl Default for Clock {
 #[expect(clippy::disallowed_methods, reason = "this is where the clock takes it from")]
 fn system_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
-}
-
-/// Writes `secs` after the epoch as `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110 section 5.6.7). Years past 9999 are
-/// written as 9999-12-31.
-pub fn http_date(secs: u64) -> [u8; 29] {
-    const DAYS: &[u8; 21] = b"ThuFriSatSunMonTueWed";
-    const MONTHS: &[u8; 36] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
-    const LAST: u64 = 253_402_300_799;
-    let secs = secs.min(LAST);
-    let (days, of_day) = (secs / 86_400, secs % 86_400);
-    let (year, month, day) = civil(days);
-    let mut out = *b"Thu, 00 Jan 0000 00:00:00 GMT";
-    let mut put = |at: usize, width: usize, mut value: u64| {
-        for digit in out[at..at + width].iter_mut().rev() {
-            *digit = b'0' + (value % 10) as u8;
-            value /= 10;
-        }
-    };
-    put(5, 2, day);
-    put(12, 4, year);
-    put(17, 2, of_day / 3600);
-    put(20, 2, of_day / 60 % 60);
-    put(23, 2, of_day % 60);
-    let weekday = (days % 7) as usize * 3;
-    out[..3].copy_from_slice(&DAYS[weekday..weekday + 3]);
-    let month = (month - 1) as usize * 3;
-    out[8..11].copy_from_slice(&MONTHS[month..month + 3]);
-    out
-}
-
-/// Year, month (1-12) and day (1-31) of a day counted from 1970-01-01, by counting from 0000-03-01 so that the leap
-/// day is the last of its year.
-fn civil(days: u64) -> (u64, u64, u64) {
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 /// The thread's timers. Cloning gives another handle on the same.
@@ -566,30 +527,14 @@ mod tests {
         });
     }
 
-    #[track_caller]
-    fn check_date(secs: u64, expected: &str) {
-        assert_eq!(std::str::from_utf8(&http_date(secs)).unwrap(), expected);
-    }
-
-    #[test]
-    fn dates_are_written_as_rfc_9110_says() {
-        check_date(0, "Thu, 01 Jan 1970 00:00:00 GMT");
-        check_date(784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT");
-        check_date(951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT");
-        check_date(1_709_251_199, "Thu, 29 Feb 2024 23:59:59 GMT");
-        check_date(1_709_251_200, "Fri, 01 Mar 2024 00:00:00 GMT");
-        check_date(4_107_542_400, "Mon, 01 Mar 2100 00:00:00 GMT");
-        check_date(u64::MAX, "Fri, 31 Dec 9999 23:59:59 GMT");
-    }
-
     #[test]
     fn the_wall_clock_moves_with_the_monotonic_one() {
         paused(|_| async {
             let clock = Clock::fixed(784_111_776_500);
-            assert_eq!(&clock.http_date(), b"Sun, 06 Nov 1994 08:49:36 GMT");
+            assert_eq!(clock.http_date().as_ref(), b"Sun, 06 Nov 1994 08:49:36 GMT");
             tokio::time::advance(Duration::from_millis(500)).await;
             assert_eq!((clock.now_ms(), clock.unix_secs()), (500, 784_111_777));
-            assert_eq!(&clock.http_date(), b"Sun, 06 Nov 1994 08:49:37 GMT");
+            assert_eq!(clock.http_date().as_ref(), b"Sun, 06 Nov 1994 08:49:37 GMT");
         });
     }
 

@@ -114,7 +114,7 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
         write_server(core.server_tokens, out);
     }
     if !response.date_given {
-        field(b"Date: ", &x.reactor.clock().http_date(), out);
+        field(b"Date: ", x.reactor.clock().http_date().as_ref(), out);
     }
     if let Some(content_type) = &response.content_type {
         out.extend_from_slice(b"Content-Type: ");

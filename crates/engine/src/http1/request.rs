@@ -160,7 +160,6 @@ struct Now {
     method: Method,
     version: Version,
     path: Span,
-    exten: Span,
     args: Span,
     host: Span,
     port: u16,
@@ -179,7 +178,6 @@ impl Default for Now {
             method: Method::Other,
             version: Version::HTTP_10,
             path: Span::default(),
-            exten: Span::default(),
             args: Span::default(),
             host: Span::default(),
             port: 0,
@@ -339,13 +337,11 @@ impl Head {
             let normal = uri::normalize(written, limits.merge_slashes, &mut self.own)
                 .map_err(|uri::BadUri| Reject::new(400, "client sent invalid request"))?;
             self.now.path = Span::own(0, normal.path_end);
-            self.now.exten = normal.exten.map_or(Span::default(), |exten| Span::own(exten, normal.path_end));
             self.now.args = normal.args.map_or(Span::default(), |(start, end)| {
                 Span::raw(line.uri_start + start, line.uri_start + end)
             });
         } else {
             self.now.path = Span::raw(line.uri_start, path_end);
-            self.now.exten = scan.exten.map_or(Span::default(), |exten| Span::raw(exten, path_end));
             self.now.args = scan.args.map_or(Span::default(), |args| Span::raw(args, line.uri_end));
         }
         if let Some((start, end)) = line.host {
@@ -554,11 +550,6 @@ impl Head {
         self.get(self.now.path)
     }
 
-    /// What follows the last dot of the last segment of the path.
-    pub fn exten(&self) -> &[u8] {
-        self.get(self.now.exten)
-    }
-
     /// Without `?`.
     pub fn args(&self) -> &[u8] {
         self.get(self.now.args)
@@ -613,11 +604,6 @@ impl Head {
     /// The body comes in chunks.
     pub fn is_chunked(&self) -> bool {
         self.now.chunked
-    }
-
-    /// Whether anything follows the head.
-    pub fn has_body(&self) -> bool {
-        self.now.chunked || self.now.content_length.is_some_and(|length| length > 0)
     }
 
     /// What `Connection` says.

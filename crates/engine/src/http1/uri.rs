@@ -50,8 +50,6 @@ pub struct UriScan {
     pub plus: bool,
     /// Where the arguments start, right behind the first `?`.
     pub args: Option<usize>,
-    /// Where the extension starts, right behind the last `.` of the last segment.
-    pub exten: Option<usize>,
     in_segment: bool,
     /// Nothing but `#` and the end matter any more.
     tail: bool,
@@ -72,11 +70,8 @@ impl UriScan {
             match CLASSES[byte as usize] {
                 Class::Plain => self.in_segment = true,
                 Class::Stop => return pos,
-                Class::Slash if self.in_segment => {
-                    self.exten = None;
-                    self.in_segment = false;
-                }
-                Class::Dot if self.in_segment => self.exten = Some(pos + 1),
+                Class::Slash if self.in_segment => self.in_segment = false,
+                Class::Dot if self.in_segment => {}
                 Class::Slash | Class::Dot | Class::Hash => {
                     self.complex = true;
                     self.tail = true;
@@ -135,13 +130,11 @@ fn has_tail_special(word: u64) -> bool {
     (low | zeros(word ^ (ONES * b'#' as u64)) | zeros(word ^ (ONES * 0x7f))) & (ONES * 0x80) != 0
 }
 
-/// What `normalize` found. `path` and `exten` are offsets in the output, `args` in the input.
+/// What `normalize` found. The path is in the output, the arguments are in the input.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Normal {
     /// Where the path ends in the output; it starts where the output ended before.
     pub path_end: usize,
-    /// Where the extension starts in the output; it ends with the path.
-    pub exten: Option<usize>,
     /// The arguments within the input, without a fragment.
     pub args: Option<(usize, usize)>,
     /// Whether a `+` was seen, plain or escaped.
@@ -191,12 +184,8 @@ pub fn normalize(uri: &[u8], merge_slashes: bool, out: &mut Vec<u8>) -> Result<N
         match byte {
             b'/' => {
                 match segment {
-                    Segment::Named => {
-                        out.push(b'/');
-                        normal.exten = None;
-                    }
                     Segment::Empty if merge_slashes => {}
-                    Segment::Empty => out.push(b'/'),
+                    Segment::Named | Segment::Empty => out.push(b'/'),
                     Segment::Dot => {
                         out.pop();
                     }
@@ -214,11 +203,7 @@ pub fn normalize(uri: &[u8], merge_slashes: bool, out: &mut Vec<u8>) -> Result<N
                 segment = match segment {
                     Segment::Empty => Segment::Dot,
                     Segment::Dot => Segment::DotDot,
-                    Segment::DotDot => Segment::Named,
-                    Segment::Named => {
-                        normal.exten = Some(out.len() + 1);
-                        Segment::Named
-                    }
+                    Segment::DotDot | Segment::Named => Segment::Named,
                 };
                 out.push(b'.');
             }
@@ -463,28 +448,26 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_normal(uri: &str, merge: bool, expected: Option<(&str, Option<&str>, Option<&str>)>) {
+    fn check_normal(uri: &str, merge: bool, expected: Option<(&str, Option<&str>)>) {
         let mut out = b"before".to_vec();
         let found = normalize(uri.as_bytes(), merge, &mut out).ok().map(|normal| {
             assert_eq!(normal.path_end, out.len());
-            let exten = normal.exten.map(|start| text(&out[start..]));
-            (text(&out[6..]), exten, normal.args.map(|(start, end)| uri[start..end].to_owned()))
+            (text(&out[6..]), normal.args.map(|(start, end)| uri[start..end].to_owned()))
         });
-        let expected = expected
-            .map(|(path, exten, args)| (path.to_owned(), exten.map(str::to_owned), args.map(str::to_owned)));
+        let expected = expected.map(|(path, args)| (path.to_owned(), args.map(str::to_owned)));
         assert_eq!(found, expected, "{uri}");
     }
 
     #[test]
     fn normalized_behind_other_text() {
-        check_normal("/a/../b.c?d#e", true, Some(("/b.c", Some("c"), Some("d"))));
+        check_normal("/a/../b.c?d#e", true, Some(("/b.c", Some("d"))));
         check_normal("/..", true, None);
         check_normal("//..", true, None);
-        check_normal("//..", false, Some(("/", None, None)));
-        check_normal("//a//..", false, Some(("//a/", None, None)));
-        check_normal("/a/./b/.?", true, Some(("/a/b/", None, Some(""))));
-        check_normal("/a.b/..c", true, Some(("/a.b/..c", None, None)));
-        check_normal("", true, Some(("", None, None)));
+        check_normal("//..", false, Some(("/", None)));
+        check_normal("//a//..", false, Some(("//a/", None)));
+        check_normal("/a/./b/.?", true, Some(("/a/b/", Some(""))));
+        check_normal("/a.b/..c", true, Some(("/a.b/..c", None)));
+        check_normal("", true, Some(("", None)));
         check_normal("/%2", true, None);
         check_normal("/%00", true, None);
     }
