@@ -213,7 +213,8 @@ impl Serving {
         server: LocationId,
         requests: u64,
     ) -> Ended {
-        let linger = matches!(&refused, Some(Refusal::Answer(reject)) if reject.linger);
+        // Whoever is refused for a head may still be sending it, and has to see the answer.
+        let linger = matches!(refused, Some(Refusal::Answer(_)));
         let idle = Rc::clone(&self.idle);
         let response = match refused {
             Some(Refusal::Silence(status)) => {

@@ -93,17 +93,15 @@ pub struct Reject {
     pub status: u16,
     /// nginx's line for the error log, level `info`, without the context that follows it.
     pub message: Cow<'static, [u8]>,
-    /// Whether to read on for a while before closing, so that the client sees the answer: it may be in the midst of sending.
-    pub linger: bool,
 }
 
 impl Reject {
     fn new(status: u16, message: &'static str) -> Self {
-        Self { status, message: Cow::Borrowed(message.as_bytes()), linger: false }
+        Self { status, message: Cow::Borrowed(message.as_bytes()) }
     }
 
     fn quoting(status: u16, parts: &[&[u8]]) -> Self {
-        Self { status, message: Cow::Owned(parts.concat()), linger: false }
+        Self { status, message: Cow::Owned(parts.concat()) }
     }
 }
 
@@ -354,7 +352,7 @@ impl Head {
     #[inline(always)]
     fn field(&mut self, field: Field, limits: &Limits) -> Result<(), Reject> {
         if self.fields.list.len() >= limits.max_headers {
-            return Err(Reject { linger: true, ..Reject::new(494, "client sent too many header lines") });
+            return Err(Reject::new(494, "client sent too many header lines"));
         }
         let is_first = self.fields.push(field);
         if JUDGED.has(field.known) { self.judge_field(field, is_first) } else { Ok(()) }
@@ -486,13 +484,12 @@ impl Head {
         const SHOWN: usize = 2048 - 300;
         let line = self.raw.get(self.now.scan.line..).unwrap_or_default();
         let left = self.now.room.left();
-        let reject = if left == 0 || line.is_empty() {
+        if left == 0 || line.is_empty() {
             Reject::new(494, "client sent too large request")
         } else {
             let shown = &line[..line.len().min(left).min(SHOWN)];
             Reject::quoting(494, &[b"client sent too long header line: \"", shown, b"...\""])
-        };
-        Reject { linger: true, ..reject }
+        }
     }
 
     /// The text of a span of this head.

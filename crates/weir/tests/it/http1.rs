@@ -10,6 +10,7 @@ pub const TESTS: &[Test] = &[
     ("a_client_that_expects_is_told_to_continue", a_client_that_expects_is_told_to_continue),
     ("a_client_that_does_not_read_is_not_waited_for", a_client_that_does_not_read_is_not_waited_for),
     ("what_is_too_large_is_refused", what_is_too_large_is_refused),
+    ("a_bad_head_is_answered_while_it_is_sent", a_bad_head_is_answered_while_it_is_sent),
     ("a_refused_body_goes_nowhere", a_refused_body_goes_nowhere),
     ("a_slow_head_is_timed_out", a_slow_head_is_timed_out),
     ("a_slow_body_is_timed_out", a_slow_body_is_timed_out),
@@ -112,6 +113,19 @@ fn what_is_too_large_is_refused() {
     check(&server, &format!("{post}Content-Length: 1025\r\n\r\n{body}"), 413);
     check(&server, &format!("{post}Transfer-Encoding: chunked\r\n\r\n401\r\n{body}\r\n0\r\n\r\n"), 413);
     assert_eq!(origin.heard(), "");
+}
+
+fn a_bad_head_is_answered_while_it_is_sent() {
+    let origin = Origin::saying("got it");
+    let server = start(&origin);
+    // More than the server reads at once and the sockets hold.
+    let more = vec![b'x'; 16 << 20];
+    for head in ["GET / HTTP/1.1\r\nHost: a/b\r\n", "GET / HTTQ/1.1\r\n", "GET / HTTP/1.1\r\n\r\n"] {
+        let mut client = Client::connect(server.address());
+        client.send([head.as_bytes(), &more].concat());
+        let answer = client.last_words();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
 }
 
 fn a_refused_body_goes_nowhere() {
