@@ -273,8 +273,11 @@ impl Serving {
             return Ended::Over;
         };
         x.complete = sent.is_ok();
-        if let Some(tunnel) = x.upgraded.take() {
-            return if sent.is_ok() { Ended::Tunnel(tunnel) } else { Ended::Over };
+        // A tunnel has log lines of its own; one that does not come about has the request's.
+        if let Some(tunnel) = x.upgraded.take()
+            && sent.is_ok()
+        {
+            return Ended::Tunnel(tunnel);
         }
         log(x);
         match sent {

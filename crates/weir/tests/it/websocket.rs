@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use weir_testkit::{Client, Gate, Message, Origin, Server, Socket, Visit};
+use weir_testkit::{Client, Gate, Message, Origin, Server, Socket, Visit, until};
 
 use crate::{Test, executable};
 
 pub const TESTS: &[Test] = &[
     ("messages_of_all_sizes_pass_both_ways", messages_of_all_sizes_pass_both_ways),
     ("the_end_of_one_side_comes_after_all_its_bytes", the_end_of_one_side_comes_after_all_its_bytes),
+    (
+        "a_client_that_is_gone_before_the_upgrade_is_logged",
+        a_client_that_is_gone_before_the_upgrade_is_logged,
+    ),
     ("a_client_that_does_not_read_is_not_buffered_for", a_client_that_does_not_read_is_not_buffered_for),
     ("an_origin_that_does_not_read_is_not_buffered_for", an_origin_that_does_not_read_is_not_buffered_for),
 ];
@@ -20,6 +24,7 @@ const CONF: &str = "
     error_log logs/error.log info;
     events {}
     http {
+        access_log logs/access.log;
         server {
             listen {listen} {tls};
             ssl_certificate {certs}/example.com.crt;
@@ -35,10 +40,15 @@ const CONF: &str = "
 
 #[track_caller]
 fn start(origin: &Origin, tls: bool) -> Server {
+    start_with(CONF, origin, tls)
+}
+
+#[track_caller]
+fn start_with(conf: &str, origin: &Origin, tls: bool) -> Server {
     let certs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/certs");
     let tls = if tls { "ssl" } else { "" };
     let names = [("origin", origin.address().to_string()), ("certs", certs.into()), ("tls", tls.into())];
-    Server::start(&executable(), CONF, &names)
+    Server::start(&executable(), conf, &names)
 }
 
 fn messages_of_all_sizes_pass_both_ways() {
@@ -146,6 +156,24 @@ fn memory(pid: i32) -> usize {
 fn check_flood(sent: usize, before: usize, after: usize) {
     assert!(sent < IN_FLIGHT, "{sent} bytes went to a side that does not read");
     assert!(after < before + GROWTH, "{before} bytes of memory became {after}");
+}
+
+fn a_client_that_is_gone_before_the_upgrade_is_logged() {
+    let gone = Gate::default();
+    let gate = gone.clone();
+    let origin = Origin::start(move |visit| {
+        visit.head()?;
+        gate.wait();
+        visit.send(SWITCHING)
+    });
+    let conf = CONF.replace("location / {", "location / { proxy_ignore_client_abort on;");
+    let server = start_with(&conf, &origin, false);
+    let mut client = Client::connect(server.address());
+    client.send(UPGRADE);
+    origin.visited(1);
+    client.reset();
+    gone.open();
+    until("the request is logged", || server.folder().read("logs/access.log").contains("HTTP/1.1\" 101 "));
 }
 
 fn a_client_that_does_not_read_is_not_buffered_for() {
