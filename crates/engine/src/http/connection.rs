@@ -138,10 +138,11 @@ impl Serving {
         let pipelined = !x.client.input.is_empty();
         let started = Cell::new(None);
         let reactor = Rc::clone(&self.reactor);
-        let waiting = During::new(&reactor.counters.waiting);
+        let mut counted = During::new(&reactor.counters.waiting);
         let idle = Rc::clone(&self.idle);
-        let arrival = idle.bounded(pin!(self.head(x, first, &started))).await;
-        drop(waiting);
+        let reads = || counted = During::new(&reactor.counters.reading);
+        let arrival = idle.bounded(pin!(self.head(x, first, &started, reads))).await;
+        drop(counted);
         let _writing = During::new(&reactor.counters.writing);
         self.idle.works();
         x.client.timer.clear();
@@ -367,8 +368,14 @@ impl Serving {
         true
     }
 
-    /// Waits for a request's head.
-    async fn head(&self, x: &mut Exchange, first: bool, started: &Cell<Option<u64>>) -> Arrival {
+    /// Waits for a request's head; `reads` is called where only a part of it has come.
+    async fn head(
+        &self,
+        x: &mut Exchange,
+        first: bool,
+        started: &Cell<Option<u64>>,
+        reads: impl FnOnce(),
+    ) -> Arrival {
         let core = self.settings();
         let (header_timeout, keepalive_timeout, min_timeout) =
             (core.client_header_timeout, core.keepalive_timeout, core.keepalive_min_timeout);
@@ -380,6 +387,7 @@ impl Serving {
         x.client.timer.set(if released { end } else { clock_ms + KEEPS_MEMORY });
         let idle_since = clock_ms;
         let mut quit_seen = false;
+        let mut reads = Some(reads);
         poll_fn(|cx| {
             let Exchange { client, head, .. } = &mut *x;
             loop {
@@ -411,6 +419,9 @@ impl Serving {
                 }
             }
             let waiting = started.get().is_none();
+            if !waiting && let Some(reads) = reads.take() {
+                reads();
+            }
             let mut expired = client.timer.poll_expired(cx).is_ready();
             if expired && waiting && !released {
                 released = true;

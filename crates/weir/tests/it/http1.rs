@@ -1,6 +1,6 @@
 //! HTTP/1.1 as a client sees it: pipelining, bodies, limits, and clients that are too slow.
 
-use weir_testkit::{Client, Modules, Origin, Say, Server, Site, requests};
+use weir_testkit::{Client, Modules, Origin, Say, Server, Site, requests, until};
 
 use crate::{Test, executable};
 
@@ -13,6 +13,7 @@ pub const TESTS: &[Test] = &[
     ("a_bad_head_is_answered_while_it_is_sent", a_bad_head_is_answered_while_it_is_sent),
     ("a_refused_body_goes_nowhere", a_refused_body_goes_nowhere),
     ("a_slow_head_is_timed_out", a_slow_head_is_timed_out),
+    ("a_head_on_its_way_is_being_read", a_head_on_its_way_is_being_read),
     ("a_slow_body_is_timed_out", a_slow_body_is_timed_out),
     ("an_unwanted_body_is_read_for_a_bounded_time", an_unwanted_body_is_read_for_a_bounded_time),
     ("an_idle_connection_is_closed", an_idle_connection_is_closed),
@@ -216,6 +217,20 @@ fn a_slow_head_is_timed_out() {
         Say::Expect("\r\n\r\nhere"),
     ]);
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+fn a_head_on_its_way_is_being_read() {
+    let site = Site::start(MODULES, "server { listen {listen}; stub_status; }", &[]);
+    let mut reader = Client::connect(site.address());
+    let ask = || {
+        let answer = Client::connect(site.address())
+            .ask("GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n");
+        answer.text()
+    };
+    assert!(ask().contains("\nReading: 0 Writing: 1 "), "{}", ask());
+    reader.send(HEAD);
+    until("a connection reads", || ask().contains("\nReading: 1 Writing: 1 "));
+    assert!(reader.ask("\r\n").text().contains("\nReading: 0 Writing: 1 "));
 }
 
 fn a_slow_body_is_timed_out() {
