@@ -36,6 +36,12 @@ pub enum SendError {
 /// The connection cannot be used any further.
 pub async fn send(x: &mut Exchange, mut response: Box<Response>) -> Result<(), SendError> {
     let mut body = std::mem::take(&mut response.body);
+    // A chunk of no bytes would be the last one.
+    if matches!(&body, Body::Bytes(bytes) if bytes.is_empty())
+        || matches!(&body, Body::File(part) if part.length == 0)
+    {
+        body = Body::Empty;
+    }
     if x.head.version() < Version::HTTP_10 || response.headless {
         // An HTTP/0.9 client gets the body alone, as it does of an upstream that speaks HTTP/0.9.
         x.status = response.status;
@@ -257,7 +263,7 @@ async fn flush(x: &mut Exchange, head: &mut Buf) -> Result<(), SendError> {
 async fn send_bytes(x: &mut Exchange, head: &mut Buf, bytes: &[u8]) -> Result<(), SendError> {
     let mut end = Buf::new();
     if x.chunked {
-        head.extend(ChunkHead::new(bytes.len().max(1) as u64).as_ref());
+        head.extend(ChunkHead::new(bytes.len() as u64).as_ref());
         end.extend(CHUNK_END);
         write_trailers(x, None, &mut end);
     }
@@ -289,7 +295,7 @@ async fn send_bytes(x: &mut Exchange, head: &mut Buf, bytes: &[u8]) -> Result<()
 async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Result<(), SendError> {
     if x.chunked {
         // A file's length is known, so only a filter that hides it leads here, and it turned the file to a stream.
-        head.extend(ChunkHead::new(part.length.max(1)).as_ref());
+        head.extend(ChunkHead::new(part.length).as_ref());
     }
     if part.length <= SMALL_FILE || (!x.location().core.sendfile && !x.client.io.is_tls()) {
         return send_read_file(x, head, part).await;

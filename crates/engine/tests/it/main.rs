@@ -1,3 +1,4 @@
 //! The engine with modules that only tests have.
 
+mod bodies;
 mod panics;
