@@ -17,6 +17,8 @@ use weir_ir::http::core::ServerTokens;
 
 /// Up to here a body is copied behind its head, so that both are one segment and one TLS record.
 const JOINED: usize = 4096;
+/// Bytes of a file after which other connections have their turn (nginx: the default of `sendfile_max_chunk`).
+const TURN: u64 = 2 << 20;
 /// Files up to this size are read rather than handed to `sendfile`.
 const SMALL_FILE: u64 = 16 * 1024;
 
@@ -308,8 +310,13 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
             x.sent += n as u64;
             head.consume(n);
         }
+        let mut turn = TURN;
         while offset < end {
-            let left = end - offset;
+            if turn == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let left = (end - offset).min(turn);
             let poll = x.client.io.poll_sendfile(cx, &*part.file, &mut offset, left);
             let n = ready!(poll_client(x, cx, poll))?;
             if n == 0 {
@@ -317,6 +324,7 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
                 return Poll::Ready(Err(SendError::Body));
             }
             x.sent += n as u64;
+            turn -= n as u64;
         }
         let poll = x.client.io.poll_flush(cx);
         poll_client(x, cx, poll)
