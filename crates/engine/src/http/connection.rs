@@ -62,7 +62,7 @@ pub async fn serve_from(
     start: Start,
     idle: Rc<Idle>,
 ) {
-    let client = Client { io, input: start.input, timer: reactor.timers().register() };
+    let client = Client { io, input: start.input, timer: reactor.timers().register(), look: None };
     let mut state = Serving {
         idle,
         server: connection_server(&generation, &connection),
@@ -469,7 +469,7 @@ impl Serving {
         started: &Cell<Option<u64>>,
         header_timeout: u64,
     ) -> Poll<Option<Arrival>> {
-        let Client { io, input, timer } = client;
+        let Client { io, input, timer, .. } = client;
         let clock = self.reactor.clock();
         let read = scratch(|bytes| {
             let n = match io.poll_read(cx, bytes) {

@@ -2,8 +2,10 @@
 
 use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use weir_ir::{LocationId, Regex, VariableId};
 use weir_syntax::Level;
@@ -15,7 +17,7 @@ use crate::http::request_body::RequestBody;
 use crate::http::response::{Headers, Response, Text};
 use crate::http1::request::Head;
 use crate::http1::{Known, Method};
-use crate::io::{Buf, Io};
+use crate::io::{Buf, Io, scratch};
 use crate::reactor::{Peer, Reactor};
 use crate::timer::Timer;
 use crate::tunnel;
@@ -28,6 +30,8 @@ pub struct Client {
     pub input: Buf,
     /// One timer for whatever the client is waited for.
     pub timer: Timer,
+    /// When to look whether a client is gone that sent more ahead than is read.
+    pub(crate) look: Option<Timer>,
 }
 
 /// What a response with [`crate::http::Body::Tunnel`] leaves to the connection.
@@ -255,6 +259,7 @@ impl Exchange {
     /// Lets go of all that belongs to the request. The memory stays for the next one.
     pub(crate) fn end(&mut self) {
         self.head.reset();
+        self.client.look = None;
         self.body = RequestBody::none();
         self.redirect_target = None;
         self.upstream_headers = None;
@@ -297,6 +302,44 @@ impl Exchange {
         let mut response = self.spare_response.take().unwrap_or_default();
         response.status = status;
         response
+    }
+
+    /// Whether the client went away while an upstream is waited for. What it sends ahead is kept, up to a bound.
+    pub(crate) fn poll_client_gone(&mut self, cx: &mut Context<'_>) -> bool {
+        const AHEAD: usize = 4096;
+        /// Milliseconds between two looks at a client from which no more is read.
+        const LOOK: u64 = 1_000;
+        if !self.body.is_over() {
+            return false;
+        }
+        let Client { io, input, look, .. } = &mut self.client;
+        while input.len() < AHEAD {
+            if io.poll_read_ready(cx).is_pending() {
+                return false;
+            }
+            let read = scratch(|bytes| {
+                let n = ready!(io.poll_read(cx, &mut bytes[..AHEAD - input.len()]))?;
+                input.extend(&bytes[..n]);
+                Poll::Ready(Ok::<usize, io::Error>(n))
+            });
+            match read {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(_) => return true,
+                Poll::Pending => return false,
+            }
+        }
+        // The bytes that were not read keep the socket readable, so that its end wakes nobody.
+        let look = look.get_or_insert_with(|| self.reactor.timers().register());
+        while look.deadline().is_none() || look.poll_expired(cx).is_ready() {
+            look.set_in(LOOK);
+        }
+        io.socket().is_read_closed()
+    }
+
+    /// Logs that the client's end is that of the upstream's connection too.
+    pub(crate) fn log_client_gone(&self, doing: &str) {
+        let message = "client prematurely closed connection, so upstream connection is closed too";
+        self.log_while(Level::Info, None, message, doing);
     }
 
     /// The level whose settings hold now.
@@ -538,7 +581,7 @@ impl Exchange {
     }
 
     /// As [`Exchange::log`], with the error of the operating system that it is about.
-    pub fn log_error(&self, level: Level, error: Option<&std::io::Error>, message: impl std::fmt::Display) {
+    pub fn log_error(&self, level: Level, error: Option<&io::Error>, message: impl std::fmt::Display) {
         self.log_while(level, error, message, "");
     }
 
@@ -546,7 +589,7 @@ impl Exchange {
     pub fn log_while(
         &self,
         level: Level,
-        error: Option<&std::io::Error>,
+        error: Option<&io::Error>,
         message: impl std::fmt::Display,
         doing: &str,
     ) {
@@ -554,7 +597,7 @@ impl Exchange {
         if !log.takes(level) {
             return;
         }
-        let errno = error.and_then(std::io::Error::raw_os_error).map(nix::errno::Errno::from_raw);
+        let errno = error.and_then(io::Error::raw_os_error).map(nix::errno::Errno::from_raw);
         let log = log.with_connection(self.connection.number);
         log.write_with(level, errno, message, |line| {
             if !doing.is_empty() {

@@ -150,6 +150,10 @@ pub trait Source {
     fn is_last(&self) -> bool {
         false
     }
+    /// Whether nobody else has a use for it once the client is gone, which is then looked at while nothing is ready.
+    fn ends_with_client(&self) -> bool {
+        false
+    }
     /// Called once when the whole body was sent, or when sending was given up.
     fn finish(&mut self, x: &mut super::Exchange, complete: bool) {
         let _ = (x, complete);

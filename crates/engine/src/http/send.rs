@@ -406,6 +406,11 @@ async fn send_stream(x: &mut Exchange, head: &mut Buf, source: &mut dyn Source) 
                 Poll::Pending => {
                     chunks.started = true;
                     ready!(poll_write_all(x, cx, head))?;
+                    if source.ends_with_client() && x.poll_client_gone(cx) {
+                        x.log_client_gone("reading upstream");
+                        let gone = io::ErrorKind::ConnectionAborted.into();
+                        return Poll::Ready(Err(SendError::Client(gone)));
+                    }
                     return Poll::Pending;
                 }
             }

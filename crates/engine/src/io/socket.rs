@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -78,6 +78,14 @@ impl Socket {
     /// Waits until a read would not wait.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self, s => s.poll_read_ready(cx))
+    }
+
+    /// Whether the peer's end has come, be it behind bytes that were not read yet.
+    pub fn is_read_closed(&self) -> bool {
+        // Of what this waits for, the end alone ever happens.
+        let cx = &mut Context::from_waker(Waker::noop());
+        let ready = either!(self, s => pin!(s.ready(Interest::PRIORITY)).poll(cx));
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     /// Waits until a write would not wait.

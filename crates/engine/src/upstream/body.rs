@@ -48,6 +48,7 @@ pub(super) struct UpstreamBody {
     pub line: Option<Line>,
     pub timer: Timer,
     pub read_timeout: u64,
+    pub ignore_client_abort: bool,
     pub left: Left,
     /// Bytes that came with the head, or with the last read.
     pub block: Option<Block>,
@@ -219,6 +220,10 @@ impl Source for UpstreamBody {
 
     fn trailers(&self) -> Option<&Headers> {
         self.trailers.as_ref()
+    }
+
+    fn ends_with_client(&self) -> bool {
+        !self.ignore_client_abort
     }
 
     fn finish(&mut self, x: &mut Exchange, complete: bool) {

@@ -22,7 +22,7 @@ use crate::contract::Flow;
 use crate::http::{Exchange, Headers, Response, Template};
 use crate::http1::response::{Head, Parsed};
 use crate::http1::{Known, Method};
-use crate::io::{Block, Buf, ConnectCall, ConnectOptions, Io, connect, scratch};
+use crate::io::{Block, Buf, ConnectCall, ConnectOptions, Io, connect};
 use crate::timer::Timer;
 
 /// Kinds of failure that another peer may make good, as bits (nginx: `proxy_next_upstream`).
@@ -615,36 +615,11 @@ fn log_timeout(x: &Exchange, doing: &str) {
 }
 
 fn client_gone(x: &Exchange, doing: &str) -> Failure {
-    x.log(
-        Level::Info,
-        format_args!(
-            "client prematurely closed connection, so upstream connection is closed too while {doing}"
-        ),
-    );
+    x.log_client_gone(doing);
     Failure::end(499)
 }
 
-/// Whether the client went away while an upstream is waited for. What it sends ahead is kept, up to a bound.
+/// Whether the client went away and the upstream is to hear of it.
 fn poll_client_gone(x: &mut Exchange, cx: &mut Context<'_>, settings: &Settings) -> bool {
-    const AHEAD: usize = 4096;
-    if settings.ignore_client_abort || !x.body.is_over() || x.client.input.len() >= AHEAD {
-        return false;
-    }
-    let (io, input) = (&mut x.client.io, &mut x.client.input);
-    if io.poll_read_ready(cx).is_pending() {
-        return false;
-    }
-    scratch(|bytes| {
-        loop {
-            let room = AHEAD - input.len().min(AHEAD);
-            if room == 0 {
-                return false;
-            }
-            match io.poll_read(cx, &mut bytes[..room]) {
-                Poll::Ready(Ok(0)) | Poll::Ready(Err(_)) => return true,
-                Poll::Ready(Ok(n)) => input.extend(&bytes[..n]),
-                Poll::Pending => return false,
-            }
-        }
-    })
+    !settings.ignore_client_abort && x.poll_client_gone(cx)
 }

@@ -282,6 +282,10 @@ impl Source for Part {
         self.left <= self.inner.data().len() as u64
     }
 
+    fn ends_with_client(&self) -> bool {
+        self.inner.ends_with_client()
+    }
+
     fn finish(&mut self, x: &mut Exchange, complete: bool) {
         self.inner.finish(x, complete);
     }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use weir_testkit::{Client, Origin, Response, Server, free_address, until};
+use weir_testkit::{Client, Gate, Origin, Response, Server, free_address, until};
 
 use crate::{Test, executable};
 
@@ -15,6 +15,8 @@ pub const TESTS: &[Test] = &[
     ("without_live_peers_it_is_a_bad_gateway", without_live_peers_it_is_a_bad_gateway),
     ("a_peer_that_breaks_off_is_replaced", a_peer_that_breaks_off_is_replaced),
     ("a_request_that_changes_things_is_not_repeated", a_request_that_changes_things_is_not_repeated),
+    ("a_client_that_leaves_ends_the_exchange", a_client_that_leaves_ends_the_exchange),
+    ("a_client_that_leaves_may_be_ignored", a_client_that_leaves_may_be_ignored),
 ];
 
 const CONF: &str = "
@@ -161,4 +163,73 @@ fn a_request_that_changes_things_is_not_repeated() {
     assert_eq!(Client::connect(server.address()).ask(post).status, 502);
     assert_eq!(live.connections(), 0);
     assert!(broken.heard().ends_with("\r\n\r\nhi"));
+}
+
+const FOLLOW: &str = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+
+fn a_client_that_leaves_ends_the_exchange() {
+    // While a head is waited for, or in the midst of a body; what it sent ahead hides nothing.
+    let head = "HTTP/1.1 200 OK\r\n\r\n";
+    for (answer, status) in [("", 499), (head, 200), ("HTTP/1.1 200 OK\r\n\r\ndata: 1\n\n", 200)] {
+        for ahead in [0, 1_000, 100_000] {
+            let left = Gate::default();
+            let gate = left.clone();
+            let origin = Origin::start(move |visit| {
+                visit.request()?;
+                visit.send(answer)?;
+                visit.stall()?;
+                gate.open();
+                Ok(())
+            });
+            let conf = CONF.replace("server {", "access_log logs/access.log; server {");
+            let names = [("peers", format!("server {};", origin.address()))];
+            let server = Server::start(&executable(), &conf, &names);
+            let mut client = Client::connect(server.address());
+            client.send(FOLLOW);
+            origin.visited(1);
+            if !answer.is_empty() {
+                client.bytes("HTTP/1.1 200 OK\r\n".len());
+            }
+            client.send(format!("GET /next HTTP/1.1\r\nX: {}", "y".repeat(ahead)));
+            drop(client);
+            left.wait();
+            server
+                .logged("client prematurely closed connection, so upstream connection is closed too while ");
+            let line = format!("\"GET / HTTP/1.1\" {status} ");
+            until("the request is logged", || server.folder().read("logs/access.log").contains(&line));
+        }
+    }
+}
+
+fn a_client_that_leaves_may_be_ignored() {
+    let (gone, left) = (Gate::default(), Gate::default());
+    let gates = (gone.clone(), left.clone());
+    let origin = Origin::start(move |visit| {
+        visit.request()?;
+        if visit.number > 0 {
+            return visit.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+        visit.send("HTTP/1.1 200 OK\r\n\r\ndata: 1\n\n")?;
+        gates.0.wait();
+        // Nobody has closed this so far.
+        visit.tcp().set_nonblocking(true)?;
+        let still = visit.tcp().peek(&mut [0]).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock);
+        visit.tcp().set_nonblocking(false)?;
+        if still {
+            gates.1.open();
+        }
+        Ok(())
+    });
+    let conf = CONF.replace("location / {", "location / { proxy_ignore_client_abort on;");
+    let names = [("peers", format!("server {};", origin.address()))];
+    let server = Server::start(&executable(), &conf, &names);
+    let mut client = Client::connect(server.address());
+    client.send(FOLLOW).bytes("HTTP/1.1 200 OK\r\n".len());
+    drop(client);
+    // By the time that these are answered the end has been seen, had anybody looked.
+    for _ in 0..3 {
+        assert_eq!(get(&server).text(), "ok");
+    }
+    gone.open();
+    left.wait();
 }

@@ -126,6 +126,7 @@ impl Asking<'_> {
             reactor: Rc::clone(&x.reactor),
             timer: x.reactor.timers().register(),
             read_timeout: self.protocol.settings().read_timeout,
+            ignore_client_abort: self.protocol.settings().ignore_client_abort,
             long: UpstreamBody::is_long(&left),
             received: raw.len() as u64,
             left,
