@@ -108,6 +108,14 @@ pub enum RequestLength {
     Chunked,
 }
 
+/// What a request turned out to be when it was written.
+pub struct Written {
+    /// The URI in it, for messages.
+    pub uri: std::ops::Range<usize>,
+    /// It asks for a head alone, whatever the client asked for (nginx: `proxy_method`).
+    pub to_head: bool,
+}
+
 /// What of an exchange is the protocol's.
 pub trait Protocol: Send + Sync {
     fn settings(&self) -> &Settings;
@@ -118,16 +126,11 @@ pub trait Protocol: Send + Sync {
     /// The status to answer with; the reason was logged.
     fn target(&self, x: &mut Exchange) -> Result<Target, u16>;
 
-    /// Appends the request's head. Gives back the range of the URI in it, for messages.
+    /// Appends the request's head.
     ///
     /// # Errors
     /// The status to answer with; the reason was logged.
-    fn request(
-        &self,
-        x: &mut Exchange,
-        length: RequestLength,
-        out: &mut Vec<u8>,
-    ) -> Result<std::ops::Range<usize>, u16>;
+    fn request(&self, x: &mut Exchange, length: RequestLength, out: &mut Vec<u8>) -> Result<Written, u16>;
 
     /// Makes the client's response of the upstream's head; the body is put in afterwards.
     fn response(&self, x: &mut Exchange, head: &Head) -> Box<Response>;
@@ -198,13 +201,14 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         }
     };
     let mut request = Buf::with_capacity(1024);
-    match protocol.request(x, length, request.tail()) {
-        Ok(range) => {
+    let to_head = match protocol.request(x, length, request.tail()) {
+        Ok(Written { uri, to_head }) => {
             x.upstream_uri.clear();
-            x.upstream_uri.extend_from_slice(&request[range]);
+            x.upstream_uri.extend_from_slice(&request[uri]);
+            to_head
         }
         Err(status) => return Flow::Answer(status),
-    }
+    };
     if streams {
         // What is here of the body goes in one piece with the head.
         let mut piece = Vec::new();
@@ -219,6 +223,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         tried: Tried::default(),
         asked: 0,
         request,
+        to_head,
         streams,
         doing: "",
         target,
@@ -240,6 +245,8 @@ struct Asking<'p> {
     target: Target,
     protocol: &'p dyn Protocol,
     request: Buf,
+    /// The answer has no body, whatever its head says.
+    to_head: bool,
     timer: Timer,
     started: u64,
     tried: Tried,

@@ -55,8 +55,7 @@ impl Asking<'_> {
             return Ok(internal_redirect(x, &to));
         }
         let mut response = self.protocol.response(x, head);
-        let to_head = x.method == Method::Head;
-        let framing = head.framing(to_head);
+        let framing = head.framing(self.to_head);
         if framing == Framing::Tunnel && x.header(Known::Upgrade).is_none() {
             // Nobody asked for another protocol, so nobody speaks it: the connections end with this head.
             response.close = true;

@@ -14,7 +14,7 @@ use weir_engine::http::{Exchange, Response, Template};
 use weir_engine::http1::{Known, response::Head};
 use weir_engine::io::ConnectOptions;
 use weir_engine::upstream::exchange::{RequestLength, next};
-use weir_engine::upstream::{Protocol, Settings, Target, Upstream};
+use weir_engine::upstream::{Protocol, Settings, Target, Upstream, Written};
 use weir_ir::address::{self, Authority, Form, Host};
 use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::program::{LocationMatch, PathSpec, ScopeKind};
@@ -572,12 +572,7 @@ impl Protocol for Handler {
         }
     }
 
-    fn request(
-        &self,
-        x: &mut Exchange,
-        length: RequestLength,
-        out: &mut Vec<u8>,
-    ) -> Result<std::ops::Range<usize>, u16> {
+    fn request(&self, x: &mut Exchange, length: RequestLength, out: &mut Vec<u8>) -> Result<Written, u16> {
         self.request.write(x, self.way(x), length, out)
     }
 
