@@ -60,7 +60,7 @@ pub async fn serve_from(
     io: Io,
     start: Start,
 ) {
-    let client = Client { io, input: start.input, timer: reactor.timers().register() };
+    let client = Client { io, input: start.input, timer: reactor.timers().register(), nodelay: false };
     let mut state = Serving {
         idle: reactor.register_idle(),
         server: connection_server(&generation, &connection),
@@ -169,6 +169,10 @@ impl Serving {
         // The client is to come back on a connection of the present generation.
         x.keepalive &= !outlived;
         x.pipelined = pipelined;
+        if pipelined {
+            // This answer follows another that is not acknowledged yet.
+            x.set_nodelay();
+        }
         if let Some(started) = started.get() {
             x.started = started;
         }
@@ -452,7 +456,7 @@ impl Serving {
         started: &Cell<Option<u64>>,
         header_timeout: u64,
     ) -> Poll<Option<Arrival>> {
-        let Client { io, input, timer } = client;
+        let Client { io, input, timer, .. } = client;
         let clock = self.reactor.clock();
         let read = scratch(|bytes| {
             let n = match io.poll_read(cx, bytes) {

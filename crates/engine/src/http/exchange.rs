@@ -28,6 +28,8 @@ pub struct Client {
     pub input: Buf,
     /// One timer for whatever the client is waited for.
     pub timer: Timer,
+    /// What is written goes out at once (`tcp_nodelay`).
+    pub nodelay: bool,
 }
 
 /// What a response with [`crate::http::Body::Tunnel`] leaves to the connection.
@@ -354,6 +356,14 @@ impl Exchange {
 
     pub(crate) fn trailers(&self) -> std::cell::Ref<'_, Option<Box<Headers>>> {
         self.trailers.borrow()
+    }
+
+    /// Lets what is written to the client from now on go out at once, unless `tcp_nodelay` is off.
+    pub(crate) fn set_nodelay(&mut self) {
+        if !self.client.nodelay && self.location().core.tcp_nodelay {
+            self.client.nodelay = true;
+            self.client.io.socket().set_nodelay();
+        }
     }
 
     pub fn header(&self, known: Known) -> Option<&[u8]> {

@@ -21,8 +21,6 @@ pub struct ConnectOptions {
     pub bind: Option<SocketAddr>,
     /// `IP_TRANSPARENT` for `proxy_bind … transparent`; IPv4 only.
     pub transparent: bool,
-    /// `TCP_NODELAY`, which small requests on upgraded connections need.
-    pub nodelay: bool,
     /// `SO_KEEPALIVE` (nginx: `proxy_socket_keepalive`).
     pub keepalive: bool,
     /// `SO_RCVBUF` in bytes.
@@ -93,9 +91,6 @@ pub fn connect(address: &Address, options: &ConnectOptions) -> Result<Connecting
     match address {
         Address::Ip(to) => {
             let socket = open(Domain::for_address(*to), options)?;
-            if options.nodelay {
-                socket.set_tcp_nodelay(true).map_err(at(ConnectCall::Setsockopt))?;
-            }
             if let Some(from) = options.bind {
                 bind(&socket, from, options.transparent)?;
             }

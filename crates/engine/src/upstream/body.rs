@@ -41,6 +41,17 @@ pub(super) struct Line {
     pub opened: u64,
     /// The upstream lets it carry another request.
     pub keep: bool,
+    /// What is written goes out at once (`tcp_nodelay`).
+    pub nodelay: bool,
+}
+
+impl Line {
+    pub fn set_nodelay(&mut self) {
+        if !self.nodelay {
+            self.nodelay = true;
+            self.io.socket().set_nodelay();
+        }
+    }
 }
 
 pub(super) struct UpstreamBody {
@@ -274,6 +285,7 @@ pub(super) fn keep(reactor: &Reactor, line: Line, now: u64) {
         requests: line.requests,
         opened: line.opened,
         since: now,
+        nodelay: line.nodelay,
     };
     reactor.pools.put(line.group.pool_id, idle, settings);
 }

@@ -20,8 +20,8 @@ use super::body::Line;
 use super::{PeerGuard, Upstream, UpstreamState};
 use crate::contract::Flow;
 use crate::http::{Exchange, Headers, Response, Template};
+use crate::http1::Method;
 use crate::http1::response::{Head, Parsed};
-use crate::http1::{Known, Method};
 use crate::io::{Block, Buf, ConnectCall, ConnectOptions, Io, connect, scratch};
 use crate::timer::Timer;
 
@@ -352,6 +352,10 @@ impl Asking<'_> {
         self.doing = "connecting to upstream";
         let mut attempt = self.open(x, peer, now).await?;
         self.doing = "sending request to upstream";
+        if x.body.exists() && x.location().core.tcp_nodelay {
+            // What goes out in more than one write must not wait for acknowledgements.
+            attempt.line.set_nodelay();
+        }
         self.send(x, &mut attempt).await?;
         self.doing = "reading response header from upstream";
         let answered = self.head(x, &mut attempt).await?;
@@ -380,6 +384,7 @@ impl Asking<'_> {
                 requests: idle.requests + 1,
                 opened: idle.opened,
                 keep: true,
+                nodelay: idle.nodelay,
             };
             if let Some(state) = x.upstream_states.last_mut() {
                 state.connect_time = Some(0);
@@ -387,10 +392,8 @@ impl Asking<'_> {
             return Ok(Attempt { peer: index, line, cached: true, sent: false, started: now });
         }
         let settings = self.protocol.settings();
-        // What goes out in more than one write must not wait for acknowledgements.
-        let nodelay = x.body.exists() || x.head.has(Known::Upgrade);
         let bind = settings.bind.as_ref().and_then(|bind| local_address(x, bind));
-        let socket = ConnectOptions { bind, nodelay, ..settings.socket.clone() };
+        let socket = ConnectOptions { bind, ..settings.socket.clone() };
         let mut connecting = match connect(&peer.address, &socket) {
             Ok(connecting) => connecting,
             Err(failed) => {
@@ -448,6 +451,7 @@ impl Asking<'_> {
             requests: 1,
             opened: connected,
             keep: true,
+            nodelay: false,
         };
         Ok(Attempt { peer: index, line, cached: false, sent: false, started: now })
     }

@@ -57,6 +57,7 @@ pub struct Idle {
     /// Milliseconds of the reactor's clock.
     pub opened: u64,
     pub since: u64,
+    pub nodelay: bool,
 }
 
 /// The idle connections of one thread, by group.

@@ -25,7 +25,7 @@ impl Asking<'_> {
     pub(super) fn answer(
         &self,
         x: &mut Exchange,
-        attempt: Attempt,
+        mut attempt: Attempt,
         head: &Head,
         block: Option<Block>,
         raw: std::ops::Range<usize>,
@@ -62,6 +62,10 @@ impl Asking<'_> {
             return Ok(Flow::Respond(response));
         }
         if framing == Framing::Tunnel {
+            if x.location().core.tcp_nodelay {
+                attempt.line.set_nodelay();
+                x.set_nodelay();
+            }
             let read = block.as_ref().map_or(&[][..], |b| &b[raw]);
             let tunnel = Tunnel {
                 upstream: attempt.line.io,
