@@ -513,15 +513,13 @@ impl Asking<'_> {
                 }
                 Ok(Answered { head, block, raw, headless: false })
             }
-            Read::Headless(mut block, raw) => {
-                // What the head took in before it was known to be none goes first.
-                let taken = head.raw().len();
-                block.copy_within(raw.clone(), taken);
-                block[..taken].copy_from_slice(head.raw());
+            Read::Headless(block, raw) => {
+                let (block, raw) = put_back(&head, block, raw);
                 if let Some(state) = x.upstream_states.last_mut() {
                     state.status = 200;
+                    state.bytes_received -= raw.len() as u64;
                 }
-                Ok(Answered { head, block: Some(block), raw: 0..taken + raw.len(), headless: true })
+                Ok(Answered { head, block: Some(block), raw, headless: true })
             }
             Read::Closed => {
                 x.log_while(Level::Error, None, "upstream prematurely closed connection", READING);
@@ -547,6 +545,16 @@ struct Answered {
     block: Option<Block>,
     raw: std::ops::Range<usize>,
     headless: bool,
+}
+
+/// What was read, behind what the head took in before it was known to be none.
+fn put_back(head: &Head, block: Block, raw: std::ops::Range<usize>) -> (Block, std::ops::Range<usize>) {
+    if head.raw().is_empty() {
+        return (block, raw);
+    }
+    let whole = Block::of_parts(&[head.raw(), &block[raw]]);
+    let length = whole.len();
+    (whole, 0..length)
 }
 
 /// The address that a connection comes from; what is none is told and left to the kernel.
@@ -657,4 +665,28 @@ fn poll_client_gone(x: &mut Exchange, cx: &mut Context<'_>, settings: &Settings)
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_head_is_put_back_whole() {
+        #[track_caller]
+        fn check(before: &[u8], read: usize) {
+            let mut head = Head::new();
+            assert_eq!(head.parse(before, 4096), Ok(Parsed::Partial));
+            let mut block = Block::small();
+            block.fill(b'x');
+            assert_eq!(head.parse(&block[..read], 4096), Ok(Parsed::Headless));
+            let (whole, raw) = put_back(&head, block, 0..read);
+            assert!(whole[raw] == *[before, &vec![b'x'; read]].concat(), "{read}");
+        }
+        check(b"", 5);
+        check(b"HT", 5);
+        // A block that is full has no room for more.
+        check(b"", 64 * 1024);
+        check(b"HT", 64 * 1024);
+    }
 }
