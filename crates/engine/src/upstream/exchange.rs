@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use weir_syntax::Level;
 
@@ -266,6 +266,36 @@ struct Attempt {
     /// The whole request went out.
     sent: bool,
     started: u64,
+    /// The head of the answer, as far as it has come. Taken when there is something to put in it: many requests may
+    /// wait at a time.
+    head: Option<Box<Head>>,
+    received: u64,
+    /// The answer came before the whole request was sent.
+    early: Option<Read>,
+}
+
+impl Attempt {
+    fn new(peer: usize, line: Line, cached: bool, started: u64) -> Self {
+        Self { peer, line, cached, sent: false, started, head: None, received: 0, early: None }
+    }
+
+    /// Reads until the head of the answer is complete, heads that another follows passed over.
+    fn poll_head(&mut self, cx: &mut Context<'_>, x: &Exchange, settings: &Settings) -> Poll<Read> {
+        loop {
+            let mut block = Block::small();
+            match ready!(self.line.io.poll_read(cx, &mut block)) {
+                Ok(0) => return Poll::Ready(Read::Closed),
+                Ok(n) => {
+                    self.received += n as u64;
+                    let head = self.head.get_or_insert_with(|| x.reactor.take_head());
+                    if let Some(read) = parse(head, x, block, n, settings) {
+                        return Poll::Ready(read);
+                    }
+                }
+                Err(error) => return Poll::Ready(Read::Failed(error)),
+            }
+        }
+    }
 }
 
 impl Asking<'_> {
@@ -389,7 +419,7 @@ impl Asking<'_> {
             if let Some(state) = x.upstream_states.last_mut() {
                 state.connect_time = Some(0);
             }
-            return Ok(Attempt { peer: index, line, cached: true, sent: false, started: now });
+            return Ok(Attempt::new(index, line, true, now));
         }
         let settings = self.protocol.settings();
         let bind = settings.bind.as_ref().and_then(|bind| local_address(x, bind));
@@ -453,49 +483,36 @@ impl Asking<'_> {
             keep: true,
             nodelay: false,
         };
-        Ok(Attempt { peer: index, line, cached: false, sent: false, started: now })
+        Ok(Attempt::new(index, line, false, now))
     }
 
     /// Reads the head of the answer; with it comes what was read behind it.
     async fn head(&self, x: &mut Exchange, attempt: &mut Attempt) -> Result<Answered, Failure> {
         let settings = self.protocol.settings();
-        // Taken when there is something to put in it: many requests may wait at a time.
-        let mut head: Option<Box<Head>> = None;
-        let (timer, io) = (&self.timer, &mut attempt.line.io);
-        let mut received = 0u64;
+        let timer = &self.timer;
         let result = poll_fn(|cx| {
-            loop {
-                let mut block = Block::small();
-                match io.poll_read(cx, &mut block) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Read::Closed),
-                    Poll::Ready(Ok(n)) => {
-                        received += n as u64;
-                        let head = head.get_or_insert_with(|| x.reactor.take_head());
-                        if let Some(read) = parse(head, x, block, n, settings) {
-                            return Poll::Ready(read);
-                        }
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Read::Failed(error)),
-                    Poll::Pending => {
-                        drop(block);
-                        if timer.deadline().is_none() {
-                            timer.set_about(settings.read_timeout);
-                        }
-                        if poll_client_gone(x, cx, settings) {
-                            return Poll::Ready(Read::ClientGone);
-                        }
-                        return timer.poll_expired(cx).map(|()| Read::Timeout);
-                    }
-                }
+            if let Some(read) = attempt.early.take() {
+                return Poll::Ready(read);
             }
+            if let Poll::Ready(read) = attempt.poll_head(cx, x, settings) {
+                return Poll::Ready(read);
+            }
+            if timer.deadline().is_none() {
+                timer.set_about(settings.read_timeout);
+            }
+            if poll_client_gone(x, cx, settings) {
+                return Poll::Ready(Read::ClientGone);
+            }
+            timer.poll_expired(cx).map(|()| Read::Timeout)
         })
         .await;
         timer.clear();
+        let received = attempt.received;
         let now = x.reactor.clock().now_ms();
         if let Some(state) = x.upstream_states.last_mut() {
             state.bytes_received = received;
         }
-        let head = head.unwrap_or_default();
+        let head = attempt.head.take().unwrap_or_default();
         const READING: &str = "reading response header from upstream";
         match result {
             Read::Head(block, raw) => {
