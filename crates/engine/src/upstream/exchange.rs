@@ -81,6 +81,8 @@ pub struct Settings {
     pub next_upstream_timeout: u64,
     /// The request's body is read whole before a peer is asked.
     pub request_buffering: bool,
+    /// The upstream understands chunks; else a body whose length nobody told is read whole all the same.
+    pub chunks: bool,
     pub pass_request_body: bool,
     /// The largest head of a response.
     pub buffer_size: usize,
@@ -177,7 +179,8 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         && settings.pass_request_body
         && !protocol.replaces_body()
         && x.body.exists()
-        && x.body.stored().is_none();
+        && x.body.stored().is_none()
+        && (settings.chunks || !x.body.is_chunked());
     if x.body.is_awaited()
         && let Err(error) = x.send_continue().await
     {

@@ -289,6 +289,7 @@ impl Passing {
             next_upstream_tries: self.next_tries.or(0),
             next_upstream_timeout: self.next_timeout.or(0),
             request_buffering: self.request_buffering.or(true),
+            chunks: self.http_version.or(HttpVersion::Http11) == HttpVersion::Http11,
             pass_request_body: self.pass_request_body.or(true),
             buffer_size: self.buffer_size.or(PAGE) as usize,
             ignore_client_abort: self.ignore_client_abort.or(false),
