@@ -430,12 +430,23 @@ impl Asking<'_> {
         let mut connecting = match connect(&peer.address, &socket) {
             Ok(connecting) => connecting,
             Err(failed) => {
-                let level = if failed.call == ConnectCall::Connect { Level::Error } else { Level::Alert };
-                x.log_while(level, Some(&failed.error), failed.to_string(), self.doing);
-                return Err(match failed.call {
-                    ConnectCall::Connect | ConnectCall::Bind => Failure::of(next::ERROR, false),
-                    ConnectCall::Socket | ConnectCall::Setsockopt => Failure::end(500),
-                });
+                let (level, message) = match (failed.call, &settings.bind) {
+                    (ConnectCall::Connect, _) => (Level::Error, failed.to_string()),
+                    (ConnectCall::Bind, Some(bind)) => {
+                        let shown = bind.value(x);
+                        (Level::Crit, format!("bind({}) failed", String::from_utf8_lossy(&shown)))
+                    }
+                    _ => (Level::Alert, failed.to_string()),
+                };
+                x.log_while(level, Some(&failed.error), message, self.doing);
+                if failed.call == ConnectCall::Connect {
+                    return Err(Failure::of(next::ERROR, false));
+                }
+                // The fault is ours, and no other peer makes it good.
+                if let Some(state) = x.upstream_states.last_mut() {
+                    state.peer = None;
+                }
+                return Err(Failure::end(500));
             }
         };
         // The request is offered before the handshake is known to be over: on a near peer it is.

@@ -156,7 +156,7 @@ impl Upstream {
 /// What is logged of one attempt (`$upstream_addr`, `$upstream_status`, …). Times are milliseconds.
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamState {
-    /// The peer, or the group's name where no peer was live.
+    /// The peer, or the group's name where no peer was live; none where no connection could even be tried.
     pub peer: Option<Arc<[u8]>>,
     /// `http://`
     pub scheme: &'static str,
