@@ -15,7 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::{Address, Socket};
 
 /// What is set on a socket before it connects.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct ConnectOptions {
     /// The local address (nginx: `proxy_bind`); the port is chosen by the kernel at connect where it is 0.
     pub bind: Option<SocketAddr>,

@@ -35,7 +35,7 @@ pub(super) struct Line {
     pub peer: Arc<Address>,
     pub guard: Option<PeerGuard>,
     pub group: Arc<Upstream>,
-    /// The location, where connections belong to one; 0 otherwise.
+    /// What it was opened by: the settings, and the location where connections belong to one.
     pub tag: u64,
     pub requests: u64,
     pub opened: u64,

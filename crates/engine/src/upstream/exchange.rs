@@ -92,6 +92,9 @@ pub struct Settings {
     pub socket: ConnectOptions,
     /// The local address of connections, computed for each request; empty leaves it to the kernel.
     pub bind: Option<Arc<Template>>,
+    /// Tells connections apart that were opened by different settings. A pool outlives them: after a reload they may be
+    /// others.
+    pub opened_by: u64,
 }
 
 /// Where a request goes.
@@ -406,7 +409,8 @@ impl Asking<'_> {
         let group = &self.target.group;
         let peer = &group.peers[index];
         let guard = Some(PeerGuard::new(peer));
-        let tag = if group.pool.local { u64::from(x.location.0) + 1 } else { 0 };
+        let of_location = if group.pool.local { u64::from(x.location.0) + 1 } else { 0 };
+        let tag = self.protocol.settings().opened_by.wrapping_add(of_location);
         if let Some(idle) = x.reactor.pools.take(group.pool_id, &peer.address, tag, &group.pool, now) {
             let line = Line {
                 io: idle.io,

@@ -5,6 +5,7 @@ mod redirect;
 mod request;
 mod response;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use cookie::Attribute;
@@ -278,6 +279,14 @@ impl Passing {
     }
 
     fn settings(&self, plan: &Plan<'_, '_>) -> Settings {
+        let bind = self.bind.get().and_then(Option::as_ref);
+        let socket = ConnectOptions {
+            keepalive: self.socket_keepalive.or(false),
+            receive_buffer: self.socket_rcvbuf.get().map(|n| *n as usize),
+            ..ConnectOptions::default()
+        };
+        let mut opened_by = DefaultHasher::new();
+        (&socket, bind).hash(&mut opened_by);
         Settings {
             connect_timeout: self.connect_timeout.or(60_000),
             send_timeout: self.send_timeout.or(60_000),
@@ -294,12 +303,9 @@ impl Passing {
             buffer_size: self.buffer_size.or(PAGE) as usize,
             ignore_client_abort: self.ignore_client_abort.or(false),
             intercept_errors: self.intercept_errors.or(false),
-            socket: ConnectOptions {
-                keepalive: self.socket_keepalive.or(false),
-                receive_buffer: self.socket_rcvbuf.get().map(|n| *n as usize),
-                ..ConnectOptions::default()
-            },
-            bind: self.bind.get().and_then(Option::as_ref).map(|from| Arc::new(plan.template(from))),
+            socket,
+            bind: bind.map(|from| Arc::new(plan.template(from))),
+            opened_by: opened_by.finish(),
         }
     }
 }
