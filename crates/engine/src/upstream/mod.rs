@@ -143,7 +143,7 @@ impl Upstream {
             round_robin,
             peers,
             pool: PoolSettings::default(),
-            pool_id: PoolId::of("", 0),
+            pool_id: PoolId::NONE,
         }
     }
 
