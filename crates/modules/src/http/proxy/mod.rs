@@ -446,7 +446,7 @@ impl Install for Proxy {
         }
         let to = match pass {
             Pass::Known { upstream, scheme, place, uri } => {
-                plan.handlers.facts.push(Box::new(place.clone()));
+                plan.handlers.attach(place.clone());
                 let group = plan.build.upstream(*upstream);
                 To::Known { target: Target { group, scheme }, host: place.host.clone(), uri: uri.clone() }
             }
@@ -468,7 +468,7 @@ impl Install for Proxy {
 
 fn place(x: &Exchange, out: &mut Vec<u8>, part: impl Fn(&Place) -> &[u8]) -> bool {
     let computed = x.extension::<Computed>().map(|computed| &computed.place);
-    match computed.or_else(|| x.location().handlers.fact::<Place>()) {
+    match computed.or_else(|| x.location().attached::<Place>()) {
         Some(place) => {
             out.extend_from_slice(part(place));
             true
