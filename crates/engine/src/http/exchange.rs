@@ -8,7 +8,7 @@ use std::sync::Arc;
 use weir_ir::{LocationId, Regex, VariableId};
 use weir_syntax::Level;
 
-use crate::errorlog::Log;
+use crate::errorlog::{Line, Log};
 use crate::generation::{Generation, Location, Slot};
 use crate::http::phases::Restart;
 use crate::http::request_body::RequestBody;
@@ -583,22 +583,25 @@ impl Exchange {
                 line.bytes(b" while ");
                 line.bytes(doing.as_bytes());
             }
-            line.field("client", self.peer().text());
-            line.field("server", &self.server().core.server_name);
-            if !self.head.request_line().is_empty() {
-                line.quoted("request", self.head.request_line());
-            }
-            if let Some(upstream) =
-                self.upstream_states.last().and_then(|state| state.url(&self.upstream_uri))
-            {
-                line.quoted("upstream", &upstream);
-            }
-            if let Some(host) = self.header(Known::Host) {
-                line.quoted("host", host);
-            }
-            if let Some(referer) = self.header(Known::Referer) {
-                line.quoted("referrer", referer);
-            }
+            self.write_context(line);
         });
+    }
+
+    /// What a message of the error log says of the request that it is about.
+    pub(crate) fn write_context(&self, line: &mut Line) {
+        line.field("client", self.peer().text());
+        line.field("server", &self.server().core.server_name);
+        if !self.head.request_line().is_empty() {
+            line.quoted("request", self.head.request_line());
+        }
+        if let Some(upstream) = self.upstream_states.last().and_then(|state| state.url(&self.upstream_uri)) {
+            line.quoted("upstream", &upstream);
+        }
+        if let Some(host) = self.header(Known::Host) {
+            line.quoted("host", host);
+        }
+        if let Some(referer) = self.header(Known::Referer) {
+            line.quoted("referrer", referer);
+        }
     }
 }

@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     ("the_end_of_one_side_comes_after_all_its_bytes", the_end_of_one_side_comes_after_all_its_bytes),
     ("a_client_that_does_not_read_is_not_buffered_for", a_client_that_does_not_read_is_not_buffered_for),
     ("an_origin_that_does_not_read_is_not_buffered_for", an_origin_that_does_not_read_is_not_buffered_for),
+    ("what_breaks_a_tunnel_is_logged", what_breaks_a_tunnel_is_logged),
     ("small_messages_do_not_wait_for_acknowledgements", small_messages_do_not_wait_for_acknowledgements),
 ];
 
@@ -200,6 +201,46 @@ fn an_origin_that_does_not_read_is_not_buffered_for() {
     read.open();
     ended.wait();
     assert_eq!(total.load(Ordering::SeqCst), sent);
+}
+
+fn what_breaks_a_tunnel_is_logged() {
+    #[track_caller]
+    fn check(
+        directive: &str,
+        level: &str,
+        message: &str,
+        serve: fn(&mut Visit) -> io::Result<()>,
+        visit: fn(Client),
+    ) {
+        let origin = Origin::start(serve);
+        let conf = CONF.replace("proxy_http_version 1.1;", directive);
+        let certs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/certs");
+        let address = origin.address().to_string();
+        let names = [("origin", address.clone()), ("certs", certs.into()), ("tls", String::new())];
+        let server = Server::start(&executable(), &conf, &names);
+        visit(upgrade(&server));
+        server.logged(&format!(
+            "{message} while proxying upgraded connection, client: 127.0.0.1, server: , \
+             request: \"GET / HTTP/1.1\", upstream: \"http://{address}/\", host: \"a.example\""
+        ));
+        let log = server.log();
+        let line = log.lines().find(|line| line.contains(message)).expect("it was there");
+        assert!(line.contains(&format!("[{level}]")) && line.contains(": *"), "{line}");
+    }
+    let resets = |visit: &mut Visit| {
+        upgraded(visit)?;
+        visit.reset_at_end();
+        Ok(())
+    };
+    let stalls = |visit: &mut Visit| {
+        upgraded(visit)?;
+        visit.stall()
+    };
+    let broken = "recv() failed (104: Connection reset by peer)";
+    check("", "error", broken, resets, |mut client| client.closed());
+    check("", "info", broken, stalls, Client::reset);
+    let silent = "upstream timed out (110: Connection timed out)";
+    check("proxy_read_timeout 100ms;", "info", silent, stalls, |mut client| client.closed());
 }
 
 /// Looks at the two sockets of each tunnel that begins.
