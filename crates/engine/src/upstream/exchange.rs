@@ -17,7 +17,7 @@ mod send;
 use self::send::append_piece;
 use super::balance::{Outcome, Picked, Tried};
 use super::body::Line;
-use super::{PeerGuard, Upstream, UpstreamState};
+use super::{Hidden, PeerGuard, Upstream, UpstreamState};
 use crate::contract::Flow;
 use crate::http::{Exchange, Headers, Response, Template};
 use crate::http1::Method;
@@ -92,6 +92,8 @@ pub struct Settings {
     pub socket: ConnectOptions,
     /// The local address of connections, computed for each request; empty leaves it to the kernel.
     pub bind: Option<Arc<Template>>,
+    /// Fields behind the body go on, but for these.
+    pub pass_trailers: Option<Arc<Hidden>>,
     /// Tells connections apart that were opened by different settings. A pool outlives them: after a reload they may be
     /// others.
     pub opened_by: u64,

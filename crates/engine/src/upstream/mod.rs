@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use weir_ir::address::Address;
 
+use crate::http1::{Known, KnownSet};
+
 pub mod balance;
 mod body;
 pub mod exchange;
@@ -150,6 +152,23 @@ impl Upstream {
     /// Whether this is the same group in an earlier generation.
     pub(crate) fn is_of(&self, upstream: &weir_ir::program::Upstream) -> bool {
         self.name == upstream.name && self.port == upstream.port
+    }
+}
+
+/// Header fields that are between an upstream and us.
+#[derive(Debug)]
+pub struct Hidden {
+    pub known: KnownSet,
+    /// The others, in lower case.
+    pub names: Vec<Box<[u8]>>,
+}
+
+impl Hidden {
+    pub fn hides(&self, known: Known, name: &[u8]) -> bool {
+        match known {
+            Known::Other => self.names.iter().any(|hidden| hidden.eq_ignore_ascii_case(name)),
+            known => self.known.has(known),
+        }
     }
 }
 

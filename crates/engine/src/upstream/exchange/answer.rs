@@ -15,7 +15,7 @@ use crate::http1::{Known, Method};
 use crate::io::{Block, Buf};
 use crate::tunnel;
 use crate::upstream::balance::Outcome;
-use crate::upstream::body::{Left, Line, UpstreamBody, keep};
+use crate::upstream::body::{Left, Line, PassedTrailers, UpstreamBody, keep};
 
 /// A body up to this long that came with its head is taken out of the block at once, and its connection is free again.
 const SHORT: u64 = 4096;
@@ -87,7 +87,10 @@ impl Asking<'_> {
             Framing::Empty => Left::Nothing,
             Framing::Length(0) => Left::Nothing,
             Framing::Length(length) => Left::Length(length),
-            Framing::Chunked => Left::Chunked(Box::new(Decoder::new())),
+            Framing::Chunked => Left::Chunked(Box::new(match settings.pass_trailers {
+                Some(_) => Decoder::keeping_trailers(),
+                None => Decoder::new(),
+            })),
             Framing::UntilClose => Left::Close,
             Framing::Tunnel => unreachable!("handled above"),
         };
@@ -127,10 +130,12 @@ impl Asking<'_> {
         raw: std::ops::Range<usize>,
         asked: u64,
     ) -> Body {
+        let settings = self.protocol.settings();
+        let passed = settings.pass_trailers.as_ref().filter(|_| matches!(left, Left::Chunked(_)));
         Body::Stream(Box::new(UpstreamBody {
             reactor: Rc::clone(&x.reactor),
             timer: x.reactor.timers().register(),
-            read_timeout: self.protocol.settings().read_timeout,
+            read_timeout: settings.read_timeout,
             long: UpstreamBody::is_long(&left),
             received: raw.len() as u64,
             left,
@@ -139,7 +144,7 @@ impl Asking<'_> {
             ready: 0..0,
             line: Some(line),
             failure: None,
-            trailers: None,
+            trailers: passed.map(|hidden| Box::new(PassedTrailers::new(hidden, settings.buffer_size))),
             asked,
             state: x.upstream_states.len().saturating_sub(1),
         }))

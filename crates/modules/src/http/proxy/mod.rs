@@ -15,7 +15,7 @@ use weir_engine::http::{Exchange, Response, Template};
 use weir_engine::http1::{Known, response::Head};
 use weir_engine::io::ConnectOptions;
 use weir_engine::upstream::exchange::{RequestLength, next};
-use weir_engine::upstream::{Protocol, Settings, Target, Upstream, Written};
+use weir_engine::upstream::{Hidden, Protocol, Settings, Target, Upstream, Written};
 use weir_ir::address::{self, Authority, Form, Host};
 use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::program::{LocationMatch, PathSpec, ScopeKind};
@@ -63,6 +63,7 @@ impl Module for Proxy {
             s.pass_headers.push(c.arg(0).to_ascii_lowercase().into());
             Ok(())
         }),
+        D::scope("proxy_pass_trailers", SCOPES, Takes::FLAG, |s, c| s.pass_trailers.flag(c)),
         D::scope("proxy_hide_header", SCOPES, Takes::ONE, |s, c| {
             s.hide_headers.push(c.arg(0).to_ascii_lowercase().into());
             Ok(())
@@ -161,6 +162,7 @@ pub struct Passing {
     buffering: Setting<bool>,
     pass_headers: Vec<Box<[u8]>>,
     hide_headers: Vec<Box<[u8]>>,
+    pass_trailers: Setting<bool>,
     connect_timeout: Setting<u64>,
     send_timeout: Setting<u64>,
     read_timeout: Setting<u64>,
@@ -203,6 +205,7 @@ impl Conf for Passing {
             http_version,
             pass_request_headers,
             pass_request_body,
+            pass_trailers,
             request_buffering,
             buffering,
             connect_timeout,
@@ -278,7 +281,7 @@ impl Passing {
         Ok(())
     }
 
-    fn settings(&self, plan: &Plan<'_, '_>) -> Settings {
+    fn settings(&self, hidden: &Arc<Hidden>, plan: &Plan<'_, '_>) -> Settings {
         let bind = self.bind.get().and_then(Option::as_ref);
         let socket = ConnectOptions {
             keepalive: self.socket_keepalive.or(false),
@@ -305,6 +308,7 @@ impl Passing {
             intercept_errors: self.intercept_errors.or(false),
             socket,
             bind: bind.map(|from| Arc::new(plan.template(from))),
+            pass_trailers: self.pass_trailers.or(false).then(|| Arc::clone(hidden)),
             opened_by: opened_by.finish(),
         }
     }
@@ -452,10 +456,11 @@ impl Install for Proxy {
             }
             Pass::Computed(template) => To::Computed(plan.template(template)),
         };
+        let hidden = Arc::new(response::hidden(passing));
         let handler = Handler {
             request: request::Rules::compile(passing, plan),
-            response: response::Rules::compile(passing, plan),
-            settings: passing.settings(plan),
+            settings: passing.settings(&hidden, plan),
+            response: response::Rules::compile(passing, hidden, plan),
             to,
         };
         if let ScopeKind::Location(pattern) = plan.kind() {
