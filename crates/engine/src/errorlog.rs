@@ -312,6 +312,15 @@ impl Log {
     }
 }
 
+/// What a message says of its context, for messages that come when the context is gone.
+pub fn context(of: impl FnOnce(&mut Line)) -> Box<[u8]> {
+    LINE.with_borrow_mut(|line| {
+        line.bytes.clear();
+        of(line);
+        line.bytes.as_slice().into()
+    })
+}
+
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Log").field("level", &self.level).field("connection", &self.connection).finish()

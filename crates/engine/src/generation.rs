@@ -115,24 +115,16 @@ pub struct Handlers {
     pub auto_redirect: bool,
     /// Handlers of any location, asked in order until one has content (index, static).
     pub content: Vec<Box<dyn Content>>,
-    /// What modules want to find again from the location of a request, by type.
-    pub facts: Vec<Box<dyn Any + Send + Sync>>,
     pub filters: Vec<Box<dyn Filter>>,
     pub log: Vec<Box<dyn LogHandler>>,
-    attached: Vec<(TypeId, Box<dyn Any + Send + Sync>)>,
+    /// What modules want to find again from the location of a request, by type.
+    attached: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 impl Handlers {
     /// Leaves something of a module with the level, for variables whose value depends on where the request is.
     pub fn attach<T: Any + Send + Sync>(&mut self, value: T) {
-        self.attached.push((TypeId::of::<T>(), Box::new(value)));
-    }
-}
-
-impl Handlers {
-    /// What a module left here of that type.
-    pub fn fact<T: 'static>(&self) -> Option<&T> {
-        self.facts.iter().find_map(|fact| fact.downcast_ref())
+        self.attached.push(Box::new(value));
     }
 }
 
@@ -148,9 +140,7 @@ impl Location {
 
     /// What a module left with the level.
     pub fn attached<T: Any>(&self) -> Option<&T> {
-        let id = TypeId::of::<T>();
-        let found = self.handlers.attached.iter().find(|(of, _)| *of == id);
-        found.and_then(|(_, value)| value.downcast_ref())
+        self.handlers.attached.iter().find_map(|value| value.downcast_ref())
     }
 }
 

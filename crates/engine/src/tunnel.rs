@@ -131,16 +131,6 @@ impl Control {
         self.bytes_down.get()
     }
 
-    /// When the tunnel was made, in milliseconds of the thread's clock.
-    pub fn started(&self) -> u64 {
-        self.started
-    }
-
-    /// When it last moved a byte, on the same clock.
-    pub fn last_active(&self) -> u64 {
-        self.active.get()
-    }
-
     fn wake(&self) {
         let waker = self.waker.borrow_mut().take();
         if let Some(waker) = waker {
@@ -296,14 +286,9 @@ impl Tunnel {
         self.control.clone()
     }
 
-    /// Runs the tunnel to its end. The ends stay in it: see [`Tunnel::into_ends`].
+    /// Runs the tunnel to its end.
     pub async fn run(&mut self) -> Closed {
         poll_fn(|cx| self.poll_closed(cx)).await
-    }
-
-    /// The client's and the upstream's connection, for a lingering close or another use.
-    pub fn into_ends(self) -> (Io, Io) {
-        (self.client, self.upstream)
     }
 
     /// One turn. Must not be called again once it was ready.

@@ -15,6 +15,7 @@ use weir_ir::http::core::LingeringClose;
 use weir_syntax::Level;
 
 use crate::contract::{TunnelFacts, TunnelLog};
+use crate::errorlog::{self, Log};
 use crate::generation::Generation;
 use crate::http::exchange::{Connection, Tunnel};
 use crate::http::{Client, Exchange, phases, router, send};
@@ -23,7 +24,7 @@ use crate::http1::{Browser, Known};
 use crate::io::{Address, Buf, Io, scratch};
 use crate::reactor::{Idle, Peer, Reactor};
 use crate::tls::Unauthorized;
-use crate::tunnel;
+use crate::tunnel::{self, Call, Side};
 use crate::upstream::PeerGuard;
 
 /// Milliseconds that an idle connection of a replaced generation is given to send one more request.
@@ -62,7 +63,8 @@ pub async fn serve_from(
     start: Start,
     idle: Rc<Idle>,
 ) {
-    let client = Client { io, input: start.input, timer: reactor.timers().register(), look: None };
+    let timer = reactor.timers().register();
+    let client = Client { io, input: start.input, timer, look: None, nodelay: false };
     let mut state = Serving {
         idle,
         server: connection_server(&generation, &connection),
@@ -172,6 +174,10 @@ impl Serving {
         // The client is to come back on a connection of the present generation.
         x.keepalive &= !outlived;
         x.pipelined = pipelined;
+        if pipelined {
+            // This answer follows another that is not acknowledged yet.
+            x.set_nodelay();
+        }
         if let Some(started) = started.get() {
             x.started = started;
         }
@@ -560,7 +566,9 @@ fn log(x: &Exchange) {
 fn start_tunnel(mut x: Exchange, tunnel: Tunnel, end: Option<u64>) {
     let reactor = Rc::clone(&x.reactor);
     let handlers = &x.location().handlers.log;
-    let logs: Vec<_> = handlers.iter().filter_map(|handler| handler.detach(&x)).collect();
+    let logs = handlers.iter().filter_map(|handler| handler.detach(&x)).collect();
+    let log = x.log_handle().with_connection(x.connection.number);
+    let context = log.takes(Level::Error).then(|| errorlog::context(|line| x.write_context(line)));
     let last = x.upstream_states.last();
     let before = Before {
         sent: x.sent,
@@ -572,15 +580,26 @@ fn start_tunnel(mut x: Exchange, tunnel: Tunnel, end: Option<u64>) {
     let Tunnel { upstream, from_upstream, options, peer } = tunnel;
     let guards = std::mem::take(&mut x.guards);
     x.end();
-    let Client { io, input, .. } = x.client;
+    let Client { io, input, .. } = {
+        let x = x;
+        x.client
+    };
+    // Copied, now that the exchange is gone: what stays with the tunnel would keep the memory around it from its next use.
+    let failures = context.map(|context| Failures { log, context: context.clone() });
     let running = tunnel::Tunnel::new(io, upstream, input, from_upstream, options, reactor.timers());
     let control = running.control();
     if let Some(end) = end {
         control.drain(end);
     }
     reactor.register_tunnel(&control);
-    let task =
-        RunningTunnel { reactor: Rc::clone(&reactor), tunnel: running, held: (peer, guards), before, logs };
+    let task = RunningTunnel {
+        reactor: Rc::clone(&reactor),
+        tunnel: running,
+        held: (peer, guards),
+        before,
+        logs,
+        failures,
+    };
     for counter in task.counters() {
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -604,7 +623,42 @@ struct RunningTunnel {
     /// What is given back at the end: the peer's place, and what modules hold.
     held: (Option<PeerGuard>, Vec<Box<dyn Any>>),
     before: Before,
-    logs: Vec<Box<dyn TunnelLog>>,
+    logs: Box<[Box<dyn TunnelLog>]>,
+    failures: Option<Failures>,
+}
+
+/// Where it is told what broke a tunnel, and the request that it came of, which is gone by then. Kept only where the
+/// error log would take it.
+struct Failures {
+    log: Log,
+    context: Box<[u8]>,
+}
+
+impl Failures {
+    /// A client that goes away is its own affair; as in nginx, so is an upstream that is silent.
+    fn tell(&self, reason: &tunnel::Reason) {
+        let timed_out = io::Error::from_raw_os_error(nix::libc::ETIMEDOUT);
+        let (level, message, error) = match reason {
+            tunnel::Reason::Eof(_) | tunnel::Reason::Aborted | tunnel::Reason::Drained => return,
+            tunnel::Reason::Timeout(Side::Client) => (Level::Info, "client timed out", &timed_out),
+            tunnel::Reason::Timeout(Side::Upstream) => (Level::Info, "upstream timed out", &timed_out),
+            tunnel::Reason::Failed { side, call, error } => {
+                let level = if *side == Side::Client { Level::Info } else { Level::Error };
+                let message = match call {
+                    Call::Recv => "recv() failed",
+                    Call::Send => "send() failed",
+                };
+                (level, message, error)
+            }
+        };
+        let errno = error.raw_os_error().map(nix::errno::Errno::from_raw);
+        // TLS has no numbers for what goes wrong.
+        let words = if errno.is_none() { format!(" ({error})") } else { String::new() };
+        self.log.write_with(level, errno, format_args!("{message}{words}"), |line| {
+            line.bytes(b" while proxying upgraded connection");
+            line.bytes(&self.context);
+        });
+    }
 }
 
 impl RunningTunnel {
@@ -621,6 +675,9 @@ impl Future for RunningTunnel {
         let this = &mut *self;
         let closed = ready!(this.tunnel.poll_closed(cx));
         this.held = (None, vec![]);
+        if let Some(failures) = &this.failures {
+            failures.tell(&closed.reason);
+        }
         let before = &this.before;
         let facts = TunnelFacts {
             bytes_sent: before.sent + closed.bytes_down,

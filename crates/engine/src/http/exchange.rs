@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use weir_ir::{LocationId, Regex, VariableId};
 use weir_syntax::Level;
 
-use crate::errorlog::Log;
+use crate::errorlog::{Line, Log};
 use crate::generation::{Generation, Location, Slot};
 use crate::http::phases::Restart;
 use crate::http::request_body::RequestBody;
@@ -32,6 +32,8 @@ pub struct Client {
     pub timer: Timer,
     /// When to look whether a client is gone that sent more ahead than is read.
     pub(crate) look: Option<Timer>,
+    /// What is written goes out at once (`tcp_nodelay`).
+    pub nodelay: bool,
 }
 
 /// What a response with [`crate::http::Body::Tunnel`] leaves to the connection.
@@ -400,6 +402,14 @@ impl Exchange {
         self.trailers.borrow()
     }
 
+    /// Lets what is written to the client from now on go out at once, unless `tcp_nodelay` is off.
+    pub(crate) fn set_nodelay(&mut self) {
+        if !self.client.nodelay && self.location().core.tcp_nodelay {
+            self.client.nodelay = true;
+            self.client.io.socket().set_nodelay();
+        }
+    }
+
     pub fn header(&self, known: Known) -> Option<&[u8]> {
         self.head.first(known)
     }
@@ -604,22 +614,25 @@ impl Exchange {
                 line.bytes(b" while ");
                 line.bytes(doing.as_bytes());
             }
-            line.field("client", self.peer().text());
-            line.field("server", &self.server().core.server_name);
-            if !self.head.request_line().is_empty() {
-                line.quoted("request", self.head.request_line());
-            }
-            if let Some(upstream) =
-                self.upstream_states.last().and_then(|state| state.url(&self.upstream_uri))
-            {
-                line.quoted("upstream", &upstream);
-            }
-            if let Some(host) = self.header(Known::Host) {
-                line.quoted("host", host);
-            }
-            if let Some(referer) = self.header(Known::Referer) {
-                line.quoted("referrer", referer);
-            }
+            self.write_context(line);
         });
+    }
+
+    /// What a message of the error log says of the request that it is about.
+    pub(crate) fn write_context(&self, line: &mut Line) {
+        line.field("client", self.peer().text());
+        line.field("server", &self.server().core.server_name);
+        if !self.head.request_line().is_empty() {
+            line.quoted("request", self.head.request_line());
+        }
+        if let Some(upstream) = self.upstream_states.last().and_then(|state| state.url(&self.upstream_uri)) {
+            line.quoted("upstream", &upstream);
+        }
+        if let Some(host) = self.header(Known::Host) {
+            line.quoted("host", host);
+        }
+        if let Some(referer) = self.header(Known::Referer) {
+            line.quoted("referrer", referer);
+        }
     }
 }

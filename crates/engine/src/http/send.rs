@@ -404,6 +404,8 @@ async fn send_stream(x: &mut Exchange, head: &mut Buf, source: &mut dyn Source) 
                     return Poll::Ready(Err(SendError::Body));
                 }
                 Poll::Pending => {
+                    // The body comes in pieces, and each is for the client at once.
+                    x.set_nodelay();
                     chunks.started = true;
                     ready!(poll_write_all(x, cx, head))?;
                     if source.ends_with_client() && x.poll_client_gone(cx) {

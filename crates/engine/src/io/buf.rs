@@ -173,6 +173,11 @@ impl Block {
         Self::of(1)
     }
 
+    /// A block of these bytes, as long as they are.
+    pub fn of_parts(parts: &[&[u8]]) -> Self {
+        Self(parts.concat().into())
+    }
+
     fn of(class: usize) -> Self {
         let kept = FREE_BLOCKS.with_borrow_mut(|free| free[class].pop());
         Self(kept.unwrap_or_else(|| vec![0; BLOCKS[class].0].into()))

@@ -15,14 +15,10 @@ use tokio::net::{TcpStream, UnixStream};
 use super::{Address, Socket};
 
 /// What is set on a socket before it connects.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct ConnectOptions {
     /// The local address (nginx: `proxy_bind`); the port is chosen by the kernel at connect where it is 0.
     pub bind: Option<SocketAddr>,
-    /// `IP_TRANSPARENT` for `proxy_bind … transparent`; IPv4 only.
-    pub transparent: bool,
-    /// `TCP_NODELAY`, which small requests on upgraded connections need.
-    pub nodelay: bool,
     /// `SO_KEEPALIVE` (nginx: `proxy_socket_keepalive`).
     pub keepalive: bool,
     /// `SO_RCVBUF` in bytes.
@@ -93,11 +89,8 @@ pub fn connect(address: &Address, options: &ConnectOptions) -> Result<Connecting
     match address {
         Address::Ip(to) => {
             let socket = open(Domain::for_address(*to), options)?;
-            if options.nodelay {
-                socket.set_tcp_nodelay(true).map_err(at(ConnectCall::Setsockopt))?;
-            }
             if let Some(from) = options.bind {
-                bind(&socket, from, options.transparent)?;
+                bind(&socket, from)?;
             }
             let connected = match socket.connect(&(*to).into()) {
                 Ok(()) => true,
@@ -130,15 +123,7 @@ fn open(domain: Domain, options: &ConnectOptions) -> Result<socket2::Socket, Con
     Ok(socket)
 }
 
-fn bind(socket: &socket2::Socket, from: SocketAddr, transparent: bool) -> Result<(), ConnectError> {
-    if transparent {
-        let set = match from {
-            SocketAddr::V4(_) => socket.set_ip_transparent_v4(true),
-            // No safe wrapper sets IPV6_TRANSPARENT.
-            SocketAddr::V6(_) => Err(io::ErrorKind::Unsupported.into()),
-        };
-        set.map_err(at(ConnectCall::Setsockopt))?;
-    }
+fn bind(socket: &socket2::Socket, from: SocketAddr) -> Result<(), ConnectError> {
     if from.port() == 0 {
         // The kernel then picks the port at connect, so that many connections may share it. A kernel that does not
         // know the option still connects.
@@ -183,17 +168,6 @@ impl Connecting {
             self.connected = true;
         }
         Poll::Ready(Ok(()))
-    }
-
-    /// Waits for the end of the handshake and gives the socket.
-    pub async fn connected(mut self) -> io::Result<Socket> {
-        std::future::poll_fn(|cx| self.poll_connected(cx)).await?;
-        Ok(self.socket)
-    }
-
-    /// The socket as it is.
-    pub fn socket(&self) -> &Socket {
-        &self.socket
     }
 
     /// The socket as it is, connected or not: reading and writing wait for the handshake and report its failure.

@@ -21,7 +21,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use rustls::{ClientConnection, ServerConnection};
+use rustls::ServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{client, server};
 
@@ -35,16 +35,6 @@ pub enum Io {
     TlsServer(Box<server::TlsStream<Socket>>),
     /// We opened the connection.
     TlsClient(Box<client::TlsStream<Socket>>),
-}
-
-/// The TLS state of a connection taken apart by [`Io::into_parts`].
-pub enum Session {
-    /// There was no TLS.
-    None,
-    /// We accepted.
-    Server(Box<ServerConnection>),
-    /// We connected.
-    Client(Box<ClientConnection>),
 }
 
 macro_rules! stream {
@@ -89,32 +79,9 @@ impl Io {
         }
     }
 
-    /// The client side session, where we opened TLS.
-    pub fn client_session(&self) -> Option<&ClientConnection> {
-        match self {
-            Io::TlsClient(tls) => Some(tls.get_ref().1),
-            Io::Plain(_) | Io::TlsServer(_) => None,
-        }
-    }
-
     /// Whether TLS is spoken.
     pub fn is_tls(&self) -> bool {
         !matches!(self, Io::Plain(_))
-    }
-
-    /// Takes the connection apart. Bytes that the session holds stay in the session.
-    pub fn into_parts(self) -> (Socket, Session) {
-        match self {
-            Io::Plain(socket) => (socket, Session::None),
-            Io::TlsServer(tls) => {
-                let (socket, session) = tls.into_inner();
-                (socket, Session::Server(Box::new(session)))
-            }
-            Io::TlsClient(tls) => {
-                let (socket, session) = tls.into_inner();
-                (socket, Session::Client(Box::new(session)))
-            }
-        }
     }
 
     /// Reads what is there, up to `into.len()` bytes; 0 is the end of the stream.

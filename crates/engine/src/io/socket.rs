@@ -51,11 +51,11 @@ impl Socket {
         }
     }
 
-    /// nginx: `tcp_nodelay`. Nothing to do on a unix socket.
-    pub fn set_nodelay(&self, on: bool) -> io::Result<()> {
-        match self {
-            Socket::Tcp(tcp) => tcp.set_nodelay(on),
-            Socket::Unix(_) => Ok(()),
+    /// Lets each write go out at once, instead of with what follows it (nginx: `tcp_nodelay`).
+    pub fn set_nodelay(&self) {
+        if let Socket::Tcp(tcp) = self {
+            // A socket that refuses is broken, and the next write says how.
+            let _ = tcp.set_nodelay(true);
         }
     }
 

@@ -31,7 +31,7 @@ fn vectored_writes_and_shutdown_arrive_in_order() {
 fn a_missing_close_notify_is_an_end() {
     reactor(|_| async {
         let (mut server, client) = pair(Kind::Tls).await;
-        client.into_parts().0.options().shutdown(std::net::Shutdown::Write).unwrap();
+        client.socket().options().shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(read(&mut server, 1).await.unwrap(), b"");
     });
 }
@@ -177,13 +177,17 @@ async fn listening() -> (Listener, Address) {
     (listener, address)
 }
 
+async fn connected(mut connecting: Connecting) -> io::Result<Socket> {
+    poll_fn(|cx| connecting.poll_connected(cx)).await?;
+    Ok(connecting.into_socket())
+}
+
 #[test]
 fn a_connection_is_sent_to_before_it_is_known_to_be_up() {
     reactor(|_| async {
         let (listener, address) = listening().await;
         let options = ConnectOptions {
             bind: Some(SocketAddr::from(([127, 0, 0, 2], 0))),
-            nodelay: true,
             keepalive: true,
             ..ConnectOptions::default()
         };
@@ -195,8 +199,10 @@ fn a_connection_is_sent_to_before_it_is_known_to_be_up() {
         assert_eq!(peer.ip(), Ipv4Addr::new(127, 0, 0, 2));
         let mut accepted = Io::from(accepted);
         assert_eq!(read(&mut accepted, 5).await.unwrap(), b"GET /");
-        let socket = connecting.connected().await.unwrap();
-        assert!(socket.options().tcp_nodelay().unwrap() && socket.options().keepalive().unwrap());
+        let socket = connected(connecting).await.unwrap();
+        assert!(socket.options().keepalive().unwrap() && !socket.options().tcp_nodelay().unwrap());
+        socket.set_nodelay();
+        assert!(socket.options().tcp_nodelay().unwrap());
         let mut io = Io::from(socket);
         write(&mut accepted, b"200").await.unwrap();
         assert_eq!(read(&mut io, 3).await.unwrap(), b"200");
@@ -217,7 +223,7 @@ fn a_refused_connection_is_an_error_wherever_it_is_asked() {
             Err(e) => refused(Err(e.into())),
         }
         match connect(&address, &options) {
-            Ok(connecting) => refused(connecting.connected().await.map(|_| 0)),
+            Ok(connecting) => refused(connected(connecting).await.map(|_| 0)),
             Err(e) => refused(Err(e.into())),
         }
         let nowhere = Address::Unix("/nonexistent/weir.sock".into());
@@ -245,8 +251,9 @@ fn unix_sockets_connect_and_are_accepted() {
         assert_eq!(peer.to_string(), "unix:");
         let mut accepted = Io::from(accepted);
         assert_eq!(read(&mut accepted, 2).await.unwrap(), b"hi");
-        assert_eq!(connecting.socket().peer_addr().unwrap(), address);
-        connecting.into_socket().set_nodelay(true).unwrap();
+        let socket = connecting.into_socket();
+        assert_eq!(socket.peer_addr().unwrap(), address);
+        socket.set_nodelay();
     });
     std::fs::remove_dir_all(&directory).unwrap();
 }
@@ -265,7 +272,7 @@ fn the_accept_loop_hands_over_every_connection() {
         });
         let mut ends = Vec::new();
         for _ in 0..100 {
-            let socket = connect(&address, &ConnectOptions::default()).unwrap().connected().await.unwrap();
+            let socket = connected(connect(&address, &ConnectOptions::default()).unwrap()).await.unwrap();
             let (accepted, peer) = told.recv().await.unwrap();
             assert_eq!(socket.local_addr().unwrap(), peer);
             ends.push((socket, accepted));
@@ -293,7 +300,7 @@ fn the_accept_loop_pauses_when_descriptors_run_out() {
     }
     reactor(|timers| async move {
         let (listener, address) = listening().await;
-        let client = connect(&address, &ConnectOptions::default()).unwrap().connected().await.unwrap();
+        let client = connected(connect(&address, &ConnectOptions::default()).unwrap()).await.unwrap();
         let mut hoard = Vec::new();
         while let Ok(file) = std::fs::File::open("/dev/null") {
             hoard.push(file);

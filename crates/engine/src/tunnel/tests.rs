@@ -180,7 +180,7 @@ fn an_end_on_either_side_closes_both() {
                 let closed = tokio::task::spawn_local(async move {
                     let closed = tunnel.run().await;
                     // As a caller does who has nothing more to say.
-                    drop(tunnel.into_ends());
+                    drop(tunnel);
                     closed
                 });
                 assert!(read(&mut second, 4_000_000).await.unwrap() == expected, "{kind:?} {side:?}");
@@ -336,7 +336,6 @@ fn a_tunnel_can_be_watched_drained_and_aborted() {
         write(&mut client, b"abc").await.unwrap();
         assert_eq!(read(&mut upstream, 3).await.unwrap(), b"abc");
         assert_eq!((control.bytes_up(), control.bytes_down()), (3, 0));
-        assert!((5_000..5_100).contains(&control.last_active()) && control.started() < 100);
         control.drain(7_000);
         control.drain(20_000);
         let closed = closed.await.unwrap();
@@ -392,7 +391,7 @@ fn an_idle_tunnel_is_small_and_holds_no_buffer() {
         assert_eq!((idle.up.pending.capacity(), idle.down.pending.capacity()), (0, 0));
         let task = |mut tunnel: Tunnel| async move {
             let closed = tunnel.run().await;
-            drop(tunnel.into_ends());
+            drop(tunnel);
             closed
         };
         let size = size_of_val(&task(idle));

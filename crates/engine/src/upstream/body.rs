@@ -8,10 +8,11 @@ use std::task::{Context, Poll, ready};
 use weir_syntax::Level;
 
 use super::pool::Idle;
-use super::{PeerGuard, Upstream};
+use super::{Hidden, PeerGuard, Upstream};
 use crate::http::response::Source;
 use crate::http::{Exchange, Headers};
 use crate::http1::body::{Decoder, Piece};
+use crate::http1::response::{Invalid, Parsed, Trailers};
 use crate::io::{Address, Block, Io};
 use crate::reactor::Reactor;
 use crate::timer::Timer;
@@ -35,12 +36,23 @@ pub(super) struct Line {
     pub peer: Arc<Address>,
     pub guard: Option<PeerGuard>,
     pub group: Arc<Upstream>,
-    /// The location, where connections belong to one; 0 otherwise.
+    /// What it was opened by: the settings, and the location where connections belong to one.
     pub tag: u64,
     pub requests: u64,
     pub opened: u64,
     /// The upstream lets it carry another request.
     pub keep: bool,
+    /// What is written goes out at once (`tcp_nodelay`).
+    pub nodelay: bool,
+}
+
+impl Line {
+    pub fn set_nodelay(&mut self) {
+        if !self.nodelay {
+            self.nodelay = true;
+            self.io.socket().set_nodelay();
+        }
+    }
 }
 
 pub(super) struct UpstreamBody {
@@ -59,16 +71,47 @@ pub(super) struct UpstreamBody {
     pub long: bool,
     pub received: u64,
     pub failure: Option<Failure>,
-    pub trailers: Option<Headers>,
+    /// Where they go on (`proxy_pass_trailers`).
+    pub trailers: Option<Box<PassedTrailers>>,
     /// When the request began, for the time that the response took.
     pub asked: u64,
     /// The index of the attempt in the exchange's states.
     pub state: usize,
 }
 
+/// The fields behind a body, on their way to the client.
+pub(super) struct PassedTrailers {
+    section: Trailers,
+    limit: usize,
+    hidden: Arc<Hidden>,
+    /// All of them, once they are here.
+    fields: Option<Headers>,
+}
+
+impl PassedTrailers {
+    pub fn new(hidden: &Arc<Hidden>, limit: usize) -> Self {
+        Self { section: Trailers::default(), limit, hidden: Arc::clone(hidden), fields: None }
+    }
+
+    /// How many of these bytes are of the section.
+    fn take(&mut self, bytes: &[u8]) -> Result<usize, Invalid> {
+        let Parsed::Complete(taken) = self.section.parse(bytes, self.limit)? else { return Ok(bytes.len()) };
+        let mut fields = Headers::default();
+        for field in self.section.fields() {
+            let (name, value) = (self.section.get(field.name), self.section.get(field.value));
+            if !self.hidden.hides(field.known, name) {
+                fields.push_known(field.known, name, value);
+            }
+        }
+        self.fields = Some(fields);
+        Ok(taken)
+    }
+}
+
 /// Why the body broke off.
 #[derive(Debug)]
 pub(super) enum Failure {
+    Trailers(Invalid),
     Closed,
     Timeout,
     Io(io::Error),
@@ -84,7 +127,9 @@ impl UpstreamBody {
     fn is_over(&self) -> bool {
         match &self.left {
             Left::Length(left) => *left == 0,
-            Left::Chunked(decoder) => decoder.is_over(),
+            Left::Chunked(decoder) => {
+                decoder.is_over() && self.trailers.as_ref().is_none_or(|t| t.fields.is_some())
+            }
             Left::Close => false,
             Left::Nothing => true,
         }
@@ -112,7 +157,12 @@ impl UpstreamBody {
                 }
                 Left::Chunked(decoder) => {
                     if decoder.is_over() {
-                        return Ok(false);
+                        let Some(trailers) = self.trailers.as_mut().filter(|t| t.fields.is_none()) else {
+                            return Ok(false);
+                        };
+                        self.raw.start +=
+                            trailers.take(&block[self.raw.clone()]).map_err(Failure::Trailers)?;
+                        continue;
                     }
                     let Ok((taken, piece)) = decoder.next(&block[self.raw.clone()]) else {
                         return Err(Failure::Invalid);
@@ -219,7 +269,7 @@ impl Source for UpstreamBody {
     }
 
     fn trailers(&self) -> Option<&Headers> {
-        self.trailers.as_ref()
+        self.trailers.as_ref().and_then(|trailers| trailers.fields.as_ref())
     }
 
     fn ends_with_client(&self) -> bool {
@@ -246,6 +296,14 @@ impl Source for UpstreamBody {
             ),
             Some(Failure::Io(error)) => {
                 x.log_while(Level::Error, Some(&error), "recv() failed", "reading upstream");
+            }
+            Some(Failure::Trailers(invalid)) => {
+                x.log_while(
+                    Level::Error,
+                    None,
+                    String::from_utf8_lossy(&invalid.message),
+                    "reading upstream",
+                );
             }
             Some(Failure::Invalid) => x.log(Level::Error, "upstream sent invalid chunked response"),
             None => {}
@@ -279,6 +337,7 @@ pub(super) fn keep(reactor: &Reactor, line: Line, now: u64) {
         requests: line.requests,
         opened: line.opened,
         since: now,
+        nodelay: line.nodelay,
     };
     reactor.pools.put(line.group.pool_id, idle, settings);
 }

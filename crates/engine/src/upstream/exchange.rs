@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use weir_syntax::Level;
 
@@ -17,11 +17,11 @@ mod send;
 use self::send::append_piece;
 use super::balance::{Outcome, Picked, Tried};
 use super::body::Line;
-use super::{PeerGuard, Upstream, UpstreamState};
+use super::{Hidden, PeerGuard, Upstream, UpstreamState};
 use crate::contract::Flow;
 use crate::http::{Exchange, Headers, Response, Template};
+use crate::http1::Method;
 use crate::http1::response::{Head, Parsed};
-use crate::http1::{Known, Method};
 use crate::io::{Block, Buf, ConnectCall, ConnectOptions, Io, connect};
 use crate::timer::Timer;
 
@@ -81,6 +81,8 @@ pub struct Settings {
     pub next_upstream_timeout: u64,
     /// The request's body is read whole before a peer is asked.
     pub request_buffering: bool,
+    /// The upstream understands chunks; else a body whose length nobody told is read whole all the same.
+    pub chunks: bool,
     pub pass_request_body: bool,
     /// The largest head of a response.
     pub buffer_size: usize,
@@ -90,6 +92,11 @@ pub struct Settings {
     pub socket: ConnectOptions,
     /// The local address of connections, computed for each request; empty leaves it to the kernel.
     pub bind: Option<Arc<Template>>,
+    /// Fields behind the body go on, but for these.
+    pub pass_trailers: Option<Arc<Hidden>>,
+    /// Tells connections apart that were opened by different settings. A pool outlives them: after a reload they may be
+    /// others.
+    pub opened_by: u64,
 }
 
 /// Where a request goes.
@@ -108,6 +115,14 @@ pub enum RequestLength {
     Chunked,
 }
 
+/// What a request turned out to be when it was written.
+pub struct Written {
+    /// The URI in it, for messages.
+    pub uri: std::ops::Range<usize>,
+    /// It asks for a head alone, whatever the client asked for (nginx: `proxy_method`).
+    pub to_head: bool,
+}
+
 /// What of an exchange is the protocol's.
 pub trait Protocol: Send + Sync {
     fn settings(&self) -> &Settings;
@@ -118,16 +133,11 @@ pub trait Protocol: Send + Sync {
     /// The status to answer with; the reason was logged.
     fn target(&self, x: &mut Exchange) -> Result<Target, u16>;
 
-    /// Appends the request's head. Gives back the range of the URI in it, for messages.
+    /// Appends the request's head.
     ///
     /// # Errors
     /// The status to answer with; the reason was logged.
-    fn request(
-        &self,
-        x: &mut Exchange,
-        length: RequestLength,
-        out: &mut Vec<u8>,
-    ) -> Result<std::ops::Range<usize>, u16>;
+    fn request(&self, x: &mut Exchange, length: RequestLength, out: &mut Vec<u8>) -> Result<Written, u16>;
 
     /// Makes the client's response of the upstream's head; the body is put in afterwards.
     fn response(&self, x: &mut Exchange, head: &Head) -> Box<Response>;
@@ -174,7 +184,8 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         && settings.pass_request_body
         && !protocol.replaces_body()
         && x.body.exists()
-        && x.body.stored().is_none();
+        && x.body.stored().is_none()
+        && (settings.chunks || !x.body.is_chunked());
     if x.body.is_awaited()
         && let Err(error) = x.send_continue().await
     {
@@ -199,13 +210,14 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         }
     };
     let mut request = Buf::with_capacity(1024);
-    match protocol.request(x, length, request.tail()) {
-        Ok(range) => {
+    let to_head = match protocol.request(x, length, request.tail()) {
+        Ok(Written { uri, to_head }) => {
             x.upstream_uri.clear();
-            x.upstream_uri.extend_from_slice(&request[range]);
+            x.upstream_uri.extend_from_slice(&request[uri]);
+            to_head
         }
         Err(status) => return Flow::Answer(status),
-    }
+    };
     if streams {
         // What is here of the body goes in one piece with the head.
         let mut piece = Vec::new();
@@ -220,6 +232,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         tried: Tried::default(),
         asked: 0,
         request,
+        to_head,
         streams,
         doing: "",
         target,
@@ -241,6 +254,8 @@ struct Asking<'p> {
     target: Target,
     protocol: &'p dyn Protocol,
     request: Buf,
+    /// The answer has no body, whatever its head says.
+    to_head: bool,
     timer: Timer,
     started: u64,
     tried: Tried,
@@ -260,6 +275,36 @@ struct Attempt {
     /// The whole request went out.
     sent: bool,
     started: u64,
+    /// The head of the answer, as far as it has come. Taken when there is something to put in it: many requests may
+    /// wait at a time.
+    head: Option<Box<Head>>,
+    received: u64,
+    /// The answer came before the whole request was sent.
+    early: Option<Read>,
+}
+
+impl Attempt {
+    fn new(peer: usize, line: Line, cached: bool, started: u64) -> Self {
+        Self { peer, line, cached, sent: false, started, head: None, received: 0, early: None }
+    }
+
+    /// Reads until the head of the answer is complete, heads that another follows passed over.
+    fn poll_head(&mut self, cx: &mut Context<'_>, x: &Exchange, settings: &Settings) -> Poll<Read> {
+        loop {
+            let mut block = Block::small();
+            match ready!(self.line.io.poll_read(cx, &mut block)) {
+                Ok(0) => return Poll::Ready(Read::Closed),
+                Ok(n) => {
+                    self.received += n as u64;
+                    let head = self.head.get_or_insert_with(|| x.reactor.take_head());
+                    if let Some(read) = parse(head, x, block, n, settings) {
+                        return Poll::Ready(read);
+                    }
+                }
+                Err(error) => return Poll::Ready(Read::Failed(error)),
+            }
+        }
+    }
 }
 
 impl Asking<'_> {
@@ -346,6 +391,10 @@ impl Asking<'_> {
         self.doing = "connecting to upstream";
         let mut attempt = self.open(x, peer, now).await?;
         self.doing = "sending request to upstream";
+        if x.body.exists() && x.location().core.tcp_nodelay {
+            // What goes out in more than one write must not wait for acknowledgements.
+            attempt.line.set_nodelay();
+        }
         self.send(x, &mut attempt).await?;
         self.doing = "reading response header from upstream";
         let answered = self.head(x, &mut attempt).await?;
@@ -363,7 +412,8 @@ impl Asking<'_> {
         let group = &self.target.group;
         let peer = &group.peers[index];
         let guard = Some(PeerGuard::new(peer));
-        let tag = if group.pool.local { u64::from(x.location.0) + 1 } else { 0 };
+        let of_location = if group.pool.local { u64::from(x.location.0) + 1 } else { 0 };
+        let tag = self.protocol.settings().opened_by.wrapping_add(of_location);
         if let Some(idle) = x.reactor.pools.take(group.pool_id, &peer.address, tag, &group.pool, now) {
             let line = Line {
                 io: idle.io,
@@ -374,26 +424,36 @@ impl Asking<'_> {
                 requests: idle.requests + 1,
                 opened: idle.opened,
                 keep: true,
+                nodelay: idle.nodelay,
             };
             if let Some(state) = x.upstream_states.last_mut() {
                 state.connect_time = Some(0);
             }
-            return Ok(Attempt { peer: index, line, cached: true, sent: false, started: now });
+            return Ok(Attempt::new(index, line, true, now));
         }
         let settings = self.protocol.settings();
-        // What goes out in more than one write must not wait for acknowledgements.
-        let nodelay = x.body.exists() || x.head.has(Known::Upgrade);
         let bind = settings.bind.as_ref().and_then(|bind| local_address(x, bind));
-        let socket = ConnectOptions { bind, nodelay, ..settings.socket.clone() };
+        let socket = ConnectOptions { bind, ..settings.socket.clone() };
         let mut connecting = match connect(&peer.address, &socket) {
             Ok(connecting) => connecting,
             Err(failed) => {
-                let level = if failed.call == ConnectCall::Connect { Level::Error } else { Level::Alert };
-                x.log_while(level, Some(&failed.error), failed.to_string(), self.doing);
-                return Err(match failed.call {
-                    ConnectCall::Connect | ConnectCall::Bind => Failure::of(next::ERROR, false),
-                    ConnectCall::Socket | ConnectCall::Setsockopt => Failure::end(500),
-                });
+                let (level, message) = match (failed.call, &settings.bind) {
+                    (ConnectCall::Connect, _) => (Level::Error, failed.to_string()),
+                    (ConnectCall::Bind, Some(bind)) => {
+                        let shown = bind.value(x);
+                        (Level::Crit, format!("bind({}) failed", String::from_utf8_lossy(&shown)))
+                    }
+                    _ => (Level::Alert, failed.to_string()),
+                };
+                x.log_while(level, Some(&failed.error), message, self.doing);
+                if failed.call == ConnectCall::Connect {
+                    return Err(Failure::of(next::ERROR, false));
+                }
+                // The fault is ours, and no other peer makes it good.
+                if let Some(state) = x.upstream_states.last_mut() {
+                    state.peer = None;
+                }
+                return Err(Failure::end(500));
             }
         };
         // The request is offered before the handshake is known to be over: on a near peer it is.
@@ -442,50 +502,38 @@ impl Asking<'_> {
             requests: 1,
             opened: connected,
             keep: true,
+            nodelay: false,
         };
-        Ok(Attempt { peer: index, line, cached: false, sent: false, started: now })
+        Ok(Attempt::new(index, line, false, now))
     }
 
     /// Reads the head of the answer; with it comes what was read behind it.
     async fn head(&self, x: &mut Exchange, attempt: &mut Attempt) -> Result<Answered, Failure> {
         let settings = self.protocol.settings();
-        // Taken when there is something to put in it: many requests may wait at a time.
-        let mut head: Option<Box<Head>> = None;
-        let (timer, io) = (&self.timer, &mut attempt.line.io);
-        let mut received = 0u64;
+        let timer = &self.timer;
         let result = poll_fn(|cx| {
-            loop {
-                let mut block = Block::small();
-                match io.poll_read(cx, &mut block) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Read::Closed),
-                    Poll::Ready(Ok(n)) => {
-                        received += n as u64;
-                        let head = head.get_or_insert_with(|| x.reactor.take_head());
-                        if let Some(read) = parse(head, x, block, n, settings) {
-                            return Poll::Ready(read);
-                        }
-                    }
-                    Poll::Ready(Err(error)) => return Poll::Ready(Read::Failed(error)),
-                    Poll::Pending => {
-                        drop(block);
-                        if timer.deadline().is_none() {
-                            timer.set_about(settings.read_timeout);
-                        }
-                        if poll_client_gone(x, cx, settings) {
-                            return Poll::Ready(Read::ClientGone);
-                        }
-                        return timer.poll_expired(cx).map(|()| Read::Timeout);
-                    }
-                }
+            if let Some(read) = attempt.early.take() {
+                return Poll::Ready(read);
             }
+            if let Poll::Ready(read) = attempt.poll_head(cx, x, settings) {
+                return Poll::Ready(read);
+            }
+            if timer.deadline().is_none() {
+                timer.set_about(settings.read_timeout);
+            }
+            if poll_client_gone(x, cx, settings) {
+                return Poll::Ready(Read::ClientGone);
+            }
+            timer.poll_expired(cx).map(|()| Read::Timeout)
         })
         .await;
         timer.clear();
+        let received = attempt.received;
         let now = x.reactor.clock().now_ms();
         if let Some(state) = x.upstream_states.last_mut() {
             state.bytes_received = received;
         }
-        let head = head.unwrap_or_default();
+        let head = attempt.head.take().unwrap_or_default();
         const READING: &str = "reading response header from upstream";
         match result {
             Read::Head(block, raw) => {
@@ -503,15 +551,13 @@ impl Asking<'_> {
                 }
                 Ok(Answered { head, block, raw, headless: false })
             }
-            Read::Headless(mut block, raw) => {
-                // What the head took in before it was known to be none goes first.
-                let taken = head.raw().len();
-                block.copy_within(raw.clone(), taken);
-                block[..taken].copy_from_slice(head.raw());
+            Read::Headless(block, raw) => {
+                let (block, raw) = put_back(&head, block, raw);
                 if let Some(state) = x.upstream_states.last_mut() {
                     state.status = 200;
+                    state.bytes_received -= raw.len() as u64;
                 }
-                Ok(Answered { head, block: Some(block), raw: 0..taken + raw.len(), headless: true })
+                Ok(Answered { head, block: Some(block), raw, headless: true })
             }
             Read::Closed => {
                 x.log_while(Level::Error, None, "upstream prematurely closed connection", READING);
@@ -537,6 +583,16 @@ struct Answered {
     block: Option<Block>,
     raw: std::ops::Range<usize>,
     headless: bool,
+}
+
+/// What was read, behind what the head took in before it was known to be none.
+fn put_back(head: &Head, block: Block, raw: std::ops::Range<usize>) -> (Block, std::ops::Range<usize>) {
+    if head.raw().is_empty() {
+        return (block, raw);
+    }
+    let whole = Block::of_parts(&[head.raw(), &block[raw]]);
+    let length = whole.len();
+    (whole, 0..length)
 }
 
 /// The address that a connection comes from; what is none is told and left to the kernel.
@@ -622,4 +678,28 @@ fn client_gone(x: &Exchange, doing: &str) -> Failure {
 /// Whether the client went away and the upstream is to hear of it.
 fn poll_client_gone(x: &mut Exchange, cx: &mut Context<'_>, settings: &Settings) -> bool {
     !settings.ignore_client_abort && x.poll_client_gone(cx)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_head_is_put_back_whole() {
+        #[track_caller]
+        fn check(before: &[u8], read: usize) {
+            let mut head = Head::new();
+            assert_eq!(head.parse(before, 4096), Ok(Parsed::Partial));
+            let mut block = Block::small();
+            block.fill(b'x');
+            assert_eq!(head.parse(&block[..read], 4096), Ok(Parsed::Headless));
+            let (whole, raw) = put_back(&head, block, 0..read);
+            assert!(whole[raw] == *[before, &vec![b'x'; read]].concat(), "{read}");
+        }
+        check(b"", 5);
+        check(b"HT", 5);
+        // A block that is full has no room for more.
+        check(b"", 64 * 1024);
+        check(b"HT", 64 * 1024);
+    }
 }

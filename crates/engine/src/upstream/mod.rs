@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use weir_ir::address::Address;
 
+use crate::http1::{Known, KnownSet};
+
 pub mod balance;
 mod body;
 pub mod exchange;
@@ -12,7 +14,7 @@ pub mod pool;
 pub mod variables;
 
 pub use balance::{Balance, Picked, RoundRobin, Tried};
-pub use exchange::{Protocol, Settings, Target, run};
+pub use exchange::{Protocol, Settings, Target, Written, run};
 pub use pool::{PoolId, PoolSettings, Pools};
 
 /// A peer: one address of a server. Its state is shared by all threads, and carried over to the next generation.
@@ -143,7 +145,7 @@ impl Upstream {
             round_robin,
             peers,
             pool: PoolSettings::default(),
-            pool_id: PoolId::of("", 0),
+            pool_id: PoolId::NONE,
         }
     }
 
@@ -153,10 +155,27 @@ impl Upstream {
     }
 }
 
+/// Header fields that are between an upstream and us.
+#[derive(Debug)]
+pub struct Hidden {
+    pub known: KnownSet,
+    /// The others, in lower case.
+    pub names: Vec<Box<[u8]>>,
+}
+
+impl Hidden {
+    pub fn hides(&self, known: Known, name: &[u8]) -> bool {
+        match known {
+            Known::Other => self.names.iter().any(|hidden| hidden.eq_ignore_ascii_case(name)),
+            known => self.known.has(known),
+        }
+    }
+}
+
 /// What is logged of one attempt (`$upstream_addr`, `$upstream_status`, …). Times are milliseconds.
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamState {
-    /// The peer, or the group's name where no peer was live.
+    /// The peer, or the group's name where no peer was live; none where no connection could even be tried.
     pub peer: Option<Arc<[u8]>>,
     /// `http://`
     pub scheme: &'static str,

@@ -36,6 +36,9 @@ impl Default for PoolSettings {
 pub struct PoolId(u32);
 
 impl PoolId {
+    /// Of a group that keeps nothing.
+    pub(crate) const NONE: Self = Self(u32::MAX);
+
     pub(crate) fn of(name: &str, port: u16) -> Self {
         type Ids = Mutex<HashMap<(Arc<str>, u16), u32>>;
         static IDS: OnceLock<Ids> = OnceLock::new();
@@ -57,6 +60,7 @@ pub struct Idle {
     /// Milliseconds of the reactor's clock.
     pub opened: u64,
     pub since: u64,
+    pub nodelay: bool,
 }
 
 /// The idle connections of one thread, by group.

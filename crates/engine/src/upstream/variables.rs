@@ -9,7 +9,7 @@ use crate::http::variables::seconds;
 
 pub const VARIABLES: &[Variable] = &[
     Variable::new("upstream_addr", |x, out| {
-        joined(x, out, |state, out| out.extend_from_slice(state.peer.as_deref().unwrap_or(b"-")))
+        joined(x, out, |state, out| out.extend_from_slice(state.peer.as_deref().unwrap_or_default()))
     }),
     Variable::new("upstream_status", |x, out| {
         joined(x, out, |state, out| match state.status {

@@ -4,7 +4,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::signal::Signal;
-use weir_testkit::{Client, Gate, Message, Origin, RaisedAtEnd, Server, Socket, until};
+use weir_testkit::{Client, Gate, Message, Modules, Origin, RaisedAtEnd, Server, Site, Socket, until};
 
 use crate::{Test, executable};
 
@@ -18,6 +18,10 @@ pub const TESTS: &[Test] = &[
     ),
     ("a_refused_configuration_changes_nothing", a_refused_configuration_changes_nothing),
     ("a_request_in_flight_ends_on_its_configuration", a_request_in_flight_ends_on_its_configuration),
+    (
+        "a_kept_connection_is_as_the_configuration_wants_it_now",
+        a_kept_connection_is_as_the_configuration_wants_it_now,
+    ),
 ];
 
 const RELOADS: usize = 20;
@@ -226,4 +230,35 @@ fn a_request_in_flight_ends_on_its_configuration() {
     assert_eq!(asked(&server), "new");
     gate.open();
     assert_eq!(client.response().text(), "halfhalf");
+}
+
+fn a_kept_connection_is_as_the_configuration_wants_it_now() {
+    #[track_caller]
+    fn check(pool: &str) {
+        let origin = Origin::saying("here");
+        let names = [("origin", origin.address().to_string()), ("pool", pool.to_owned())];
+        let http = |location: &str| {
+            format!(
+                "upstream u {{ server {{origin}}; {{pool}} }}
+                server {{ listen {{listen}}; location / {{ proxy_pass http://u; {location} }} }}"
+            )
+        };
+        let modules = Modules { http: weir_modules::HTTP, upstream: weir_modules::UPSTREAM };
+        let mut site = Site::start(modules, &http(""), &names);
+        let asked = |site: &Site| {
+            let request = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+            assert_eq!(Client::connect(site.address()).ask(request).text(), "here");
+            origin.connections()
+        };
+        assert_eq!((asked(&site), asked(&site)), (1, 1), "{pool}");
+        // One that is opened in the same way stays over a reload, one that is not goes out of use.
+        let reloads =
+            [("proxy_read_timeout 1m;", 1), ("proxy_bind 127.0.0.2;", 2), ("proxy_socket_keepalive on;", 3)];
+        for (location, connections) in reloads {
+            site.reload(&http(location), &names);
+            assert_eq!((asked(&site), asked(&site)), (connections, connections), "{pool} {location}");
+        }
+    }
+    check("keepalive 4;");
+    check("keepalive 4 local;");
 }

@@ -1,11 +1,16 @@
 //! Tunnels: messages of all sizes both ways, ends of stream, and a side that does not read.
 
 use std::io::{self, Read, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use weir_testkit::{Client, Gate, Message, Origin, Server, Socket, Visit, until};
+use weir_engine::contract::{AnyInstall, Filter, Install};
+use weir_engine::generation::Plan;
+use weir_engine::http::{Body, Exchange, Response};
+use weir_engine::io::Io;
+use weir_ir::{Directive, Module};
+use weir_testkit::{Client, Gate, Message, Modules, Origin, Server, Site, Socket, Visit, until};
 
 use crate::{Test, executable};
 
@@ -18,6 +23,8 @@ pub const TESTS: &[Test] = &[
     ),
     ("a_client_that_does_not_read_is_not_buffered_for", a_client_that_does_not_read_is_not_buffered_for),
     ("an_origin_that_does_not_read_is_not_buffered_for", an_origin_that_does_not_read_is_not_buffered_for),
+    ("what_breaks_a_tunnel_is_logged", what_breaks_a_tunnel_is_logged),
+    ("small_messages_do_not_wait_for_acknowledgements", small_messages_do_not_wait_for_acknowledgements),
 ];
 
 const CONF: &str = "
@@ -222,4 +229,112 @@ fn an_origin_that_does_not_read_is_not_buffered_for() {
     read.open();
     ended.wait();
     assert_eq!(total.load(Ordering::SeqCst), sent);
+}
+
+fn what_breaks_a_tunnel_is_logged() {
+    #[track_caller]
+    fn check(
+        directive: &str,
+        level: &str,
+        message: &str,
+        serve: fn(&mut Visit) -> io::Result<()>,
+        visit: fn(Client),
+    ) {
+        let origin = Origin::start(serve);
+        let conf = CONF.replace("proxy_http_version 1.1;", directive);
+        let certs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/certs");
+        let address = origin.address().to_string();
+        let names = [("origin", address.clone()), ("certs", certs.into()), ("tls", String::new())];
+        let server = Server::start(&executable(), &conf, &names);
+        visit(upgrade(&server));
+        server.logged(&format!(
+            "{message} while proxying upgraded connection, client: 127.0.0.1, server: , \
+             request: \"GET / HTTP/1.1\", upstream: \"http://{address}/\", host: \"a.example\""
+        ));
+        let log = server.log();
+        let line = log.lines().find(|line| line.contains(message)).expect("it was there");
+        assert!(line.contains(&format!("[{level}]")) && line.contains(": *"), "{line}");
+    }
+    let resets = |visit: &mut Visit| {
+        upgraded(visit)?;
+        visit.reset_at_end();
+        Ok(())
+    };
+    let stalls = |visit: &mut Visit| {
+        upgraded(visit)?;
+        visit.stall()
+    };
+    let broken = "recv() failed (104: Connection reset by peer)";
+    check("", "error", broken, resets, |mut client| client.closed());
+    check("", "info", broken, stalls, Client::reset);
+    let silent = "upstream timed out (110: Connection timed out)";
+    check("proxy_read_timeout 100ms;", "info", silent, stalls, |mut client| client.closed());
+}
+
+/// Looks at the two sockets of each tunnel that begins.
+struct Onlooker;
+
+/// Whether `TCP_NODELAY` was set towards client and upstream.
+static SEEN: Mutex<Vec<(bool, bool)>> = Mutex::new(vec![]);
+
+impl Module for Onlooker {
+    const NAME: &'static str = "onlooker";
+    type Main = ();
+    type Scope = ();
+    const DIRECTIVES: &'static [Directive<Self>] = &[];
+}
+
+impl Install for Onlooker {
+    fn install((): &(), plan: &mut Plan<'_, '_>) -> Result<(), weir_syntax::Diagnostic> {
+        plan.handlers.filters.push(Box::new(Onlooker));
+        Ok(())
+    }
+}
+
+impl Filter for Onlooker {
+    fn filter(&self, x: &mut Exchange, response: &mut Response) {
+        if let Body::Tunnel(tunnel) = &response.body {
+            let nodelay = |io: &Io| io.socket().options().tcp_nodelay().expect("a socket option");
+            SEEN.lock().expect("no panic").push((nodelay(&x.client.io), nodelay(&tunnel.upstream)));
+        }
+    }
+}
+
+fn small_messages_do_not_wait_for_acknowledgements() {
+    let origin = Origin::start(|visit| {
+        while visit.head()?.starts_with("GET /plain ") {
+            visit.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain")?;
+        }
+        visit.send(SWITCHING)?;
+        visit.stall()
+    });
+    let http = "
+        upstream u { server {origin}; keepalive 4; }
+        server {
+            listen {listen};
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $http_connection;
+            location / { proxy_pass http://u; }
+            location /off { tcp_nodelay off; proxy_pass http://u; }
+        }";
+    let modules = weir_modules::HTTP.iter().copied().chain([&Onlooker as &dyn AnyInstall]).collect();
+    let modules = Modules { http: Vec::leak(modules), upstream: weir_modules::UPSTREAM };
+    let site = Site::start(modules, http, &[("origin", origin.address().to_string())]);
+    // On a connection that is new and on one that has served before, which is not to matter.
+    for (path, before, connections, expected) in
+        [("/", false, 1, true), ("/", true, 2, true), ("/off", false, 3, false), ("/off", true, 4, false)]
+    {
+        let mut client = Client::connect(site.address());
+        if before {
+            let plain = "GET /plain HTTP/1.1\r\nHost: a.example\r\n\r\n";
+            assert_eq!(client.ask(plain).text(), "plain");
+        }
+        assert_eq!(client.ask(UPGRADE.replace("GET /", &format!("GET {path}"))).status, 101);
+        let seen = SEEN.lock().expect("no panic").pop();
+        assert_eq!(
+            (seen, origin.connections()),
+            (Some((expected, expected)), connections),
+            "{path} {before}"
+        );
+    }
 }

@@ -7,13 +7,13 @@ use super::{Answered, Asking, Attempt, Failure, next};
 use crate::contract::Flow;
 use crate::http::exchange::Tunnel;
 use crate::http::{Body, Exchange, special};
+use crate::http1::Known;
 use crate::http1::body::Decoder;
 use crate::http1::response::{Framing, Head};
-use crate::http1::{Known, Method};
 use crate::io::{Block, Buf};
 use crate::tunnel;
 use crate::upstream::balance::Outcome;
-use crate::upstream::body::{Left, Line, UpstreamBody, keep};
+use crate::upstream::body::{Left, Line, PassedTrailers, UpstreamBody, keep};
 
 /// A body up to this long that came with its head is taken out of the block at once, and its connection is free again.
 const SHORT: u64 = 4096;
@@ -23,7 +23,7 @@ impl Asking<'_> {
     pub(super) fn answer(
         &self,
         x: &mut Exchange,
-        attempt: Attempt,
+        mut attempt: Attempt,
         head: &Head,
         block: Option<Block>,
         raw: std::ops::Range<usize>,
@@ -53,14 +53,17 @@ impl Asking<'_> {
             return Ok(internal_redirect(x, &to));
         }
         let mut response = self.protocol.response(x, head);
-        let to_head = x.method == Method::Head;
-        let framing = head.framing(to_head);
+        let framing = head.framing(self.to_head);
         if framing == Framing::Tunnel && x.header(Known::Upgrade).is_none() {
             // Nobody asked for another protocol, so nobody speaks it: the connections end with this head.
             response.close = true;
             return Ok(Flow::Respond(response));
         }
         if framing == Framing::Tunnel {
+            if x.location().core.tcp_nodelay {
+                attempt.line.set_nodelay();
+                x.set_nodelay();
+            }
             let read = block.as_ref().map_or(&[][..], |b| &b[raw]);
             let tunnel = Tunnel {
                 upstream: attempt.line.io,
@@ -82,7 +85,10 @@ impl Asking<'_> {
             Framing::Empty => Left::Nothing,
             Framing::Length(0) => Left::Nothing,
             Framing::Length(length) => Left::Length(length),
-            Framing::Chunked => Left::Chunked(Box::new(Decoder::new())),
+            Framing::Chunked => Left::Chunked(Box::new(match settings.pass_trailers {
+                Some(_) => Decoder::keeping_trailers(),
+                None => Decoder::new(),
+            })),
             Framing::UntilClose => Left::Close,
             Framing::Tunnel => unreachable!("handled above"),
         };
@@ -122,11 +128,13 @@ impl Asking<'_> {
         raw: std::ops::Range<usize>,
         asked: u64,
     ) -> Body {
+        let settings = self.protocol.settings();
+        let passed = settings.pass_trailers.as_ref().filter(|_| matches!(left, Left::Chunked(_)));
         Body::Stream(Box::new(UpstreamBody {
             reactor: Rc::clone(&x.reactor),
             timer: x.reactor.timers().register(),
-            read_timeout: self.protocol.settings().read_timeout,
-            ignore_client_abort: self.protocol.settings().ignore_client_abort,
+            read_timeout: settings.read_timeout,
+            ignore_client_abort: settings.ignore_client_abort,
             long: UpstreamBody::is_long(&left),
             received: raw.len() as u64,
             left,
@@ -135,7 +143,7 @@ impl Asking<'_> {
             ready: 0..0,
             line: Some(line),
             failure: None,
-            trailers: None,
+            trailers: passed.map(|hidden| Box::new(PassedTrailers::new(hidden, settings.buffer_size))),
             asked,
             state: x.upstream_states.len().saturating_sub(1),
         }))

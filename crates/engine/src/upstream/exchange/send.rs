@@ -2,15 +2,27 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use weir_syntax::Level;
 
-use super::{Asking, Attempt, Failure, client_gone, log_timeout, next, poll_client_gone};
+use super::{Asking, Attempt, Failure, Settings, client_gone, log_timeout, next, poll_client_gone};
 use crate::http::Exchange;
 use crate::http::request_body::RequestBody;
 use crate::http1::body::{ChunkHead, LAST_CHUNK};
 use crate::io::Block;
+
+impl Attempt {
+    /// Whether the upstream has answered while it is still sent to; what became of reading is kept.
+    fn poll_early(&mut self, cx: &mut Context<'_>, x: &Exchange, settings: &Settings) -> bool {
+        if self.line.io.poll_read_ready(cx).is_ready()
+            && let Poll::Ready(read) = self.poll_head(cx, x, settings)
+        {
+            self.early = Some(read);
+        }
+        self.early.is_some()
+    }
+}
 
 /// How a write ended.
 enum Sent {
@@ -22,7 +34,8 @@ enum Sent {
 }
 
 impl Asking<'_> {
-    /// Sends the request. An upstream that answers before it has all of it is listened to.
+    /// Sends the request. An upstream that answers before it has all of it is listened to, unless it only says that it
+    /// is going to.
     pub(super) async fn send(&mut self, x: &mut Exchange, attempt: &mut Attempt) -> Result<(), Failure> {
         let already = x.upstream_states.last().map_or(0, |s| s.bytes_sent) as usize;
         let mut rest = &self.request[already..];
@@ -51,11 +64,11 @@ impl Asking<'_> {
         bytes: &mut &[u8],
     ) -> Result<bool, Failure> {
         let settings = self.protocol.settings();
-        let (timer, io) = (&self.timer, &mut attempt.line.io);
+        let timer = &self.timer;
         let mut written = 0;
         let result = poll_fn(|cx| {
             while !bytes.is_empty() {
-                match io.poll_write(cx, bytes) {
+                match attempt.line.io.poll_write(cx, bytes) {
                     Poll::Ready(Ok(n)) => {
                         *bytes = &bytes[n..];
                         written += n as u64;
@@ -66,7 +79,7 @@ impl Asking<'_> {
                         if timer.deadline().is_none() {
                             timer.set_about(settings.send_timeout);
                         }
-                        if io.poll_read_ready(cx).is_ready() {
+                        if attempt.poll_early(cx, x, settings) {
                             return Poll::Ready(Sent::Answered);
                         }
                         if poll_client_gone(x, cx, settings) {
@@ -76,7 +89,7 @@ impl Asking<'_> {
                     }
                 }
             }
-            io.poll_flush(cx).map(|result| result.map_or_else(Sent::Failed, |()| Sent::All))
+            attempt.line.io.poll_flush(cx).map(|result| result.map_or_else(Sent::Failed, |()| Sent::All))
         })
         .await;
         timer.clear();
@@ -129,12 +142,12 @@ impl Asking<'_> {
         let mut framed = Vec::new();
         while !x.body.is_over() {
             piece.clear();
-            let io = &mut attempt.line.io;
+            let settings = self.protocol.settings();
             let event = poll_fn(|cx| {
                 if let Poll::Ready(result) = x.poll_body_piece(cx, &mut piece) {
                     return Poll::Ready(Some(result));
                 }
-                io.poll_read_ready(cx).map(|_| None)
+                if attempt.poll_early(cx, x, settings) { Poll::Ready(None) } else { Poll::Pending }
             });
             match event.await {
                 Some(Ok(())) => {}

@@ -5,6 +5,7 @@ mod redirect;
 mod request;
 mod response;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use cookie::Attribute;
@@ -14,7 +15,7 @@ use weir_engine::http::{Exchange, Response, Template};
 use weir_engine::http1::{Known, response::Head};
 use weir_engine::io::ConnectOptions;
 use weir_engine::upstream::exchange::{RequestLength, next};
-use weir_engine::upstream::{Protocol, Settings, Target, Upstream};
+use weir_engine::upstream::{Hidden, Protocol, Settings, Target, Upstream, Written};
 use weir_ir::address::{self, Authority, Form, Host};
 use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::program::{LocationMatch, PathSpec, ScopeKind};
@@ -62,6 +63,7 @@ impl Module for Proxy {
             s.pass_headers.push(c.arg(0).to_ascii_lowercase().into());
             Ok(())
         }),
+        D::scope("proxy_pass_trailers", SCOPES, Takes::FLAG, |s, c| s.pass_trailers.flag(c)),
         D::scope("proxy_hide_header", SCOPES, Takes::ONE, |s, c| {
             s.hide_headers.push(c.arg(0).to_ascii_lowercase().into());
             Ok(())
@@ -160,6 +162,7 @@ pub struct Passing {
     buffering: Setting<bool>,
     pass_headers: Vec<Box<[u8]>>,
     hide_headers: Vec<Box<[u8]>>,
+    pass_trailers: Setting<bool>,
     connect_timeout: Setting<u64>,
     send_timeout: Setting<u64>,
     read_timeout: Setting<u64>,
@@ -202,6 +205,7 @@ impl Conf for Passing {
             http_version,
             pass_request_headers,
             pass_request_body,
+            pass_trailers,
             request_buffering,
             buffering,
             connect_timeout,
@@ -277,7 +281,15 @@ impl Passing {
         Ok(())
     }
 
-    fn settings(&self, plan: &Plan<'_, '_>) -> Settings {
+    fn settings(&self, hidden: &Arc<Hidden>, plan: &Plan<'_, '_>) -> Settings {
+        let bind = self.bind.get().and_then(Option::as_ref);
+        let socket = ConnectOptions {
+            keepalive: self.socket_keepalive.or(false),
+            receive_buffer: self.socket_rcvbuf.get().map(|n| *n as usize),
+            ..ConnectOptions::default()
+        };
+        let mut opened_by = DefaultHasher::new();
+        (&socket, bind).hash(&mut opened_by);
         Settings {
             connect_timeout: self.connect_timeout.or(60_000),
             send_timeout: self.send_timeout.or(60_000),
@@ -289,16 +301,15 @@ impl Passing {
             next_upstream_tries: self.next_tries.or(0),
             next_upstream_timeout: self.next_timeout.or(0),
             request_buffering: self.request_buffering.or(true),
+            chunks: self.http_version.or(HttpVersion::Http11) == HttpVersion::Http11,
             pass_request_body: self.pass_request_body.or(true),
             buffer_size: self.buffer_size.or(PAGE) as usize,
             ignore_client_abort: self.ignore_client_abort.or(false),
             intercept_errors: self.intercept_errors.or(false),
-            socket: ConnectOptions {
-                keepalive: self.socket_keepalive.or(false),
-                receive_buffer: self.socket_rcvbuf.get().map(|n| *n as usize),
-                ..ConnectOptions::default()
-            },
-            bind: self.bind.get().and_then(Option::as_ref).map(|from| Arc::new(plan.template(from))),
+            socket,
+            bind: bind.map(|from| Arc::new(plan.template(from))),
+            pass_trailers: self.pass_trailers.or(false).then(|| Arc::clone(hidden)),
+            opened_by: opened_by.finish(),
         }
     }
 }
@@ -439,16 +450,17 @@ impl Install for Proxy {
         }
         let to = match pass {
             Pass::Known { upstream, scheme, place, uri } => {
-                plan.handlers.facts.push(Box::new(place.clone()));
+                plan.handlers.attach(place.clone());
                 let group = plan.build.upstream(*upstream);
                 To::Known { target: Target { group, scheme }, host: place.host.clone(), uri: uri.clone() }
             }
             Pass::Computed(template) => To::Computed(plan.template(template)),
         };
+        let hidden = Arc::new(response::hidden(passing));
         let handler = Handler {
             request: request::Rules::compile(passing, plan),
-            response: response::Rules::compile(passing, plan),
-            settings: passing.settings(plan),
+            settings: passing.settings(&hidden, plan),
+            response: response::Rules::compile(passing, hidden, plan),
             to,
         };
         if let ScopeKind::Location(pattern) = plan.kind() {
@@ -461,7 +473,7 @@ impl Install for Proxy {
 
 fn place(x: &Exchange, out: &mut Vec<u8>, part: impl Fn(&Place) -> &[u8]) -> bool {
     let computed = x.extension::<Computed>().map(|computed| &computed.place);
-    match computed.or_else(|| x.location().handlers.fact::<Place>()) {
+    match computed.or_else(|| x.location().attached::<Place>()) {
         Some(place) => {
             out.extend_from_slice(part(place));
             true
@@ -572,12 +584,7 @@ impl Protocol for Handler {
         }
     }
 
-    fn request(
-        &self,
-        x: &mut Exchange,
-        length: RequestLength,
-        out: &mut Vec<u8>,
-    ) -> Result<std::ops::Range<usize>, u16> {
+    fn request(&self, x: &mut Exchange, length: RequestLength, out: &mut Vec<u8>) -> Result<Written, u16> {
         self.request.write(x, self.way(x), length, out)
     }
 

@@ -4,6 +4,7 @@ use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Template};
 use weir_engine::http1::uri::{Escape, escape};
 use weir_engine::http1::{Known, KnownSet};
+use weir_engine::upstream::Written;
 use weir_engine::upstream::exchange::RequestLength;
 use weir_syntax::Level;
 
@@ -95,18 +96,20 @@ impl Rules {
         self.body.is_some()
     }
 
-    /// Appends head and replaced body; gives back where the URI stands.
+    /// Appends head and replaced body.
     pub(super) fn write(
         &self,
         x: &Exchange,
         way: Way<'_>,
         length: RequestLength,
         out: &mut Vec<u8>,
-    ) -> Result<std::ops::Range<usize>, u16> {
+    ) -> Result<Written, u16> {
+        let method = out.len();
         match &self.method {
             Some(method) => method.append(x, out),
             None => out.extend_from_slice(x.method_name()),
         }
+        let to_head = out[method..].eq_ignore_ascii_case(b"HEAD");
         out.push(b' ');
         let start = out.len();
         write_uri(x, way, out);
@@ -154,7 +157,7 @@ impl Rules {
         if let Some(body) = &body {
             out.extend_from_slice(body);
         }
-        Ok(uri)
+        Ok(Written { uri, to_head })
     }
 
     fn write_host(&self, x: &Exchange, default: &[u8], out: &mut Vec<u8>) {

@@ -1,12 +1,14 @@
 //! The client's response made of the upstream's head.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Response};
 use weir_engine::http1::response::Head;
 use weir_engine::http1::{Known, KnownSet};
 use weir_engine::http1::{date, status};
+use weir_engine::upstream::Hidden;
 
 use super::redirect::Rewrites;
 use super::request::Way;
@@ -14,9 +16,8 @@ use super::{Passing, cookie};
 
 /// What of an upstream's head goes on.
 pub(super) struct Rules {
-    /// Headers that stay, known ones and by name in lower case.
-    hidden: KnownSet,
-    hidden_names: Vec<Box<[u8]>>,
+    /// What stays.
+    hidden: Arc<Hidden>,
     rewrites: Rewrites,
     cookies: Option<cookie::Rules>,
 }
@@ -36,11 +37,25 @@ const HIDDEN: [&str; 8] = [
     "x-accel-charset",
 ];
 
+/// What of an upstream's head, and of the fields behind its body, does not go on as it is.
+pub(super) fn hidden(passing: &Passing) -> Hidden {
+    let mut hidden = Hidden { known: KnownSet::of(&OWN), names: vec![] };
+    let passed = |name: &[u8]| passing.pass_headers.iter().any(|p| **p == *name);
+    let defaults = HIDDEN.iter().map(|name| name.as_bytes());
+    let names = defaults.chain(passing.hide_headers.iter().map(|name| &**name));
+    for name in names.filter(|name| !passed(name)) {
+        match Known::of(name) {
+            Known::Other => hidden.names.push(name.into()),
+            known => hidden.known.insert(known),
+        }
+    }
+    hidden
+}
+
 impl Rules {
-    pub(super) fn compile(passing: &Passing, plan: &Plan<'_, '_>) -> Self {
-        let mut rules = Self {
-            hidden: KnownSet::of(&OWN),
-            hidden_names: vec![],
+    pub(super) fn compile(passing: &Passing, hidden: Arc<Hidden>, plan: &Plan<'_, '_>) -> Self {
+        Self {
+            hidden,
             rewrites: Rewrites::compile(passing, plan),
             cookies: cookie::Rules::compile(
                 &passing.cookie_domains,
@@ -48,17 +63,7 @@ impl Rules {
                 &passing.cookie_flags,
                 plan,
             ),
-        };
-        let passed = |name: &[u8]| passing.pass_headers.iter().any(|p| **p == *name);
-        let defaults = HIDDEN.iter().map(|name| name.as_bytes());
-        let hidden = defaults.chain(passing.hide_headers.iter().map(|name| &**name));
-        for name in hidden.filter(|name| !passed(name)) {
-            match Known::of(name) {
-                Known::Other => rules.hidden_names.push(name.into()),
-                known => rules.hidden.insert(known),
-            }
         }
-        rules
     }
 
     /// Where the upstream sends the request on, and what of its head goes along.
@@ -96,14 +101,14 @@ impl Rules {
         }
         response.content_length = if head.is_chunked() { None } else { head.content_length() };
         for field in head.fields() {
-            if self.hidden.has(field.known) {
+            if self.hidden.known.has(field.known) {
                 continue;
             }
             let value = head.get(field.value);
             match field.known {
                 Known::Other => {
                     let name = head.get(field.name);
-                    if !self.hidden_names.iter().any(|hidden| hidden.eq_ignore_ascii_case(name)) {
+                    if !self.hidden.hides(field.known, name) {
                         response.headers.copy(head, field);
                     }
                 }
