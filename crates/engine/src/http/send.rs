@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 use weir_syntax::Level;
 
 use crate::http::response::{FilePart, Source};
-use crate::http::special::VERSION;
 use crate::http::{Body, Exchange, Headers, Response};
 use crate::http1::body::{CHUNK_END, ChunkHead, LAST_CHUNK_HEAD};
 use crate::http1::request::Version;
@@ -171,8 +170,7 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
 fn write_server(tokens: ServerTokens, out: &mut Vec<u8>) {
     match tokens {
         ServerTokens::On | ServerTokens::Build => {
-            out.extend_from_slice(b"Server: weir/");
-            field(b"", VERSION.as_bytes(), out);
+            out.extend_from_slice(concat!("Server: weir/", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes());
         }
         ServerTokens::Off => out.extend_from_slice(b"Server: weir\r\n"),
     }

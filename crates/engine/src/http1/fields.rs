@@ -37,6 +37,11 @@ impl Span {
         self.start == self.end
     }
 
+    /// Whether it points into a head's own text.
+    pub(crate) fn is_own(self) -> bool {
+        self.start & OWN != 0
+    }
+
     /// Where it starts among the bytes received.
     pub(crate) fn start(self) -> usize {
         (self.start & !OWN) as usize

@@ -145,6 +145,9 @@ pub struct Head {
     own: Vec<u8>,
     fields: Fields,
     ignored: Vec<Span>,
+    /// The host of an earlier request that needed no lower-casing, and what was found of it: clients repeat theirs.
+    last_host: Vec<u8>,
+    last_place: (usize, u16),
     now: Now,
 }
 
@@ -372,8 +375,19 @@ impl Head {
 
     fn host_field(&mut self, value: Span) -> Result<(), Reject> {
         let start = value.start();
-        let (host, port) = host::place(&self.raw, start, start + value.len(), &mut self.own)
-            .map_err(|host::BadHost| Reject::new(400, "client sent invalid host header"))?;
+        let text = self.raw.get(start..start + value.len()).unwrap_or_default();
+        let (host, port) = if !text.is_empty() && text == self.last_host {
+            (Span::raw(start, start + self.last_place.0), self.last_place.1)
+        } else {
+            let (host, port) = host::place(&self.raw, start, start + value.len(), &mut self.own)
+                .map_err(|host::BadHost| Reject::new(400, "client sent invalid host header"))?;
+            self.last_host.clear();
+            if !host.is_own() && text.len() <= 255 {
+                self.last_host.extend_from_slice(text);
+                self.last_place = (host.len(), port);
+            }
+            (host, port)
+        };
         // The host of an absolute form wins (RFC 9112 section 3.2.2).
         if self.now.host.is_empty() {
             (self.now.host, self.now.port) = (host, port);

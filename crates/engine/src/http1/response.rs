@@ -228,7 +228,7 @@ impl Head {
         Some(false)
     }
 
-    /// Takes `HTTP/1.1 200 ` at once, as nearly all answers begin.
+    /// Takes `HTTP/1.1 200 OK` at once, as nearly all answers begin.
     fn skip_usual_start(&mut self) {
         if let [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'0'..=b'9', b' ', rest @ ..] =
             &self.raw[..]
@@ -242,6 +242,8 @@ impl Head {
             self.now.status_start = 9;
             self.now.pos = 13;
             self.now.stage = Stage::Text;
+            let reason = self.raw[13..].iter().position(|byte| matches!(byte, b'\r' | b'\n'));
+            self.now.pos += reason.unwrap_or(self.raw.len() - 13);
         }
     }
 
