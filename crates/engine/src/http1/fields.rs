@@ -426,7 +426,7 @@ pub(crate) fn ordinary(padded: &[u8], pos: usize) -> Option<(Field, usize)> {
     let window: &[u8; AHEAD] = padded.get(pos..)?.first_chunk()?;
     let name_len = find(window, |word| zeros(word ^ (ONES * b':' as u64)))?;
     let known = Known::within(window, name_len);
-    if known == Known::Other && !is_plain(&window[..name_len]) {
+    if known == Known::Other && !is_plain(window, name_len) {
         return None;
     }
     let name_end = pos + name_len;
@@ -456,8 +456,38 @@ pub(crate) fn ordinary(padded: &[u8], pos: usize) -> Option<(Field, usize)> {
     Some((Field { name: Span::raw(pos, name_end), value: Span::raw(value, end), known }, cr + 2))
 }
 
-fn is_plain(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|byte| CLASSES[*byte as usize] == Class::Plain)
+/// Whether the first `len` bytes are letters, digits and hyphens, and at least one.
+#[inline]
+fn is_plain(window: &[u8; AHEAD], len: usize) -> bool {
+    let (words, _) = window.as_chunks::<8>();
+    let mut odd = 0;
+    let mut left = len;
+    for word in words {
+        if left == 0 {
+            break;
+        }
+        // What stands behind the name is taken for letters; letters are folded, which makes no other byte one.
+        let behind = if left < 8 { !0 << (8 * left) } else { 0 };
+        let word = u64::from_le_bytes(*word) & !behind | (ONES * b'a' as u64) & behind;
+        let folded = word | ONES * 0x20;
+        let letter = from(folded, b'a') & !from(folded, b'z' + 1);
+        let digit = from(word, b'0') & !from(word, b'9' + 1);
+        odd |= word | !(letter | digit | zeros_of_ascii(word ^ (ONES * b'-' as u64)));
+        left = left.saturating_sub(8);
+    }
+    len > 0 && odd & HIGHS == 0
+}
+
+/// Marks the bytes of a word of ASCII that are at least `least`.
+#[inline(always)]
+fn from(word: u64, least: u8) -> u64 {
+    (word & !HIGHS) + ONES * (0x80 - least) as u64
+}
+
+/// Marks the zero bytes of a word, exactly, where no byte has its highest bit set.
+#[inline(always)]
+fn zeros_of_ascii(word: u64) -> u64 {
+    !((word & !HIGHS) + !HIGHS)
 }
 
 /// Marks the zero bytes of a word; nothing below the lowest mark is wrong.
@@ -483,4 +513,24 @@ fn find(bytes: &[u8; AHEAD], mark: impl Fn(u64) -> u64) -> Option<usize> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_name_is_one_of_plain_bytes() {
+        let mut window = [b'x'; AHEAD];
+        for at in [0, 1, 7, 8, 20, 31] {
+            for byte in 0..=255 {
+                window[at] = byte;
+                let plain = CLASSES[byte as usize] == Class::Plain;
+                assert_eq!(is_plain(&window, at + 1), plain, "{byte} at the end of {}", at + 1);
+                assert_eq!(is_plain(&window, AHEAD), plain, "{byte} within");
+                assert_eq!(is_plain(&window, at), at > 0, "{byte} behind {at}");
+            }
+            window[at] = b'x';
+        }
+    }
 }
