@@ -218,10 +218,7 @@ fn poll_client<T>(
             x.client.timer.clear();
             Poll::Ready(Ok(value))
         }
-        Poll::Ready(Err(error)) => {
-            x.log_error(Level::Info, Some(&error), "send() failed");
-            Poll::Ready(Err(SendError::Client(error)))
-        }
+        Poll::Ready(Err(error)) => Poll::Ready(Err(send_failed(x, error))),
         Poll::Pending => {
             if x.client.timer.deadline().is_none() {
                 x.client.timer.set_about(x.location().core.send_timeout);
@@ -257,7 +254,26 @@ async fn transmit(x: &mut Exchange, mut head: Buf, body: &mut Body) -> Result<()
 
 /// Writes all of `head`, and what TLS still holds.
 async fn flush(x: &mut Exchange, head: &mut Buf) -> Result<(), SendError> {
+    if !head.is_empty() {
+        // Nearly always it is taken whole, and nothing has to be set up for waiting.
+        match x.client.io.try_write(head) {
+            Ok(n) => {
+                x.sent += n as u64;
+                head.consume(n);
+                if head.is_empty() {
+                    return Ok(());
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(send_failed(x, error)),
+        }
+    }
     poll_fn(|cx| poll_write_all(x, cx, head)).await
+}
+
+fn send_failed(x: &Exchange, error: io::Error) -> SendError {
+    x.log_error(Level::Info, Some(&error), "send() failed");
+    SendError::Client(error)
 }
 
 async fn send_bytes(x: &mut Exchange, head: &mut Buf, bytes: &[u8]) -> Result<(), SendError> {

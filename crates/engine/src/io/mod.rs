@@ -105,6 +105,15 @@ impl Io {
         stream!(self, s => Pin::new(s).poll_write(cx, bytes))
     }
 
+    /// Writes what a plain socket takes now, for whoever can do with less than waiting: `WouldBlock` where it takes
+    /// nothing, and with TLS always.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Io::Plain(socket) => socket.try_write(bytes),
+            Io::TlsServer(_) | Io::TlsClient(_) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
     /// As [`Io::poll_write`] for several pieces: one `writev`, or one run of TLS records.
     pub fn poll_write_vectored(
         &mut self,

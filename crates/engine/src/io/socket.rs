@@ -98,6 +98,11 @@ impl Socket {
         either!(self, s => s.try_read(into))
     }
 
+    /// Writes if the socket is not known to be full; `WouldBlock` if it is.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        either!(self, s => s.try_write(bytes))
+    }
+
     /// Runs `work` if the socket is known to be ready; a `WouldBlock` from it clears the readiness.
     pub fn try_io<T>(&self, interest: Interest, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         either!(self, s => s.try_io(interest, work))

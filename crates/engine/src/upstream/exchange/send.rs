@@ -39,6 +39,19 @@ impl Asking<'_> {
     pub(super) async fn send(&mut self, x: &mut Exchange, attempt: &mut Attempt) -> Result<(), Failure> {
         let already = x.upstream_states.last().map_or(0, |s| s.bytes_sent) as usize;
         let mut rest = &self.request[already..];
+        if !rest.is_empty() {
+            // Nearly always it is taken whole, and nothing has to be set up for waiting.
+            match attempt.line.io.try_write(rest) {
+                Ok(n) => {
+                    rest = &rest[n..];
+                    if let Some(state) = x.upstream_states.last_mut() {
+                        state.bytes_sent += n as u64;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(send_failed(x, attempt, &error)),
+            }
+        }
         if !rest.is_empty() && !self.write(x, attempt, &mut rest).await? {
             return Ok(());
         }
@@ -104,10 +117,7 @@ impl Asking<'_> {
                 log_timeout(x, "sending request to upstream");
                 Err(Failure::of(next::TIMEOUT, attempt.cached))
             }
-            Sent::Failed(error) => {
-                x.log_while(Level::Error, Some(&error), "send() failed", "sending request to upstream");
-                Err(Failure::of(next::ERROR, attempt.cached))
-            }
+            Sent::Failed(error) => Err(send_failed(x, attempt, &error)),
         }
     }
 
@@ -163,6 +173,11 @@ impl Asking<'_> {
         }
         Ok(true)
     }
+}
+
+fn send_failed(x: &Exchange, attempt: &Attempt, error: &io::Error) -> Failure {
+    x.log_while(Level::Error, Some(error), "send() failed", "sending request to upstream");
+    Failure::of(next::ERROR, attempt.cached)
 }
 
 /// Appends a part of a request's body as it is framed for the upstream, the end behind the last one.
