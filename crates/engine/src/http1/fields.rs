@@ -468,8 +468,8 @@ fn is_plain(window: &[u8; AHEAD], len: usize) -> bool {
         }
         // What stands behind the name is taken for letters; letters are folded, which makes no other byte one.
         let behind = if left < 8 { !0 << (8 * left) } else { 0 };
-        let word = u64::from_le_bytes(*word) & !behind | (ONES * b'a' as u64) & behind;
-        let folded = word | ONES * 0x20;
+        let word = (u64::from_le_bytes(*word) & !behind) | ((ONES * b'a' as u64) & behind);
+        let folded = word | (ONES * 0x20);
         let letter = from(folded, b'a') & !from(folded, b'z' + 1);
         let digit = from(word, b'0') & !from(word, b'9' + 1);
         odd |= word | !(letter | digit | zeros_of_ascii(word ^ (ONES * b'-' as u64)));

@@ -262,9 +262,11 @@ impl Head {
     fn read_fields(&mut self, received: usize) -> Result<Option<usize>, Invalid> {
         loop {
             if self.now.scan.at_line() {
-                while !self.now.scan.at_end(&self.raw)
-                    && let Some((field, next)) = ordinary(&self.raw, self.now.scan.pos)
-                {
+                loop {
+                    if self.now.scan.at_end(&self.raw) {
+                        return Ok(Some(self.now.scan.pos + 2));
+                    }
+                    let Some((field, next)) = ordinary(&self.raw, self.now.scan.pos) else { break };
                     self.now.scan.pos = next;
                     self.field(field)?;
                 }
