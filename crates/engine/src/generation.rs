@@ -380,8 +380,8 @@ impl<'p> Build<'p> {
         // A declared variable shadows a changeable one of weir's own only in its slot.
         let piece = if variables.entries[id.0 as usize].origin == Origin::Declared {
             match self.builtin(variables.name(id)) {
-                Some(own) => Piece::Get(own.get),
-                None => Piece::Slot(id),
+                Some(own) if !own.replaceable => Piece::Get(own.get),
+                Some(_) | None => Piece::Slot(id),
             }
         } else {
             self.piece(variables.name(id), id)
@@ -454,7 +454,7 @@ const FIXED: [&str; 15] = [
 /// What a dialect answers for a variable that needs no declaration.
 pub fn builtin(modules: &[&dyn AnyInstall], name: &str) -> Option<weir_ir::Builtin> {
     if let Some(own) = find_builtin(modules, name) {
-        return Some(weir_ir::Builtin { changeable: own.set.is_some() });
+        return Some(weir_ir::Builtin { changeable: own.set.is_some() || own.replaceable });
     }
     find_family(modules, name).map(|_| weir_ir::Builtin { changeable: !FIXED.contains(&name) })
 }

@@ -35,6 +35,9 @@ pub struct CoreSettings {
     pub reset_timedout_connection: bool,
     pub tcp_nodelay: bool,
     pub sendfile: bool,
+    /// Sizes that may differ from request to request.
+    pub limit_rate: Option<Template>,
+    pub limit_rate_after: Option<Template>,
     pub satisfy: Satisfy,
     pub internal: bool,
     pub absolute_redirect: bool,
@@ -109,6 +112,8 @@ impl CoreSettings {
             reset_timedout_connection: core.reset_timedout_connection.or(false),
             tcp_nodelay: core.tcp_nodelay.or(true),
             sendfile: core.sendfile.or(false),
+            limit_rate: core.limit_rate.get().map(|rate| build.template(rate)),
+            limit_rate_after: core.limit_rate_after.get().map(|size| build.template(size)),
             satisfy: core.satisfy.or(Satisfy::All),
             internal: core.internal.or(false),
             absolute_redirect: core.absolute_redirect.or(true),

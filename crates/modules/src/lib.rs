@@ -25,6 +25,8 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::SplitClients,
     &http::Referer,
     &http::SecureLink,
+    // Has variables only.
+    &http::Browser,
     // Limits, requests before connections as in nginx, both before anything costly.
     &http::LimitReq,
     &http::LimitConn,
@@ -40,6 +42,7 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::EmptyGif,
     // The content phase: a directory's index before the listing of it, and last of all the file itself.
     &http::TryFiles,
+    &http::RandomIndex,
     &http::Index,
     &http::Autoindex,
     &http::Static,
@@ -47,6 +50,8 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::NotModified,
     // Fields of the configuration, once it is settled whether there is anything to send.
     &http::Headers,
+    // Its cookie stands behind them.
+    &http::UserId,
     // The last filter: it cuts ranges out of the body that all others have agreed on.
     &http::RangeFilter,
     // After everything: it runs in the log phase.

@@ -75,6 +75,10 @@ impl Module for HttpCore {
         }),
         D::scope("client_body_in_single_buffer", SCOPES, Takes::FLAG, |s, c| s.once.flag(c))
             .accepted("a body in memory is one buffer"),
+        D::scope("limit_rate", SCOPES_IF, Takes::ONE, |s, c| s.limit_rate.put_with(c, size_template)),
+        D::scope("limit_rate_after", SCOPES_IF, Takes::ONE, |s, c| {
+            s.limit_rate_after.put_with(c, size_template)
+        }),
         D::scope("sendfile", SCOPES_IF, Takes::FLAG, |s, c| s.sendfile.flag(c)),
         D::scope("sendfile_max_chunk", SCOPES, Takes::ONE, |s, c| s.once.size(c))
             .accepted("a connection gives way after a bounded amount of work"),
@@ -277,6 +281,8 @@ pub struct Core {
     pub client_body_timeout: Setting<u64>,
     pub client_body_temp_path: Setting<PathSpec>,
     pub client_body_in_file_only: Setting<BodyInFile>,
+    pub limit_rate: Setting<Template>,
+    pub limit_rate_after: Setting<Template>,
     pub sendfile: Setting<bool>,
     pub tcp_nodelay: Setting<bool>,
     pub send_timeout: Setting<u64>,
@@ -334,6 +340,8 @@ impl Conf for Core {
             client_body_timeout,
             client_body_temp_path,
             client_body_in_file_only,
+            limit_rate,
+            limit_rate_after,
             sendfile,
             tcp_nodelay,
             send_timeout,
@@ -616,6 +624,15 @@ pub fn temp_path(call: &mut Call<'_>) -> Result<PathSpec, Fault> {
     let spec = PathSpec { path, levels, position: Some(call.position()) };
     call.directory(spec.clone())?;
     Ok(spec)
+}
+
+/// A size that may have variables in it.
+fn size_template(call: &mut Call<'_>) -> Result<Template, Fault> {
+    let template = call.template(0)?;
+    match template.as_literal() {
+        Some(text) if value::size(text).is_none() => Err(call.under(call.refuse("invalid value"), 0)),
+        Some(_) | None => Ok(template),
+    }
 }
 
 fn aio(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {

@@ -166,3 +166,32 @@ fn rewrite_log() {
         ]
     );
 }
+
+/// The seconds that a response of 3000 bytes takes, and `$limit_rate` afterwards.
+#[track_caller]
+fn check_rate(location: &str, expected: (&str, &str), log: &[&str]) {
+    let site = Site::new(&format!(
+        "log_format t '$request_time $limit_rate'; access_log logs/t t; server {{ \
+         location / {{ {location} answer 200 text/plain {}; }} }}",
+        "x".repeat(3000)
+    ));
+    let answer = site.get("/?rate=1k&bad=x", "");
+    assert!(answer.ends_with(&"x".repeat(3000)), "{location}");
+    let line = site.read("logs/t");
+    let (time, rate) = line.trim_end().split_once(' ').unwrap();
+    assert_eq!((&time[..1], rate), expected, "{location}");
+    assert_eq!(site.log(), log, "{location}");
+}
+
+#[test]
+fn rates() {
+    check_rate("", ("0", "0"), &[]);
+    check_rate("limit_rate_after 1k;", ("0", "0"), &[]);
+    check_rate("limit_rate 1k;", ("3", "1024"), &[]);
+    check_rate("limit_rate 1k; limit_rate_after 2k;", ("1", "1024"), &[]);
+    check_rate("limit_rate $arg_rate;", ("3", "1024"), &[]);
+    check_rate("limit_rate $arg_bad;", ("0", "0"), &["invalid size \"x\""]);
+    check_rate("set $limit_rate 1k;", ("3", "1024"), &[]);
+    check_rate("limit_rate 1k; set $limit_rate 0;", ("0", "0"), &[]);
+    check_rate("set $limit_rate x;", ("0", "0"), &["invalid $limit_rate \"x\""]);
+}
