@@ -402,7 +402,7 @@ impl fmt::Write for Line {
     clippy::disallowed_methods,
     reason = "messages are written where there is no reactor too: before the first and between two"
 )]
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

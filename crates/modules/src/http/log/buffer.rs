@@ -1,6 +1,5 @@
 //! Lines held back in memory (`buffer=`, `flush=`), one buffer a file for all threads.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -37,7 +36,7 @@ struct Held {
 impl Buffered {
     pub(super) fn open(file: Arc<LogFile>, buffering: Buffering) -> Arc<Self> {
         let buffered = Arc::new_cyclic(|me| Buffered {
-            file: File { file: Arc::clone(&file), complained_at: AtomicU64::new(0) },
+            file: File { file: Arc::clone(&file), complained_at: Arc::default() },
             buffering,
             held: Mutex::default(),
             me: Weak::clone(me),
