@@ -45,6 +45,8 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::RandomIndex,
     &http::Index,
     &http::Autoindex,
+    // Only what no listing and no index is for.
+    &http::Dav,
     &http::Static,
     // The first filter: it judges the response as its maker sent it, before any other filter changes it.
     &http::NotModified,
