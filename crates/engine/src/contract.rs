@@ -98,7 +98,7 @@ pub struct Variable {
     pub get: Get,
     /// Writes it, where the configuration may (`set $args …`).
     pub set: Option<fn(&mut Exchange, &[u8])>,
-    /// The configuration may declare another one of its name, which then holds everywhere.
+    /// The configuration may declare another one of its name, which is asked first.
     pub replaceable: bool,
 }
 

@@ -400,8 +400,9 @@ impl<'p> Build<'p> {
         // A declared variable shadows a changeable one of weir's own only in its slot.
         let piece = if variables.entries[id.0 as usize].origin == Origin::Declared {
             match self.builtin(variables.name(id)) {
-                Some(own) if !own.replaceable => Piece::Get(own.get),
-                Some(_) | None => Piece::Slot(id),
+                Some(own) if own.replaceable => Piece::SlotOr(id, own.get),
+                Some(own) => Piece::Get(own.get),
+                None => Piece::Slot(id),
             }
         } else {
             self.piece(variables.name(id), id)

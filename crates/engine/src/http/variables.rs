@@ -274,7 +274,8 @@ fn args(x: &Exchange, out: &mut Vec<u8>) -> bool {
 
 fn uri(x: &Exchange, out: &mut Vec<u8>) -> bool {
     out.extend_from_slice(&x.uri);
-    !x.uri.is_empty()
+    // It is there, and empty, where the client's was refused.
+    !x.uri.is_empty() || !x.head.unparsed_uri().is_empty()
 }
 
 fn host(x: &Exchange, out: &mut Vec<u8>) -> bool {

@@ -1,5 +1,6 @@
 //! `ngx_http_dav_module`: PUT, DELETE, MKCOL, COPY and MOVE of files below `root`.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -206,9 +207,15 @@ fn path(x: &Exchange) -> Result<PathBuf, u16> {
 
 /// The file without the slash that marks a collection.
 fn bare(path: &Path) -> &Path {
-    use std::os::unix::ffi::OsStrExt;
     let bytes = path.as_os_str().as_bytes();
     files::path(bytes.strip_suffix(b"/").filter(|bare| !bare.is_empty()).unwrap_or(bytes))
+}
+
+/// The same with each run of slashes as one.
+fn merged(path: &Path) -> PathBuf {
+    let mut bytes = path.as_os_str().as_bytes().to_vec();
+    bytes.dedup_by(|a, b| (*a, *b) == (b'/', b'/'));
+    files::path(&bytes).to_owned()
 }
 
 impl Ready {
@@ -293,6 +300,8 @@ impl Ready {
         let Some(target) = within_host(x, &header)? else { return invalid(x) };
         let mut destination = Vec::new();
         if decode_unsafe(target, &mut destination).is_err() {
+            let target = String::from_utf8_lossy(target);
+            x.log(Level::Error, format_args!("unsafe URI \"{target}\" was detected"));
             return invalid(x);
         }
         let uri = String::from_utf8_lossy(&x.uri).into_owned();
@@ -327,9 +336,9 @@ impl Ready {
         let source = std::mem::replace(&mut x.uri, destination);
         let to = path(x);
         x.uri = source;
-        // Slashes that follow each other are one: components say so.
-        let (from, to): (PathBuf, PathBuf) = (from.components().collect(), to?.components().collect());
-        if from == to {
+        let (from, to) = (merged(&from), bare(&merged(&to?)).to_owned());
+        let from_bare = bare(&from);
+        if from_bare == to {
             let same = "point to the same location";
             return refuse(
                 x,
@@ -339,7 +348,7 @@ impl Ready {
         }
         let method = String::from_utf8_lossy(x.method_name()).into_owned();
         let not_into = format!("\"{uri}\" could not be {method}ed to collection \"{shown}\"");
-        if collection && (to.starts_with(&from) || from.starts_with(&to)) {
+        if collection && (to.starts_with(from_bare) || from_bare.starts_with(&to)) {
             return refuse(x, 403, not_into);
         }
         Ok(Work::Copy { from, to, moves, collection, overwrite, access: self.access, uri, not_into })

@@ -122,14 +122,10 @@ impl Work {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => overwrite = false,
                     Err(error) => return Err(Trouble::of("lstat()", &to, error, 404)),
                 }
-                // A slash follows a link.
-                let source = if collection { fs::metadata(&from) } else { fs::symlink_metadata(&from) };
-                let source = source.map_err(|error| Trouble::of("lstat()", &from, error, 404))?;
+                // With its slash it is a directory, or nothing.
+                let source =
+                    fs::symlink_metadata(&from).map_err(|error| Trouble::of("lstat()", &from, error, 404))?;
                 if !source.is_dir() {
-                    if collection {
-                        // With its slash it names nothing.
-                        return Err(Trouble::of("lstat()", &from, Errno::ENOTDIR.into(), 404));
-                    }
                     if moves {
                         let create_path = Some(access);
                         return Moving { from, to, access: None, modified: None, create_path }
@@ -141,15 +137,16 @@ impl Work {
                 if !collection {
                     return Err(Trouble::refused(400, None, format!("\"{uri}\" is collection")));
                 }
+                let from = super::bare(&from);
                 if overwrite {
                     delete(&to, directory)?;
                 }
-                if moves && fs::rename(&from, &to).is_ok() {
+                if moves && fs::rename(from, &to).is_ok() {
                     return Ok(201);
                 }
-                copy_directory(&from, &to, &source)?;
+                copy_directory(from, &to, &source)?;
                 if moves {
-                    delete(&from, true)?;
+                    delete(from, true)?;
                 }
                 Ok(201)
             }
@@ -209,7 +206,7 @@ fn copy_file(from: &Path, to: &Path) -> Result<(), Trouble> {
         NUMBER.fetch_add(1, Ordering::Relaxed) % 100_000
     ));
     let temporary = PathBuf::from(name);
-    let copied = copy_contents(from, &temporary).and_then(|()| {
+    let copied = copy_contents(from, &temporary, to).and_then(|()| {
         fs::rename(&temporary, to).map_err(|error| Trouble::broken("rename()", &temporary, error))
     });
     if copied.is_err() {
@@ -219,7 +216,8 @@ fn copy_file(from: &Path, to: &Path) -> Result<(), Trouble> {
     copied
 }
 
-fn copy_contents(from: &Path, to: &Path) -> Result<(), Trouble> {
+/// `shown` is what messages call it.
+fn copy_contents(from: &Path, to: &Path, shown: &Path) -> Result<(), Trouble> {
     // Without O_NONBLOCK opening a pipe would wait for its writer.
     let source = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(from);
     let mut source = source.map_err(|error| Trouble::broken("open()", from, error))?;
@@ -228,13 +226,13 @@ fn copy_contents(from: &Path, to: &Path) -> Result<(), Trouble> {
         return Err(Trouble::broken("read()", from, Errno::EINVAL.into()));
     }
     let target = File::options().write(true).create_new(true).mode(metadata.mode() & 0o777).open(to);
-    let mut target = target.map_err(|error| Trouble::broken("open()", to, error))?;
+    let mut target = target.map_err(|error| Trouble::broken("open()", shown, error))?;
     io::copy(&mut source, &mut target).map_err(|error| match error.raw_os_error() {
-        Some(code) if code == Errno::ENOSPC as i32 => Trouble::of("write()", to, error, 500),
-        _ => Trouble::broken("write()", to, error),
+        Some(code) if code == Errno::ENOSPC as i32 => Trouble::of("write()", shown, error, 500),
+        _ => Trouble::broken("write()", shown, error),
     })?;
     let modified = metadata.modified().and_then(|time| target.set_modified(time));
-    modified.map_err(|error| Trouble::broken("utimes()", to, error))
+    modified.map_err(|error| Trouble::broken("utimes()", shown, error))
 }
 
 /// Copies a directory with all files and directories in it; links and what else there is stay behind.
