@@ -40,6 +40,7 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::temp_paths::Scgi,
     &http::StubStatus,
     &http::EmptyGif,
+    &http::Flv,
     // The content phase: a directory's index before the listing of it, and last of all the file itself.
     &http::TryFiles,
     &http::RandomIndex,

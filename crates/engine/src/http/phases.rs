@@ -260,10 +260,14 @@ async fn content(x: &mut Exchange, generation: &Generation) -> Flow {
         None => {}
         Some(ContentHandler::Upstream(protocol)) => return upstream::exchange::run(x, &**protocol).await,
         Some(ContentHandler::Content(handler)) => {
-            return match handler.respond(x) {
+            let flow = match handler.respond(x) {
                 Step::Now(flow) => flow,
                 Step::Later(later) => later.await,
             };
+            // What is not its own is left to the handlers of any location.
+            if !matches!(flow, Flow::Decline) {
+                return flow;
+            }
         }
     }
     for handler in &handlers.content {

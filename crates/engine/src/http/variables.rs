@@ -466,7 +466,8 @@ pub fn cookie(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
     false
 }
 
-fn arg(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
+/// Appends an argument of the request; false where it has none of that name.
+pub fn arg(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
     for pair in x.args.split(|b| *b == b'&') {
         let Some(at) = memchr::memchr(b'=', pair) else { continue };
         if pair[..at].eq_ignore_ascii_case(name.as_bytes()) {

@@ -130,13 +130,7 @@ impl Module for HttpCore {
         D::scope("server_name_in_redirect", SCOPES, Takes::FLAG, |s, c| s.server_name_in_redirect.flag(c)),
         D::scope("port_in_redirect", SCOPES, Takes::FLAG, |s, c| s.port_in_redirect.flag(c)),
         D::scope("msie_padding", SCOPES, Takes::FLAG, |s, c| s.msie_padding.flag(c)),
-        D::scope("msie_refresh", SCOPES, Takes::FLAG, |s, c| {
-            s.once.read(c, |c| match c.flag()? {
-                true => Err(unsupported("msie_refresh on", c)),
-                false => Ok(()),
-            })
-        })
-        .accepted("off, as it is anyway; on is refused"),
+        D::scope("msie_refresh", SCOPES, Takes::FLAG, |s, c| s.msie_refresh.flag(c)),
         D::scope("disable_symlinks", SCOPES, Takes::ONE_TWO, disable_symlinks)
             .accepted("off, as it is anyway; all else is refused"),
         D::scope("open_file_cache", SCOPES, Takes::ONE_TWO, open_file_cache).accepted(NO_FILE_CACHE),
@@ -304,6 +298,7 @@ pub struct Core {
     pub server_name_in_redirect: Setting<bool>,
     pub port_in_redirect: Setting<bool>,
     pub msie_padding: Setting<bool>,
+    pub msie_refresh: Setting<bool>,
     pub log_not_found: Setting<bool>,
     pub log_subrequest: Setting<bool>,
     pub recursive_error_pages: Setting<bool>,
@@ -360,6 +355,7 @@ impl Conf for Core {
             server_name_in_redirect,
             port_in_redirect,
             msie_padding,
+            msie_refresh,
             log_not_found,
             log_subrequest,
             recursive_error_pages,

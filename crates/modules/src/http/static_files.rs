@@ -1,8 +1,7 @@
 //! `ngx_http_static_module`: files below `root`, for every location that has no other content.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::sync::Arc;
 
@@ -48,19 +47,9 @@ fn respond(x: &mut Exchange) -> Flow {
         return Flow::Decline;
     }
     let Some(name) = x.file() else { return Flow::Answer(500) };
-    // Without O_NONBLOCK opening a pipe would wait for its writer.
-    let opened = File::options()
-        .read(true)
-        .custom_flags(nix::libc::O_NONBLOCK)
-        .open(files::path(&name.path))
-        .map_err(|error| ("open()", error))
-        .and_then(|file| match file.metadata() {
-            Ok(metadata) => Ok((file, metadata)),
-            Err(error) => Err(("fstat()", error)),
-        });
-    let (file, metadata) = match opened {
+    let (file, metadata) = match open(&name.path, x) {
         Ok(opened) => opened,
-        Err((call, error)) => return failed(&name.path, call, &error, x),
+        Err(code) => return Flow::Answer(code),
     };
     if metadata.is_dir() {
         return to_directory(x);
@@ -76,17 +65,33 @@ fn respond(x: &mut Exchange) -> Flow {
     Flow::Respond(Box::new(send(file, metadata.len(), metadata.mtime(), x)))
 }
 
-fn failed(name: &[u8], call: &str, error: &io::Error, x: &Exchange) -> Flow {
-    let (level, code) = match Reach::of(error) {
-        Reach::Missing => (Level::Error, 404),
-        Reach::Forbidden => (Level::Error, 403),
-        Reach::Broken => (Level::Crit, 500),
-    };
-    if code != 404 || x.location().core.log_not_found {
-        let shown = String::from_utf8_lossy(name);
-        x.log_error(level, Some(error), format_args!("{call} \"{shown}\" failed"));
-    }
-    Flow::Answer(code)
+/// Opens a file for reading.
+///
+/// # Errors
+/// The status to answer with; why was logged.
+pub(super) fn open(name: &[u8], x: &Exchange) -> Result<(File, Metadata), u16> {
+    // Without O_NONBLOCK opening a pipe would wait for its writer.
+    let opened = File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(files::path(name))
+        .map_err(|error| ("open()", error))
+        .and_then(|file| match file.metadata() {
+            Ok(metadata) => Ok((file, metadata)),
+            Err(error) => Err(("fstat()", error)),
+        });
+    opened.map_err(|(call, error)| {
+        let (level, code) = match Reach::of(&error) {
+            Reach::Missing => (Level::Error, 404),
+            Reach::Forbidden => (Level::Error, 403),
+            Reach::Broken => (Level::Crit, 500),
+        };
+        if code != 404 || x.location().core.log_not_found {
+            let shown = String::from_utf8_lossy(name);
+            x.log_error(level, Some(&error), format_args!("{call} \"{shown}\" failed"));
+        }
+        code
+    })
 }
 
 /// Sends the client to the same path with a slash.
@@ -100,7 +105,7 @@ fn to_directory(x: &mut Exchange) -> Flow {
 }
 
 /// The response of a regular file; `modified` is in seconds since the epoch.
-fn send(file: File, length: u64, modified: i64, x: &Exchange) -> Response {
+pub(super) fn send(file: File, length: u64, modified: i64, x: &Exchange) -> Response {
     let mut response = Response {
         status: 200,
         content_type: x.content_type(),
