@@ -169,6 +169,10 @@ async fn from_restart(x: &mut Exchange, generation: &Generation) -> Flow {
     if !location.handlers.access.is_empty()
         && let Some(ended) = access(&location.handlers.access, location.core.satisfy, x).await
     {
+        if matches!(ended, Flow::Answer(401 | 407)) && location.core.auth_delay > 0 {
+            x.log(Level::Info, "delaying unauthorized request");
+            x.reactor.timers().sleep(location.core.auth_delay).await;
+        }
         return ended;
     }
     if !location.handlers.precontent.is_empty()

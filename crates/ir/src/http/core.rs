@@ -112,6 +112,7 @@ impl Module for HttpCore {
         D::scope("satisfy", SCOPES, Takes::ONE, |s, c| {
             s.satisfy.one_of(c, &[("all", Satisfy::All), ("any", Satisfy::Any)])
         }),
+        D::scope("auth_delay", SCOPES, Takes::ONE, |s, c| s.auth_delay.msec(c)),
         D::scope("internal", Contexts::LOCATION, Takes::NONE, |s, c| s.internal.put(c, true)),
         D::scope("lingering_close", SCOPES, Takes::ONE, |s, c| {
             let words = [
@@ -288,6 +289,7 @@ pub struct Core {
     pub keepalive_requests: Setting<u64>,
     pub keepalive_disable: Setting<KeepaliveDisable>,
     pub satisfy: Setting<Satisfy>,
+    pub auth_delay: Setting<u64>,
     /// Not inherited.
     pub internal: Setting<bool>,
     pub lingering_close: Setting<LingeringClose>,
@@ -347,6 +349,7 @@ impl Conf for Core {
             keepalive_requests,
             keepalive_disable,
             satisfy,
+            auth_delay,
             lingering_close,
             lingering_time,
             lingering_timeout,
