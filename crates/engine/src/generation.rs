@@ -173,10 +173,8 @@ impl Generation {
         let events = program.main.main::<Events>();
         let Resources { files, log, before } = resources;
         // What goes wrong with syslog is told to the other logs.
-        let others: Vec<_> =
-            process.error_logs.iter().filter(|l| !matches!(l.target, Target::Syslog(_))).cloned().collect();
-        let mut peers = Peers::new(log.clone());
-        peers = Peers::new(with_logs(&log, &others, &files, &mut peers));
+        let mut peers = Peers::new(log.without_sinks());
+        peers = Peers::new(with_logs(&log, &process.error_logs, &files, &mut peers).without_sinks());
         let log = with_logs(&log, &process.error_logs, &files, &mut peers);
         let mut faults = vec![];
         let mut build = Build::new(program, modules, files, peers, before, log.clone());

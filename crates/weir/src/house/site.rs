@@ -140,6 +140,7 @@ pub(super) fn threads(process: &Process) -> usize {
 }
 
 fn error_logs(process: &Process, log: &Log) -> Vec<(Level, ErrorLog)> {
+    let log = log.without_sinks();
     let place = |l: &weir_ir::core::error_log::ErrorLog| {
         let place = match &l.target {
             Target::Stderr => ErrorLog::Stderr,
