@@ -154,6 +154,9 @@ fn log_format(formats: &mut Formats, call: &mut Call<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
+/// What `gzip` holds back where no `buffer` says how much.
+const GZIP_BUFFER: usize = 64 * 1024;
+
 fn access_log(logs: &mut Logs, call: &mut Call<'_>) -> Result<(), Fault> {
     let target = call.arg(0);
     if target == b"off" {
@@ -183,6 +186,7 @@ fn access_log(logs: &mut Logs, call: &mut Call<'_>) -> Result<(), Fault> {
     let mut log = AccessLog { place, format, condition: None };
     let mut size = None;
     let mut flush = None;
+    let mut gzip = None;
     for index in 2..call.args().len() {
         let text = call.arg(index);
         let shown = |at: usize| String::from_utf8_lossy(&text[at..]).into_owned();
@@ -201,13 +205,14 @@ fn access_log(logs: &mut Logs, call: &mut Call<'_>) -> Result<(), Fault> {
                 }
             }
         } else if text == b"gzip" || text.starts_with(b"gzip=") {
-            let level = text.strip_prefix(b"gzip=").map_or(Some(1), value::number);
-            if !level.is_some_and(|level| (1..=9).contains(&level)) {
-                let message = format!("invalid compression level \"{}\"", shown(5));
-                return Err(call.under(call.fail(message), index));
+            size = size.or(Some(GZIP_BUFFER));
+            match text.strip_prefix(b"gzip=").map_or(Some(1), value::number) {
+                Some(level @ 1..=9) => gzip = Some(level as u32),
+                _ => {
+                    let message = format!("invalid compression level \"{}\"", shown(5));
+                    return Err(call.under(call.fail(message), index));
+                }
             }
-            let message = "\"access_log\" with \"gzip\" is known but not supported by weir yet";
-            return Err(call.under(call.fail(message), index));
         } else if let Some(value) = text.strip_prefix(b"if=") {
             log.condition = Some(weir_ir::Template::parse(value, call)?);
         } else {
@@ -228,7 +233,7 @@ fn access_log(logs: &mut Logs, call: &mut Call<'_>) -> Result<(), Fault> {
                 }
                 Place::Syslog(_) => return Err(call.fail("logs to syslog cannot be buffered")),
             };
-            let buffering = Buffering { size, flush };
+            let buffering = Buffering { size, flush, gzip };
             let buffered = &mut call.main_of::<Log>().buffered;
             match buffered.iter().find(|(known, _)| known == path) {
                 Some((_, known)) if *known != buffering => {

@@ -8,6 +8,7 @@ fn messages() {
         "access_log off;",
         "access_log x.log combined buffer=4k flush=5s if=$args;",
         "access_log x.log COMBINED;",
+        "access_log x.log combined gzip flush=1s; access_log x.log combined buffer=64k gzip=1 flush=1s;",
         "access_log x.log combined buffer=4k; access_log x.log; access_log x.log combined buffer=4096;",
         "log_format a $status; log_format b escape=json $uri; access_log off; access_log x.log b;",
         "open_log_file_cache max=10 inactive=5s valid=1m min_uses=2;",
@@ -22,6 +23,13 @@ fn messages() {
         ("access_log x.log combined buffer=0;", "invalid buffer size \"0\""),
         ("access_log x.log combined buffer=1k flush=0;", "invalid flush time \"0\""),
         ("access_log x.log combined flush=1s;", "no buffer is defined for access_log \"x.log\""),
+        ("access_log x.log combined gzip=0;", "invalid compression level \"0\""),
+        (
+            "access_log x.log combined gzip; access_log x.log combined gzip=2;",
+            "access_log \"x.log\" already defined with conflicting parameters",
+        ),
+        ("access_log logs/$host.log combined gzip;", "buffered logs cannot have variables in name"),
+        ("access_log syslog:server=127.0.0.1 combined gzip flush=1s;", "logs to syslog cannot be buffered"),
         ("access_log x.log combined gzip=10;", "invalid compression level \"10\""),
         ("access_log x.log combined what;", "invalid parameter \"what\""),
         (
@@ -213,4 +221,21 @@ fn paths_of_requests() {
     assert!(log[0].ends_with("logs/../up.log\" has \"..\" in a variable"), "{log:?}");
     assert!(log[1].starts_with("open() \"") && log[1].contains("logs/no/such.log\" failed (2: "), "{log:?}");
     assert!(log[2].starts_with("testing \"") && log[2].contains("/nix\" existence failed (2: "), "{log:?}");
+}
+
+#[test]
+fn compressed_lines() {
+    let site = Site::new(
+        "log_format a $uri; access_log logs/a.gz a gzip=9 buffer=20; \
+         server { location / { answer 200 text/plain ok; } }",
+    );
+    let long = "/a/path/that/is/longer/than/the/buffer";
+    for uri in ["/one", "/two", "/three", "/four", long, "/five"] {
+        site.get(uri, "");
+    }
+    let file = site.generation().files().values().find(|file| file.path().ends_with("a.gz")).unwrap();
+    file.flush();
+    let packed = std::fs::read(file.path()).unwrap();
+    let lines = std::io::read_to_string(flate2::read::MultiGzDecoder::new(&packed[..])).unwrap();
+    assert_eq!(lines, format!("/one\n/two\n/three\n/four\n{long}\n/five\n"));
 }
