@@ -67,9 +67,9 @@ fn respond(x: &mut Exchange) -> Flow {
         return Flow::Decline;
     }
     let Some(name) = x.file() else { return Flow::Answer(500) };
-    let (file, metadata) = match static_files::open(&name.path, x) {
+    let (file, metadata) = match static_files::open(&name.path) {
         Ok(opened) => opened,
-        Err(code) => return Flow::Answer(code),
+        Err((call, error)) => return static_files::failed(&name.path, call, &error, x),
     };
     if !metadata.is_file() {
         return Flow::Decline;
@@ -77,13 +77,16 @@ fn respond(x: &mut Exchange) -> Flow {
     let mut start = Vec::new();
     variables::arg(x, "start", &mut start);
     let start = value::number(&start).filter(|start| *start < metadata.len()).unwrap_or(0);
-    if start == 0 {
-        return Flow::Respond(Box::new(static_files::send(file, metadata.len(), metadata.mtime(), x)));
-    }
-    let length = HEADER.len() as u64 + metadata.len() - start;
-    let mut response = static_files::send(file, length, metadata.mtime(), x);
-    if let Body::File(mut part) = std::mem::take(&mut response.body) {
+    let mut response = static_files::send(file, &metadata, x);
+    if start > 0
+        && let Body::File(mut part) = std::mem::take(&mut response.body)
+    {
         (part.offset, part.length) = (start, metadata.len() - start);
+        let length = HEADER.len() as u64 + part.length;
+        response.content_length = Some(length);
+        if x.location().core.etag {
+            response.headers.set(b"ETag", format!("\"{:x}-{length:x}\"", metadata.mtime()).as_bytes());
+        }
         response.body = Body::Stream(Box::new(FileParts::behind(HEADER, &part)));
     }
     Flow::Respond(Box::new(response))

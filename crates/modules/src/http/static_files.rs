@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::{File, Metadata};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::sync::Arc;
 
@@ -47,9 +48,9 @@ fn respond(x: &mut Exchange) -> Flow {
         return Flow::Decline;
     }
     let Some(name) = x.file() else { return Flow::Answer(500) };
-    let (file, metadata) = match open(&name.path, x) {
+    let (file, metadata) = match open(&name.path) {
         Ok(opened) => opened,
-        Err(code) => return Flow::Answer(code),
+        Err((call, error)) => return failed(&name.path, call, &error, x),
     };
     if metadata.is_dir() {
         return to_directory(x);
@@ -62,36 +63,31 @@ fn respond(x: &mut Exchange) -> Flow {
     if x.method == Method::Post {
         return Flow::Answer(405);
     }
-    Flow::Respond(Box::new(send(file, metadata.len(), metadata.mtime(), x)))
+    Flow::Respond(Box::new(send(file, &metadata, x)))
 }
 
-/// Opens a file for reading.
-///
-/// # Errors
-/// The status to answer with; why was logged.
-pub(super) fn open(name: &[u8], x: &Exchange) -> Result<(File, Metadata), u16> {
+/// Opens a file, or tells which call failed.
+pub(super) fn open(name: &[u8]) -> Result<(File, Metadata), (&'static str, io::Error)> {
     // Without O_NONBLOCK opening a pipe would wait for its writer.
-    let opened = File::options()
-        .read(true)
-        .custom_flags(nix::libc::O_NONBLOCK)
-        .open(files::path(name))
-        .map_err(|error| ("open()", error))
-        .and_then(|file| match file.metadata() {
-            Ok(metadata) => Ok((file, metadata)),
-            Err(error) => Err(("fstat()", error)),
-        });
-    opened.map_err(|(call, error)| {
-        let (level, code) = match Reach::of(&error) {
-            Reach::Missing => (Level::Error, 404),
-            Reach::Forbidden => (Level::Error, 403),
-            Reach::Broken => (Level::Crit, 500),
-        };
-        if code != 404 || x.location().core.log_not_found {
-            let shown = String::from_utf8_lossy(name);
-            x.log_error(level, Some(&error), format_args!("{call} \"{shown}\" failed"));
-        }
-        code
-    })
+    let mut options = File::options();
+    options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+    let file = options.open(files::path(name)).map_err(|error| ("open()", error))?;
+    let metadata = file.metadata().map_err(|error| ("fstat()", error))?;
+    Ok((file, metadata))
+}
+
+/// Logs why a file cannot be had, and answers.
+pub(super) fn failed(name: &[u8], call: &str, error: &io::Error, x: &Exchange) -> Flow {
+    let (level, code) = match Reach::of(error) {
+        Reach::Missing => (Level::Error, 404),
+        Reach::Forbidden => (Level::Error, 403),
+        Reach::Broken => (Level::Crit, 500),
+    };
+    if code != 404 || x.location().core.log_not_found {
+        let shown = String::from_utf8_lossy(name);
+        x.log_error(level, Some(error), format_args!("{call} \"{shown}\" failed"));
+    }
+    Flow::Answer(code)
 }
 
 /// Sends the client to the same path with a slash.
@@ -104,8 +100,9 @@ fn to_directory(x: &mut Exchange) -> Flow {
     Flow::Answer(301)
 }
 
-/// The response of a regular file; `modified` is in seconds since the epoch.
-pub(super) fn send(file: File, length: u64, modified: i64, x: &Exchange) -> Response {
+/// The response of a regular file.
+pub(super) fn send(file: File, metadata: &Metadata, x: &Exchange) -> Response {
+    let (length, modified) = (metadata.len(), metadata.mtime());
     let mut response = Response {
         status: 200,
         content_type: x.content_type(),
