@@ -98,16 +98,23 @@ pub struct Variable {
     pub get: Get,
     /// Writes it, where the configuration may (`set $args …`).
     pub set: Option<fn(&mut Exchange, &[u8])>,
+    /// The configuration may declare another one of its name, which is asked first.
+    pub replaceable: bool,
 }
 
 impl Variable {
     pub const fn new(name: &'static str, get: Get) -> Self {
-        Self { name, get, set: None }
+        Self { name, get, set: None, replaceable: false }
     }
 
     #[must_use]
     pub const fn with_set(self, set: fn(&mut Exchange, &[u8])) -> Self {
         Self { set: Some(set), ..self }
+    }
+
+    #[must_use]
+    pub const fn replaceable(self) -> Self {
+        Self { replaceable: true, ..self }
     }
 }
 

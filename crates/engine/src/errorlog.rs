@@ -201,6 +201,13 @@ impl Log {
         Log::sharing(self.shared.program.clone(), self.shared.echo.clone(), outputs)
     }
 
+    /// The same without what is neither a file nor standard error: where a [`Sink`] may tell what is wrong with itself.
+    #[must_use]
+    pub fn without_sinks(&self) -> Log {
+        let outputs = self.outputs().iter().filter(|output| !matches!(output.target, Target::Sink(_)));
+        self.with_outputs(outputs.cloned().collect())
+    }
+
     fn sharing(program: Arc<str>, echo: Arc<AtomicBool>, outputs: Vec<Output>) -> Log {
         let level = outputs.iter().map(|output| output.level).max();
         Log { shared: Arc::new(Shared { outputs, program, echo }), level, connection: 0 }
@@ -402,7 +409,7 @@ impl fmt::Write for Line {
     clippy::disallowed_methods,
     reason = "messages are written where there is no reactor too: before the first and between two"
 )]
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

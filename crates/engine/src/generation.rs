@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use weir_ir::core::error_log::{ErrorLog, Target};
+use weir_ir::core::syslog::Syslog;
 use weir_ir::core::{Events, Main};
 use weir_ir::http::HttpCore;
 use weir_ir::http::listen::{Protocols, Socket};
@@ -22,6 +23,7 @@ use crate::http::template::{Piece, Reference};
 use crate::http::{Template, variables};
 use crate::http1::Known;
 use crate::settings::CoreSettings;
+use crate::syslog::{Peer, Peers};
 use crate::tls::ServerTls;
 use crate::upstream::{self, Protocol, Upstream};
 
@@ -170,9 +172,12 @@ impl Generation {
         let process = program.main.main::<Main>();
         let events = program.main.main::<Events>();
         let Resources { files, log, before } = resources;
-        let log = with_logs(&log, &process.error_logs, &files);
+        // What goes wrong with syslog is told to the other logs.
+        let mut peers = Peers::new(log.without_sinks());
+        peers = Peers::new(with_logs(&log, &process.error_logs, &files, &mut peers).without_sinks());
+        let log = with_logs(&log, &process.error_logs, &files, &mut peers);
         let mut faults = vec![];
-        let mut build = Build::new(program, modules, files, before, log.clone());
+        let mut build = Build::new(program, modules, files, peers, before, log.clone());
         let mut locations = vec![];
         let mut addresses = vec![];
         let mut sockets = vec![];
@@ -245,7 +250,12 @@ fn uses_upstream_headers(http: &Http) -> bool {
         .any(|name| name.starts_with("upstream_http_") || name.starts_with("upstream_cookie_"))
 }
 
-fn with_logs(log: &Log, logs: &[ErrorLog], files: &HashMap<Arc<str>, Arc<LogFile>>) -> Log {
+fn with_logs(
+    log: &Log,
+    logs: &[ErrorLog],
+    files: &HashMap<Arc<str>, Arc<LogFile>>,
+    peers: &mut Peers,
+) -> Log {
     if logs.is_empty() {
         return log.clone();
     }
@@ -253,6 +263,7 @@ fn with_logs(log: &Log, logs: &[ErrorLog], files: &HashMap<Arc<str>, Arc<LogFile
         let target = match &l.target {
             Target::Stderr => errorlog::Target::Stderr,
             Target::File(path) => errorlog::Target::File(Arc::clone(files.get(path)?)),
+            Target::Syslog(spec) => errorlog::Target::Sink(peers.get(spec)),
         };
         Some(errorlog::Output { level: l.level, target })
     });
@@ -269,7 +280,7 @@ fn compile_location(
     let scope = http.scope(id);
     let core_conf = scope.confs.get::<HttpCore>();
     let core = CoreSettings::compile(&core_conf, build);
-    let log = with_logs(&build.log, &core_conf.error_logs, &build.files);
+    let log = with_logs(&build.log, &core_conf.error_logs, &build.files, &mut build.peers);
     let mut plan = Plan { build, id, handlers: Handlers::default(), tls: None };
     for module in modules {
         module.install(&scope.confs, &mut plan)?;
@@ -303,6 +314,7 @@ pub struct Build<'p> {
     pub(crate) slots: Vec<Slot>,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     files: HashMap<Arc<str>, Arc<LogFile>>,
+    peers: Peers,
     kept: Kept,
     pub before: Option<Arc<Generation>>,
     pub log: Log,
@@ -313,6 +325,7 @@ impl<'p> Build<'p> {
         program: &'p Program,
         modules: &'p [&'p dyn AnyInstall],
         files: HashMap<Arc<str>, Arc<LogFile>>,
+        peers: Peers,
         before: Option<Arc<Generation>>,
         log: Log,
     ) -> Self {
@@ -322,7 +335,7 @@ impl<'p> Build<'p> {
             Origin::Declared | Origin::Unknown => Slot::Stored,
         });
         let (slots, upstreams, kept) = (slots.collect(), vec![], Kept::new());
-        Self { program, modules, slots, upstreams, files, kept, before, log }
+        Self { program, modules, slots, upstreams, files, peers, kept, before, log }
     }
 
     fn open_upstreams(&mut self) {
@@ -341,6 +354,11 @@ impl<'p> Build<'p> {
     /// The open log of a path that the configuration named.
     pub fn file(&self, path: &str) -> Option<Arc<LogFile>> {
         self.files.get(path).cloned()
+    }
+
+    /// The syslog server that the configuration named.
+    pub fn syslog(&mut self, spec: &Arc<Syslog>) -> Arc<Peer> {
+        self.peers.get(spec)
     }
 
     pub fn upstream(&self, index: usize) -> Arc<Upstream> {
@@ -380,6 +398,7 @@ impl<'p> Build<'p> {
         // A declared variable shadows a changeable one of weir's own only in its slot.
         let piece = if variables.entries[id.0 as usize].origin == Origin::Declared {
             match self.builtin(variables.name(id)) {
+                Some(own) if own.replaceable => Piece::SlotOr(id, own.get),
                 Some(own) => Piece::Get(own.get),
                 None => Piece::Slot(id),
             }
@@ -454,7 +473,7 @@ const FIXED: [&str; 15] = [
 /// What a dialect answers for a variable that needs no declaration.
 pub fn builtin(modules: &[&dyn AnyInstall], name: &str) -> Option<weir_ir::Builtin> {
     if let Some(own) = find_builtin(modules, name) {
-        return Some(weir_ir::Builtin { changeable: own.set.is_some() });
+        return Some(weir_ir::Builtin { changeable: own.set.is_some() || own.replaceable });
     }
     find_family(modules, name).map(|_| weir_ir::Builtin { changeable: !FIXED.contains(&name) })
 }

@@ -10,6 +10,7 @@ pub mod io;
 pub mod localtime;
 pub mod reactor;
 pub mod settings;
+pub mod syslog;
 pub mod temp_file;
 pub mod timer;
 pub mod tls;

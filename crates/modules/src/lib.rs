@@ -25,6 +25,8 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::SplitClients,
     &http::Referer,
     &http::SecureLink,
+    // Has variables only.
+    &http::Browser,
     // Limits, requests before connections as in nginx, both before anything costly.
     &http::LimitReq,
     &http::LimitConn,
@@ -38,15 +40,21 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::temp_paths::Scgi,
     &http::StubStatus,
     &http::EmptyGif,
+    &http::Flv,
     // The content phase: a directory's index before the listing of it, and last of all the file itself.
     &http::TryFiles,
+    &http::RandomIndex,
     &http::Index,
     &http::Autoindex,
+    // Only what no listing and no index is for.
+    &http::Dav,
     &http::Static,
     // The first filter: it judges the response as its maker sent it, before any other filter changes it.
     &http::NotModified,
     // Fields of the configuration, once it is settled whether there is anything to send.
     &http::Headers,
+    // Its cookie stands behind them.
+    &http::UserId,
     // The last filter: it cuts ranges out of the body that all others have agreed on.
     &http::RangeFilter,
     // After everything: it runs in the log phase.

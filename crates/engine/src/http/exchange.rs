@@ -148,8 +148,12 @@ pub struct Exchange {
     pub answer_headers: Headers,
     /// The type of the answer's content, whatever its maker says (`X-Accel-Redirect` after a `Content-Type`).
     pub answer_type: Option<Text>,
-    /// Bytes per second to the client; 0 is no bound.
-    pub limit_rate: u64,
+    /// Bytes per second to the client, where it is settled; 0 is no bound.
+    pub limit_rate: Option<u64>,
+    /// Bytes that go to the client before the rate counts, where it is settled.
+    pub(crate) limit_rate_after: Option<u64>,
+    /// When the next bytes may be sent at that rate, in milliseconds of the reactor's clock.
+    pub(crate) paused_until: Option<u64>,
     /// Fields behind the body, as far as they were made.
     trailers: RefCell<Option<Box<Headers>>>,
     request_id: RefCell<Option<[u8; 32]>>,
@@ -211,7 +215,9 @@ impl Exchange {
             real_peer: None,
             answer_headers: Headers::default(),
             answer_type: None,
-            limit_rate: 0,
+            limit_rate: None,
+            limit_rate_after: None,
+            paused_until: None,
             captures: RefCell::default(),
             values: RefCell::default(),
             extensions: Vec::new(),
@@ -254,7 +260,9 @@ impl Exchange {
         self.body_sent = 0;
         self.complete = false;
         self.chunked = false;
-        self.limit_rate = 0;
+        self.limit_rate = None;
+        self.limit_rate_after = None;
+        self.paused_until = None;
         *self.request_id.get_mut() = None;
     }
 

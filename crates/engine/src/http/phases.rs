@@ -169,6 +169,10 @@ async fn from_restart(x: &mut Exchange, generation: &Generation) -> Flow {
     if !location.handlers.access.is_empty()
         && let Some(ended) = access(&location.handlers.access, location.core.satisfy, x).await
     {
+        if matches!(ended, Flow::Answer(401 | 407)) && location.core.auth_delay > 0 {
+            x.log(Level::Info, "delaying unauthorized request");
+            x.reactor.timers().sleep(location.core.auth_delay).await;
+        }
         return ended;
     }
     if !location.handlers.precontent.is_empty()
@@ -260,10 +264,14 @@ async fn content(x: &mut Exchange, generation: &Generation) -> Flow {
         None => {}
         Some(ContentHandler::Upstream(protocol)) => return upstream::exchange::run(x, &**protocol).await,
         Some(ContentHandler::Content(handler)) => {
-            return match handler.respond(x) {
+            let flow = match handler.respond(x) {
                 Step::Now(flow) => flow,
                 Step::Later(later) => later.await,
             };
+            // What is not its own is left to the handlers of any location.
+            if !matches!(flow, Flow::Decline) {
+                return flow;
+            }
         }
     }
     for handler in &handlers.content {

@@ -33,6 +33,8 @@ pub struct RequestBody {
     continued: bool,
     /// The whole body, once it was read.
     stored: Option<Stored>,
+    /// It is read into a file whatever its length, and whoever asked for that may move the file away.
+    in_file: bool,
     /// Nobody is to have it: what comes of it is thrown away.
     discarded: bool,
     /// Reading it failed; what is left of it cannot be told from the next request.
@@ -91,6 +93,7 @@ impl RequestBody {
             received: 0,
             continued: true,
             stored: None,
+            in_file: false,
             discarded: false,
             broken: false,
         }
@@ -107,7 +110,15 @@ impl RequestBody {
         };
         let expects = head.version() >= Version::HTTP_11
             && head.first(Known::Expect).is_some_and(|e| e.eq_ignore_ascii_case(b"100-continue"));
-        Self { framing, received: 0, continued: !expects, stored: None, discarded: false, broken: false }
+        Self {
+            framing,
+            received: 0,
+            continued: !expects,
+            stored: None,
+            in_file: false,
+            discarded: false,
+            broken: false,
+        }
     }
 
     /// Whether nothing of the body is left on the connection.
@@ -167,7 +178,8 @@ impl Exchange {
     /// 413 beyond `client_max_body_size`, 408 after `client_body_timeout`, 400 for bad framing or a client that
     /// went away, 500 where the temporary file fails.
     pub async fn read_body(&mut self) -> Result<(), BodyError> {
-        if self.body.stored.is_some() || !self.body.exists() {
+        let empty_file = self.body.in_file && self.head.content_length() == Some(0);
+        if self.body.stored.is_some() || !(self.body.exists() || empty_file) {
             return Ok(());
         }
         self.send_continue().await?;
@@ -194,7 +206,8 @@ impl Exchange {
                 return Err(BodyError(500));
             }
         }
-        if (file.is_some() || self.location().core.client_body_in_file_only != BodyInFile::Off)
+        let in_file = self.body.in_file || self.location().core.client_body_in_file_only != BodyInFile::Off;
+        if (file.is_some() || in_file)
             && let Err(error) = self.spill(&mut memory, &mut file)
         {
             self.log_error(Level::Crit, Some(&error), "writing the request body to a temporary file failed");
@@ -207,17 +220,34 @@ impl Exchange {
         Ok(())
     }
 
+    /// Reads the whole body into a temporary file, which has its name until the request ends or somebody moves it; `None`
+    /// without a body.
+    ///
+    /// # Errors
+    /// As [`Exchange::read_body`].
+    pub async fn read_body_into_file(&mut self) -> Result<Option<&TempFile>, BodyError> {
+        self.body.in_file = true;
+        self.read_body().await?;
+        match &self.body.stored {
+            Some(Stored::File { file, .. }) => Ok(Some(file)),
+            Some(Stored::Memory(_)) | None => Ok(None),
+        }
+    }
+
     fn spill(&mut self, memory: &mut Vec<u8>, file: &mut Option<(TempFile, u64)>) -> io::Result<()> {
         if file.is_none() {
             let core = &self.location().core;
             let (keep, level) = match core.client_body_in_file_only {
-                BodyInFile::Off => (Keep::Never, Level::Warn),
-                BodyInFile::Clean => (Keep::WhileOpen, Level::Notice),
-                BodyInFile::On => (Keep::Forever, Level::Notice),
+                _ if self.body.in_file => (Keep::WhileOpen, None),
+                BodyInFile::Off => (Keep::Never, Some(Level::Warn)),
+                BodyInFile::Clean => (Keep::WhileOpen, Some(Level::Notice)),
+                BodyInFile::On => (Keep::Forever, Some(Level::Notice)),
             };
             let made = TempFile::create(&core.client_body_temp_path, keep)?;
-            let message = "a client request body is buffered to a temporary file";
-            self.log(level, format_args!("{message} {}", made.name()));
+            if let Some(level) = level {
+                let message = "a client request body is buffered to a temporary file";
+                self.log(level, format_args!("{message} {}", made.name()));
+            }
             *file = Some((made, 0));
         }
         if let Some((TempFile { file, .. }, length)) = file {

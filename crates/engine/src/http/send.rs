@@ -292,9 +292,7 @@ async fn send_bytes(x: &mut Exchange, head: &mut Buf, bytes: &[u8]) -> Result<()
     poll_fn(|cx| {
         while !(head.is_empty() && rest.is_empty() && tail.is_empty()) {
             let pieces = [IoSlice::new(head), IoSlice::new(rest), IoSlice::new(tail)];
-            let poll = x.client.io.poll_write_vectored(cx, &pieces);
-            let mut n = ready!(poll_client(x, cx, poll))?;
-            x.sent += n as u64;
+            let mut n = ready!(poll_write_pieces(x, cx, &pieces))?;
             let of_head = n.min(head.len());
             head.consume(of_head);
             n -= of_head;
@@ -319,9 +317,10 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
     let (mut offset, end) = (part.offset, part.offset + part.length);
     let sent = poll_fn(|cx| {
         while !head.is_empty() {
-            let poll = x.client.io.poll_write_more(cx, head);
+            let pace = ready!(x.poll_pace(cx));
+            let poll = x.client.io.poll_write_more(cx, up_to(pace, head));
             let n = ready!(poll_client(x, cx, poll))?;
-            x.sent += n as u64;
+            x.count_sent(n as u64);
             head.consume(n);
         }
         let mut turn = TURN;
@@ -330,14 +329,14 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let left = (end - offset).min(turn);
+            let left = (end - offset).min(turn).min(ready!(x.poll_pace(cx)));
             let poll = x.client.io.poll_sendfile(cx, &*part.file, &mut offset, left);
             let n = ready!(poll_client(x, cx, poll))?;
             if n == 0 {
                 x.log(Level::Alert, "the file was truncated while it was sent");
                 return Poll::Ready(Err(SendError::Body));
             }
-            x.sent += n as u64;
+            x.count_sent(n as u64);
             turn -= n as u64;
         }
         let poll = x.client.io.poll_flush(cx);
@@ -491,9 +490,7 @@ fn poll_write_piece(
         length
     } else {
         let pieces = [IoSlice::new(head), IoSlice::new(data), IoSlice::new(ends)];
-        let poll = x.client.io.poll_write_vectored(cx, &pieces);
-        let n = ready!(poll_client(x, cx, poll))?;
-        x.sent += n as u64;
+        let n = ready!(poll_write_pieces(x, cx, &pieces))?;
         let of_head = n.min(head.len());
         head.consume(of_head);
         let of_data = (n - of_head).min(length);
@@ -514,10 +511,33 @@ fn poll_write_piece(
 /// Writes without flushing TLS: more is about to come.
 fn poll_write_some(x: &mut Exchange, cx: &mut Context<'_>, head: &mut Buf) -> Poll<Result<(), SendError>> {
     while !head.is_empty() {
-        let poll = x.client.io.poll_write(cx, head);
+        let pace = ready!(x.poll_pace(cx));
+        let poll = x.client.io.poll_write(cx, up_to(pace, head));
         let n = ready!(poll_client(x, cx, poll))?;
-        x.sent += n as u64;
+        x.count_sent(n as u64);
         head.consume(n);
     }
     Poll::Ready(Ok(()))
+}
+
+/// Writes what it can of the pieces, in their order.
+fn poll_write_pieces(
+    x: &mut Exchange,
+    cx: &mut Context<'_>,
+    pieces: &[IoSlice<'_>],
+) -> Poll<Result<usize, SendError>> {
+    let pace = ready!(x.poll_pace(cx));
+    let poll = if pace == u64::MAX {
+        x.client.io.poll_write_vectored(cx, pieces)
+    } else {
+        let first = pieces.iter().find(|piece| !piece.is_empty()).map_or(&[][..], |piece| piece);
+        x.client.io.poll_write(cx, up_to(pace, first))
+    };
+    let n = ready!(poll_client(x, cx, poll))?;
+    x.count_sent(n as u64);
+    Poll::Ready(Ok(n))
+}
+
+fn up_to(pace: u64, bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(usize::try_from(pace).unwrap_or(usize::MAX))]
 }

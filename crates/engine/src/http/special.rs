@@ -5,9 +5,13 @@ use std::borrow::Cow;
 use weir_syntax::Level;
 
 use crate::contract::Flow;
+use crate::generation::Generation;
 use crate::http::phases::Restart;
 use crate::http::{Exchange, Response};
-use crate::http1::{Known, Method, status};
+use crate::http1::request::Head;
+use crate::http1::uri::{Escape, escape};
+use crate::http1::{Browser, Known, Method, status};
+use weir_ir::LocationId;
 use weir_ir::http::core::ServerTokens;
 
 /// weir's version, as it names itself.
@@ -36,7 +40,28 @@ pub(crate) fn answer(x: &mut Exchange, code: u16) -> Flow {
     // These were of the body that is not sent; an error page would have kept them.
     x.answer_headers.remove(b"ETag");
     x.answer_headers.remove(b"Accept-Ranges");
+    if matches!(code, 301 | 302)
+        && let Some(to) = x.redirect_target.take_if(|_| refreshes(&x.generation, x.location, &x.head))
+    {
+        return refresh(x, &to);
+    }
     Flow::Respond(Box::new(plain(x, code)))
+}
+
+/// `msie_refresh`, and a client that it is for.
+fn refreshes(generation: &Generation, location: LocationId, head: &Head) -> bool {
+    generation.location(location).core.msie_refresh
+        && head.first(Known::UserAgent).is_some_and(|agent| Browser::of(agent).msie)
+}
+
+/// A page that sends an Internet Explorer on, in place of a redirect.
+fn refresh(x: &mut Exchange, to: &[u8]) -> Flow {
+    let mut page = b"<html><head><meta http-equiv=\"Refresh\" content=\"0; URL=".to_vec();
+    escape(to, Escape::Refresh, &mut page);
+    page.extend_from_slice(b"\"></head><body></body></html>\r\n");
+    x.err_status = 0;
+    x.redirect_target = None;
+    Flow::Respond(Box::new(Response::with_body(200, &b"text/html"[..], page)))
 }
 
 fn follow_error_page(x: &mut Exchange, code: u16) -> Option<Flow> {
@@ -63,6 +88,9 @@ fn follow_error_page(x: &mut Exchange, code: u16) -> Option<Flow> {
                 Some(code @ (301 | 302 | 303 | 307 | 308)) => code,
                 Some(_) | None => 302,
             };
+            if refreshes(&x.generation, x.location, &x.head) {
+                return Some(refresh(x, &target));
+            }
             x.err_status = status;
             let mut response = plain(x, status);
             response.location = Some(Cow::Owned(target));
@@ -90,7 +118,7 @@ pub fn plain(x: &mut Exchange, code: u16) -> Response {
     let padded = core.msie_padding
         && x.head.version() >= crate::http1::Version::HTTP_10
         && code >= 400
-        && x.header(Known::UserAgent).is_some_and(|agent| crate::http1::Browser::of(agent).msie);
+        && x.header(Known::UserAgent).is_some_and(|agent| Browser::of(agent).msie);
     let signature: Cow<'_, str> = match core.server_tokens {
         ServerTokens::On | ServerTokens::Build => Cow::Owned(format!("weir/{VERSION}")),
         ServerTokens::Off => Cow::Borrowed("weir"),

@@ -18,6 +18,8 @@ pub(crate) enum Piece {
     Get(Get),
     GetOf(GetOf, Box<str>),
     Slot(VariableId),
+    /// What the configuration made of one of weir's own, or that one.
+    SlotOr(VariableId, Get),
     /// `$http_…` of a known header.
     Header(Known),
     Capture(u8),
@@ -119,6 +121,7 @@ impl Piece {
             Piece::Get(get) => get(x, out),
             Piece::GetOf(get, rest) => get(x, rest, out),
             Piece::Slot(id) => x.variable(*id, out),
+            Piece::SlotOr(id, get) => x.variable(*id, out) || get(x, out),
             Piece::Header(known) => crate::http::variables::known(x, *known, out),
             Piece::Capture(n) => x.capture(*n, out),
         }

@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::io::Write;
 
+use weir_syntax::Level;
+
 use crate::contract::{Family, Variable};
 use crate::http::Exchange;
 use crate::http1::{Known, date};
@@ -50,7 +52,7 @@ pub const VARIABLES: &[Variable] = &[
         }
         true
     }),
-    Variable::new("limit_rate", |x, out| number(x.limit_rate, out)),
+    Variable::new("limit_rate", |x, out| number(x.limit_rate.unwrap_or(0), out)).with_set(set_limit_rate),
     Variable::new("msec", |x, out| seconds(x.reactor.clock().unix_ms(), out)),
     Variable::new("nginx_version", |_, out| {
         out.extend_from_slice(crate::NGINX_VERSION.as_bytes());
@@ -189,6 +191,16 @@ pub const FAMILIES: &[Family] = &[
     Family { prefix: "arg_", get: arg },
 ];
 
+fn set_limit_rate(x: &mut Exchange, text: &[u8]) {
+    match weir_ir::value::size(text) {
+        Some(rate) => x.limit_rate = Some(rate),
+        None => {
+            let shown = String::from_utf8_lossy(text);
+            x.log(Level::Error, format_args!("invalid $limit_rate \"{shown}\""));
+        }
+    }
+}
+
 /// A moment in the two forms that logs have.
 #[derive(Clone, Copy)]
 pub struct Stamps {
@@ -262,7 +274,8 @@ fn args(x: &Exchange, out: &mut Vec<u8>) -> bool {
 
 fn uri(x: &Exchange, out: &mut Vec<u8>) -> bool {
     out.extend_from_slice(&x.uri);
-    !x.uri.is_empty()
+    // It is there, and empty, where the client's was refused.
+    !x.uri.is_empty() || !x.head.unparsed_uri().is_empty()
 }
 
 fn host(x: &Exchange, out: &mut Vec<u8>) -> bool {
@@ -440,7 +453,8 @@ fn without_spaces(text: &[u8]) -> &[u8] {
     &text[start..]
 }
 
-fn cookie(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
+/// Appends a cookie of the client; false where it sent none of that name.
+pub fn cookie(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
     for line in x.head.all(Known::Cookie) {
         for pair in line.split(|b| *b == b';') {
             if let Some(value) = cookie_value(without_spaces(pair), name) {
@@ -452,7 +466,8 @@ fn cookie(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
     false
 }
 
-fn arg(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
+/// Appends an argument of the request; false where it has none of that name.
+pub fn arg(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
     for pair in x.args.split(|b| *b == b'&') {
         let Some(at) = memchr::memchr(b'=', pair) else { continue };
         if pair[..at].eq_ignore_ascii_case(name.as_bytes()) {

@@ -86,6 +86,8 @@ pub struct Settings {
     pub pass_request_body: bool,
     /// The largest head of a response.
     pub buffer_size: usize,
+    /// Unless the upstream says otherwise, its answer is not sent on at once; what is has no `limit_rate`.
+    pub buffering: bool,
     pub ignore_client_abort: bool,
     /// Answers of 300 and above are replaced where an `error_page` says so.
     pub intercept_errors: bool,

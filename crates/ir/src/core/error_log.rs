@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use weir_syntax::Level;
 
+use crate::core::syslog::Syslog;
 use crate::lowering::{Call, Fault};
 
 /// One `error_log`.
@@ -19,14 +20,13 @@ pub enum Target {
     Stderr,
     /// Absolute path.
     File(Arc<str>),
+    Syslog(Arc<Syslog>),
 }
 
 pub(crate) fn read(call: &mut Call<'_>) -> Result<ErrorLog, Fault> {
     let target = match call.arg(0) {
         b"stderr" | b"" => Target::Stderr,
-        text if text.starts_with(b"syslog:") => {
-            return Err(call.fail("\"error_log syslog:\" is known but not supported by weir yet"));
-        }
+        text if text.starts_with(b"syslog:") => Target::Syslog(Syslog::read(call)?),
         text if text.starts_with(b"memory:") => {
             return Err(call.fail("nginx was built without debug support"));
         }

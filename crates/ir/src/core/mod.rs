@@ -3,6 +3,7 @@
 pub mod error_log;
 pub mod events;
 pub mod main;
+pub mod syslog;
 
 pub use events::Events;
 pub use main::Main;

@@ -75,6 +75,10 @@ impl Module for HttpCore {
         }),
         D::scope("client_body_in_single_buffer", SCOPES, Takes::FLAG, |s, c| s.once.flag(c))
             .accepted("a body in memory is one buffer"),
+        D::scope("limit_rate", SCOPES_IF, Takes::ONE, |s, c| s.limit_rate.put_with(c, size_template)),
+        D::scope("limit_rate_after", SCOPES_IF, Takes::ONE, |s, c| {
+            s.limit_rate_after.put_with(c, size_template)
+        }),
         D::scope("sendfile", SCOPES_IF, Takes::FLAG, |s, c| s.sendfile.flag(c)),
         D::scope("sendfile_max_chunk", SCOPES, Takes::ONE, |s, c| s.once.size(c))
             .accepted("a connection gives way after a bounded amount of work"),
@@ -108,6 +112,7 @@ impl Module for HttpCore {
         D::scope("satisfy", SCOPES, Takes::ONE, |s, c| {
             s.satisfy.one_of(c, &[("all", Satisfy::All), ("any", Satisfy::Any)])
         }),
+        D::scope("auth_delay", SCOPES, Takes::ONE, |s, c| s.auth_delay.msec(c)),
         D::scope("internal", Contexts::LOCATION, Takes::NONE, |s, c| s.internal.put(c, true)),
         D::scope("lingering_close", SCOPES, Takes::ONE, |s, c| {
             let words = [
@@ -126,13 +131,7 @@ impl Module for HttpCore {
         D::scope("server_name_in_redirect", SCOPES, Takes::FLAG, |s, c| s.server_name_in_redirect.flag(c)),
         D::scope("port_in_redirect", SCOPES, Takes::FLAG, |s, c| s.port_in_redirect.flag(c)),
         D::scope("msie_padding", SCOPES, Takes::FLAG, |s, c| s.msie_padding.flag(c)),
-        D::scope("msie_refresh", SCOPES, Takes::FLAG, |s, c| {
-            s.once.read(c, |c| match c.flag()? {
-                true => Err(unsupported("msie_refresh on", c)),
-                false => Ok(()),
-            })
-        })
-        .accepted("off, as it is anyway; on is refused"),
+        D::scope("msie_refresh", SCOPES, Takes::FLAG, |s, c| s.msie_refresh.flag(c)),
         D::scope("disable_symlinks", SCOPES, Takes::ONE_TWO, disable_symlinks)
             .accepted("off, as it is anyway; all else is refused"),
         D::scope("open_file_cache", SCOPES, Takes::ONE_TWO, open_file_cache).accepted(NO_FILE_CACHE),
@@ -277,6 +276,8 @@ pub struct Core {
     pub client_body_timeout: Setting<u64>,
     pub client_body_temp_path: Setting<PathSpec>,
     pub client_body_in_file_only: Setting<BodyInFile>,
+    pub limit_rate: Setting<Template>,
+    pub limit_rate_after: Setting<Template>,
     pub sendfile: Setting<bool>,
     pub tcp_nodelay: Setting<bool>,
     pub send_timeout: Setting<u64>,
@@ -288,6 +289,7 @@ pub struct Core {
     pub keepalive_requests: Setting<u64>,
     pub keepalive_disable: Setting<KeepaliveDisable>,
     pub satisfy: Setting<Satisfy>,
+    pub auth_delay: Setting<u64>,
     /// Not inherited.
     pub internal: Setting<bool>,
     pub lingering_close: Setting<LingeringClose>,
@@ -298,6 +300,7 @@ pub struct Core {
     pub server_name_in_redirect: Setting<bool>,
     pub port_in_redirect: Setting<bool>,
     pub msie_padding: Setting<bool>,
+    pub msie_refresh: Setting<bool>,
     pub log_not_found: Setting<bool>,
     pub log_subrequest: Setting<bool>,
     pub recursive_error_pages: Setting<bool>,
@@ -334,6 +337,8 @@ impl Conf for Core {
             client_body_timeout,
             client_body_temp_path,
             client_body_in_file_only,
+            limit_rate,
+            limit_rate_after,
             sendfile,
             tcp_nodelay,
             send_timeout,
@@ -344,6 +349,7 @@ impl Conf for Core {
             keepalive_requests,
             keepalive_disable,
             satisfy,
+            auth_delay,
             lingering_close,
             lingering_time,
             lingering_timeout,
@@ -352,6 +358,7 @@ impl Conf for Core {
             server_name_in_redirect,
             port_in_redirect,
             msie_padding,
+            msie_refresh,
             log_not_found,
             log_subrequest,
             recursive_error_pages,
@@ -616,6 +623,15 @@ pub fn temp_path(call: &mut Call<'_>) -> Result<PathSpec, Fault> {
     let spec = PathSpec { path, levels, position: Some(call.position()) };
     call.directory(spec.clone())?;
     Ok(spec)
+}
+
+/// A size that may have variables in it.
+fn size_template(call: &mut Call<'_>) -> Result<Template, Fault> {
+    let template = call.template(0)?;
+    match template.as_literal() {
+        Some(text) if value::size(text).is_none() => Err(call.under(call.refuse("invalid value"), 0)),
+        Some(_) | None => Ok(template),
+    }
 }
 
 fn aio(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {

@@ -269,4 +269,29 @@ mod tests {
         assert_eq!(realm("/any"), None, "the address lets this one in");
         assert_eq!(realm("/page").as_deref(), Some("Basic realm=\"a realm\""), "an error page has it too");
     }
+
+    #[track_caller]
+    fn check_delay(path: &str, password: &str, expected: (&str, &str)) {
+        let site = Site::new(
+            "log_format t $request_time; access_log logs/t t; server { auth_delay 2s; auth_basic x; \
+             auth_basic_user_file %DIR%/users; location / { answer 200 text/plain ok; } \
+             location /any { satisfy any; deny all; answer 200 text/plain ok; } \
+             location /0 { auth_delay 0; answer 200 text/plain ok; } }",
+        )
+        .with("users", "plain:{PLAIN}secret\n");
+        let response = site.get(path, &format!("Authorization: Basic {password}\r\n"));
+        let time = site.read("logs/t");
+        assert_eq!((code(&response), &time[..1]), expected, "{path} {password}");
+        let delayed = site.log().contains(&"delaying unauthorized request".to_owned());
+        assert_eq!(delayed, expected.1 != "0", "{path} {password}");
+    }
+
+    #[test]
+    fn delays() {
+        let (good, bad) = ("cGxhaW46c2VjcmV0", "cGxhaW46d3Jvbmc=");
+        check_delay("/", good, ("200", "0"));
+        check_delay("/", bad, ("401", "2"));
+        check_delay("/any", bad, ("401", "2"));
+        check_delay("/0", bad, ("401", "0"));
+    }
 }

@@ -13,7 +13,7 @@ use weir_ir::contract::{Conf, Contexts, Directive, Module, Setting, Takes};
 use weir_ir::{Fault, Merge};
 use weir_syntax::{Diagnostic, Level};
 
-use super::files::{self, Reach};
+use super::files;
 
 /// Bytes of a name that the column of names has room for.
 const NAME: usize = 50;
@@ -142,7 +142,7 @@ impl Lister {
                 Ok(entries) => entries,
                 Err(()) => return Flow::Answer(500),
             },
-            Err(error) => return refused(&file.path, &error, x),
+            Err(error) => return files::not_opened(&file.path, &error, x),
         };
         let content_type: &'static [u8] = match format {
             Format::Html => b"text/html",
@@ -169,17 +169,6 @@ impl Lister {
             ..Response::default()
         }))
     }
-}
-
-fn refused(path: &[u8], error: &io::Error, x: &Exchange) -> Flow {
-    let (level, code) = match Reach::of(error) {
-        Reach::Missing => (Level::Error, 404),
-        Reach::Forbidden if error.kind() == io::ErrorKind::PermissionDenied => (Level::Error, 403),
-        Reach::Forbidden | Reach::Broken => (Level::Crit, 500),
-    };
-    let shown = String::from_utf8_lossy(path);
-    x.log_error(level, Some(error), format_args!("opendir() \"{shown}\" failed"));
-    Flow::Answer(code)
 }
 
 /// Reads a directory, hidden files left out: directories first, then by name. What went wrong is logged.

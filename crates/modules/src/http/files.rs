@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use weir_engine::contract::Flow;
 use weir_engine::http::Exchange;
 use weir_syntax::Level;
 
@@ -47,4 +48,16 @@ pub(super) fn stat(name: &[u8], x: &Exchange) -> Option<Metadata> {
             None
         }
     }
+}
+
+/// The answer for a directory that cannot be opened, which is logged.
+pub(super) fn not_opened(directory: &[u8], error: &io::Error, x: &Exchange) -> Flow {
+    let (level, code) = match Reach::of(error) {
+        Reach::Missing => (Level::Error, 404),
+        Reach::Forbidden if error.kind() == io::ErrorKind::PermissionDenied => (Level::Error, 403),
+        Reach::Forbidden | Reach::Broken => (Level::Crit, 500),
+    };
+    let shown = String::from_utf8_lossy(directory);
+    x.log_error(level, Some(error), format_args!("opendir() \"{shown}\" failed"));
+    Flow::Answer(code)
 }

@@ -292,7 +292,7 @@ impl Source for Part {
 }
 
 /// Several ranges of a file with their heads.
-struct FileParts {
+pub(super) struct FileParts {
     file: Arc<File>,
     /// What is still to be read, the next one last.
     parts: Vec<FilePiece>,
@@ -308,6 +308,12 @@ enum FilePiece {
 }
 
 impl FileParts {
+    /// The file from an offset on, with something before it.
+    pub(super) fn behind(head: &[u8], part: &FilePart) -> Self {
+        let parts = vec![FilePiece::File(part.offset, part.length), FilePiece::Text(head.to_vec())];
+        Self { file: Arc::clone(&part.file), parts, buffer: vec![], at: 0 }
+    }
+
     fn new(part: &FilePart, pieces: Vec<(Vec<u8>, Range)>, closing: Vec<u8>) -> Self {
         let mut parts = vec![FilePiece::Text(closing)];
         for (head, range) in pieces.into_iter().rev() {

@@ -1,7 +1,7 @@
 //! `ngx_http_static_module`: files below `root`, for every location that has no other content.
 
 use std::borrow::Cow;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::sync::Arc;
@@ -48,17 +48,7 @@ fn respond(x: &mut Exchange) -> Flow {
         return Flow::Decline;
     }
     let Some(name) = x.file() else { return Flow::Answer(500) };
-    // Without O_NONBLOCK opening a pipe would wait for its writer.
-    let opened = File::options()
-        .read(true)
-        .custom_flags(nix::libc::O_NONBLOCK)
-        .open(files::path(&name.path))
-        .map_err(|error| ("open()", error))
-        .and_then(|file| match file.metadata() {
-            Ok(metadata) => Ok((file, metadata)),
-            Err(error) => Err(("fstat()", error)),
-        });
-    let (file, metadata) = match opened {
+    let (file, metadata) = match open(&name.path) {
         Ok(opened) => opened,
         Err((call, error)) => return failed(&name.path, call, &error, x),
     };
@@ -73,10 +63,21 @@ fn respond(x: &mut Exchange) -> Flow {
     if x.method == Method::Post {
         return Flow::Answer(405);
     }
-    Flow::Respond(Box::new(send(file, metadata.len(), metadata.mtime(), x)))
+    Flow::Respond(Box::new(send(file, &metadata, x)))
 }
 
-fn failed(name: &[u8], call: &str, error: &io::Error, x: &Exchange) -> Flow {
+/// Opens a file, or tells which call failed.
+pub(super) fn open(name: &[u8]) -> Result<(File, Metadata), (&'static str, io::Error)> {
+    // Without O_NONBLOCK opening a pipe would wait for its writer.
+    let mut options = File::options();
+    options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+    let file = options.open(files::path(name)).map_err(|error| ("open()", error))?;
+    let metadata = file.metadata().map_err(|error| ("fstat()", error))?;
+    Ok((file, metadata))
+}
+
+/// Logs why a file cannot be had, and answers.
+pub(super) fn failed(name: &[u8], call: &str, error: &io::Error, x: &Exchange) -> Flow {
     let (level, code) = match Reach::of(error) {
         Reach::Missing => (Level::Error, 404),
         Reach::Forbidden => (Level::Error, 403),
@@ -99,8 +100,9 @@ fn to_directory(x: &mut Exchange) -> Flow {
     Flow::Answer(301)
 }
 
-/// The response of a regular file; `modified` is in seconds since the epoch.
-fn send(file: File, length: u64, modified: i64, x: &Exchange) -> Response {
+/// The response of a regular file.
+pub(super) fn send(file: File, metadata: &Metadata, x: &Exchange) -> Response {
+    let (length, modified) = (metadata.len(), metadata.mtime());
     let mut response = Response {
         status: 200,
         content_type: x.content_type(),

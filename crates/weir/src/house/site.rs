@@ -9,6 +9,7 @@ use std::sync::Arc;
 use nix::unistd::{Gid, Uid, chown};
 use weir_engine::errorlog::{Level, Log, LogFile};
 use weir_engine::generation::{Generation, Resources};
+use weir_engine::syslog::Peer;
 use weir_ir::Prefixes;
 use weir_ir::Program;
 use weir_ir::core::Main;
@@ -110,7 +111,7 @@ impl Site for Configuration {
             snapshot: snapshot.encode(),
             listens: listens(&program, threads(&process)),
             logs: program.open_files.iter().map(|f| PathBuf::from(&*f.path)).collect(),
-            error_logs: error_logs(&process),
+            error_logs: error_logs(&process, log),
             pid: self.pid_of(&process),
             stderr_log: stderr_log(&program).map(|path| PathBuf::from(&*path)),
             identity,
@@ -138,15 +139,17 @@ pub(super) fn threads(process: &Process) -> usize {
     }
 }
 
-fn error_logs(process: &Process) -> Vec<(Level, ErrorLog)> {
-    let log = |l: &weir_ir::core::error_log::ErrorLog| {
+fn error_logs(process: &Process, log: &Log) -> Vec<(Level, ErrorLog)> {
+    let log = log.without_sinks();
+    let place = |l: &weir_ir::core::error_log::ErrorLog| {
         let place = match &l.target {
             Target::Stderr => ErrorLog::Stderr,
             Target::File(path) => ErrorLog::File(PathBuf::from(&**path)),
+            Target::Syslog(spec) => ErrorLog::Sink(Arc::new(Peer::new(Arc::clone(spec), log.clone()))),
         };
         (l.level, place)
     };
-    process.error_logs.iter().map(log).collect()
+    process.error_logs.iter().map(place).collect()
 }
 
 /// The first error log of the main context that is a file, unless a log of any level is standard error.
@@ -159,7 +162,7 @@ pub(super) fn stderr_log(program: &Program) -> Option<Arc<str>> {
     }
     process.error_logs.iter().find_map(|log| match &log.target {
         Target::File(path) => Some(Arc::clone(path)),
-        Target::Stderr => None,
+        Target::Stderr | Target::Syslog(_) => None,
     })
 }
 

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
+use weir_ir::value;
+
 use super::{Answered, Asking, Attempt, Failure, next};
 use crate::contract::Flow;
 use crate::http::exchange::Tunnel;
@@ -30,6 +32,9 @@ impl Asking<'_> {
     ) -> Result<Flow, Failure> {
         let settings = self.protocol.settings();
         let now = x.reactor.clock().now_ms();
+        if let Some(rate) = head.first(Known::XAccelLimitRate).and_then(value::number) {
+            x.limit_rate = Some(rate);
+        }
         let status = head.status();
         if status >= 300 {
             if let Some(kind) = next::of_status(status)
@@ -51,6 +56,14 @@ impl Asking<'_> {
         self.target.group.balance.done(attempt.peer, Outcome::Success, now);
         if let Some(to) = self.protocol.redirect(x, head) {
             return Ok(internal_redirect(x, &to));
+        }
+        let buffering = match head.first(Known::XAccelBuffering) {
+            Some(word) if word.eq_ignore_ascii_case(b"no") => false,
+            Some(word) if word.eq_ignore_ascii_case(b"yes") => true,
+            Some(_) | None => settings.buffering,
+        };
+        if !buffering {
+            x.limit_rate = Some(0);
         }
         let mut response = self.protocol.response(x, head);
         let framing = head.framing(self.to_head);

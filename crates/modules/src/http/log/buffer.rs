@@ -1,9 +1,11 @@
 //! Lines held back in memory (`buffer=`, `flush=`), one buffer a file for all threads.
 
-use std::sync::atomic::AtomicU64;
+use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use weir_engine::errorlog::{Holding, LogFile};
 use weir_engine::timer::Timers;
 
@@ -16,6 +18,8 @@ pub(super) struct Buffering {
     pub size: usize,
     /// Milliseconds that a line waits at most.
     pub flush: Option<u64>,
+    /// Each piece that is written is compressed at this level, a gzip file of its own behind those before it.
+    pub gzip: Option<u32>,
 }
 
 /// A buffered log. Lines never leave it torn: the buffer is written whenever the next line would not fit.
@@ -37,7 +41,7 @@ struct Held {
 impl Buffered {
     pub(super) fn open(file: Arc<LogFile>, buffering: Buffering) -> Arc<Self> {
         let buffered = Arc::new_cyclic(|me| Buffered {
-            file: File { file: Arc::clone(&file), complained_at: AtomicU64::new(0) },
+            file: File { file: Arc::clone(&file), complained_at: Arc::default() },
             buffering,
             held: Mutex::default(),
             me: Weak::clone(me),
@@ -61,7 +65,7 @@ impl Buffered {
             result = self.write_out(&mut held, second);
         }
         if line.len() > size {
-            return result.and(self.file.write(line, second));
+            return result.and(self.put(line, second));
         }
         let now = timers.clock().unix_ms();
         if held.lines.is_empty() {
@@ -82,9 +86,17 @@ impl Buffered {
         if held.lines.is_empty() {
             return Ok(());
         }
-        let result = self.file.write(&held.lines, second);
+        let result = self.put(&held.lines, second);
         held.lines.clear();
         result
+    }
+
+    fn put(&self, lines: &[u8], second: u64) -> Result<(), Complaint> {
+        let Some(level) = self.buffering.gzip else { return self.file.write(lines, second) };
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::new(level));
+        // Writing to memory does not fail.
+        let packed = gzip.write_all(lines).and_then(|()| gzip.finish()).unwrap_or_default();
+        self.file.write(&packed, second)
     }
 
     /// Writes the buffer when its first line has waited long enough.
@@ -130,7 +142,7 @@ mod tests {
     fn lines_do_not_wait_for_the_timer_of_a_thread_that_ended() {
         let folder = Folder::new(&[]);
         let file = Arc::new(LogFile::open(folder.path().join("a.log")).unwrap());
-        let buffered = Buffered::open(file, Buffering { size: 1024, flush: Some(5_000) });
+        let buffered = Buffered::open(file, Buffering { size: 1024, flush: Some(5_000), gzip: None });
         let write = |at: u64, line: &str, expected: &str| {
             let written = runtime().unwrap().block_on(async {
                 buffered.write(line.as_bytes(), at / 1000, &Timers::new(Clock::fixed(at)))

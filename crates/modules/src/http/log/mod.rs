@@ -1,5 +1,6 @@
 //! `ngx_http_log_module`: one line a request, in the formats and to the files that the configuration names.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,16 +9,20 @@ use weir_engine::contract::{Install, LogHandler, TunnelFacts, TunnelLog};
 use weir_engine::errorlog::LogFile;
 use weir_engine::generation::{Build, Plan};
 use weir_engine::http::{Exchange, Template};
+use weir_engine::syslog::Peer;
 use weir_engine::timer::Timers;
 use weir_ir::contract::{Conf, Contexts, Directive, Module, Setting, Takes};
+use weir_ir::core::syslog::Syslog;
 use weir_ir::{Call, Fault, Merge, value};
 use weir_syntax::{Diagnostic, Level};
 
 mod buffer;
 mod format;
+mod varying;
 
 use buffer::{Buffered, Buffering};
 use format::{Escape, Format, FormatSpec, Late};
+use varying::{Varied, Varying};
 
 const COMBINED: &[u8] = b"$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \
     \"$http_referer\" \"$http_user_agent\"";
@@ -36,7 +41,7 @@ impl Module for Log {
         D::main("log_format", Contexts::HTTP, Takes::TWO_MORE, log_format),
         D::scope("access_log", LOG_CONTEXTS, Takes::ONE_MORE, access_log),
         D::scope("open_log_file_cache", Contexts::SCOPES, Takes::ONE_TO_FOUR, open_log_file_cache)
-            .accepted("only paths with variables are opened anew for each line"),
+            .accepted("a path with variables is opened anew for each line"),
     ];
 
     fn init(formats: &mut Formats, merge: &mut Merge<'_>) -> Result<(), Fault> {
@@ -74,11 +79,21 @@ impl Formats {
 /// One `access_log`.
 #[derive(Clone, Debug)]
 struct AccessLog {
-    /// Absolute path; empty is standard error.
-    path: Arc<str>,
+    place: Place,
     /// Position among the formats.
     format: usize,
     condition: Option<weir_ir::Template>,
+}
+
+/// Where an `access_log` goes.
+#[derive(Clone, Debug)]
+enum Place {
+    Stderr,
+    /// Absolute path.
+    File(Arc<str>),
+    /// A path with variables.
+    Varying(weir_ir::Template),
+    Syslog(Arc<Syslog>),
 }
 
 /// The logs of one level.
@@ -102,7 +117,7 @@ impl Conf for Logs {
         self.off = outer.off;
         if self.logs.is_empty() && !self.off {
             let path = merge.open_file(merge.prefixes().access_log.clone());
-            self.logs.push(AccessLog { path, format: 0, condition: None });
+            self.logs.push(AccessLog { place: Place::File(path), format: 0, condition: None });
         }
         Ok(())
     }
@@ -139,22 +154,25 @@ fn log_format(formats: &mut Formats, call: &mut Call<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
+/// What `gzip` holds back where no `buffer` says how much.
+const GZIP_BUFFER: usize = 64 * 1024;
+
 fn access_log(logs: &mut Logs, call: &mut Call<'_>) -> Result<(), Fault> {
     let target = call.arg(0);
     if target == b"off" {
         logs.off = true;
         return if call.args().len() == 1 { Ok(()) } else { Err(call.invalid_parameter(1)) };
     }
-    let path: Arc<str> = if target.starts_with(b"syslog:") {
-        return Err(call.under(call.fail("\"access_log syslog:\" is known but not supported by weir yet"), 0));
+    let place = if target.starts_with(b"syslog:") {
+        Place::Syslog(Syslog::read(call)?)
     } else if memchr::memchr(b'$', target).is_some() {
-        let message = "\"access_log\" with variables in its path is known but not supported by weir yet";
-        return Err(call.under(call.fail(message), 0));
+        let path = call.path(0);
+        Place::Varying(weir_ir::Template::parse(path.as_bytes(), call).map_err(|fault| call.under(fault, 0))?)
     } else if target.is_empty() {
-        "".into()
+        Place::Stderr
     } else {
         let path = call.path(0);
-        call.open_file(path)
+        Place::File(call.open_file(path))
     };
     let formats = call.main_of::<Log>();
     let mut variables = std::mem::take(formats);
@@ -165,9 +183,10 @@ fn access_log(logs: &mut Logs, call: &mut Call<'_>) -> Result<(), Fault> {
     let Some(format) = format else {
         return Err(call.under(call.fail(format!("unknown log format \"{}\"", call.text(1))), 1));
     };
-    let mut log = AccessLog { path, format, condition: None };
+    let mut log = AccessLog { place, format, condition: None };
     let mut size = None;
     let mut flush = None;
+    let mut gzip = None;
     for index in 2..call.args().len() {
         let text = call.arg(index);
         let shown = |at: usize| String::from_utf8_lossy(&text[at..]).into_owned();
@@ -186,13 +205,14 @@ fn access_log(logs: &mut Logs, call: &mut Call<'_>) -> Result<(), Fault> {
                 }
             }
         } else if text == b"gzip" || text.starts_with(b"gzip=") {
-            let level = text.strip_prefix(b"gzip=").map_or(Some(1), value::number);
-            if !level.is_some_and(|level| (1..=9).contains(&level)) {
-                let message = format!("invalid compression level \"{}\"", shown(5));
-                return Err(call.under(call.fail(message), index));
+            size = size.or(Some(GZIP_BUFFER));
+            match text.strip_prefix(b"gzip=").map_or(Some(1), value::number) {
+                Some(level @ 1..=9) => gzip = Some(level as u32),
+                _ => {
+                    let message = format!("invalid compression level \"{}\"", shown(5));
+                    return Err(call.under(call.fail(message), index));
+                }
             }
-            let message = "\"access_log\" with \"gzip\" is known but not supported by weir yet";
-            return Err(call.under(call.fail(message), index));
         } else if let Some(value) = text.strip_prefix(b"if=") {
             log.condition = Some(weir_ir::Template::parse(value, call)?);
         } else {
@@ -204,9 +224,18 @@ fn access_log(logs: &mut Logs, call: &mut Call<'_>) -> Result<(), Fault> {
             return Err(call.fail(format!("no buffer is defined for access_log \"{}\"", call.text(0))));
         }
         (Some(size), flush) => {
-            let buffering = Buffering { size, flush };
+            let path = match &log.place {
+                Place::File(path) => path,
+                // Standard error is written line by line, whatever is asked for.
+                Place::Stderr => &"".into(),
+                Place::Varying(_) => {
+                    return Err(call.fail("buffered logs cannot have variables in name"));
+                }
+                Place::Syslog(_) => return Err(call.fail("logs to syslog cannot be buffered")),
+            };
+            let buffering = Buffering { size, flush, gzip };
             let buffered = &mut call.main_of::<Log>().buffered;
-            match buffered.iter().find(|(path, _)| *path == log.path) {
+            match buffered.iter().find(|(known, _)| known == path) {
                 Some((_, known)) if *known != buffering => {
                     return Err(call.fail(format!(
                         "access_log \"{}\" already defined with conflicting parameters",
@@ -214,7 +243,7 @@ fn access_log(logs: &mut Logs, call: &mut Call<'_>) -> Result<(), Fault> {
                     )));
                 }
                 Some(_) => {}
-                None => buffered.push((Arc::clone(&log.path), buffering)),
+                None => buffered.push((Arc::clone(path), buffering)),
             }
         }
         (None, None) => {}
@@ -278,20 +307,25 @@ impl Install for Log {
         }
         let Some(formats) = plan.build.kept::<Compiled>("") else { return Ok(()) };
         for log in &logs.logs {
-            let target = if log.path.is_empty() {
-                Target::Stderr
-            } else if let Some(buffered) = plan.build.kept::<Buffered>(&log.path) {
-                Target::Buffered(buffered)
-            } else {
-                let Some(file) = plan.build.file(&log.path) else {
-                    return Err(plan.fail(format!("open() \"{}\" failed", log.path)));
-                };
-                Target::File(Arc::new(File { file, complained_at: AtomicU64::new(0) }))
+            let output = match &log.place {
+                Place::Varying(path) => {
+                    let (path, complained_at) = (plan.template(path), Arc::default());
+                    Output::Varying(Varying { path, complained_at })
+                }
+                Place::Stderr => Output::Known(Target::Stderr),
+                Place::Syslog(spec) => Output::Known(Target::Syslog(plan.build.syslog(spec))),
+                Place::File(path) => match (plan.build.kept::<Buffered>(path), plan.build.file(path)) {
+                    (Some(buffered), _) => Output::Known(Target::Buffered(buffered)),
+                    (None, Some(file)) => {
+                        Output::Known(Target::File(Arc::new(File { file, complained_at: Arc::default() })))
+                    }
+                    (None, None) => return Err(plan.fail(format!("open() \"{path}\" failed"))),
+                },
             };
             plan.handlers.log.push(Box::new(Logger {
                 condition: log.condition.as_ref().map(|c| plan.build.template(c)),
                 format: Arc::clone(&formats.0[log.format]),
-                target,
+                output,
             }));
         }
         Ok(())
@@ -302,7 +336,7 @@ impl Install for Log {
 struct File {
     file: Arc<LogFile>,
     /// The second in which the last failure was told of.
-    complained_at: AtomicU64,
+    complained_at: Arc<AtomicU64>,
 }
 
 impl File {
@@ -318,14 +352,22 @@ impl File {
         }
         self.complained_at.store(second, Ordering::Relaxed);
         let message = format!("write() to \"{}\"{}", self.file.path().display(), failure.1);
-        Err(Complaint { message, error: failure.0 })
+        Err(Complaint { level: Level::Alert, message, error: failure.0 })
     }
 }
 
 /// A failure that is worth a line in the error log.
 struct Complaint {
+    level: Level,
     message: String,
     error: Option<std::io::Error>,
+}
+
+impl Complaint {
+    /// The peer has said what was wrong.
+    fn of_syslog() -> Self {
+        Self { level: Level::Warn, message: "send() to syslog failed".into(), error: None }
+    }
 }
 
 /// Where the lines of one `access_log` go.
@@ -333,6 +375,8 @@ struct Complaint {
 enum Target {
     File(Arc<File>),
     Buffered(Arc<Buffered>),
+    Path(Varied),
+    Syslog(Arc<Peer>),
     Stderr,
 }
 
@@ -341,6 +385,11 @@ impl Target {
         match self {
             Target::File(file) => file.write(line, second),
             Target::Buffered(buffered) => buffered.write(line, second, timers),
+            Target::Path(path) => path.write(line, second),
+            Target::Syslog(peer) => {
+                let line = line.strip_suffix(b"\n").unwrap_or(line);
+                peer.send(line, second).map_err(|_| Complaint::of_syslog())
+            }
             Target::Stderr => {
                 // Nowhere is left to say that standard error is gone.
                 let _ = std::io::Write::write_all(&mut std::io::stderr(), line);
@@ -372,7 +421,22 @@ fn with_line<T>(work: impl FnOnce(&mut Vec<u8>) -> T) -> T {
 struct Logger {
     condition: Option<Template>,
     format: Arc<Format>,
-    target: Target,
+    output: Output,
+}
+
+enum Output {
+    Known(Target),
+    Varying(Varying),
+}
+
+impl Output {
+    /// Where the line of a request goes; `None` is nowhere.
+    fn of(&self, x: &Exchange) -> Option<Cow<'_, Target>> {
+        match self {
+            Output::Known(target) => Some(Cow::Borrowed(target)),
+            Output::Varying(varying) => varying.of(x).map(|path| Cow::Owned(Target::Path(path))),
+        }
+    }
 }
 
 impl Logger {
@@ -395,8 +459,9 @@ impl LogHandler for Logger {
             self.format.write(x, line);
             line.push(b'\n');
             let timers = x.reactor.timers();
-            if let Err(complaint) = self.target.write(line, timers.clock().unix_secs(), timers) {
-                x.log_error(Level::Alert, complaint.error.as_ref(), complaint.message);
+            let Some(target) = self.output.of(x) else { return };
+            if let Err(complaint) = target.write(line, timers.clock().unix_secs(), timers) {
+                x.log_error(complaint.level, complaint.error.as_ref(), complaint.message);
             }
         });
     }
@@ -406,9 +471,10 @@ impl LogHandler for Logger {
             if !self.wants(x, line) {
                 return None;
             }
+            let target = self.output.of(x)?.into_owned();
             let late = self.format.write_known(x, line);
             let (known, late) = (line.as_slice().into(), late.into());
-            Some(Box::new(Detached { known, late, target: self.target.clone() }) as Box<dyn TunnelLog>)
+            Some(Box::new(Detached { known, late, target }) as Box<dyn TunnelLog>)
         })
     }
 }

@@ -8,6 +8,7 @@ fn messages() {
         "access_log off;",
         "access_log x.log combined buffer=4k flush=5s if=$args;",
         "access_log x.log COMBINED;",
+        "access_log x.log combined gzip flush=1s; access_log x.log combined buffer=64k gzip=1 flush=1s;",
         "access_log x.log combined buffer=4k; access_log x.log; access_log x.log combined buffer=4096;",
         "log_format a $status; log_format b escape=json $uri; access_log off; access_log x.log b;",
         "open_log_file_cache max=10 inactive=5s valid=1m min_uses=2;",
@@ -22,12 +23,22 @@ fn messages() {
         ("access_log x.log combined buffer=0;", "invalid buffer size \"0\""),
         ("access_log x.log combined buffer=1k flush=0;", "invalid flush time \"0\""),
         ("access_log x.log combined flush=1s;", "no buffer is defined for access_log \"x.log\""),
+        ("access_log x.log combined gzip=0;", "invalid compression level \"0\""),
+        (
+            "access_log x.log combined gzip; access_log x.log combined gzip=2;",
+            "access_log \"x.log\" already defined with conflicting parameters",
+        ),
+        ("access_log logs/$host.log combined gzip;", "buffered logs cannot have variables in name"),
+        ("access_log syslog:server=127.0.0.1 combined gzip flush=1s;", "logs to syslog cannot be buffered"),
         ("access_log x.log combined gzip=10;", "invalid compression level \"10\""),
         ("access_log x.log combined what;", "invalid parameter \"what\""),
         (
             "access_log x.log combined buffer=1k; access_log x.log combined buffer=2k;",
             "access_log \"x.log\" already defined with conflicting parameters",
         ),
+        ("access_log logs/$host.log combined buffer=1k;", "buffered logs cannot have variables in name"),
+        ("access_log logs/$nix.log;", "unknown \"nix\" variable"),
+        ("access_log syslog:server=127.0.0.1 combined buffer=1k;", "logs to syslog cannot be buffered"),
         ("log_format combined $uri;", "duplicate \"log_format\" name \"combined\""),
         ("log_format a $uri; log_format a $uri;", "duplicate \"log_format\" name \"a\""),
         ("log_format a escape=xml $uri;", "unknown log format escaping \"xml\""),
@@ -138,4 +149,93 @@ fn a_buffer_is_written_when_its_first_line_has_waited() {
     };
     check(4_000, "");
     check(5_100, "/1\n");
+}
+
+#[test]
+fn syslog_messages() {
+    for (parameters, message) in [
+        ("server=127.0.0.1", ""),
+        ("server=[::1]:515,tag=,nohostname,nohostname", ""),
+        ("severity=alert,facility=kern,server=unix:/tmp/log", ""),
+        ("", "unknown syslog parameter \"\""),
+        ("server=127.0.0.1,", "unknown syslog parameter \"\""),
+        ("server=127.0.0.1,foo=1", "unknown syslog parameter \"foo=1\""),
+        ("server=127.0.0.1,nohostname2", "unknown syslog parameter \"nohostname2\""),
+        ("server=", "no host in syslog server \"\""),
+        ("server=127.0.0.1:99999", "invalid port in syslog server \"127.0.0.1:99999\""),
+        ("server=127.0.0.1,server=1", "duplicate syslog \"server\""),
+        ("server=127.0.0.1,tag=a,tag=b", "duplicate syslog \"tag\""),
+        ("server=127.0.0.1,facility=user,facility=x", "duplicate syslog \"facility\""),
+        ("server=127.0.0.1,facility=x", "unknown syslog facility \"x\""),
+        ("server=127.0.0.1,severity=x", "unknown syslog severity \"x\""),
+        ("tag=x", "no syslog server specified"),
+        ("tag=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "syslog tag length exceeds 32"),
+        ("tag=a-b", "syslog \"tag\" only allows alphanumeric characters and underscore"),
+    ] {
+        check_conf(&format!("access_log syslog:{parameters};"), message);
+        check_conf(&format!("error_log syslog:{parameters};"), message);
+    }
+}
+
+#[test]
+fn lines_to_syslog() {
+    let daemon = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    daemon.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let server = format!("syslog:server={}", daemon.local_addr().unwrap());
+    let site = Site::new(&format!(
+        "log_format a $uri; access_log {server},tag=web,severity=alert,nohostname a;
+         server {{ location / {{ answer 200 text/plain ok; }}
+         location /e {{ error_log {server},facility=user info; access_log off; auth_basic x;
+            auth_basic_user_file nix; answer 200 text/plain ok; }} }}"
+    ));
+    // `<PRI>`, the time of 15 bytes, and the rest.
+    let received = || {
+        let mut datagram = [0; 4096];
+        let n = daemon.recv(&mut datagram).unwrap();
+        let text = String::from_utf8_lossy(&datagram[..n]).into_owned();
+        let (pri, rest) = text.split_once('>').unwrap();
+        (format!("{pri}>"), rest[15..].to_owned())
+    };
+    site.get("/a", "");
+    assert_eq!(received(), ("<185>".into(), " web: /a".into()));
+    site.get("/e", "");
+    let (pri, rest) = received();
+    assert_eq!(pri, "<14>");
+    let mut words = rest.split(' ');
+    assert!(words.nth(1).is_some_and(|host| host == host.to_lowercase()));
+    assert_eq!(words.next(), Some("nginx:"));
+    assert!(rest.contains(" [info] ") && rest.contains("no user/password"), "{rest}");
+}
+
+#[test]
+fn paths_of_requests() {
+    let site = Site::new(
+        "log_format a $uri; access_log logs/$arg_to.log a; server { root %DIR%; \
+         location / { answer 200 text/plain ok; } location /nix { root %DIR%/nix; answer 200 text/plain ok; } }",
+    );
+    for uri in ["/1?to=a", "/2?to=b", "/3?to=a", "/4?to=../up", "/5?to=no/such", "/nix?to=a"] {
+        assert_eq!(site.short(uri), "200 ok");
+    }
+    assert_eq!((site.read("logs/a.log"), site.read("logs/b.log")), ("/1\n/3\n".into(), "/2\n".into()));
+    let log = site.log();
+    assert!(log[0].ends_with("logs/../up.log\" has \"..\" in a variable"), "{log:?}");
+    assert!(log[1].starts_with("open() \"") && log[1].contains("logs/no/such.log\" failed (2: "), "{log:?}");
+    assert!(log[2].starts_with("testing \"") && log[2].contains("/nix\" existence failed (2: "), "{log:?}");
+}
+
+#[test]
+fn compressed_lines() {
+    let site = Site::new(
+        "log_format a $uri; access_log logs/a.gz a gzip=9 buffer=20; \
+         server { location / { answer 200 text/plain ok; } }",
+    );
+    let long = "/a/path/that/is/longer/than/the/buffer";
+    for uri in ["/one", "/two", "/three", "/four", long, "/five"] {
+        site.get(uri, "");
+    }
+    let file = site.generation().files().values().find(|file| file.path().ends_with("a.gz")).unwrap();
+    file.flush();
+    let packed = std::fs::read(file.path()).unwrap();
+    let lines = std::io::read_to_string(flate2::read::MultiGzDecoder::new(&packed[..])).unwrap();
+    assert_eq!(lines, format!("/one\n/two\n/three\n/four\n{long}\n/five\n"));
 }

@@ -304,6 +304,7 @@ impl Passing {
             chunks: self.http_version.or(HttpVersion::Http11) == HttpVersion::Http11,
             pass_request_body: self.pass_request_body.or(true),
             buffer_size: self.buffer_size.or(PAGE) as usize,
+            buffering: self.buffering.or(true),
             ignore_client_abort: self.ignore_client_abort.or(false),
             intercept_errors: self.intercept_errors.or(false),
             socket,

@@ -166,3 +166,63 @@ fn rewrite_log() {
         ]
     );
 }
+
+/// The seconds that a response of 3000 bytes takes, and `$limit_rate` afterwards.
+#[track_caller]
+fn check_rate(location: &str, expected: (&str, &str), log: &[&str]) {
+    let site = Site::new(&format!(
+        "log_format t '$request_time $limit_rate'; access_log logs/t t; server {{ \
+         location / {{ {location} answer 200 text/plain {}; }} }}",
+        "x".repeat(3000)
+    ));
+    let answer = site.get("/?rate=1k&bad=x", "");
+    assert!(answer.ends_with(&"x".repeat(3000)), "{location}");
+    let line = site.read("logs/t");
+    let (time, rate) = line.trim_end().split_once(' ').unwrap();
+    assert_eq!((&time[..1], rate), expected, "{location}");
+    assert_eq!(site.log(), log, "{location}");
+}
+
+#[test]
+fn rates() {
+    check_rate("", ("0", "0"), &[]);
+    check_rate("limit_rate_after 1k;", ("0", "0"), &[]);
+    check_rate("limit_rate 1k;", ("3", "1024"), &[]);
+    check_rate("limit_rate 1k; limit_rate_after 2k;", ("1", "1024"), &[]);
+    check_rate("limit_rate $arg_rate;", ("3", "1024"), &[]);
+    check_rate("limit_rate $arg_bad;", ("0", "0"), &["invalid size \"x\""]);
+    check_rate("set $limit_rate 1k;", ("3", "1024"), &[]);
+    check_rate("limit_rate 1k; set $limit_rate 0;", ("0", "0"), &[]);
+    check_rate("set $limit_rate x;", ("0", "0"), &["invalid $limit_rate \"x\""]);
+}
+
+#[test]
+fn refreshes_in_place_of_redirects() {
+    let site = Site::new(
+        "server { msie_refresh on; location / { return 301 'te xt'; } location /off { msie_refresh off; return 301 text; }
+            location /page { error_page 303 text; return 303; } location /303 { return 303 text; } }",
+    );
+    for (uri, agent, expected) in [
+        ("/", "MSIE foo", Ok("te%20xt")),
+        ("/page", "MSIE foo", Ok("text")),
+        ("/off", "MSIE foo", Err("301")),
+        ("/303", "MSIE foo", Err("303")),
+        ("/", "other", Err("301")),
+    ] {
+        let answer = site.get(uri, &format!("User-Agent: {agent}\r\n"));
+        match expected {
+            Ok(to) => {
+                let page = "<html><head><meta http-equiv=\"Refresh\" content=\"0; URL=";
+                assert!(
+                    answer.starts_with("HTTP/1.1 200 ") && !answer.contains("Location"),
+                    "{uri} {answer}"
+                );
+                assert!(
+                    answer.ends_with(&format!("{page}{to}\"></head><body></body></html>\r\n")),
+                    "{answer}"
+                );
+            }
+            Err(status) => assert_eq!(crate::testing::code(&answer), status, "{uri} {agent}"),
+        }
+    }
+}

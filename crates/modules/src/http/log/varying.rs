@@ -1,0 +1,69 @@
+//! Logs whose paths have variables in them (`access_log logs/$host.log`).
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use nix::errno::Errno;
+use weir_engine::errorlog::LogFile;
+use weir_engine::http::template::Segment;
+use weir_engine::http::{Exchange, Template};
+use weir_syntax::Level;
+
+use super::{Complaint, File};
+
+/// A log whose path depends on the request.
+pub(super) struct Varying {
+    pub path: Template,
+    pub complained_at: Arc<AtomicU64>,
+}
+
+impl Varying {
+    /// Where the request's line goes; nowhere if the request has no root, or what it says leads elsewhere.
+    pub(super) fn of(&self, x: &Exchange) -> Option<Varied> {
+        let mut file = x.file()?;
+        // As in nginx a directory that is not there keeps whoever makes hosts up from filling the disk with logs.
+        let whole = file.path.len() == file.root;
+        file.path.truncate(file.root);
+        let is_directory = std::fs::metadata(super::super::files::path(&file.path))
+            .and_then(|root| if root.is_dir() || whole { Ok(()) } else { Err(Errno::ENOTDIR.into()) });
+        if let Err(error) = is_directory {
+            let shown = String::from_utf8_lossy(&file.path);
+            x.log_error(Level::Error, Some(&error), format_args!("testing \"{shown}\" existence failed"));
+            return None;
+        }
+        let (mut path, mut climbs) = (Vec::new(), false);
+        self.path.each(x, |segment| match segment {
+            Segment::Literal(text) => path.extend_from_slice(text),
+            Segment::Value(value) => {
+                climbs |= value.split(|b| *b == b'/').any(|part| part == b"..");
+                path.extend_from_slice(value);
+            }
+            Segment::Missing => {}
+        });
+        if climbs {
+            let shown = String::from_utf8_lossy(&path);
+            x.log(Level::Error, format_args!("access_log \"{shown}\" has \"..\" in a variable"));
+            return None;
+        }
+        let complained_at = Arc::clone(&self.complained_at);
+        Some(Varied { path, complained_at })
+    }
+}
+
+/// Such a log with its path, opened for a line.
+#[derive(Clone)]
+pub(super) struct Varied {
+    path: Vec<u8>,
+    complained_at: Arc<AtomicU64>,
+}
+
+impl Varied {
+    pub(super) fn write(&self, line: &[u8], second: u64) -> Result<(), Complaint> {
+        let file = LogFile::open(super::super::files::path(&self.path)).map_err(|error| Complaint {
+            level: Level::Crit,
+            message: format!("open() \"{}\" failed", String::from_utf8_lossy(&self.path)),
+            error: Some(error),
+        })?;
+        File { file: Arc::new(file), complained_at: Arc::clone(&self.complained_at) }.write(line, second)
+    }
+}
