@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use weir_ir::http::core::BodyInFile;
@@ -32,7 +33,7 @@ pub struct RequestBody {
     /// `100 Continue` was sent, or need not be.
     continued: bool,
     /// The whole body, once it was read.
-    stored: Option<Stored>,
+    stored: Option<Rc<Stored>>,
     /// Nobody is to have it: what comes of it is thrown away.
     discarded: bool,
     /// Reading it failed; what is left of it cannot be told from the next request.
@@ -96,6 +97,26 @@ impl RequestBody {
         }
     }
 
+    /// The body as a subrequest has it: what was read of it, for nothing more is.
+    pub(crate) fn shared(&self) -> Self {
+        match (&self.stored, &self.framing) {
+            (None, Framing::None) => Self::none(),
+            (stored, _) => Self {
+                framing: Framing::Length(0),
+                received: self.received,
+                stored: stored.clone(),
+                discarded: stored.is_none(),
+                ..Self::none()
+            },
+        }
+    }
+
+    /// Lets nobody have the body, be it read already.
+    pub(crate) fn forget(&mut self) {
+        self.discarded = !matches!(self.framing, Framing::None);
+        self.stored = None;
+    }
+
     pub(crate) fn of(head: &Head) -> Self {
         let framing = if head.is_chunked() {
             Framing::Chunked(Box::new(Decoder::new()))
@@ -156,7 +177,7 @@ impl RequestBody {
     }
 
     pub fn stored(&self) -> Option<&Stored> {
-        self.stored.as_ref()
+        self.stored.as_deref()
     }
 }
 
@@ -200,10 +221,10 @@ impl Exchange {
             self.log_error(Level::Crit, Some(&error), "writing the request body to a temporary file failed");
             return Err(BodyError(500));
         }
-        self.body.stored = Some(match file {
+        self.body.stored = Some(Rc::new(match file {
             Some((file, length)) => Stored::File { file, length },
             None => Stored::Memory(memory),
-        });
+        }));
         Ok(())
     }
 
@@ -362,7 +383,7 @@ impl Exchange {
         if !whole || self.take_body_input(&mut bytes).is_err() {
             return false;
         }
-        self.body.stored = Some(Stored::Memory(bytes));
+        self.body.stored = Some(Rc::new(Stored::Memory(bytes)));
         true
     }
 
