@@ -28,9 +28,10 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     // Limits, requests before connections as in nginx, both before anything costly.
     &http::LimitReq,
     &http::LimitConn,
-    // Access: cheap rules before files of users.
+    // Access: cheap rules before files of users, and those before asking somebody else.
     &http::Access,
     &http::AuthBasic,
+    &http::AuthRequest,
     // Each takes its location whole, so their places among the content handlers do not matter.
     &http::Proxy,
     &http::temp_paths::Fastcgi,
@@ -40,6 +41,7 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::EmptyGif,
     // The content phase: a directory's index before the listing of it, and last of all the file itself.
     &http::TryFiles,
+    &http::Mirror,
     &http::Index,
     &http::Autoindex,
     &http::Static,
@@ -47,6 +49,8 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::NotModified,
     // Fields of the configuration, once it is settled whether there is anything to send.
     &http::Headers,
+    // What other locations add to the body, before anything works on the whole of it.
+    &http::Addition,
     // The last filter: it cuts ranges out of the body that all others have agreed on.
     &http::RangeFilter,
     // After everything: it runs in the log phase.
