@@ -19,7 +19,7 @@ use weir_syntax::{Diagnostic, Level};
 use crate::contract::{AnyInstall, Check, Content, Evaluate, Family, Filter, LogHandler, Variable};
 use crate::errorlog::{self, Log, LogFile};
 use crate::http::router::{Locations, ServerNames};
-use crate::http::template::{Piece, Reference};
+use crate::http::template::{Assign, Piece, Reference};
 use crate::http::{Template, variables};
 use crate::http1::Known;
 use crate::settings::CoreSettings;
@@ -389,6 +389,14 @@ impl<'p> Build<'p> {
             weir_ir::Part::Variable(id) => self.reference(*id).piece,
         });
         Template { pieces: pieces.collect() }
+    }
+
+    /// The way to give a variable a value.
+    pub fn assign(&self, id: VariableId) -> Assign {
+        let http = self.program.http.as_ref();
+        let name = http.expect("variables are of the http block").variables.name(id);
+        let own = self.builtin(name).and_then(|variable| variable.set);
+        own.map_or(Assign::Slot(id), Assign::Own)
     }
 
     /// A variable by itself.

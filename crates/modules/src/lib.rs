@@ -30,9 +30,10 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     // Limits, requests before connections as in nginx, both before anything costly.
     &http::LimitReq,
     &http::LimitConn,
-    // Access: cheap rules before files of users.
+    // Access: cheap rules before files of users, and those before asking somebody else.
     &http::Access,
     &http::AuthBasic,
+    &http::AuthRequest,
     // Each takes its location whole, so their places among the content handlers do not matter.
     &http::Proxy,
     &http::temp_paths::Fastcgi,
@@ -43,6 +44,7 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::Flv,
     // The content phase: a directory's index before the listing of it, and last of all the file itself.
     &http::TryFiles,
+    &http::Mirror,
     &http::RandomIndex,
     &http::Index,
     &http::Autoindex,
@@ -55,6 +57,8 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::Headers,
     // Its cookie stands behind them.
     &http::UserId,
+    // What other locations add to the body, before anything works on the whole of it.
+    &http::Addition,
     // The last filter: it cuts ranges out of the body that all others have agreed on.
     &http::RangeFilter,
     // After everything: it runs in the log phase.

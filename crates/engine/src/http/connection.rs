@@ -260,6 +260,7 @@ impl Serving {
         };
         if response.unsent {
             x.status = response.status;
+            self.accompany(x).await;
             log(x);
             return Ended::Over;
         }
@@ -286,11 +287,20 @@ impl Serving {
         {
             return Ended::Tunnel(tunnel);
         }
+        self.accompany(x).await;
         log(x);
         match sent {
             Ok(()) => idle.bounded(pin!(self.finish(x, linger))).await.unwrap_or(Ended::Over),
             Err(send::SendError::Timeout) if x.location().core.reset_timedout_connection => Ended::Reset,
             Err(_) => Ended::Over,
+        }
+    }
+
+    /// Waits for what runs beside the request: a client cannot start more of it than it may have requests.
+    async fn accompany(&self, x: &mut Exchange) {
+        for over in std::mem::take(&mut x.background) {
+            // A task that ended in a panic is over too.
+            let _ = self.idle.bounded(pin!(over)).await;
         }
     }
 
@@ -555,7 +565,7 @@ enum Ended {
 }
 
 /// Runs the log phase.
-fn log(x: &Exchange) {
+pub(crate) fn log(x: &Exchange) {
     for handler in &x.location().handlers.log {
         handler.log(x);
     }

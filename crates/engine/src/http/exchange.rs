@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use tokio::sync::oneshot;
 use weir_ir::{LocationId, Regex, VariableId};
 use weir_syntax::Level;
 
@@ -15,9 +16,10 @@ use crate::generation::{Generation, Location, Slot};
 use crate::http::phases::Restart;
 use crate::http::request_body::RequestBody;
 use crate::http::response::{Headers, Response, Text};
+use crate::http::subrequest::Within;
 use crate::http1::request::Head;
 use crate::http1::{Known, Method};
-use crate::io::{Buf, Io, scratch};
+use crate::io::{Buf, Io, Socket, scratch};
 use crate::reactor::{Peer, Reactor};
 use crate::timer::Timer;
 use crate::tunnel;
@@ -70,6 +72,13 @@ pub(crate) enum Value {
     Unknown,
     Missing,
     Known(Vec<u8>),
+}
+
+/// What is the same for a request and its subrequests.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    values: RefCell<Vec<Value>>,
+    request_id: Cell<Option<[u8; 32]>>,
 }
 
 /// Groups of the last regular expression that matched.
@@ -156,12 +165,15 @@ pub struct Exchange {
     pub(crate) paused_until: Option<u64>,
     /// Fields behind the body, as far as they were made.
     trailers: RefCell<Option<Box<Headers>>>,
-    request_id: RefCell<Option<[u8; 32]>>,
     captures: RefCell<Captures>,
-    values: RefCell<Vec<Value>>,
+    shared: Rc<Shared>,
     extensions: Vec<(TypeId, Box<dyn Any>)>,
     /// What modules remember of the whole request, over internal redirects too.
-    remembered: Vec<(TypeId, Box<dyn Any>)>,
+    remembered: Vec<(TypeId, Rc<dyn Any>)>,
+    /// The request that this one is a part of.
+    pub(crate) within: Option<Within>,
+    /// Subrequests that run beside this request, which does not end before them.
+    pub(crate) background: Vec<oneshot::Receiver<()>>,
     /// An emptied response, for whoever makes one.
     spare_response: Option<Box<Response>>,
     /// What is given back when the request ends, or the tunnel that it becomes.
@@ -207,7 +219,6 @@ impl Exchange {
             chunked: false,
             pipelined: false,
             trailers: RefCell::default(),
-            request_id: RefCell::default(),
             upgraded: None,
             upstream_states: Vec::new(),
             upstream_uri: Vec::new(),
@@ -219,7 +230,9 @@ impl Exchange {
             limit_rate_after: None,
             paused_until: None,
             captures: RefCell::default(),
-            values: RefCell::default(),
+            shared: Rc::default(),
+            within: None,
+            background: Vec::new(),
             extensions: Vec::new(),
             remembered: Vec::new(),
             guards: Vec::new(),
@@ -263,7 +276,6 @@ impl Exchange {
         self.limit_rate = None;
         self.limit_rate_after = None;
         self.paused_until = None;
-        *self.request_id.get_mut() = None;
     }
 
     /// Lets go of all that belongs to the request. The memory stays for the next one.
@@ -285,11 +297,47 @@ impl Exchange {
         self.upstream_uri.clear();
         self.answer_headers.clear();
         self.captures.get_mut().groups.clear();
-        self.values.get_mut().clear();
+        self.background.clear();
+        match Rc::get_mut(&mut self.shared) {
+            Some(shared) => {
+                shared.values.get_mut().clear();
+                shared.request_id.set(None);
+            }
+            // A subrequest outlives this one.
+            None => self.shared = Rc::default(),
+        }
         *self.trailers.get_mut() = None;
         if let Some(mut response) = self.response.take() {
             response.clear();
             self.spare_response = Some(response);
+        }
+    }
+
+    /// An exchange of its own for another path of the same request.
+    pub(crate) fn part(&self, within: Within) -> Self {
+        let client = Client {
+            io: Io::Absent,
+            input: Buf::new(),
+            timer: self.reactor.timers().register(),
+            look: None,
+            nodelay: true,
+        };
+        let (reactor, generation) = (Rc::clone(&self.reactor), Arc::clone(&self.generation));
+        let connection = Rc::clone(&self.connection);
+        Self {
+            head: self.head.clone(),
+            body: self.body.shared(),
+            host: self.host.clone(),
+            real_peer: self.real_peer.clone(),
+            remembered: self.remembered.clone(),
+            shared: Rc::clone(&self.shared),
+            method_name: Some(b"GET"),
+            uri_changed: true,
+            internal: true,
+            started: self.reactor.clock().now_ms(),
+            request_length: self.request_length,
+            within: Some(within),
+            ..Self::new(reactor, generation, connection, client, self.server)
         }
     }
 
@@ -303,7 +351,7 @@ impl Exchange {
         self.upstream_uri = Vec::new();
         self.answer_headers = Headers::default();
         self.captures = RefCell::default();
-        self.values = RefCell::default();
+        self.shared = Rc::default();
         self.spare_response = None;
     }
 
@@ -343,7 +391,7 @@ impl Exchange {
         while look.deadline().is_none() || look.poll_expired(cx).is_ready() {
             look.set_in(LOOK);
         }
-        io.socket().is_read_closed()
+        io.socket().is_some_and(Socket::is_read_closed)
     }
 
     /// Logs that the client's end is that of the upstream's connection too.
@@ -388,7 +436,7 @@ impl Exchange {
 
     /// `$request_id`: 128 random bits in hexadecimal, the same for the whole request.
     pub fn request_id(&self) -> [u8; 32] {
-        *self.request_id.borrow_mut().get_or_insert_with(|| {
+        self.shared.request_id.get().unwrap_or_else(|| {
             let mut bits = [0u8; 16];
             // The generator fails only where the system has no randomness at all; TLS would not start there.
             let _ = aws_lc_rs::rand::fill(&mut bits);
@@ -397,6 +445,7 @@ impl Exchange {
                 pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
                 pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
             }
+            self.shared.request_id.set(Some(text));
             text
         })
     }
@@ -414,7 +463,9 @@ impl Exchange {
     pub(crate) fn set_nodelay(&mut self) {
         if !self.client.nodelay && self.location().core.tcp_nodelay {
             self.client.nodelay = true;
-            self.client.io.socket().set_nodelay();
+            if let Some(socket) = self.client.io.socket() {
+                socket.set_nodelay();
+            }
         }
     }
 
@@ -459,7 +510,7 @@ impl Exchange {
     /// Appends the value of a declared variable; false where it has none.
     pub fn variable(&self, id: VariableId, out: &mut Vec<u8>) -> bool {
         let index = id.0 as usize;
-        match self.values.borrow().get(index) {
+        match self.shared.values.borrow().get(index) {
             Some(Value::Known(value)) => {
                 out.extend_from_slice(value);
                 return true;
@@ -492,7 +543,7 @@ impl Exchange {
     }
 
     fn keep(&self, id: VariableId, value: Value) {
-        let mut values = self.values.borrow_mut();
+        let mut values = self.shared.values.borrow_mut();
         let index = id.0 as usize;
         if values.len() <= index {
             values.resize_with(self.generation.slots.len().max(index + 1), Value::default);
@@ -502,7 +553,7 @@ impl Exchange {
 
     /// Forgets computed values, as nginx does at an internal redirect to another server's or error's URI.
     pub fn forget_computed(&self) {
-        for (value, slot) in self.values.borrow_mut().iter_mut().zip(&self.generation.slots) {
+        for (value, slot) in self.shared.values.borrow_mut().iter_mut().zip(&self.generation.slots) {
             if matches!(slot, Slot::Computed { .. }) {
                 *value = Value::Unknown;
             }
@@ -576,7 +627,7 @@ impl Exchange {
     /// Remembers something for the whole request, unless something of its type is remembered.
     pub fn remember<T: 'static>(&mut self, value: T) {
         if self.remembered::<T>().is_none() {
-            self.remembered.push((TypeId::of::<T>(), Box::new(value)));
+            self.remembered.push((TypeId::of::<T>(), Rc::new(value)));
         }
     }
 
@@ -632,6 +683,9 @@ impl Exchange {
         line.field("server", &self.server().core.server_name);
         if !self.head.request_line().is_empty() {
             line.quoted("request", self.head.request_line());
+        }
+        if self.is_subrequest() {
+            line.quoted("subrequest", &self.uri);
         }
         if let Some(upstream) = self.upstream_states.last().and_then(|state| state.url(&self.upstream_uri)) {
             line.quoted("upstream", &upstream);

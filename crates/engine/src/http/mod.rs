@@ -10,6 +10,7 @@ pub mod response;
 pub mod router;
 pub mod send;
 pub mod special;
+pub mod subrequest;
 pub mod template;
 pub mod variables;
 

@@ -35,6 +35,11 @@ pub async fn run(x: &mut Exchange, generation: &Generation) -> Box<Response> {
     complete(x, generation, flow).await
 }
 
+/// Runs a subrequest, which has no part in what is done before a server rewrites it.
+pub(crate) async fn run_part(x: &mut Exchange, generation: &Generation) -> Box<Response> {
+    complete(x, generation, Flow::Redirect).await
+}
+
 /// The response to a request that was refused before any phase.
 pub async fn refuse(x: &mut Exchange, generation: &Generation, code: u16) -> Box<Response> {
     complete(x, generation, Flow::Answer(code)).await
@@ -81,6 +86,10 @@ fn finish(
         let mut headers = std::mem::take(&mut x.answer_headers);
         response.headers.iter().for_each(|(name, value)| headers.push(name, value));
         response.headers = headers;
+    }
+    if x.is_subrequest() {
+        // The filters are for what goes to the client.
+        return Ok(response);
     }
     for filter in &generation.location(x.location).handlers.filters {
         filter.filter(x, &mut response);
@@ -166,7 +175,9 @@ async fn from_restart(x: &mut Exchange, generation: &Generation) -> Flow {
             ended @ (Flow::Answer(_) | Flow::Respond(_) | Flow::Redirect) => return ended,
         }
     }
+    // Whoever may ask for the request may ask for what it is made of.
     if !location.handlers.access.is_empty()
+        && !x.is_subrequest()
         && let Some(ended) = access(&location.handlers.access, location.core.satisfy, x).await
     {
         if matches!(ended, Flow::Answer(401 | 407)) && location.core.auth_delay > 0 {

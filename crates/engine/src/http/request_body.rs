@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::future::poll_fn;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use weir_ir::http::core::BodyInFile;
@@ -32,7 +33,7 @@ pub struct RequestBody {
     /// `100 Continue` was sent, or need not be.
     continued: bool,
     /// The whole body, once it was read.
-    stored: Option<Stored>,
+    stored: Option<Rc<Stored>>,
     /// It is read into a file whatever its length, and whoever asked for that may move the file away.
     in_file: bool,
     /// Nobody is to have it: what comes of it is thrown away.
@@ -97,6 +98,26 @@ impl RequestBody {
             discarded: false,
             broken: false,
         }
+    }
+
+    /// The body as a subrequest has it: what was read of it, for nothing more is.
+    pub(crate) fn shared(&self) -> Self {
+        match (&self.stored, &self.framing) {
+            (None, Framing::None) => Self::none(),
+            (stored, _) => Self {
+                framing: Framing::Length(0),
+                received: self.received,
+                stored: stored.clone(),
+                discarded: stored.is_none(),
+                ..Self::none()
+            },
+        }
+    }
+
+    /// Lets nobody have the body, be it read already.
+    pub(crate) fn forget(&mut self) {
+        self.discarded = !matches!(self.framing, Framing::None);
+        self.stored = None;
     }
 
     pub(crate) fn of(head: &Head) -> Self {
@@ -167,7 +188,7 @@ impl RequestBody {
     }
 
     pub fn stored(&self) -> Option<&Stored> {
-        self.stored.as_ref()
+        self.stored.as_deref()
     }
 }
 
@@ -213,10 +234,10 @@ impl Exchange {
             self.log_error(Level::Crit, Some(&error), "writing the request body to a temporary file failed");
             return Err(BodyError(500));
         }
-        self.body.stored = Some(match file {
+        self.body.stored = Some(Rc::new(match file {
             Some((file, length)) => Stored::File { file, length },
             None => Stored::Memory(memory),
-        });
+        }));
         Ok(())
     }
 
@@ -228,7 +249,7 @@ impl Exchange {
     pub async fn read_body_into_file(&mut self) -> Result<Option<&TempFile>, BodyError> {
         self.body.in_file = true;
         self.read_body().await?;
-        match &self.body.stored {
+        match self.body.stored.as_deref() {
             Some(Stored::File { file, .. }) => Ok(Some(file)),
             Some(Stored::Memory(_)) | None => Ok(None),
         }
@@ -392,7 +413,7 @@ impl Exchange {
         if !whole || self.take_body_input(&mut bytes).is_err() {
             return false;
         }
-        self.body.stored = Some(Stored::Memory(bytes));
+        self.body.stored = Some(Rc::new(Stored::Memory(bytes)));
         true
     }
 

@@ -4,10 +4,12 @@ use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use crate::http1::{Field, Known};
+use crate::io::Buf;
 
 use crate::http1::response::Head;
 
@@ -172,6 +174,9 @@ pub struct FilePart {
     pub length: u64,
 }
 
+/// Bytes of a file after which other connections have their turn (nginx: the default of `sendfile_max_chunk`).
+pub(crate) const TURN: u64 = 2 << 20;
+
 /// The body of a response.
 #[derive(Default)]
 pub enum Body {
@@ -193,6 +198,93 @@ impl fmt::Debug for Body {
             Body::Stream(_) => f.write_str("Stream"),
             Body::Tunnel(_) => f.write_str("Tunnel"),
         }
+    }
+}
+
+impl Body {
+    /// The body to be pulled piece by piece. A tunnel has none.
+    pub fn into_source(self) -> Box<dyn Source> {
+        match self {
+            Body::Empty | Body::Tunnel(_) => Box::new(Whole { bytes: Cow::Borrowed(b""), at: 0 }),
+            Body::Bytes(bytes) => Box::new(Whole { bytes, at: 0 }),
+            Body::File(part) => Box::new(FileSource { part, piece: Buf::new(), turn: TURN }),
+            Body::Stream(source) => source,
+        }
+    }
+}
+
+/// A body in memory.
+struct Whole {
+    bytes: Text,
+    at: usize,
+}
+
+impl Source for Whole {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        Poll::Ready(Ok(!self.data().is_empty()))
+    }
+
+    fn data(&self) -> &[u8] {
+        &self.bytes[self.at..]
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.at += n;
+    }
+
+    fn is_last(&self) -> bool {
+        true
+    }
+}
+
+/// Bytes that are read of a file at once.
+const PIECE: usize = 64 * 1024;
+
+/// A file that is read as it is sent.
+struct FileSource {
+    /// What is still to be read.
+    part: FilePart,
+    piece: Buf,
+    /// Bytes that may still be read before other connections have their turn.
+    turn: u64,
+}
+
+impl Source for FileSource {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if !self.piece.is_empty() {
+            return Poll::Ready(Ok(true));
+        }
+        if self.part.length == 0 {
+            return Poll::Ready(Ok(false));
+        }
+        if self.turn == 0 {
+            self.turn = TURN;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let FilePart { file, offset, length } = &mut self.part;
+        let room = PIECE.min(usize::try_from(*length).unwrap_or(PIECE));
+        let n = self.piece.fill(room, |into| file.read_at(into, *offset))? as u64;
+        if n == 0 {
+            // It was truncated meanwhile.
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        *offset += n;
+        *length -= n;
+        self.turn = self.turn.saturating_sub(n);
+        Poll::Ready(Ok(true))
+    }
+
+    fn data(&self) -> &[u8] {
+        &self.piece
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.piece.consume(n);
+    }
+
+    fn is_last(&self) -> bool {
+        self.part.length == 0
     }
 }
 
@@ -299,5 +391,19 @@ impl Response {
         self.content_length = None;
         self.allow_ranges = false;
         self.headers.remove(b"Accept-Ranges");
+        self.weaken_etag();
+    }
+
+    /// The body is no longer the same byte by byte (`ngx_http_weak_etag`).
+    pub fn weaken_etag(&mut self) {
+        match self.headers.first(Known::ETag) {
+            None | Some([b'W', b'/', _, ..]) => {}
+            Some(strong @ [b'"', ..]) => {
+                let weak = [b"W/", strong].concat();
+                self.headers.set(b"ETag", &weak);
+            }
+            // Not a tag at all.
+            Some(_) => self.headers.remove(b"ETag"),
+        }
     }
 }

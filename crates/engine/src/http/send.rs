@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use weir_syntax::Level;
 
-use crate::http::response::{FilePart, Source};
+use crate::http::response::{FilePart, Source, TURN};
 use crate::http::{Body, Exchange, Headers, Response};
 use crate::http1::body::{CHUNK_END, ChunkHead, LAST_CHUNK_HEAD};
 use crate::http1::request::Version;
@@ -16,8 +16,6 @@ use weir_ir::http::core::ServerTokens;
 
 /// Up to here a body is copied behind its head, so that both are one segment and one TLS record.
 const JOINED: usize = 4096;
-/// Bytes of a file after which other connections have their turn (nginx: the default of `sendfile_max_chunk`).
-const TURN: u64 = 2 << 20;
 /// Files up to this size are read rather than handed to `sendfile`.
 const SMALL_FILE: u64 = 16 * 1024;
 

@@ -38,6 +38,23 @@ impl Reference {
     }
 }
 
+/// Where a value goes that a directive gives a variable.
+#[derive(Clone)]
+pub enum Assign {
+    Slot(VariableId),
+    /// A variable of weir's own that can be written.
+    Own(fn(&mut Exchange, &[u8])),
+}
+
+impl Assign {
+    pub fn set(&self, x: &mut Exchange, value: Vec<u8>) {
+        match self {
+            Assign::Slot(id) => x.set_variable(*id, value),
+            Assign::Own(set) => set(x, &value),
+        }
+    }
+}
+
 impl Template {
     pub fn literal(text: &[u8]) -> Self {
         Self { pieces: if text.is_empty() { vec![] } else { vec![Piece::Literal(text.into())] } }

@@ -116,7 +116,7 @@ pub const VARIABLES: &[Variable] = &[
     }),
     Variable::new("request_length", |x, out| number(x.request_length, out)),
     Variable::new("request_method", |x, out| {
-        let name = x.method_name();
+        let name = x.main_method_name();
         out.extend_from_slice(name);
         !name.is_empty()
     }),

@@ -35,11 +35,14 @@ pub enum Io {
     TlsServer(Box<server::TlsStream<Socket>>),
     /// We opened the connection.
     TlsClient(Box<client::TlsStream<Socket>>),
+    /// Nobody is there: nothing is ever read, and nothing can be written.
+    Absent,
 }
 
 macro_rules! stream {
-    ($io:expr, $s:ident => $call:expr) => {
+    ($io:expr, $s:ident => $call:expr, $absent:expr) => {
         match $io {
+            Io::Absent => $absent,
             Io::Plain($s) => $call,
             Io::TlsServer(tls) => {
                 let $s = &mut **tls;
@@ -53,21 +56,27 @@ macro_rules! stream {
     };
 }
 
+fn absent<T>() -> Poll<io::Result<T>> {
+    Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+}
+
 impl Io {
     /// The socket below, with or without TLS on it.
-    pub fn socket(&self) -> &Socket {
+    pub fn socket(&self) -> Option<&Socket> {
         match self {
-            Io::Plain(socket) => socket,
-            Io::TlsServer(tls) => tls.get_ref().0,
-            Io::TlsClient(tls) => tls.get_ref().0,
+            Io::Plain(socket) => Some(socket),
+            Io::TlsServer(tls) => Some(tls.get_ref().0),
+            Io::TlsClient(tls) => Some(tls.get_ref().0),
+            Io::Absent => None,
         }
     }
 
-    fn socket_mut(&mut self) -> &mut Socket {
+    fn socket_mut(&mut self) -> Option<&mut Socket> {
         match self {
-            Io::Plain(socket) => socket,
-            Io::TlsServer(tls) => tls.get_mut().0,
-            Io::TlsClient(tls) => tls.get_mut().0,
+            Io::Plain(socket) => Some(socket),
+            Io::TlsServer(tls) => Some(tls.get_mut().0),
+            Io::TlsClient(tls) => Some(tls.get_mut().0),
+            Io::Absent => None,
         }
     }
 
@@ -75,13 +84,13 @@ impl Io {
     pub fn server_session(&self) -> Option<&ServerConnection> {
         match self {
             Io::TlsServer(tls) => Some(tls.get_ref().1),
-            Io::Plain(_) | Io::TlsClient(_) => None,
+            Io::Plain(_) | Io::TlsClient(_) | Io::Absent => None,
         }
     }
 
     /// Whether TLS is spoken.
     pub fn is_tls(&self) -> bool {
-        !matches!(self, Io::Plain(_))
+        !matches!(self, Io::Plain(_) | Io::Absent)
     }
 
     /// Reads what is there, up to `into.len()` bytes; 0 is the end of the stream.
@@ -91,7 +100,7 @@ impl Io {
     pub fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let tls = self.is_tls();
         let mut read = ReadBuf::new(into);
-        let polled = stream!(self, s => Pin::new(s).poll_read(cx, &mut read));
+        let polled = stream!(self, s => Pin::new(s).poll_read(cx, &mut read), Poll::Pending);
         polled.map(|result| match result {
             Ok(()) => Ok(read.filled().len()),
             Err(e) if tls && e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
@@ -102,7 +111,7 @@ impl Io {
     /// Writes as much as the peer takes now. With TLS, written means taken by the session: ask [`Io::poll_flush`]
     /// before waiting for anything else.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        stream!(self, s => Pin::new(s).poll_write(cx, bytes))
+        stream!(self, s => Pin::new(s).poll_write(cx, bytes), absent())
     }
 
     /// Writes what a plain socket takes now, for whoever can do with less than waiting: `WouldBlock` where it takes
@@ -110,7 +119,7 @@ impl Io {
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Io::Plain(socket) => socket.try_write(bytes),
-            Io::TlsServer(_) | Io::TlsClient(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Io::TlsServer(_) | Io::TlsClient(_) | Io::Absent => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -120,7 +129,7 @@ impl Io {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        stream!(self, s => Pin::new(s).poll_write_vectored(cx, pieces))
+        stream!(self, s => Pin::new(s).poll_write_vectored(cx, pieces), absent())
     }
 
     /// As [`Io::poll_write`], saying that more follows at once: on a plain socket the kernel may wait for it to fill
@@ -130,13 +139,14 @@ impl Io {
             Io::Plain(socket) => sendfile::poll_send_more(socket, cx, bytes),
             Io::TlsServer(tls) => Pin::new(&mut **tls).poll_write(cx, bytes),
             Io::TlsClient(tls) => Pin::new(&mut **tls).poll_write(cx, bytes),
+            Io::Absent => absent(),
         }
     }
 
     /// Sends the TLS records that the socket did not take yet; nothing to do on a plain socket.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Io::Plain(_) => Poll::Ready(Ok(())),
+            Io::Plain(_) | Io::Absent => Poll::Ready(Ok(())),
             Io::TlsServer(tls) => Pin::new(&mut **tls).poll_flush(cx),
             Io::TlsClient(tls) => Pin::new(&mut **tls).poll_flush(cx),
         }
@@ -144,7 +154,7 @@ impl Io {
 
     /// Ends our direction: close_notify with TLS, then FIN. Reading goes on.
     pub fn poll_shutdown_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        stream!(self, s => Pin::new(s).poll_shutdown(cx))
+        stream!(self, s => Pin::new(s).poll_shutdown(cx), Poll::Ready(Ok(())))
     }
 
     /// Whether a read would find something: plaintext held by the session, bytes, an end or an error on the socket.
@@ -153,18 +163,18 @@ impl Io {
         if self.plaintext_waiting() {
             return Poll::Ready(Ok(()));
         }
-        self.socket().poll_read_ready(cx)
+        self.socket().map_or(Poll::Pending, |socket| socket.poll_read_ready(cx))
     }
 
     /// Whether the socket takes bytes. Readiness is a hint: only a write that waits clears it.
     pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket().poll_write_ready(cx)
+        self.socket().map_or(Poll::Pending, |socket| socket.poll_write_ready(cx))
     }
 
     /// Whether the TLS session holds decrypted bytes that no readiness of the socket will announce.
     pub fn plaintext_waiting(&mut self) -> bool {
         let state = match self {
-            Io::Plain(_) => return false,
+            Io::Plain(_) | Io::Absent => return false,
             Io::TlsServer(tls) => tls.get_mut().1.process_new_packets(),
             Io::TlsClient(tls) => tls.get_mut().1.process_new_packets(),
         };
@@ -187,7 +197,7 @@ impl Io {
                 let mut byte = [0u8; 1];
                 !matches!(socket.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
             }
-            Io::TlsServer(_) | Io::TlsClient(_) => {
+            Io::TlsServer(_) | Io::TlsClient(_) | Io::Absent => {
                 self.poll_stale(&mut Context::from_waker(Waker::noop())).is_ready()
             }
         }
@@ -198,7 +208,7 @@ impl Io {
     pub fn farewell(&mut self) {
         let cx = &mut Context::from_waker(Waker::noop());
         let _ = match self {
-            Io::Plain(_) => return,
+            Io::Plain(_) | Io::Absent => return,
             Io::TlsServer(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
             Io::TlsClient(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
         };
@@ -206,7 +216,9 @@ impl Io {
 
     /// Closes with a reset instead of a FIN (nginx: `reset_timedout_connection`, code 444).
     pub fn reset(self) {
-        self.socket().linger_zero();
+        if let Some(socket) = self.socket() {
+            socket.linger_zero();
+        }
     }
 
     /// nginx's lingering close: ends our direction, then reads and forgets what the client still sends, so that no
@@ -229,7 +241,7 @@ impl Io {
                 }
             }
             // Below TLS: what comes is not looked at, so it need not be decrypted.
-            let socket = self.socket_mut();
+            let Some(socket) = self.socket_mut() else { return Poll::Ready(()) };
             scratch(|bytes| {
                 loop {
                     let mut read = ReadBuf::new(bytes);
@@ -270,7 +282,7 @@ impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let io = self.get_mut();
         let tls = io.is_tls();
-        match stream!(io, s => Pin::new(s).poll_read(cx, buf)) {
+        match stream!(io, s => Pin::new(s).poll_read(cx, buf), Poll::Pending) {
             Poll::Ready(Err(e)) if tls && e.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
             other => other,
         }

@@ -31,7 +31,7 @@ fn vectored_writes_and_shutdown_arrive_in_order() {
 fn a_missing_close_notify_is_an_end() {
     reactor(|_| async {
         let (mut server, client) = pair(Kind::Tls).await;
-        client.socket().options().shutdown(std::net::Shutdown::Write).unwrap();
+        client.socket().unwrap().options().shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(read(&mut server, 1).await.unwrap(), b"");
     });
 }
@@ -58,7 +58,7 @@ fn a_stale_connection_is_seen_without_asking_the_kernel() {
             let (mut server, mut client) = pair(kind).await;
             if client.is_tls() {
                 // A ticket of the handshake is no reason to give a connection up.
-                poll_fn(|cx| client.socket().poll_read_ready(cx)).await.unwrap();
+                poll_fn(|cx| client.socket().unwrap().poll_read_ready(cx)).await.unwrap();
             }
             assert!(!client.is_stale(), "{kind:?}: idle");
             write(&mut client, b"q").await.unwrap();
@@ -72,7 +72,7 @@ fn a_stale_connection_is_seen_without_asking_the_kernel() {
 
             let (mut server, mut client) = pair(kind).await;
             write(&mut server, b"unasked").await.unwrap();
-            poll_fn(|cx| client.socket().poll_read_ready(cx)).await.unwrap();
+            poll_fn(|cx| client.socket().unwrap().poll_read_ready(cx)).await.unwrap();
             assert!(client.is_stale(), "{kind:?}: garbage");
         }
     });

@@ -50,7 +50,9 @@ impl Line {
     pub fn set_nodelay(&mut self) {
         if !self.nodelay {
             self.nodelay = true;
-            self.io.socket().set_nodelay();
+            if let Some(socket) = self.io.socket() {
+                socket.set_nodelay();
+            }
         }
     }
 }

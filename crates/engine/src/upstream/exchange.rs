@@ -544,7 +544,8 @@ impl Asking<'_> {
                     state.status = head.status();
                     state.bytes_received -= raw.len() as u64;
                 }
-                if x.generation.keeps_upstream_headers {
+                // What a subrequest hides of them may be of use to whoever asked.
+                if x.generation.keeps_upstream_headers || x.is_subrequest() {
                     let mut headers = Headers::default();
                     for field in head.fields() {
                         headers.copy(&head, field);

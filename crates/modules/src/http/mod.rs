@@ -1,7 +1,9 @@
 //! The modules of the `http` block; each file is named after nginx's module without `ngx_http_`.
 
 pub mod access;
+pub mod addition;
 pub mod auth_basic;
+pub mod auth_request;
 pub mod autoindex;
 pub mod browser;
 pub mod dav;
@@ -17,6 +19,7 @@ pub mod limit_conn;
 pub mod limit_req;
 pub mod log;
 pub mod map;
+pub mod mirror;
 pub mod not_modified;
 pub mod proxy;
 pub mod random_index;
@@ -31,11 +34,14 @@ pub mod static_files;
 pub mod stub_status;
 pub mod temp_paths;
 pub mod try_files;
+mod types;
 pub mod userid;
 pub mod v2;
 
 pub use access::Access;
+pub use addition::Addition;
 pub use auth_basic::AuthBasic;
+pub use auth_request::AuthRequest;
 pub use autoindex::Autoindex;
 pub use browser::Browser;
 pub use dav::Dav;
@@ -48,6 +54,7 @@ pub use limit_conn::LimitConn;
 pub use limit_req::LimitReq;
 pub use log::Log;
 pub use map::Map;
+pub use mirror::Mirror;
 pub use not_modified::NotModified;
 pub use proxy::Proxy;
 pub use random_index::RandomIndex;

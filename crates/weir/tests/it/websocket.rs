@@ -294,7 +294,8 @@ impl Install for Onlooker {
 impl Filter for Onlooker {
     fn filter(&self, x: &mut Exchange, response: &mut Response) {
         if let Body::Tunnel(tunnel) = &response.body {
-            let nodelay = |io: &Io| io.socket().options().tcp_nodelay().expect("a socket option");
+            let nodelay =
+                |io: &Io| io.socket().expect("a socket").options().tcp_nodelay().expect("a socket option");
             SEEN.lock().expect("no panic").push((nodelay(&x.client.io), nodelay(&tunnel.upstream)));
         }
     }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use weir_ir::value;
+use weir_syntax::Level;
 
 use super::{Answered, Asking, Attempt, Failure, next};
 use crate::contract::Flow;
@@ -67,6 +68,11 @@ impl Asking<'_> {
         }
         let mut response = self.protocol.response(x, head);
         let framing = head.framing(self.to_head);
+        if framing == Framing::Tunnel && x.is_subrequest() {
+            let doing = "reading response header from upstream";
+            x.log_while(Level::Error, None, "connection upgrade in subrequest", doing);
+            return Err(Failure::end(444));
+        }
         if framing == Framing::Tunnel && x.header(Known::Upgrade).is_none() {
             // Nobody asked for another protocol, so nobody speaks it: the connections end with this head.
             response.close = true;

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use weir_engine::contract::{Check, Flow, Step};
 use weir_engine::generation::Plan;
+use weir_engine::http::template::Assign;
 use weir_engine::http::{Exchange, Response, Template};
 use weir_engine::http1::uri::{Escape, Unescape, escape, unescape};
 use weir_ir::{LocationId, Regex, VariableId};
@@ -24,7 +25,7 @@ enum Op {
     Rewrite(Rewrite),
     Return { status: u16, text: Option<Template> },
     Break,
-    Set(Target, Template),
+    Set(Assign, Template),
     If { test: Test, level: Option<LocationId>, steps: Vec<Op> },
 }
 
@@ -36,13 +37,6 @@ struct Rewrite {
     redirect: Option<u16>,
     has_args: bool,
     after: After,
-}
-
-/// Where `set` puts a value.
-enum Target {
-    Slot(VariableId),
-    /// A variable of weir's own that can be written.
-    Own(fn(&mut Exchange, &[u8])),
 }
 
 enum Test {
@@ -81,21 +75,13 @@ fn compile_step(step: &super::Step, plan: &Plan<'_, '_>) -> Op {
             Op::Return { status: r.status, text: (!r.text.is_empty()).then(|| plan.template(&r.text)) }
         }
         super::Step::Break => Op::Break,
-        super::Step::Set(id, value) => {
-            let own = variable_name(*id, plan).and_then(|name| plan.build.builtin(name)?.set);
-            let target = own.map_or(Target::Slot(*id), Target::Own);
-            Op::Set(target, plan.template(value))
-        }
+        super::Step::Set(id, value) => Op::Set(plan.build.assign(*id), plan.template(value)),
         super::Step::If(branch) => Op::If {
             test: compile_test(&branch.condition, plan),
             level: branch.level,
             steps: compile(&branch.steps, plan),
         },
     }
-}
-
-fn variable_name<'p>(id: VariableId, plan: &Plan<'_, 'p>) -> Option<&'p str> {
-    plan.build.program.http.as_ref().map(|http| http.variables.name(id))
 }
 
 fn compile_test(condition: &Condition, plan: &Plan<'_, '_>) -> Test {
@@ -162,10 +148,7 @@ impl Run {
             }
             Op::Set(target, value) => {
                 let value = self.value(value, x);
-                match target {
-                    Target::Slot(id) => x.set_variable(*id, value),
-                    Target::Own(set) => set(x, &value),
-                }
+                target.set(x, value);
                 None
             }
             Op::If { test, level, steps } => {

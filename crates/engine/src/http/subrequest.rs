@@ -1,0 +1,278 @@
+//! Subrequests: what one request asks of its own server on its way (nginx: `ngx_http_subrequest`).
+//!
+//! A subrequest is an exchange of its own with the head, the peer and the variables of the request that it is a part
+//! of, and of that request's body what was read already. It begins with the server's rewriting, is internal, passes no
+//! access phase and no filter. Its answer is captured ([`Exchange::ask`]), becomes a piece of a body ([`Included`]) or is
+//! thrown away ([`Exchange::spawn`]).
+
+use std::future::Future;
+use std::io;
+use std::mem;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::sync::oneshot;
+use weir_syntax::Level;
+
+use crate::http::connection::log;
+use crate::http::response::Source;
+use crate::http::{Body, Exchange, phases};
+
+/// How deep subrequests may make subrequests.
+const DEPTH: u8 = 50;
+
+/// What a subrequest knows of those around it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Within {
+    depth: u8,
+    /// The method of the outermost, where it is another than the head's.
+    method_name: Option<&'static [u8]>,
+}
+
+/// A subrequest that was answered. The head of the answer is in its exchange.
+pub struct Answer {
+    pub x: Box<Exchange>,
+    body: Body,
+    unsent: bool,
+}
+
+impl Answer {
+    /// The status, also one that closes the connection (444).
+    pub fn status(&self) -> u16 {
+        self.x.status
+    }
+
+    /// Whether no answer is to be given at all.
+    pub fn is_unsent(&self) -> bool {
+        self.unsent
+    }
+
+    /// Ends the subrequest, of whose body nobody wants the rest.
+    fn end(mut self) {
+        if let Body::Stream(source) = &mut self.body {
+            source.finish(&mut self.x, false);
+        }
+        logged(&self.x);
+    }
+}
+
+fn logged(x: &Exchange) {
+    if x.location().core.log_subrequest {
+        log(x);
+    }
+}
+
+impl Exchange {
+    pub fn is_subrequest(&self) -> bool {
+        self.within.is_some()
+    }
+
+    /// `$request_method`: subrequests have that of the request that they are a part of.
+    pub(crate) fn main_method_name(&self) -> &[u8] {
+        let name = self.within.map_or(self.method_name, |within| within.method_name);
+        name.unwrap_or_else(|| self.head.method_name())
+    }
+
+    /// A GET of another path of this server, which is still to be run.
+    ///
+    /// # Errors
+    /// 500 where subrequests make subrequests without end, which is logged.
+    pub fn subrequest(&self, uri: &[u8], args: &[u8]) -> Result<Box<Exchange>, u16> {
+        let (depth, method_name) = match self.within {
+            Some(Within { depth, method_name }) => (depth + 1, method_name),
+            None => (0, self.method_name),
+        };
+        if depth > DEPTH {
+            let uri = String::from_utf8_lossy(uri);
+            self.log(Level::Error, format_args!("subrequests cycle while processing \"{uri}\""));
+            return Err(500);
+        }
+        let mut part = Box::new(self.part(Within { depth, method_name }));
+        part.uri.extend_from_slice(uri);
+        part.args.extend_from_slice(args);
+        Ok(part)
+    }
+
+    /// Lets a subrequest ask with the method of the request that it is a part of.
+    pub fn with_method_of(&mut self, other: &Exchange) {
+        self.method = other.method;
+        self.method_name = other.method_name;
+    }
+
+    /// Lets a subrequest have nothing of the request's body.
+    pub fn without_body(&mut self) {
+        self.body.forget();
+    }
+
+    /// Runs a subrequest to the head of its answer, of which `use_it` takes what it needs. Meanwhile the subrequest has the
+    /// client, to see it leave.
+    pub async fn ask<T>(
+        &mut self,
+        mut part: Box<Exchange>,
+        use_it: impl FnOnce(&mut Exchange, &Answer) -> T,
+    ) -> T {
+        mem::swap(&mut self.client, &mut part.client);
+        let mut answer = run(part).await;
+        mem::swap(&mut self.client, &mut answer.x.client);
+        let used = use_it(self, &answer);
+        answer.end();
+        used
+    }
+
+    /// Runs a subrequest beside this request, which does not end before it. Nobody sees its answer.
+    pub fn spawn(&mut self, part: Box<Exchange>) {
+        let (over, ended) = oneshot::channel();
+        let idle = self.reactor.register_idle();
+        let running = Rc::clone(&self.reactor);
+        self.background.push(ended);
+        running.spawn(async move {
+            if let Some(answer) = idle.bounded(pin!(run(part))).await {
+                answer.end();
+            }
+            // Whoever waits for it may be gone.
+            let _ = over.send(());
+        });
+    }
+}
+
+async fn run(mut part: Box<Exchange>) -> Answer {
+    let generation = Arc::clone(&part.generation);
+    let mut response = phases::run_part(&mut part, &generation).await;
+    let (body, unsent) = (mem::take(&mut response.body), response.unsent);
+    part.status = response.status;
+    part.response = Some(response);
+    Answer { x: part, body, unsent }
+}
+
+/// The answer to a subrequest as a piece of a body; it is asked for when it is its turn.
+pub struct Included(State);
+
+enum State {
+    Waits(Box<Exchange>),
+    Runs(Pin<Box<dyn Future<Output = Answer>>>),
+    Comes(Box<Exchange>, Box<dyn Source>),
+    Over,
+}
+
+impl Included {
+    pub fn new(part: Box<Exchange>) -> Self {
+        Self(State::Waits(part))
+    }
+}
+
+impl Source for Included {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            self.0 = match mem::replace(&mut self.0, State::Over) {
+                State::Waits(part) => State::Runs(Box::pin(run(part))),
+                State::Runs(mut running) => match running.as_mut().poll(cx) {
+                    Poll::Pending => {
+                        self.0 = State::Runs(running);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(answer) if answer.unsent => {
+                        answer.end();
+                        return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                    }
+                    Poll::Ready(Answer { x, body, .. }) => State::Comes(x, body.into_source()),
+                },
+                State::Comes(mut part, mut source) => {
+                    let polled = source.poll_ready(cx);
+                    if matches!(polled, Poll::Ready(Ok(true)) | Poll::Pending) {
+                        self.0 = State::Comes(part, source);
+                        return polled;
+                    }
+                    // As in nginx the whole goes on behind a piece that was cut off.
+                    source.finish(&mut part, matches!(polled, Poll::Ready(Ok(false))));
+                    logged(&part);
+                    State::Over
+                }
+                State::Over => return Poll::Ready(Ok(false)),
+            };
+        }
+    }
+
+    fn data(&self) -> &[u8] {
+        if let State::Comes(_, source) = &self.0 { source.data() } else { &[] }
+    }
+
+    fn consume(&mut self, n: usize) {
+        if let State::Comes(part, source) = &mut self.0 {
+            part.body_sent += n as u64;
+            source.consume(n);
+        }
+    }
+
+    fn ends_with_client(&self) -> bool {
+        match &self.0 {
+            State::Runs(_) => true,
+            State::Comes(_, source) => source.ends_with_client(),
+            State::Waits(_) | State::Over => false,
+        }
+    }
+
+    fn finish(&mut self, _: &mut Exchange, complete: bool) {
+        if let State::Comes(part, source) = &mut self.0 {
+            source.finish(part, complete);
+            logged(part);
+        }
+        self.0 = State::Over;
+    }
+}
+
+/// Bodies one after the other, of which the trailers of one are the trailers of all.
+pub struct Chain {
+    parts: Vec<Box<dyn Source>>,
+    at: usize,
+}
+
+impl Chain {
+    pub fn new(parts: Vec<Box<dyn Source>>) -> Self {
+        Self { parts, at: 0 }
+    }
+}
+
+impl Source for Chain {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        while let Some(part) = self.parts.get_mut(self.at) {
+            if ready!(part.poll_ready(cx))? {
+                return Poll::Ready(Ok(true));
+            }
+            self.at += 1;
+        }
+        Poll::Ready(Ok(false))
+    }
+
+    fn data(&self) -> &[u8] {
+        self.parts.get(self.at).map_or(&[], |part| part.data())
+    }
+
+    fn consume(&mut self, n: usize) {
+        if let Some(part) = self.parts.get_mut(self.at) {
+            part.consume(n);
+        }
+    }
+
+    fn is_last(&self) -> bool {
+        match self.parts.get(self.at..) {
+            Some([part]) => part.is_last() && self.trailers().is_none(),
+            Some(_) | None => false,
+        }
+    }
+
+    fn ends_with_client(&self) -> bool {
+        self.parts.get(self.at).is_some_and(|part| part.ends_with_client())
+    }
+
+    fn finish(&mut self, x: &mut Exchange, complete: bool) {
+        for (at, part) in self.parts.iter_mut().enumerate() {
+            part.finish(x, complete || at < self.at);
+        }
+    }
+
+    fn trailers(&self) -> Option<&crate::http::Headers> {
+        self.parts.iter().find_map(|part| part.trailers())
+    }
+}
