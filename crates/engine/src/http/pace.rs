@@ -38,6 +38,11 @@ impl Exchange {
         }
     }
 
+    /// Whether there is a rate at all.
+    pub(crate) fn is_paced(&mut self) -> bool {
+        self.pace().0 > 0
+    }
+
     /// Counts what was sent, and pauses for as long as it would have taken at the rate.
     pub(crate) fn count_sent(&mut self, n: u64) {
         let before = self.sent;

@@ -252,7 +252,7 @@ async fn transmit(x: &mut Exchange, mut head: Buf, body: &mut Body) -> Result<()
 
 /// Writes all of `head`, and what TLS still holds.
 async fn flush(x: &mut Exchange, head: &mut Buf) -> Result<(), SendError> {
-    if !head.is_empty() {
+    if !head.is_empty() && !x.is_paced() {
         // Nearly always it is taken whole, and nothing has to be set up for waiting.
         match x.client.io.try_write(head) {
             Ok(n) => {
