@@ -42,7 +42,7 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::StubStatus,
     &http::EmptyGif,
     &http::Flv,
-    // The content phase: a directory's index before the listing of it, and last of all the file itself.
+    // The content phase: a directory's index before the listing of it, files last.
     &http::TryFiles,
     &http::Mirror,
     &http::RandomIndex,
@@ -50,6 +50,8 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::Autoindex,
     // Only what no listing and no index is for.
     &http::Dav,
+    // What lies there compressed already comes before the file itself.
+    &http::GzipStatic,
     &http::Static,
     // The first filter: it judges the response as its maker sent it, before any other filter changes it.
     &http::NotModified,
@@ -57,8 +59,13 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::Headers,
     // Its cookie stands behind them.
     &http::UserId,
+    // For clients that do not take gzip, and for the filters below, which need plain text.
+    &http::Gunzip,
     // What other locations add to the body, before anything works on the whole of it.
     &http::Addition,
+    // Compression of whatever the filters before made of the body; what depended on the client is told after it.
+    &http::Gzip,
+    &http::GzipOk,
     // The last filter: it cuts ranges out of the body that all others have agreed on.
     &http::RangeFilter,
     // After everything: it runs in the log phase.

@@ -311,7 +311,11 @@ pub struct Response {
     /// The headers have a `Server` or `Date` of the upstream's in place of our own.
     pub server_given: bool,
     pub date_given: bool,
+    /// Whether the body is compressed depends on the client, and caches are told (`gzip_vary`).
+    pub vary_encoding: bool,
     pub content_type: Option<Text>,
+    /// The type is an upstream's `Content-Type` as it came, whose parameters may name a charset.
+    pub upstream_type: bool,
     /// Memory of an earlier type, for [`Response::set_content_type`].
     pub spare: Vec<u8>,
     pub charset: Option<Text>,
@@ -348,6 +352,8 @@ impl Response {
         self.headless = false;
         self.server_given = false;
         self.date_given = false;
+        self.vary_encoding = false;
+        self.upstream_type = false;
         self.charset = None;
         self.content_length = None;
         self.last_modified = None;
@@ -405,5 +411,23 @@ impl Response {
             // Not a tag at all.
             Some(_) => self.headers.remove(b"ETag"),
         }
+    }
+
+    /// The type without a charset that an upstream named in its parameters, and that charset.
+    pub fn media_type(&self) -> (&[u8], Option<&[u8]>) {
+        let whole = self.content_type.as_deref().unwrap_or_default();
+        if !self.upstream_type {
+            return (whole, None);
+        }
+        for at in memchr::memchr_iter(b';', whole) {
+            let parameter = whole[at + 1..].trim_ascii_start();
+            if let Some((name, charset)) = parameter.split_at_checked(8)
+                && name.eq_ignore_ascii_case(b"charset=")
+            {
+                let charset = charset.strip_prefix(b"\"").unwrap_or(charset);
+                return (&whole[..at], Some(charset.strip_suffix(b"\"").unwrap_or(charset)));
+            }
+        }
+        (whole, None)
     }
 }

@@ -158,6 +158,9 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
     } else {
         out.extend_from_slice(b"Connection: close\r\n");
     }
+    if response.vary_encoding {
+        out.extend_from_slice(b"Vary: Accept-Encoding\r\n");
+    }
     if let Some(location) = response.location.as_ref().filter(|_| !completed) {
         field(b"Location: ", location, out);
     }

@@ -11,7 +11,7 @@ use weir_ir::contract::{Conf, Contexts, Directive, Module, Takes};
 use weir_ir::{Fault, Merge, value};
 use weir_syntax::Diagnostic;
 
-use super::range_filter::FileParts;
+use super::body::{Piece, Pieces};
 use super::static_files;
 
 pub struct Flv;
@@ -87,7 +87,8 @@ fn respond(x: &mut Exchange) -> Flow {
         if x.location().core.etag {
             response.headers.set(b"ETag", format!("\"{:x}-{length:x}\"", metadata.mtime()).as_bytes());
         }
-        response.body = Body::Stream(Box::new(FileParts::behind(HEADER, &part)));
+        response.body =
+            Body::Stream(Box::new(Pieces::new(vec![Piece::Text(HEADER[..].into()), Piece::File(part)])));
     }
     Flow::Respond(Box::new(response))
 }

@@ -1,8 +1,6 @@
 //! `ngx_http_range_filter_module`: byte ranges (RFC 9110 section 14), one or several.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -16,10 +14,10 @@ use weir_engine::http1::{Known, date};
 use weir_ir::contract::{Directive, Module};
 use weir_syntax::{Diagnostic, Level};
 
+use super::body::{Broken, Piece, Pieces};
+
 /// `max_ranges` where it is not set; only then are many small ranges judged by what their framing costs.
 const UNBOUNDED: u64 = i32::MAX as u64;
-/// Bytes of a file that are read at once for a response of several ranges.
-const PIECE: usize = 64 * 1024;
 
 pub struct RangeFilter;
 
@@ -229,7 +227,15 @@ fn multipart(ranges: &[Range], length: u64, x: &mut Exchange, response: &mut Res
             body.extend_from_slice(&closing);
             Body::Bytes(body.into())
         }
-        Body::File(part) => Body::Stream(Box::new(FileParts::new(&part, pieces, closing))),
+        Body::File(part) => {
+            let mut parts = Vec::with_capacity(2 * pieces.len() + 1);
+            for (head, range) in pieces {
+                parts.push(Piece::Text(head.into()));
+                parts.push(Piece::File(cut(&part, range)));
+            }
+            parts.push(Piece::Text(closing.into()));
+            Body::Stream(Box::new(Pieces::new(parts)))
+        }
         Body::Stream(mut source) => {
             // Several ranges need the whole body at hand. The head is not sent yet, but promises ranges: end here.
             source.finish(x, false);
@@ -289,104 +295,6 @@ impl Source for Part {
     fn finish(&mut self, x: &mut Exchange, complete: bool) {
         self.inner.finish(x, complete);
     }
-}
-
-/// Several ranges of a file with their heads.
-pub(super) struct FileParts {
-    file: Arc<File>,
-    /// What is still to be read, the next one last.
-    parts: Vec<FilePiece>,
-    buffer: Vec<u8>,
-    /// Where in the buffer the bytes begin that were not taken yet.
-    at: usize,
-}
-
-enum FilePiece {
-    Text(Vec<u8>),
-    /// Offset and length.
-    File(u64, u64),
-}
-
-impl FileParts {
-    /// The file from an offset on, with something before it.
-    pub(super) fn behind(head: &[u8], part: &FilePart) -> Self {
-        let parts = vec![FilePiece::File(part.offset, part.length), FilePiece::Text(head.to_vec())];
-        Self { file: Arc::clone(&part.file), parts, buffer: vec![], at: 0 }
-    }
-
-    fn new(part: &FilePart, pieces: Vec<(Vec<u8>, Range)>, closing: Vec<u8>) -> Self {
-        let mut parts = vec![FilePiece::Text(closing)];
-        for (head, range) in pieces.into_iter().rev() {
-            parts.push(FilePiece::File(part.offset + range.start, range.len()));
-            parts.push(FilePiece::Text(head));
-        }
-        Self { file: Arc::clone(&part.file), parts, buffer: vec![], at: 0 }
-    }
-
-    /// Fills the empty buffer with the next pieces, up to one read of the file.
-    fn fill(&mut self) -> io::Result<()> {
-        self.buffer.clear();
-        self.at = 0;
-        while let Some(piece) = self.parts.pop() {
-            match piece {
-                FilePiece::Text(text) => self.buffer.extend_from_slice(&text),
-                FilePiece::File(offset, length) => {
-                    let start = self.buffer.len();
-                    let room = length.min(PIECE as u64) as usize;
-                    self.buffer.resize(start + room, 0);
-                    self.file.read_exact_at(&mut self.buffer[start..], offset)?;
-                    let rest = length - room as u64;
-                    if rest > 0 {
-                        self.parts.push(FilePiece::File(offset + room as u64, rest));
-                    }
-                    // The last text follows its range at once.
-                    if rest > 0 || self.parts.len() > 1 {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Source for FileParts {
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        if self.at == self.buffer.len() {
-            if self.parts.is_empty() {
-                return Poll::Ready(Ok(false));
-            }
-            self.fill()?;
-        }
-        Poll::Ready(Ok(true))
-    }
-
-    fn data(&self) -> &[u8] {
-        &self.buffer[self.at..]
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.at += n;
-    }
-
-    fn is_last(&self) -> bool {
-        self.parts.is_empty()
-    }
-}
-
-/// A body that cannot be made.
-struct Broken;
-
-impl Source for Broken {
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
-    }
-
-    fn data(&self) -> &[u8] {
-        b""
-    }
-
-    fn consume(&mut self, _: usize) {}
 }
 
 #[cfg(test)]

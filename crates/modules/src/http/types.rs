@@ -1,4 +1,4 @@
-//! Sets of media types, as `addition_types` and others of that kind have them.
+//! Sets of media types, as `gzip_types` and others of that kind have them.
 
 use weir_engine::http::Response;
 use weir_ir::{Call, Fault};
@@ -49,10 +49,9 @@ impl Types {
         self.clone()
     }
 
-    /// Whether a response is of one of these types, whatever its parameters.
+    /// Whether a response is of one of these types.
     pub(super) fn has(&self, response: &Response) -> bool {
-        let whole = response.content_type.as_deref().unwrap_or_default();
-        let of = memchr::memchr(b';', whole).map_or(whole, |end| &whole[..end]).trim_ascii_end();
+        let (of, _) = response.media_type();
         self.any || self.named.iter().any(|name| name.eq_ignore_ascii_case(of))
     }
 }

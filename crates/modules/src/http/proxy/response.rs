@@ -112,7 +112,10 @@ impl Rules {
                         response.headers.copy(head, field);
                     }
                 }
-                Known::ContentType => response.set_content_type(value),
+                Known::ContentType => {
+                    response.set_content_type(value);
+                    response.upstream_type = true;
+                }
                 Known::Date => {
                     response.date_given = true;
                     response.headers.copy(head, field);
