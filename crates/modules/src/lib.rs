@@ -64,6 +64,7 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     // What other locations add to the body, before anything works on the whole of it.
     &http::Addition,
     &http::Sub,
+    &http::Charset,
     // Compression of whatever the filters before made of the body; what depended on the client is told after it.
     &http::Gzip,
     &http::GzipOk,

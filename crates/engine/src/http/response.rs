@@ -319,6 +319,8 @@ pub struct Response {
     /// Memory of an earlier type, for [`Response::set_content_type`].
     pub spare: Vec<u8>,
     pub charset: Option<Text>,
+    /// The charset that an upstream asks to recode the body to (`X-Accel-Charset`).
+    pub override_charset: Option<Text>,
     /// Length of the body before any transfer coding; `None` is not known.
     pub content_length: Option<u64>,
     /// Seconds since the epoch. A `Last-Modified` among the headers is sent in its place.
@@ -355,6 +357,7 @@ impl Response {
         self.vary_encoding = false;
         self.upstream_type = false;
         self.charset = None;
+        self.override_charset = None;
         self.content_length = None;
         self.last_modified = None;
         self.location = None;

@@ -100,6 +100,10 @@ impl Rules {
             response.status_line = Some(Cow::Owned(reason.to_vec()));
         }
         response.content_length = if head.is_chunked() { None } else { head.content_length() };
+        // It is obeyed although it does not go on.
+        if let Some(charset) = head.first(Known::XAccelCharset) {
+            response.override_charset = Some(Cow::Owned(charset.to_vec()));
+        }
         for field in head.fields() {
             if self.hidden.known.has(field.known) {
                 continue;
