@@ -76,6 +76,7 @@ impl Install for Autoindex {
                 format: conf.format.or(Format::Html),
                 local_time: conf.local_time.or(false),
                 exact_size: conf.exact_size.or(true),
+                utf8: super::charset::tells_utf8("text/html", plan),
             }));
         }
         Ok(())
@@ -86,6 +87,8 @@ struct Lister {
     format: Format,
     local_time: bool,
     exact_size: bool,
+    /// The client reads the names as UTF-8, so that their characters count.
+    utf8: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -155,7 +158,7 @@ impl Lister {
             Format::Html => {
                 let unix = x.reactor.clock().unix_secs() as i64;
                 let offset = if self.local_time { localtime::local(unix).offset } else { 0 };
-                write_html(&x.uri, &entries, offset, self.exact_size, &mut page);
+                write_html(&x.uri, &entries, offset, self.exact_size, self.utf8, &mut page);
             }
             Format::Json | Format::Jsonp => write_json(&entries, call.as_deref(), &mut page),
             Format::Xml => write_xml(&entries, &mut page),
@@ -235,7 +238,7 @@ fn callback(x: &Exchange) -> Result<Option<Vec<u8>>, ()> {
 }
 
 /// The page; `offset` is the local time's, in seconds.
-fn write_html(uri: &[u8], entries: &[Entry], offset: i64, exact: bool, out: &mut Vec<u8>) {
+fn write_html(uri: &[u8], entries: &[Entry], offset: i64, exact: bool, utf8: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(b"<html>\r\n<head><title>Index of ");
     escape_html(uri, out);
     out.extend_from_slice(b"</title></head>\r\n<body>\r\n<h1>Index of ");
@@ -246,9 +249,11 @@ fn write_html(uri: &[u8], entries: &[Entry], offset: i64, exact: bool, out: &mut
         out.extend_from_slice(b"<a href=\"");
         escape(&entry.name, Escape::Component, out);
         out.extend_from_slice(if directory { b"/\">" } else { b"\">" });
-        let length = entry.name.len();
+        let text = if utf8 { std::str::from_utf8(&entry.name).ok() } else { None };
+        let length = text.map_or(entry.name.len(), |text| text.chars().count());
         if length > NAME {
-            escape_html(&entry.name[..NAME - 3], out);
+            let cut = text.and_then(|text| Some(text.char_indices().nth(NAME - 3)?.0)).unwrap_or(NAME - 3);
+            escape_html(&entry.name[..cut], out);
             out.extend_from_slice(b"..&gt;</a>");
         } else {
             escape_html(&entry.name, out);
@@ -349,7 +354,7 @@ mod tests {
         let long = "n".repeat(51);
         let entries =
             [entry("d<", Kind::Directory, 0), entry("a b", Kind::File, 12345), entry(&long, Kind::Other, 1)];
-        let page = text(|out| write_html(b"/x&/", &entries, 0, true, out));
+        let page = text(|out| write_html(b"/x&/", &entries, 0, true, false, out));
         assert_eq!(
             page,
             format!(
@@ -364,11 +369,28 @@ mod tests {
                 &long[..47]
             )
         );
-        let page = text(|out| write_html(b"/", &entries[..2], 3600, false, out));
+        let page = text(|out| write_html(b"/", &entries[..2], 3600, false, false, out));
         assert!(
             page.contains(" 13-Jul-2012 12:01       -\r\n") && page.contains(" 12:01     12K\r\n"),
             "{page}"
         );
+    }
+
+    #[test]
+    fn names_of_characters() {
+        let folder = Folder::new(&[("é".repeat(30).as_str(), b""), ("ü".repeat(60).as_str(), b"")]);
+        let root = folder.path().display().to_string();
+        let site = Site::new(&format!(
+            "server {{ root {root}; autoindex on; charset utf-8; location /b/ {{ charset off; alias {root}/; }} }}"
+        ));
+        let page = site.get("/", "");
+        let [whole, cut] = [
+            format!(">{}</a>{} ", "é".repeat(30), " ".repeat(20)),
+            format!(">{}..&gt;</a> ", "ü".repeat(47)),
+        ];
+        assert!(page.contains(&whole) && page.contains(&cut), "{page}");
+        let page = site.get("/b/", "");
+        assert!(page.contains(&format!(">{}\u{fffd}..&gt;</a> ", "é".repeat(23))), "{page}");
     }
 
     #[test]

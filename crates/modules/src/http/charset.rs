@@ -242,6 +242,15 @@ impl Conf for Settings {
     }
 }
 
+/// Whether clients are told that content of a type is UTF-8 at the level being compiled, whatever its maker says.
+pub(super) fn tells_utf8(media_type: &str, plan: &Plan<'_, '_>) -> bool {
+    let settings = plan.scope().confs.get::<Charset>();
+    let Some(Choice::Named(index)) = settings.charset.get() else { return false };
+    let charsets = plan.build.kept::<Charsets>("").unwrap_or_default();
+    charsets.names[*index].eq_ignore_ascii_case(b"utf-8")
+        && settings.types.or(&TYPES).names(media_type.as_bytes())
+}
+
 fn no_map(src: &[u8], dst: &[u8]) -> Vec<u8> {
     [b"no \"charset_map\" between the charsets \"", src, b"\" and \"", dst, b"\""].concat()
 }

@@ -51,7 +51,11 @@ impl Types {
 
     /// Whether a response is of one of these types.
     pub(super) fn has(&self, response: &Response) -> bool {
-        let (of, _) = response.media_type();
-        self.any || self.named.iter().any(|name| name.eq_ignore_ascii_case(of))
+        self.names(response.media_type().0)
+    }
+
+    /// Whether a type is among them.
+    pub(super) fn names(&self, media_type: &[u8]) -> bool {
+        self.any || self.named.iter().any(|name| name.eq_ignore_ascii_case(media_type))
     }
 }
