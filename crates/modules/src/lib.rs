@@ -63,6 +63,7 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::Gunzip,
     // What other locations add to the body, before anything works on the whole of it.
     &http::Addition,
+    // Texts are looked for as the upstream wrote them, so before they are recoded.
     &http::Sub,
     &http::Charset,
     // Compression of whatever the filters before made of the body; what depended on the client is told after it.

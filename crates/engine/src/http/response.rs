@@ -395,7 +395,7 @@ impl Response {
     }
 
     /// Tells filters that the body will differ from what the head says of it (`ngx_http_clear_content_length` and
-    /// friends): length, ranges, and a strong `ETag` becomes weak.
+    /// friends): no length, no ranges, and a strong `ETag` becomes weak.
     pub fn body_changes(&mut self) {
         self.content_length = None;
         self.allow_ranges = false;
@@ -432,5 +432,41 @@ impl Response {
             }
         }
         (whole, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn charsets_in_types() {
+        let check = |text: &'static str, upstream: bool, media: &str, charset: Option<&str>| {
+            let content_type = Some(Cow::Borrowed(text.as_bytes()));
+            let response = Response { content_type, upstream_type: upstream, ..Response::default() };
+            assert_eq!(response.media_type(), (media.as_bytes(), charset.map(str::as_bytes)), "{text}");
+        };
+        check("text/html; charset=utf-8", false, "text/html; charset=utf-8", None);
+        check("text/html; charset=utf-8", true, "text/html", Some("utf-8"));
+        check("text/html;Charset=\"a b\"", true, "text/html", Some("a b"));
+        check("text/html; version=1;  charset=x", true, "text/html; version=1", Some("x"));
+        check("text/html; version=1", true, "text/html; version=1", None);
+        check("", true, "", None);
+    }
+
+    #[test]
+    fn entity_tags_of_other_bodies() {
+        for (tag, expected) in
+            [("\"a\"", Some("W/\"a\"")), ("W/\"a\"", Some("W/\"a\"")), ("a", None), ("", None), ("W/", None)]
+        {
+            let mut response =
+                Response { content_length: Some(1), allow_ranges: true, ..Response::default() };
+            response.headers.push(b"ETag", tag.as_bytes());
+            response.headers.push(b"Accept-Ranges", b"bytes");
+            response.body_changes();
+            assert_eq!(response.headers.first(Known::ETag), expected.map(str::as_bytes), "{tag}");
+            assert!(response.content_length.is_none() && !response.allow_ranges);
+            assert!(response.headers.first(Known::AcceptRanges).is_none());
+        }
     }
 }
