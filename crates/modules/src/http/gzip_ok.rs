@@ -150,6 +150,10 @@ impl Acceptance {
     }
 
     fn judge(&self, x: &Exchange, response: &Response) -> bool {
+        // What becomes a part of another answer is compressed with that.
+        if x.is_subrequest() {
+            return false;
+        }
         let agent = x.header(Known::UserAgent);
         x.header(Known::AcceptEncoding).is_some_and(accepts_gzip)
             && !(self.msie6 && agent.is_some_and(|agent| Browser::of(agent).msie6))
