@@ -106,7 +106,8 @@ mod tests {
             "root %DIR%; error_page 404 /lost; server { add_after_body /after; \
              location = / { add_before_body /before; answer 200 text/html $uri; } \
              location = /plain { answer 200 text/plain own; } \
-             location = /listed { addition_types TEXT/x; answer 200 \"text/X; a=b\" own; } \
+             location = /listed { addition_types TEXT/x; answer 200 text/X own; } \
+             location = /parameter { addition_types TEXT/x; answer 200 \"text/X; a=b\" own; } \
              location = /any { addition_types *; answer 200 any/type own; } \
              location = /accepted { answer 202 text/html own; } \
              location = /file.html { add_before_body /file.txt; } \
@@ -128,6 +129,7 @@ mod tests {
             ("/", "/before / /after"),
             ("/plain", "own"),
             ("/listed", "own /after"),
+            ("/parameter", "own"),
             ("/any", "own /after"),
             ("/accepted", "own"),
             ("/none", "lostown"),
