@@ -235,7 +235,12 @@ impl Flow {
 }
 
 fn write(cx: &mut Context<'_>, to: &mut Io, bytes: &[u8], written: &Cell<u64>) -> io::Result<Poll<usize>> {
-    match to.poll_write(cx, bytes) {
+    // A socket that is not full needs nobody to be woken.
+    let polled = match to.try_write(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.poll_write(cx, bytes),
+        taken => Poll::Ready(taken),
+    };
+    match polled {
         Poll::Pending => Ok(Poll::Pending),
         Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
         Poll::Ready(Ok(n)) => {
@@ -323,7 +328,7 @@ impl Tunnel {
         };
         if moved || !self.started {
             self.started = true;
-            self.control.active.set(self.timers.clock().refresh());
+            self.control.active.set(self.timers.clock().now_ms());
         }
         self.timer.set(self.deadline().min(self.control.drain_at.get()));
         if self.timer.poll_expired(cx).is_ready() {
@@ -389,6 +394,10 @@ impl Tunnel {
 
     /// The timeout that runs out first, in milliseconds, and whose fault that is.
     fn shortest(&self) -> (u64, Side) {
+        if self.up.delivered() && self.down.delivered() && !self.options.half_close {
+            // As nearly always: nothing waits but for the upstream's next word.
+            return (if self.down.ended { NEVER } else { self.options.read_timeout }, Side::Upstream);
+        }
         let waits = |flow: &Flow| !flow.ended && flow.delivered();
         let silent = waits(&self.down) || (self.options.half_close && waits(&self.up));
         let blocked =

@@ -122,7 +122,9 @@ impl Buf {
 
     /// Gives the memory back to the pool and leaves an empty buffer that owns none.
     pub fn release(&mut self) {
-        *self = Buf::new();
+        if self.bytes.capacity() > 0 {
+            *self = Buf::new();
+        }
     }
 
     /// Bytes of memory that this buffer holds on to.
