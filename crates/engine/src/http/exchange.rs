@@ -538,10 +538,6 @@ impl Exchange {
         self.keep(id, Value::Known(value));
     }
 
-    pub fn unset_variable(&self, id: VariableId) {
-        self.keep(id, Value::Missing);
-    }
-
     fn keep(&self, id: VariableId, value: Value) {
         let mut values = self.shared.values.borrow_mut();
         let index = id.0 as usize;
@@ -549,15 +545,6 @@ impl Exchange {
             values.resize_with(self.generation.slots.len().max(index + 1), Value::default);
         }
         values[index] = value;
-    }
-
-    /// Forgets computed values, as nginx does at an internal redirect to another server's or error's URI.
-    pub fn forget_computed(&self) {
-        for (value, slot) in self.shared.values.borrow_mut().iter_mut().zip(&self.generation.slots) {
-            if matches!(slot, Slot::Computed { .. }) {
-                *value = Value::Unknown;
-            }
-        }
     }
 
     /// Matches `subject`; on success the groups are at hand as `$1` to `$9` and as the named variables.

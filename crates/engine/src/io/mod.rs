@@ -21,7 +21,6 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use rustls::ServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{client, server};
 
@@ -77,14 +76,6 @@ impl Io {
             Io::TlsServer(tls) => Some(tls.get_mut().0),
             Io::TlsClient(tls) => Some(tls.get_mut().0),
             Io::Absent => None,
-        }
-    }
-
-    /// The server side session, where we accepted TLS.
-    pub fn server_session(&self) -> Option<&ServerConnection> {
-        match self {
-            Io::TlsServer(tls) => Some(tls.get_ref().1),
-            Io::Plain(_) | Io::TlsClient(_) | Io::Absent => None,
         }
     }
 

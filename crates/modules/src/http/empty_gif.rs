@@ -1,14 +1,13 @@
 //! `ngx_http_empty_gif_module`: a transparent image of one pixel.
 
-use std::sync::Arc;
-
 use weir_engine::contract::{Content, Flow, Install, Step};
-use weir_engine::generation::{ContentHandler, Plan};
+use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Response};
 use weir_engine::http1::Method;
-use weir_ir::contract::{Conf, Contexts, Directive, Module, Takes};
-use weir_ir::{Fault, Merge};
+use weir_ir::contract::{Contexts, Directive, Module, Takes};
 use weir_syntax::Diagnostic;
+
+use super::shown::Shown;
 
 pub struct EmptyGif;
 
@@ -17,29 +16,12 @@ impl Module for EmptyGif {
     type Main = ();
     type Scope = Shown;
     const DIRECTIVES: &'static [Directive<Self>] =
-        &[Directive::<EmptyGif>::scope("empty_gif", Contexts::LOCATION, Takes::NONE, |shown, _| {
-            shown.0 = true;
-            Ok(())
-        })];
-}
-
-/// Whether this very level shows the image; a handler is not inherited.
-#[derive(Clone, Debug, Default)]
-pub struct Shown(bool);
-
-impl Conf for Shown {
-    const EVERY_LEVEL: bool = true;
-
-    fn inherit(&mut self, _: &Self, _: &mut Merge<'_>) -> Result<(), Fault> {
-        Ok(())
-    }
+        &[Directive::<EmptyGif>::scope("empty_gif", Contexts::LOCATION, Takes::NONE, |shown, _| shown.set())];
 }
 
 impl Install for EmptyGif {
     fn install(shown: &Shown, plan: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
-        if shown.0 {
-            plan.handlers.handler = Some(ContentHandler::Content(Arc::new(Image)));
-        }
+        shown.install(plan, Image);
         Ok(())
     }
 }

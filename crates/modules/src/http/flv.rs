@@ -1,17 +1,17 @@
 //! `ngx_http_flv_module`: Flash videos from a place within them on (`?start=`), with a header of their own.
 
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
 
 use weir_engine::contract::{Content, Flow, Install, Step};
-use weir_engine::generation::{ContentHandler, Plan};
+use weir_engine::generation::Plan;
 use weir_engine::http::{Body, Exchange, variables};
 use weir_engine::http1::Method;
-use weir_ir::contract::{Conf, Contexts, Directive, Module, Takes};
-use weir_ir::{Fault, Merge, value};
+use weir_ir::contract::{Contexts, Directive, Module, Takes};
+use weir_ir::value;
 use weir_syntax::Diagnostic;
 
 use super::body::{Piece, Pieces};
+use super::shown::Shown;
 use super::static_files;
 
 pub struct Flv;
@@ -21,29 +21,12 @@ impl Module for Flv {
     type Main = ();
     type Scope = Shown;
     const DIRECTIVES: &'static [Directive<Self>] =
-        &[Directive::<Flv>::scope("flv", Contexts::LOCATION, Takes::NONE, |shown, _| {
-            shown.0 = true;
-            Ok(())
-        })];
-}
-
-/// Whether this very level has videos; a handler is not inherited.
-#[derive(Clone, Debug, Default)]
-pub struct Shown(bool);
-
-impl Conf for Shown {
-    const EVERY_LEVEL: bool = true;
-
-    fn inherit(&mut self, _: &Self, _: &mut Merge<'_>) -> Result<(), Fault> {
-        Ok(())
-    }
+        &[Directive::<Flv>::scope("flv", Contexts::LOCATION, Takes::NONE, |shown, _| shown.set())];
 }
 
 impl Install for Flv {
     fn install(shown: &Shown, plan: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
-        if shown.0 {
-            plan.handlers.handler = Some(ContentHandler::Content(Arc::new(Video)));
-        }
+        shown.install(plan, Video);
         Ok(())
     }
 }

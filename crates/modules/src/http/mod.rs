@@ -34,6 +34,7 @@ pub mod realip;
 pub mod referer;
 pub mod rewrite;
 pub mod secure_link;
+mod shown;
 pub mod split_clients;
 pub mod ssl;
 pub mod static_files;

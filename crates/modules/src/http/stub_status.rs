@@ -1,16 +1,16 @@
 //! `ngx_http_stub_status_module`: how many connections and requests there are.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_engine::contract::{Content, Flow, Install, Step, Variable};
-use weir_engine::generation::{ContentHandler, Plan};
+use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Response, variables};
 use weir_engine::http1::Method;
 use weir_engine::reactor::Counters;
-use weir_ir::contract::{Conf, Contexts, Directive, Module, Takes};
-use weir_ir::{Fault, Merge};
+use weir_ir::contract::{Contexts, Directive, Module, Takes};
 use weir_syntax::Diagnostic;
+
+use super::shown::Shown;
 
 pub struct StubStatus;
 
@@ -24,24 +24,9 @@ impl Module for StubStatus {
             "stub_status",
             Contexts::SERVER.or(Contexts::LOCATION),
             Takes::of(0, 1),
-            |shown, _| {
-                shown.0 = true;
-                Ok(())
-            },
+            |shown, _| shown.set(),
         ),
     ];
-}
-
-/// Whether this very level shows the counters; a handler is not inherited.
-#[derive(Clone, Debug, Default)]
-pub struct Shown(bool);
-
-impl Conf for Shown {
-    const EVERY_LEVEL: bool = true;
-
-    fn inherit(&mut self, _: &Self, _: &mut Merge<'_>) -> Result<(), Fault> {
-        Ok(())
-    }
 }
 
 const fn counter(name: &'static str, get: weir_engine::contract::Get) -> Variable {
@@ -57,9 +42,7 @@ impl Install for StubStatus {
     ];
 
     fn install(shown: &Shown, plan: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
-        if shown.0 {
-            plan.handlers.handler = Some(ContentHandler::Content(Arc::new(Status)));
-        }
+        shown.install(plan, Status);
         Ok(())
     }
 }
