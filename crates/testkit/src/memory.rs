@@ -67,7 +67,7 @@ impl Talk {
                 counter.fetch_add(1, Ordering::Relaxed);
             }
             let connection = accepted(&reactor, generation, peer, local, 0);
-            let io = Io::Plain(Socket::Unix(server));
+            let io = Io::Plain(Socket::from(server));
             let served =
                 serve(Rc::clone(&reactor), Arc::clone(generation), Arc::new(listener), connection, io);
             let served = tokio::task::spawn_local(served);

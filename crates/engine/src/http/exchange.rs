@@ -176,6 +176,8 @@ pub struct Exchange {
     pub(crate) background: Vec<oneshot::Receiver<()>>,
     /// An emptied response, for whoever makes one.
     spare_response: Option<Box<Response>>,
+    /// A timer without a deadline for the next request to an upstream.
+    pub(crate) spare_timer: Option<Timer>,
     /// What is given back when the request ends, or the tunnel that it becomes.
     pub guards: Vec<Box<dyn Any>>,
 }
@@ -196,6 +198,7 @@ impl Exchange {
             args: Vec::new(),
             host: Vec::new(),
             spare_response: None,
+            spare_timer: None,
             keepalive: false,
             request_length: 0,
             location: server,
@@ -353,6 +356,7 @@ impl Exchange {
         self.captures = RefCell::default();
         self.shared = Rc::default();
         self.spare_response = None;
+        self.spare_timer = None;
     }
 
     /// An empty response of that status, in the memory of an earlier one where there is some.

@@ -1,6 +1,7 @@
 //! The header section of a message: one resumable scanner for requests, responses and trailers, as nginx has one.
 
 use memchr::memchr3;
+use wide::u8x16;
 
 use super::known::Known;
 
@@ -289,10 +290,6 @@ impl Scan {
                 Stage::Start => {
                     self.line = self.pos;
                     self.odd = false;
-                    if self.at_end(buf) {
-                        self.pos += 2;
-                        return Ok(Line::End);
-                    }
                     let Some(&byte) = buf.get(self.pos) else { return Ok(Line::Partial) };
                     match CLASSES[byte as usize] {
                         Class::Cr => {
@@ -415,8 +412,6 @@ impl Scan {
 /// How many zero bytes must stand behind what was received, so that `ordinary` can look ahead without looking for the end.
 pub(crate) const PADDING: usize = 64;
 const AHEAD: usize = 32;
-const ONES: u64 = 0x0101_0101_0101_0101;
-const HIGHS: u64 = 0x8080_8080_8080_8080;
 
 /// The line at `pos` and where the next one starts, if all of it is there and it is as most are: a plain name, CR LF at its end.
 ///
@@ -424,7 +419,7 @@ const HIGHS: u64 = 0x8080_8080_8080_8080;
 #[inline]
 pub(crate) fn ordinary(padded: &[u8], pos: usize) -> Option<(Field, usize)> {
     let window: &[u8; AHEAD] = padded.get(pos..)?.first_chunk()?;
-    let name_len = find(window, |word| zeros(word ^ (ONES * b':' as u64)))?;
+    let name_len = first_of(colons(window))?;
     let known = Known::within(window, name_len);
     if known == Known::Other && !is_plain(window, name_len) {
         return None;
@@ -440,7 +435,7 @@ pub(crate) fn ordinary(padded: &[u8], pos: usize) -> Option<(Field, usize)> {
     let mut cr = value;
     loop {
         let ahead = padded.get(cr..)?.first_chunk()?;
-        if let Some(found) = find(ahead, controls) {
+        if let Some(found) = first_of(controls(ahead)) {
             cr += found;
             break;
         }
@@ -459,60 +454,41 @@ pub(crate) fn ordinary(padded: &[u8], pos: usize) -> Option<(Field, usize)> {
 /// Whether the first `len` bytes are letters, digits and hyphens, and at least one.
 #[inline]
 fn is_plain(window: &[u8; AHEAD], len: usize) -> bool {
-    let (words, _) = window.as_chunks::<8>();
-    let mut odd = 0;
-    let mut left = len;
-    for word in words {
-        if left == 0 {
-            break;
-        }
-        // What stands behind the name is taken for letters; letters are folded, which makes no other byte one.
-        let behind = if left < 8 { !0 << (8 * left) } else { 0 };
-        let word = (u64::from_le_bytes(*word) & !behind) | ((ONES * b'a' as u64) & behind);
-        let folded = word | (ONES * 0x20);
-        let letter = from(folded, b'a') & !from(folded, b'z' + 1);
-        let digit = from(word, b'0') & !from(word, b'9' + 1);
-        odd |= word | !(letter | digit | zeros_of_ascii(word ^ (ONES * b'-' as u64)));
-        left = left.saturating_sub(8);
-    }
-    len > 0 && odd & HIGHS == 0
+    let plain = marks(window, |bytes| {
+        let within = |bytes: u8x16, least, most| {
+            bytes.max(u8x16::splat(least)).simd_eq(bytes) & bytes.min(u8x16::splat(most)).simd_eq(bytes)
+        };
+        // Folding makes no other byte a letter.
+        within(bytes | u8x16::splat(0x20), b'a', b'z')
+            | within(bytes, b'0', b'9')
+            | bytes.simd_eq(u8x16::splat(b'-'))
+    });
+    len > 0 && plain.trailing_ones() as usize >= len
 }
 
-/// Marks the bytes of a word of ASCII that are at least `least`.
+/// Marks the colons.
 #[inline(always)]
-fn from(word: u64, least: u8) -> u64 {
-    (word & !HIGHS) + ONES * (0x80 - least) as u64
+fn colons(window: &[u8; AHEAD]) -> u32 {
+    marks(window, |bytes| bytes.simd_eq(u8x16::splat(b':')))
 }
 
-/// Marks the zero bytes of a word, exactly, where no byte has its highest bit set.
+/// Marks the bytes below a space.
 #[inline(always)]
-fn zeros_of_ascii(word: u64) -> u64 {
-    !((word & !HIGHS) + !HIGHS)
+fn controls(window: &[u8; AHEAD]) -> u32 {
+    marks(window, |bytes| bytes.min(u8x16::splat(b' ' - 1)).simd_eq(bytes))
 }
 
-/// Marks the zero bytes of a word; nothing below the lowest mark is wrong.
-#[inline]
-fn zeros(word: u64) -> u64 {
-    word.wrapping_sub(ONES) & !word & HIGHS
-}
-
-/// Marks the bytes of a word that are below a space; nothing below the lowest mark is wrong.
-#[inline]
-fn controls(word: u64) -> u64 {
-    word.wrapping_sub(ONES * b' ' as u64) & !word & HIGHS
-}
-
-/// The first byte that `mark` marks.
+/// One bit for each byte, that of the first the lowest.
 #[inline(always)]
-fn find(bytes: &[u8; AHEAD], mark: impl Fn(u64) -> u64) -> Option<usize> {
-    let (words, _) = bytes.as_chunks::<8>();
-    for (at, word) in words.iter().enumerate() {
-        let marks = mark(u64::from_le_bytes(*word));
-        if marks != 0 {
-            return Some(at * 8 + marks.trailing_zeros() as usize / 8);
-        }
-    }
-    None
+fn marks(window: &[u8; AHEAD], mark: impl Fn(u8x16) -> u8x16) -> u32 {
+    let (halves, _) = window.as_chunks::<16>();
+    mark(u8x16::new(halves[0])).to_bitmask() | mark(u8x16::new(halves[1])).to_bitmask() << 16
+}
+
+/// The place of the first mark.
+#[inline(always)]
+fn first_of(marks: u32) -> Option<usize> {
+    (marks != 0).then_some(marks.trailing_zeros() as usize)
 }
 
 #[cfg(test)]

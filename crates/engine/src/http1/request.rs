@@ -280,9 +280,12 @@ impl Head {
         let rules = Rules { underscores: limits.underscores_in_headers, skip_status_lines: false };
         loop {
             if self.now.scan.at_line() {
-                while !self.now.scan.at_end(&self.raw)
-                    && let Some((field, next)) = ordinary(&self.raw, self.now.scan.pos)
-                {
+                loop {
+                    if self.now.scan.at_end(&self.raw) {
+                        self.now.scan.pos += 2;
+                        return self.end(2, limits).map(Some);
+                    }
+                    let Some((field, next)) = ordinary(&self.raw, self.now.scan.pos) else { break };
                     if !self.now.room.take(next - self.now.scan.pos, true, limits) {
                         self.now.scan = Scan::at(self.now.scan.pos);
                         return Err(self.too_large());
@@ -309,13 +312,7 @@ impl Head {
                         self.field(field, limits)?;
                     }
                 }
-                Line::End => {
-                    if !self.now.room.take(self.now.scan.pos - self.now.scan.line, true, limits) {
-                        return Err(self.too_large());
-                    }
-                    self.judge(limits)?;
-                    return Ok(Some(self.now.scan.pos));
-                }
+                Line::End => return self.end(self.now.scan.pos - self.now.scan.line, limits).map(Some),
                 Line::Partial => {
                     if !self.now.room.take(self.now.scan.pos - self.now.scan.line, false, limits) {
                         return Err(self.too_large());
@@ -324,6 +321,15 @@ impl Head {
                 }
             }
         }
+    }
+
+    /// The head is complete with the empty line of that length: judges it, and tells where it ends.
+    fn end(&mut self, line: usize, limits: &Limits) -> Result<usize, Reject> {
+        if !self.now.room.take(line, true, limits) {
+            return Err(self.too_large());
+        }
+        self.judge(limits)?;
+        Ok(self.now.scan.pos)
     }
 
     fn place_uri(&mut self, limits: &Limits) -> Result<(), Reject> {

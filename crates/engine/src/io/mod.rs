@@ -70,15 +70,6 @@ impl Io {
         }
     }
 
-    fn socket_mut(&mut self) -> Option<&mut Socket> {
-        match self {
-            Io::Plain(socket) => Some(socket),
-            Io::TlsServer(tls) => Some(tls.get_mut().0),
-            Io::TlsClient(tls) => Some(tls.get_mut().0),
-            Io::Absent => None,
-        }
-    }
-
     /// Whether TLS is spoken.
     pub fn is_tls(&self) -> bool {
         !matches!(self, Io::Plain(_) | Io::Absent)
@@ -88,13 +79,16 @@ impl Io {
     ///
     /// A TLS peer that closes the socket without a close_notify counts as an end, not as an error: clients do that
     /// all the time, and what HTTP frames is checked by HTTP (nginx: `SSL_OP_IGNORE_UNEXPECTED_EOF`).
+    #[inline]
     pub fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        let tls = self.is_tls();
+        if let Io::Plain(socket) = self {
+            return socket.poll_read(cx, into);
+        }
         let mut read = ReadBuf::new(into);
         let polled = stream!(self, s => Pin::new(s).poll_read(cx, &mut read), Poll::Pending);
         polled.map(|result| match result {
             Ok(()) => Ok(read.filled().len()),
-            Err(e) if tls && e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
             Err(e) => Err(e),
         })
     }
@@ -186,7 +180,7 @@ impl Io {
         match self {
             Io::Plain(socket) => {
                 let mut byte = [0u8; 1];
-                !matches!(socket.try_read(&mut byte), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+                socket.read(&mut byte).is_some()
             }
             Io::TlsServer(_) | Io::TlsClient(_) | Io::Absent => {
                 self.poll_stale(&mut Context::from_waker(Waker::noop())).is_ready()
@@ -232,13 +226,12 @@ impl Io {
                 }
             }
             // Below TLS: what comes is not looked at, so it need not be decrypted.
-            let Some(socket) = self.socket_mut() else { return Poll::Ready(()) };
+            let Some(socket) = self.socket() else { return Poll::Ready(()) };
             scratch(|bytes| {
                 loop {
-                    let mut read = ReadBuf::new(bytes);
-                    match Pin::new(&mut *socket).poll_read(cx, &mut read) {
+                    match socket.poll_read(cx, bytes) {
                         Poll::Pending => return Poll::Pending,
-                        Poll::Ready(Ok(())) if !read.filled().is_empty() => {
+                        Poll::Ready(Ok(1..)) => {
                             timer.set(end.min(timers.clock().refresh().saturating_add(idle_ms)));
                         }
                         Poll::Ready(_) => return Poll::Ready(()),

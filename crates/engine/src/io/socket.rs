@@ -1,22 +1,39 @@
 //! A stream socket, TCP or unix, with the options that nginx's directives set on it.
 
+use std::cell::Cell;
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::coop;
 
-/// A connected stream socket registered with the thread's reactor.
-pub enum Socket {
-    /// TCP over IPv4 or IPv6.
+/// A connected stream socket registered with the thread's reactor: TCP over IPv4 or IPv6, or a unix stream.
+pub struct Socket {
+    stream: Stream,
+    /// Whose waker the reactor has for when the socket becomes readable, by [`task`]. Holds until the socket is found
+    /// readable, so a task that looks at a silent socket again and again registers once.
+    waits: Cell<usize>,
+}
+
+enum Stream {
     Tcp(TcpStream),
-    /// A unix stream socket.
     Unix(UnixStream),
+}
+
+/// Nobody's [`task`].
+const NOBODY: usize = usize::MAX;
+/// Nobody's either: the last read took all that it could hold.
+const FULL: usize = usize::MAX - 1;
+
+/// Tells the wakers of tasks apart. The reactor holds a clone of the one it has, so no other task gets its address.
+fn task(cx: &Context<'_>) -> usize {
+    cx.waker().data().addr()
 }
 
 pub use weir_ir::address::Address;
@@ -28,8 +45,8 @@ pub(super) fn unix_address(address: &tokio::net::unix::SocketAddr) -> Address {
 macro_rules! either {
     ($socket:expr, $s:ident => $call:expr) => {
         match $socket {
-            Socket::Tcp($s) => $call,
-            Socket::Unix($s) => $call,
+            Stream::Tcp($s) => $call,
+            Stream::Unix($s) => $call,
         }
     };
 }
@@ -37,23 +54,23 @@ macro_rules! either {
 impl Socket {
     /// The peer's address.
     pub fn peer_addr(&self) -> io::Result<Address> {
-        match self {
-            Socket::Tcp(tcp) => tcp.peer_addr().map(Address::Ip),
-            Socket::Unix(unix) => unix.peer_addr().map(|address| unix_address(&address)),
+        match &self.stream {
+            Stream::Tcp(tcp) => tcp.peer_addr().map(Address::Ip),
+            Stream::Unix(unix) => unix.peer_addr().map(|address| unix_address(&address)),
         }
     }
 
     /// Our own address on this connection.
     pub fn local_addr(&self) -> io::Result<Address> {
-        match self {
-            Socket::Tcp(tcp) => tcp.local_addr().map(Address::Ip),
-            Socket::Unix(unix) => unix.local_addr().map(|address| unix_address(&address)),
+        match &self.stream {
+            Stream::Tcp(tcp) => tcp.local_addr().map(Address::Ip),
+            Stream::Unix(unix) => unix.local_addr().map(|address| unix_address(&address)),
         }
     }
 
     /// Lets each write go out at once, instead of with what follows it (nginx: `tcp_nodelay`).
     pub fn set_nodelay(&self) {
-        if let Socket::Tcp(tcp) = self {
+        if let Stream::Tcp(tcp) = &self.stream {
             // A socket that refuses is broken, and the next write says how.
             let _ = tcp.set_nodelay(true);
         }
@@ -61,7 +78,7 @@ impl Socket {
 
     /// The pending error of the socket (`SO_ERROR`), which reading it clears.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        either!(self, s => s.take_error())
+        either!(&self.stream, s => s.take_error())
     }
 
     /// Lets the close send a reset and drop what was not sent (`SO_LINGER` of zero seconds).
@@ -72,89 +89,131 @@ impl Socket {
 
     /// All other socket options.
     pub fn options(&self) -> SockRef<'_> {
-        either!(self, s => SockRef::from(s))
+        either!(&self.stream, s => SockRef::from(s))
     }
 
     /// Waits until a read would not wait.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, s => s.poll_read_ready(cx))
+        let silent = either!(&self.stream, s => s.try_io(Interest::READABLE, || Ok(()))).is_err();
+        if silent && self.waits.get() == task(cx) { Poll::Pending } else { self.wait(cx) }
+    }
+
+    /// Has the task woken when the socket becomes readable.
+    fn wait(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Of a task that has had its share the reactor takes no waker: it is polled again at once.
+        let registers = coop::has_budget_remaining();
+        let polled = either!(&self.stream, s => s.poll_read_ready(cx));
+        self.waits.set(if registers && polled.is_pending() { task(cx) } else { NOBODY });
+        polled
+    }
+
+    /// Reads what is there, up to `into.len()` bytes; 0 is the end of the stream.
+    #[inline]
+    pub fn poll_read(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        // A socket that keeps filling what it is read into must not keep the thread.
+        if self.waits.get() == FULL {
+            ready!(coop::poll_proceed(cx)).made_progress();
+        }
+        loop {
+            if let Some(read) = self.read(into) {
+                return Poll::Ready(read);
+            }
+            if self.waits.get() == task(cx) {
+                return Poll::Pending;
+            }
+            ready!(self.wait(cx))?;
+        }
     }
 
     /// Whether the peer's end has come, be it behind bytes that were not read yet.
     pub fn is_read_closed(&self) -> bool {
         // Of what this waits for, the end alone ever happens.
         let cx = &mut Context::from_waker(Waker::noop());
-        let ready = either!(self, s => pin!(s.ready(Interest::PRIORITY)).poll(cx));
+        let ready = either!(&self.stream, s => pin!(s.ready(Interest::PRIORITY)).poll(cx));
         matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     /// Waits until a write would not wait.
     pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, s => s.poll_write_ready(cx))
+        either!(&self.stream, s => s.poll_write_ready(cx))
     }
 
-    /// Reads if the socket is known to be readable; `WouldBlock`, without a system call, if it is not.
-    pub fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
-        either!(self, s => s.try_read(into))
+    /// Reads if the socket is known to be readable; nothing, without a system call, if it is not.
+    pub fn read(&self, into: &mut [u8]) -> Option<io::Result<usize>> {
+        let mut read = None;
+        // The reads are told of here, so that one that took all there was can take the readiness away with it.
+        let _ = either!(&self.stream, s => s.try_io(Interest::READABLE, || {
+            let got = (&*SockRef::from(s)).read(into);
+            let (emptied, full) = match &got {
+                Ok(n) => (0 < *n && *n < into.len(), *n == into.len()),
+                Err(error) => (error.kind() == io::ErrorKind::WouldBlock, false),
+            };
+            self.waits.set(if full { FULL } else { NOBODY });
+            read = got.map_or_else(|error| (!emptied).then_some(Err(error)), |n| Some(Ok(n)));
+            if emptied { Err(io::Error::from(io::ErrorKind::WouldBlock)) } else { Ok(()) }
+        }));
+        read
     }
 
     /// Writes if the socket is not known to be full; `WouldBlock` if it is.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        either!(self, s => s.try_write(bytes))
+        either!(&self.stream, s => s.try_write(bytes))
     }
 
     /// Runs `work` if the socket is known to be ready; a `WouldBlock` from it clears the readiness.
     pub fn try_io<T>(&self, interest: Interest, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        either!(self, s => s.try_io(interest, work))
+        either!(&self.stream, s => s.try_io(interest, work))
     }
 }
 
 impl From<TcpStream> for Socket {
     fn from(tcp: TcpStream) -> Self {
-        Socket::Tcp(tcp)
+        Socket { stream: Stream::Tcp(tcp), waits: Cell::new(NOBODY) }
     }
 }
 
 impl From<UnixStream> for Socket {
     fn from(unix: UnixStream) -> Self {
-        Socket::Unix(unix)
+        Socket { stream: Stream::Unix(unix), waits: Cell::new(NOBODY) }
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        either!(self, s => s.as_fd())
+        either!(&self.stream, s => s.as_fd())
     }
 }
 
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        either!(self, s => s.fmt(f))
+        either!(&self.stream, s => s.fmt(f))
     }
 }
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), s => Pin::new(s).poll_read(cx, buf))
+        let n = ready!(Socket::poll_read(&self, cx, buf.initialize_unfilled()))?;
+        buf.advance(n);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        either!(self.get_mut(), s => Pin::new(s).poll_write(cx, bytes))
+        either!(&mut self.get_mut().stream, s => Pin::new(s).poll_write(cx, bytes))
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self.get_mut(), s => Pin::new(s).poll_shutdown(cx))
+        either!(&mut self.get_mut().stream, s => Pin::new(s).poll_shutdown(cx))
     }
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        either!(self.get_mut(), s => Pin::new(s).poll_write_vectored(cx, pieces))
+        either!(&mut self.get_mut().stream, s => Pin::new(s).poll_write_vectored(cx, pieces))
     }
     fn is_write_vectored(&self) -> bool {
         true

@@ -50,10 +50,10 @@ impl Listener {
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, Address)>> {
         match self {
             Listener::Tcp(tcp) => {
-                tcp.poll_accept(cx).map_ok(|(stream, peer)| (Socket::Tcp(stream), Address::Ip(peer)))
+                tcp.poll_accept(cx).map_ok(|(stream, peer)| (Socket::from(stream), Address::Ip(peer)))
             }
             Listener::Unix(unix) => {
-                unix.poll_accept(cx).map_ok(|(stream, peer)| (Socket::Unix(stream), unix_address(&peer)))
+                unix.poll_accept(cx).map_ok(|(stream, peer)| (Socket::from(stream), unix_address(&peer)))
             }
         }
     }

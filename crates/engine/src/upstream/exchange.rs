@@ -229,7 +229,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         append_piece(&piece, &x.body, request.tail());
     }
     let mut asking = Asking {
-        timer: x.reactor.timers().register(),
+        timer: x.spare_timer.take().unwrap_or_else(|| x.reactor.timers().register()),
         started: x.reactor.clock().now_ms(),
         tried: Tried::default(),
         asked: 0,
@@ -240,7 +240,10 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         target,
         protocol,
     };
-    asking.run(x).await
+    let flow = asking.run(x).await;
+    asking.timer.clear();
+    x.spare_timer = Some(asking.timer);
+    flow
 }
 
 fn tries(group: &Upstream, settings: &Settings) -> u64 {

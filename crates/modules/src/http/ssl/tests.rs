@@ -86,7 +86,7 @@ impl Running {
         let served = serve_accepted(
             Rc::clone(&self.reactor),
             Arc::clone(&self.address),
-            Socket::Tcp(socket),
+            Socket::from(socket),
             Address::Ip(peer),
         );
         self.reactor.spawn(served);
