@@ -176,8 +176,9 @@ pub struct Exchange {
     pub(crate) background: Vec<oneshot::Receiver<()>>,
     /// An emptied response, for whoever makes one.
     spare_response: Option<Box<Response>>,
-    /// A timer without a deadline for the next request to an upstream.
+    /// For the next request to an upstream: a timer without a deadline, and the memory to write it in.
     pub(crate) spare_timer: Option<Timer>,
+    pub(crate) spare_buf: Buf,
     /// What is given back when the request ends, or the tunnel that it becomes.
     pub guards: Vec<Box<dyn Any>>,
 }
@@ -199,6 +200,7 @@ impl Exchange {
             host: Vec::new(),
             spare_response: None,
             spare_timer: None,
+            spare_buf: Buf::new(),
             keepalive: false,
             request_length: 0,
             location: server,
@@ -357,6 +359,7 @@ impl Exchange {
         self.shared = Rc::default();
         self.spare_response = None;
         self.spare_timer = None;
+        self.spare_buf.release();
     }
 
     /// An empty response of that status, in the memory of an earlier one where there is some.

@@ -94,8 +94,10 @@ impl Socket {
 
     /// Waits until a read would not wait.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let silent = either!(&self.stream, s => s.try_io(Interest::READABLE, || Ok(()))).is_err();
-        if silent && self.waits.get() == task(cx) { Poll::Pending } else { self.wait(cx) }
+        if either!(&self.stream, s => s.try_io(Interest::READABLE, || Ok(()))).is_ok() {
+            return Poll::Ready(Ok(()));
+        }
+        if self.waits.get() == task(cx) { Poll::Pending } else { self.wait(cx) }
     }
 
     /// Has the task woken when the socket becomes readable.
@@ -149,7 +151,10 @@ impl Socket {
                 Err(error) => (error.kind() == io::ErrorKind::WouldBlock, false),
             };
             self.waits.set(if full { FULL } else { NOBODY });
-            read = got.map_or_else(|error| (!emptied).then_some(Err(error)), |n| Some(Ok(n)));
+            read = match got {
+                Err(_) if emptied => None,
+                got => Some(got),
+            };
             if emptied { Err(io::Error::from(io::ErrorKind::WouldBlock)) } else { Ok(()) }
         }));
         read

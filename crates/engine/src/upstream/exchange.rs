@@ -19,7 +19,7 @@ use super::balance::{Outcome, Picked, Tried};
 use super::body::Line;
 use super::{Hidden, PeerGuard, Upstream, UpstreamState};
 use crate::contract::Flow;
-use crate::http::{Exchange, Headers, Response, Template};
+use crate::http::{Body, Exchange, Headers, Response, Template};
 use crate::http1::Method;
 use crate::http1::response::{Head, Parsed};
 use crate::io::{Block, Buf, ConnectCall, ConnectOptions, Io, connect};
@@ -156,6 +156,9 @@ pub trait Protocol: Send + Sync {
     }
 }
 
+/// Bytes for a request's head, kept for the connection's next one.
+const KEPT: usize = 4096;
+
 /// Why an attempt failed.
 struct Failure {
     kind: u32,
@@ -211,7 +214,8 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
             (None, false) => x.head.content_length().map_or(RequestLength::None, RequestLength::Known),
         }
     };
-    let mut request = Buf::with_capacity(1024);
+    let mut request = std::mem::take(&mut x.spare_buf);
+    request.reserve(KEPT);
     let to_head = match protocol.request(x, length, request.tail()) {
         Ok(Written { uri, to_head }) => {
             x.upstream_uri.clear();
@@ -243,6 +247,13 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
     let flow = asking.run(x).await;
     asking.timer.clear();
     x.spare_timer = Some(asking.timer);
+    // A body that streams may take long, and the next request need not be as large as this one.
+    if matches!(&flow, Flow::Respond(response) if matches!(response.body, Body::Empty | Body::Bytes(_)))
+        && asking.request.capacity() <= KEPT
+    {
+        asking.request.clear();
+        x.spare_buf = asking.request;
+    }
     flow
 }
 
@@ -296,6 +307,10 @@ impl Attempt {
     /// Reads until the head of the answer is complete, heads that another follows passed over.
     fn poll_head(&mut self, cx: &mut Context<'_>, x: &Exchange, settings: &Settings) -> Poll<Read> {
         loop {
+            // Whoever waits holds no block.
+            if let Err(error) = ready!(self.line.io.poll_read_ready(cx)) {
+                return Poll::Ready(Read::Failed(error));
+            }
             let mut block = Block::small();
             match ready!(self.line.io.poll_read(cx, &mut block)) {
                 Ok(0) => return Poll::Ready(Read::Closed),
