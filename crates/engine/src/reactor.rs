@@ -5,8 +5,8 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use pin_project_lite::pin_project;
@@ -18,21 +18,55 @@ use crate::timer::{Clock, Timers};
 use crate::tunnel;
 use crate::upstream::Pools;
 
+/// A number that only the thread of its reactor changes, and any thread may read.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    pub fn up(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    pub fn down(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+    }
+}
+
+/// What a reactor counts: connections and requests so far, connections that there are. Alone in its cache lines, so that
+/// no thread waits for another's.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Counts {
+    pub accepted: Count,
+    pub handled: Count,
+    pub requests: Count,
+    pub active: Count,
+    pub reading: Count,
+    pub writing: Count,
+    pub waiting: Count,
+}
+
 /// Counters of the whole worker.
 #[derive(Debug, Default)]
 pub struct Counters {
-    pub accepted: AtomicU64,
-    pub handled: AtomicU64,
-    pub requests: AtomicU64,
-    pub active: AtomicU64,
-    pub reading: AtomicU64,
-    pub writing: AtomicU64,
-    pub waiting: AtomicU64,
-    pub tunnels: AtomicU64,
+    reactors: Mutex<Vec<Arc<Counts>>>,
     numbers: AtomicU64,
 }
 
 impl Counters {
+    /// A reactor's own, which count from now on.
+    fn join(&self) -> Arc<Counts> {
+        let counts = Arc::default();
+        self.reactors.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&counts));
+        counts
+    }
+
+    /// One of the counts over all reactors.
+    pub fn sum(&self, count: impl Fn(&Counts) -> &Count) -> u64 {
+        let reactors = self.reactors.lock().unwrap_or_else(PoisonError::into_inner);
+        reactors.iter().map(|counts| count(counts).0.load(Ordering::Relaxed)).sum()
+    }
+
     /// The next `$connection`.
     pub fn next_connection(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed) + 1
@@ -52,6 +86,7 @@ pub struct Reactor {
     tasks: Cell<usize>,
     all_done: RefCell<Option<Waker>>,
     pub counters: Arc<Counters>,
+    pub counts: Arc<Counts>,
     pub pools: Pools,
     /// Heads of upstream responses that wait for their next use; boxed, as they travel.
     #[expect(clippy::vec_box, reason = "a head is large and is handed from task to task")]
@@ -134,6 +169,7 @@ impl Reactor {
             tunnels: RefCell::default(),
             tasks: Cell::new(0),
             all_done: RefCell::default(),
+            counts: counters.join(),
             counters,
             pools: Pools::default(),
             heads: RefCell::default(),

@@ -10,7 +10,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -240,14 +239,14 @@ async fn accept_all(reactor: Rc<Reactor>, address: Address, listener: Listener) 
         &timers,
         ACCEPT_PAUSE,
         |socket, peer| {
-            reactor.counters.accepted.fetch_add(1, Ordering::Relaxed);
+            reactor.counts.accepted.up();
             let generation = reactor.current();
             if reactor.tasks() as u64 >= generation.worker_connections {
                 let limit = generation.worker_connections;
                 generation.log.write(Level::Alert, format_args!("{limit} worker_connections are not enough"));
                 return;
             }
-            reactor.counters.handled.fetch_add(1, Ordering::Relaxed);
+            reactor.counts.handled.up();
             reactor.spawn(accept::serve_accepted(Rc::clone(&reactor), Arc::clone(&address), socket, peer));
         },
         |severity, error| {

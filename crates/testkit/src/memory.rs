@@ -6,7 +6,6 @@
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -63,8 +62,9 @@ impl Talk {
                 Address::Ip(at) => Address::Ip((Ipv4Addr::LOCALHOST, at.port()).into()),
                 Address::Unix(_) => listener.clone(),
             };
-            for counter in [&counters.accepted, &counters.handled, &counters.active] {
-                counter.fetch_add(1, Ordering::Relaxed);
+            let counts = Arc::clone(&reactor.counts);
+            for count in [&counts.accepted, &counts.handled, &counts.active] {
+                count.up();
             }
             let connection = accepted(&reactor, generation, peer, local, 0);
             let io = Io::Plain(Socket::from(server));
@@ -76,7 +76,7 @@ impl Talk {
             drop(talk.client);
             let ended = time::timeout(PATIENCE, served).await.map_err(|_| "the server goes on".to_owned());
             let played = played.and(ended.map(|served| served.expect("a server that does not panic")));
-            counters.active.fetch_sub(1, Ordering::Relaxed);
+            counts.active.down();
             (played, String::from_utf8_lossy(&talk.received).into_owned())
         });
         match outcome {

@@ -2,19 +2,18 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::http::connection::{self, Start};
 use crate::io::{Address, Io, Socket};
-use crate::reactor::{Counters, Reactor};
+use crate::reactor::{Counts, Reactor};
 use crate::tls::{self, Accepted};
 
 /// Counts a connection as active while it lives.
-struct Active(Arc<Counters>);
+struct Active(Arc<Counts>);
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.active.down();
     }
 }
 
@@ -22,8 +21,8 @@ impl Drop for Active {
 ///
 /// `listener` is the address of the listening socket, as it is among the generation's sockets.
 pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket: Socket, peer: Address) {
-    reactor.counters.active.fetch_add(1, Ordering::Relaxed);
-    let _active = Active(Arc::clone(&reactor.counters));
+    reactor.counts.active.up();
+    let _active = Active(Arc::clone(&reactor.counts));
     let generation = reactor.current();
     // A socket that is gone already has no address any more, and nobody to be told.
     let Ok(local) = socket.local_addr() else { return };

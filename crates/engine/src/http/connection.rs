@@ -7,7 +7,6 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use weir_ir::LocationId;
@@ -22,7 +21,7 @@ use crate::http::{Client, Exchange, phases, router, send};
 use crate::http1::request::{Head, Parsed, Reject};
 use crate::http1::{Browser, Known};
 use crate::io::{Address, Buf, Io, scratch};
-use crate::reactor::{Idle, Peer, Reactor};
+use crate::reactor::{Count, Idle, Peer, Reactor};
 use crate::tls::Unauthorized;
 use crate::tunnel::{self, Call, Side};
 use crate::upstream::PeerGuard;
@@ -90,18 +89,18 @@ pub async fn serve_from(
 }
 
 /// Counts a connection as in one state for as long as it is.
-struct During<'c>(&'c AtomicU64);
+struct During<'c>(&'c Count);
 
 impl<'c> During<'c> {
-    fn new(counter: &'c AtomicU64) -> Self {
-        counter.fetch_add(1, Ordering::Relaxed);
-        Self(counter)
+    fn new(count: &'c Count) -> Self {
+        count.up();
+        Self(count)
     }
 }
 
 impl Drop for During<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.down();
     }
 }
 
@@ -140,12 +139,12 @@ impl Serving {
         let pipelined = !x.client.input.is_empty();
         let started = Cell::new(None);
         let reactor = Rc::clone(&self.reactor);
-        let mut counted = During::new(&reactor.counters.waiting);
+        let mut counted = During::new(&reactor.counts.waiting);
         let idle = Rc::clone(&self.idle);
-        let reads = || counted = During::new(&reactor.counters.reading);
+        let reads = || counted = During::new(&reactor.counts.reading);
         let arrival = idle.bounded(pin!(self.head(x, first, &started, reads))).await;
         drop(counted);
-        let _writing = During::new(&reactor.counters.writing);
+        let _writing = During::new(&reactor.counts.writing);
         self.idle.works();
         x.client.timer.clear();
         let refused = match arrival {
@@ -167,7 +166,7 @@ impl Serving {
         let outlived = self.adopt();
         let requests = self.connection.requests.get() + 1;
         self.connection.requests.set(requests);
-        reactor.counters.requests.fetch_add(1, Ordering::Relaxed);
+        reactor.counts.requests.up();
         let found = router::find(&self.served, self.connection.address(), x.head.host());
         let (server, regex) = found.unwrap_or((self.server, None));
         x.begin(&self.served, server);
@@ -610,8 +609,8 @@ fn start_tunnel(mut x: Exchange, tunnel: Tunnel, end: Option<u64>) {
         logs,
         failures,
     };
-    for counter in task.counters() {
-        counter.fetch_add(1, Ordering::Relaxed);
+    for count in task.counts() {
+        count.up();
     }
     reactor.spawn(task);
 }
@@ -672,9 +671,10 @@ impl Failures {
 }
 
 impl RunningTunnel {
-    fn counters(&self) -> [&AtomicU64; 3] {
-        let counters = &self.reactor.counters;
-        [&counters.tunnels, &counters.active, &counters.writing]
+    /// What a tunnel is to be counted as.
+    fn counts(&self) -> [&Count; 2] {
+        let counts = &self.reactor.counts;
+        [&counts.active, &counts.writing]
     }
 }
 
@@ -709,8 +709,8 @@ impl Future for RunningTunnel {
 
 impl Drop for RunningTunnel {
     fn drop(&mut self) {
-        for counter in self.counters() {
-            counter.fetch_sub(1, Ordering::Relaxed);
+        for count in self.counts() {
+            count.down();
         }
     }
 }

@@ -1,12 +1,10 @@
 //! `ngx_http_stub_status_module`: how many connections and requests there are.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use weir_engine::contract::{Content, Flow, Install, Step, Variable};
 use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Response, variables};
 use weir_engine::http1::Method;
-use weir_engine::reactor::Counters;
+use weir_engine::reactor::{Count, Counts};
 use weir_ir::contract::{Contexts, Directive, Module, Takes};
 use weir_syntax::Diagnostic;
 
@@ -47,8 +45,8 @@ impl Install for StubStatus {
     }
 }
 
-fn read(x: &Exchange, counter: impl Fn(&Counters) -> &AtomicU64) -> u64 {
-    counter(&x.reactor.counters).load(Ordering::Relaxed)
+fn read(x: &Exchange, count: impl Fn(&Counts) -> &Count) -> u64 {
+    x.reactor.counters.sum(count)
 }
 
 struct Status;
