@@ -90,8 +90,8 @@ impl Demo {
         assert!(self.child.wait().unwrap().success());
         assert_eq!(kill(self.master, None), Err(Errno::ESRCH));
         assert!(!self.folder.exists());
-        assert!(TcpStream::connect(self.http).is_err());
-        assert!(TcpStream::connect(self.https).is_err());
+        // The log's other end is held by every process that there was. (Their ports may be another test's by now.)
+        assert!(self.log.all(|line| line.is_ok()));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::sys::signal::{Signal, kill};
@@ -394,7 +395,9 @@ fn it_serves_without_privileges() {
     // Nobody may not be able to reach the executable where it was built.
     let copy = Folder::new(&[]);
     let program = copy.path().join("nginx");
-    std::fs::copy(executable(), &program).expect("a copy of the executable");
+    // By another process: one that another test starts meanwhile would inherit the copy open for writing.
+    let copied = Command::new("cp").arg(executable()).arg(&program).status();
+    assert!(copied.is_ok_and(|status| status.success()), "no copy of the executable");
     let root = nix::unistd::geteuid().is_root();
     let program = program.display().to_string();
     let names = names(&origin, "user nobody;", "here");
