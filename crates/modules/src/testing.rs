@@ -1,6 +1,8 @@
 //! For tests: a site of all modules, asked in memory over a socket pair.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
 use weir_engine::contract::{AnyInstall, Content, Flow, Install, Step};
@@ -58,9 +60,49 @@ impl Content for Answering {
     }
 }
 
+thread_local! {
+    /// What the next request of this thread is for.
+    static RUN: RefCell<Option<Box<dyn FnOnce(&mut Exchange)>>> = const { RefCell::new(None) };
+}
+
+/// Content for [`with_exchange`].
+struct Run;
+
+impl Module for Run {
+    const NAME: &'static str = "test_run";
+    type Main = ();
+    type Scope = ();
+    const DIRECTIVES: &'static [Directive<Self>] = &[];
+}
+
+impl Install for Run {
+    fn install((): &(), plan: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
+        plan.handlers.content.push(Box::new(Run));
+        Ok(())
+    }
+}
+
+impl Content for Run {
+    fn respond<'a>(&'a self, x: &'a mut Exchange) -> Step<'a> {
+        let Some(run) = RUN.take() else { return Step::Now(Flow::Decline) };
+        run(x);
+        Step::Now(Flow::Answer(204))
+    }
+}
+
+/// Does something that needs an exchange with one.
+#[track_caller]
+pub(crate) fn with_exchange<T: 'static>(run: impl FnOnce(&mut Exchange) -> T + 'static) -> T {
+    let made = Rc::new(Cell::new(None));
+    let kept = Rc::clone(&made);
+    RUN.set(Some(Box::new(move |x| kept.set(Some(run(x))))));
+    Site::new("server { location / { } }").get("/", "");
+    made.take().expect("it was run")
+}
+
 fn modules() -> Modules {
     static HTTP: LazyLock<Vec<&dyn AnyInstall>> =
-        LazyLock::new(|| [&[&Answer as &dyn AnyInstall], crate::HTTP].concat());
+        LazyLock::new(|| [&[&Answer as &dyn AnyInstall, &Run], crate::HTTP].concat());
     Modules { http: &HTTP, upstream: crate::UPSTREAM }
 }
 
@@ -132,7 +174,7 @@ impl Site {
     }
 
     /// Puts a file into the site's folder.
-    pub(crate) fn with(self, name: &str, text: &str) -> Self {
+    pub(crate) fn with(self, name: &str, text: impl AsRef<[u8]>) -> Self {
         self.folder.write(name, text);
         self
     }

@@ -75,10 +75,12 @@ pub(crate) enum Value {
 }
 
 /// What is the same for a request and its subrequests.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Shared {
     values: RefCell<Vec<Value>>,
     request_id: Cell<Option<[u8; 32]>>,
+    /// What modules remember.
+    remembered: RefCell<Vec<(TypeId, Rc<dyn Any>)>>,
 }
 
 /// Groups of the last regular expression that matched.
@@ -168,8 +170,6 @@ pub struct Exchange {
     captures: RefCell<Captures>,
     shared: Rc<Shared>,
     extensions: Vec<(TypeId, Box<dyn Any>)>,
-    /// What modules remember of the whole request, over internal redirects too.
-    remembered: Vec<(TypeId, Rc<dyn Any>)>,
     /// The request that this one is a part of.
     pub(crate) within: Option<Within>,
     /// Subrequests that run beside this request, which does not end before them.
@@ -239,7 +239,6 @@ impl Exchange {
             within: None,
             background: Vec::new(),
             extensions: Vec::new(),
-            remembered: Vec::new(),
             guards: Vec::new(),
             head: Head::new(),
             reactor,
@@ -293,7 +292,6 @@ impl Exchange {
         self.real_peer = None;
         self.answer_type = None;
         self.extensions.clear();
-        self.remembered.clear();
         self.guards.clear();
         self.uri.clear();
         self.args.clear();
@@ -307,6 +305,7 @@ impl Exchange {
             Some(shared) => {
                 shared.values.get_mut().clear();
                 shared.request_id.set(None);
+                shared.remembered.get_mut().clear();
             }
             // A subrequest outlives this one.
             None => self.shared = Rc::default(),
@@ -334,7 +333,6 @@ impl Exchange {
             body: self.body.shared(),
             host: self.host.clone(),
             real_peer: self.real_peer.clone(),
-            remembered: self.remembered.clone(),
             shared: Rc::clone(&self.shared),
             method_name: Some(b"GET"),
             uri_changed: true,
@@ -618,16 +616,19 @@ impl Exchange {
         self.extensions[at].1.downcast_mut().expect("the entry was found by its type")
     }
 
-    /// Remembers something for the whole request, unless something of its type is remembered.
-    pub fn remember<T: 'static>(&mut self, value: T) {
+    /// Remembers something for the whole request, over internal redirects and in its subrequests, unless something of its
+    /// type is remembered.
+    pub fn remember<T: 'static>(&self, value: T) {
         if self.remembered::<T>().is_none() {
-            self.remembered.push((TypeId::of::<T>(), Rc::new(value)));
+            self.shared.remembered.borrow_mut().push((TypeId::of::<T>(), Rc::new(value)));
         }
     }
 
-    pub fn remembered<T: 'static>(&self) -> Option<&T> {
+    pub fn remembered<T: 'static>(&self) -> Option<Rc<T>> {
         let id = TypeId::of::<T>();
-        self.remembered.iter().find(|(t, _)| *t == id).and_then(|(_, v)| v.downcast_ref())
+        let remembered = self.shared.remembered.borrow();
+        let (_, value) = remembered.iter().find(|(t, _)| *t == id)?;
+        Rc::clone(value).downcast().ok()
     }
 
     pub(crate) fn clear_extensions(&mut self) {

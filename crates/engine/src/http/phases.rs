@@ -63,7 +63,8 @@ async fn complete(x: &mut Exchange, generation: &Generation, mut flow: Flow) -> 
     }
 }
 
-/// Gives the response its final status and sends it through the filters of the location.
+/// Gives the response its final status and sends it through the filters of the location, each of which knows what of it
+/// is for a subrequest.
 ///
 /// # Errors
 /// A filter gave it up for the answer of this status.
@@ -86,10 +87,6 @@ fn finish(
         let mut headers = std::mem::take(&mut x.answer_headers);
         response.headers.iter().for_each(|(name, value)| headers.push(name, value));
         response.headers = headers;
-    }
-    if x.is_subrequest() {
-        // The filters are for what goes to the client.
-        return Ok(response);
     }
     for filter in &generation.location(x.location).handlers.filters {
         filter.filter(x, &mut response);

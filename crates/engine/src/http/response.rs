@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use crate::http::Exchange;
 use crate::http1::{Field, Known};
 use crate::io::Buf;
 
@@ -141,11 +142,11 @@ impl Headers {
 
 /// A body that is pulled by whoever sends it.
 pub trait Source {
-    /// Makes bytes ready. `Ok(true)`: [`Source::data`] has some; `Ok(false)`: the body is over.
+    /// Makes bytes ready for the exchange that answers with them. `Ok(true)`: [`Source::data`] has some; `Ok(false)`: the body is over.
     ///
     /// # Errors
     /// The body cannot be completed; what was sent is cut off and the connection closed.
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>>;
+    fn poll_ready(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>>;
     fn data(&self) -> &[u8];
     fn consume(&mut self, n: usize);
     /// Whether [`Source::data`] is all that is left, and no trailers follow: saves a turn at the end.
@@ -157,7 +158,7 @@ pub trait Source {
         false
     }
     /// Called once when the whole body was sent, or when sending was given up.
-    fn finish(&mut self, x: &mut super::Exchange, complete: bool) {
+    fn finish(&mut self, x: &mut Exchange, complete: bool) {
         let _ = (x, complete);
     }
     /// The trailer fields, once the body is over.
@@ -220,7 +221,7 @@ struct Whole {
 }
 
 impl Source for Whole {
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn poll_ready(&mut self, _: &mut Exchange, _: &mut Context<'_>) -> Poll<io::Result<bool>> {
         Poll::Ready(Ok(!self.data().is_empty()))
     }
 
@@ -250,7 +251,7 @@ struct FileSource {
 }
 
 impl Source for FileSource {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn poll_ready(&mut self, _: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         if !self.piece.is_empty() {
             return Poll::Ready(Ok(true));
         }
@@ -290,8 +291,8 @@ impl Source for FileSource {
 
 /// Fields that are known only when the body is over.
 pub trait Trailers: Send + Sync {
-    /// Adds them with [`super::Exchange::add_trailer`], one by one: a value may ask for what stands before it.
-    fn append(&self, x: &super::Exchange);
+    /// Adds them with [`Exchange::add_trailer`], one by one: a value may ask for what stands before it.
+    fn append(&self, x: &Exchange);
 }
 
 impl fmt::Debug for dyn Trailers {
@@ -401,6 +402,14 @@ impl Response {
         self.allow_ranges = false;
         self.headers.remove(b"Accept-Ranges");
         self.weaken_etag();
+    }
+
+    /// What was known of the body's age does not hold for what is made of it (`ngx_http_clear_last_modified`,
+    /// `ngx_http_clear_etag`).
+    pub fn clear_validators(&mut self) {
+        self.last_modified = None;
+        self.headers.remove(b"Last-Modified");
+        self.headers.remove(b"ETag");
     }
 
     /// The body is no longer the same byte by byte (`ngx_http_weak_etag`).

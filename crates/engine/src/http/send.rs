@@ -404,7 +404,7 @@ async fn send_stream(x: &mut Exchange, head: &mut Buf, source: &mut dyn Source) 
             if chunks.started && !head.is_empty() {
                 ready!(poll_write_some(x, cx, head))?;
             }
-            match source.poll_ready(cx) {
+            match source.poll_ready(x, cx) {
                 Poll::Ready(Ok(true)) => ready!(poll_write_piece(x, cx, head, source, &mut chunks))?,
                 Poll::Ready(Ok(false)) => {
                     if x.chunked && !chunks.over {

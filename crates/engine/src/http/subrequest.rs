@@ -1,9 +1,9 @@
 //! Subrequests: what one request asks of its own server on its way (nginx: `ngx_http_subrequest`).
 //!
 //! A subrequest is an exchange of its own with the head, the peer and the variables of the request that it is a part
-//! of, and of that request's body what was read already. It begins with the server's rewriting, is internal, passes no
-//! access phase and no filter. Its answer is captured ([`Exchange::ask`]), becomes a piece of a body ([`Included`]) or is
-//! thrown away ([`Exchange::spawn`]).
+//! of, and of that request's body what was read already. It begins with the server's rewriting, is internal and passes no
+//! access phase. Its answer is captured ([`Exchange::ask`]), becomes a piece of a body ([`Included`]) or is thrown away
+//! ([`Exchange::spawn`]).
 
 use std::future::Future;
 use std::io;
@@ -17,18 +17,20 @@ use tokio::sync::oneshot;
 use weir_syntax::Level;
 
 use crate::http::connection::log;
-use crate::http::response::Source;
+use crate::http::response::{Source, Text};
 use crate::http::{Body, Exchange, phases};
 
 /// How deep subrequests may make subrequests.
 const DEPTH: u8 = 50;
 
 /// What a subrequest knows of those around it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Within {
     depth: u8,
     /// The method of the outermost, where it is another than the head's.
     method_name: Option<&'static [u8]>,
+    /// The charset that the outermost answers in, where the head of its answer is made.
+    charset: Option<Text>,
 }
 
 /// A subrequest that was answered. The head of the answer is in its exchange.
@@ -71,8 +73,19 @@ impl Exchange {
 
     /// `$request_method`: subrequests have that of the request that they are a part of.
     pub(crate) fn main_method_name(&self) -> &[u8] {
-        let name = self.within.map_or(self.method_name, |within| within.method_name);
+        let name = self.within.as_ref().map_or(self.method_name, |within| within.method_name);
         name.unwrap_or_else(|| self.head.method_name())
+    }
+
+    /// The charset that the outermost request answers in, as far as that is settled.
+    pub fn main_charset(&self) -> Option<&[u8]> {
+        self.within.as_ref()?.charset.as_deref()
+    }
+
+    fn answer_charset(&self) -> Option<Text> {
+        let response = self.response.as_ref()?;
+        let in_type = || response.media_type().1.map(|charset| Text::Owned(charset.to_vec()));
+        response.charset.clone().or_else(in_type)
     }
 
     /// A GET of another path of this server, which is still to be run.
@@ -80,16 +93,16 @@ impl Exchange {
     /// # Errors
     /// 500 where subrequests make subrequests without end, which is logged.
     pub fn subrequest(&self, uri: &[u8], args: &[u8]) -> Result<Box<Exchange>, u16> {
-        let (depth, method_name) = match self.within {
-            Some(Within { depth, method_name }) => (depth + 1, method_name),
-            None => (0, self.method_name),
+        let within = match &self.within {
+            Some(within) => Within { depth: within.depth + 1, ..within.clone() },
+            None => Within { depth: 0, method_name: self.method_name, charset: self.answer_charset() },
         };
-        if depth > DEPTH {
+        if within.depth > DEPTH {
             let uri = String::from_utf8_lossy(uri);
             self.log(Level::Error, format_args!("subrequests cycle while processing \"{uri}\""));
             return Err(500);
         }
-        let mut part = Box::new(self.part(Within { depth, method_name }));
+        let mut part = Box::new(self.part(within));
         part.uri.extend_from_slice(uri);
         part.args.extend_from_slice(args);
         Ok(part)
@@ -150,6 +163,8 @@ async fn run(mut part: Box<Exchange>) -> Answer {
 pub struct Included(State);
 
 enum State {
+    /// To be asked for by its path.
+    Named(Box<[u8]>),
     Waits(Box<Exchange>),
     Runs(Pin<Box<dyn Future<Output = Answer>>>),
     Comes(Box<Exchange>, Box<dyn Source>),
@@ -160,12 +175,21 @@ impl Included {
     pub fn new(part: Box<Exchange>) -> Self {
         Self(State::Waits(part))
     }
+
+    /// Of a path, for a request whose own answer is still to be made.
+    pub fn later(uri: &[u8]) -> Self {
+        Self(State::Named(uri.into()))
+    }
 }
 
 impl Source for Included {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn poll_ready(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
             self.0 = match mem::replace(&mut self.0, State::Over) {
+                State::Named(uri) => match x.subrequest(&uri, b"") {
+                    Ok(part) => State::Waits(part),
+                    Err(_) => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+                },
                 State::Waits(part) => State::Runs(Box::pin(run(part))),
                 State::Runs(mut running) => match running.as_mut().poll(cx) {
                     Poll::Pending => {
@@ -179,7 +203,7 @@ impl Source for Included {
                     Poll::Ready(Answer { x, body, .. }) => State::Comes(x, body.into_source()),
                 },
                 State::Comes(mut part, mut source) => {
-                    let polled = source.poll_ready(cx);
+                    let polled = source.poll_ready(&mut part, cx);
                     if matches!(polled, Poll::Ready(Ok(true)) | Poll::Pending) {
                         self.0 = State::Comes(part, source);
                         return polled;
@@ -209,7 +233,7 @@ impl Source for Included {
         match &self.0 {
             State::Runs(_) => true,
             State::Comes(_, source) => source.ends_with_client(),
-            State::Waits(_) | State::Over => false,
+            State::Named(_) | State::Waits(_) | State::Over => false,
         }
     }
 
@@ -235,9 +259,9 @@ impl Chain {
 }
 
 impl Source for Chain {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn poll_ready(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         while let Some(part) = self.parts.get_mut(self.at) {
-            if ready!(part.poll_ready(cx))? {
+            if ready!(part.poll_ready(x, cx))? {
                 return Poll::Ready(Ok(true));
             }
             self.at += 1;

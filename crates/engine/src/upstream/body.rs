@@ -219,7 +219,7 @@ impl UpstreamBody {
 }
 
 impl Source for UpstreamBody {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn poll_ready(&mut self, _: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
             if !self.ready.is_empty() {
                 return Poll::Ready(Ok(true));

@@ -71,14 +71,15 @@ struct Adding {
 
 impl Filter for Adding {
     fn filter(&self, x: &mut Exchange, response: &mut Response) {
-        if response.status != 200 || matches!(response.body, Body::Tunnel(_)) || !self.types.has(response) {
+        if x.is_subrequest()
+            || response.status != 200
+            || matches!(response.body, Body::Tunnel(_))
+            || !self.types.has(response)
+        {
             return;
         }
         response.body_changes();
-        let added = |uri: &[u8]| {
-            let part = (!uri.is_empty()).then(|| x.subrequest(uri, b"").ok()).flatten()?;
-            Some(Box::new(Included::new(part)) as Box<dyn Source>)
-        };
+        let added = |uri: &[u8]| (!uri.is_empty()).then(|| Box::new(Included::later(uri)) as Box<dyn Source>);
         let body = mem::take(&mut response.body).into_source();
         let parts = [added(&self.before), Some(body), added(&self.after)];
         response.body = Body::Stream(Box::new(Chain::new(parts.into_iter().flatten().collect())));
@@ -147,5 +148,25 @@ mod tests {
         assert!(header(&etag, "ETag").unwrap().starts_with("W/\""), "{etag}");
         let ranged = site.get("/file.html", "Range: bytes=0-1\r\n");
         assert!(ranged.starts_with("HTTP/1.1 200"), "{ranged}");
+    }
+
+    #[test]
+    fn parts_have_filters_of_their_own() {
+        let site = Site::new(
+            "charset_map koi8-r utf-8 { C0 D18E; } default_type text/html; server { root %DIR%; \
+             location = / { charset utf-8; add_after_body /after.html; answer 200 text/html own; } \
+             location = /untold { add_after_body /after.html; answer 200 text/html own; } \
+             location = /after.html { source_charset koi8-r; charset koi8-r; sub_filter old new; add_header X y; \
+             gzip on; gzip_min_length 0; add_before_body /; } }",
+        )
+        .with("after.html", b" old \xc0");
+        let answer = site.get("/", "Range: bytes=0-1\r\nAccept-Encoding: gzip\r\n");
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("own\r\n7\r\n new ю\r\n0\r\n\r\n"),
+            "{answer}"
+        );
+        assert_eq!((header(&answer, "X"), header(&answer, "Content-Encoding")), (None, None));
+        let untold = site.get("/untold", "");
+        assert!(untold.ends_with("own\r\n6\r\n new \u{fffd}\r\n0\r\n\r\n"), "{untold}");
     }
 }

@@ -103,7 +103,7 @@ struct Transformed<T> {
 }
 
 impl<T: Transform> Transformed<T> {
-    fn fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn fill(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         while self.stage != Stage::Over && self.out.len() < ROOM {
             if self.stage == Stage::Ending {
                 if self.change.end(&mut self.out)? {
@@ -116,7 +116,7 @@ impl<T: Transform> Transformed<T> {
                 cx.waker().wake_by_ref();
                 break;
             }
-            match self.inner.poll_ready(cx) {
+            match self.inner.poll_ready(x, cx) {
                 Poll::Ready(Ok(true)) => {
                     let taken = self.change.push(self.inner.data(), &mut self.out)?;
                     self.inner.consume(taken);
@@ -140,14 +140,14 @@ impl<T: Transform> Transformed<T> {
 }
 
 impl<T: Transform> Source for Transformed<T> {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn poll_ready(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         if self.at < self.out.len() {
             return Poll::Ready(Ok(true));
         }
         self.at = 0;
         self.out.clear();
         self.out.reserve(ROOM);
-        self.fill(cx)
+        self.fill(x, cx)
     }
 
     fn data(&self) -> &[u8] {
@@ -227,7 +227,7 @@ impl Pieces {
 }
 
 impl Source for Pieces {
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn poll_ready(&mut self, _: &mut Exchange, _: &mut Context<'_>) -> Poll<io::Result<bool>> {
         if self.at == self.buffer.len() {
             if self.parts.is_empty() {
                 return Poll::Ready(Ok(false));
@@ -254,7 +254,7 @@ impl Source for Pieces {
 pub(super) struct Broken;
 
 impl Source for Broken {
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn poll_ready(&mut self, _: &mut Exchange, _: &mut Context<'_>) -> Poll<io::Result<bool>> {
         Poll::Ready(Err(io::ErrorKind::InvalidData.into()))
     }
 
@@ -270,6 +270,7 @@ pub(super) mod tests {
     use std::task::Waker;
 
     use super::*;
+    use crate::testing::with_exchange;
 
     /// What becomes of a body in one go.
     pub(in crate::http) fn pushed(body: &[u8], mut change: impl Transform) -> Vec<u8> {
@@ -284,7 +285,7 @@ pub(super) mod tests {
     }
 
     impl Source for Paused<'_> {
-        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        fn poll_ready(&mut self, _: &mut Exchange, _: &mut Context<'_>) -> Poll<io::Result<bool>> {
             self.pause = !self.pause;
             if self.pause { Poll::Pending } else { Poll::Ready(Ok(!self.body.is_empty())) }
         }
@@ -309,19 +310,21 @@ pub(super) mod tests {
             turn: 0,
             stage: Stage::Running,
         };
-        let mut all = vec![];
-        loop {
-            match source.poll_ready(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Ok(true)) => {
-                    // A client that takes half of it.
-                    let taken = source.data().len().div_ceil(2);
-                    all.extend_from_slice(&source.data()[..taken]);
-                    source.consume(taken);
+        with_exchange(move |x| {
+            let mut all = vec![];
+            loop {
+                match source.poll_ready(x, &mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(Ok(true)) => {
+                        // A client that takes half of it.
+                        let taken = source.data().len().div_ceil(2);
+                        all.extend_from_slice(&source.data()[..taken]);
+                        source.consume(taken);
+                    }
+                    Poll::Ready(Ok(false)) => return all,
+                    Poll::Ready(Err(error)) => panic!("{error}"),
+                    Poll::Pending => {}
                 }
-                Poll::Ready(Ok(false)) => return all,
-                Poll::Ready(Err(error)) => panic!("{error}"),
-                Poll::Pending => {}
             }
-        }
+        })
     }
 }

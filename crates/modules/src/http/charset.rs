@@ -317,14 +317,11 @@ struct Telling {
 
 impl Filter for Telling {
     fn filter(&self, x: &mut Exchange, response: &mut Response) {
-        if response.content_type.as_ref().is_none_or(|name| name.is_empty()) {
-            return;
-        }
         let (_, in_type) = response.media_type();
         let given = response.charset.as_deref().or(in_type).filter(|name| !name.is_empty());
         let Some(dst) = self.destination(x, response, given.is_some()) else { return };
         let Some(src) = given.map(Cow::Borrowed).or_else(|| self.source.name(x)) else {
-            tell(response, &dst);
+            tell(x, response, &dst);
             return;
         };
         let indices = (self.charsets.index(&src), self.charsets.index(&dst));
@@ -344,7 +341,7 @@ impl Filter for Telling {
             (None, None) if src.get(..dst.len()).is_some_and(|start| start.eq_ignore_ascii_case(&dst)) => {
                 // A charset that no one knows stays where the upstream named it.
                 if in_type.is_none() {
-                    tell(response, &dst);
+                    tell(x, response, &dst);
                 }
                 return;
             }
@@ -358,7 +355,7 @@ impl Filter for Telling {
             response.set_content_type(&media);
             response.upstream_type = false;
         }
-        tell(response, &dst);
+        tell(x, response, &dst);
         if let Some(table) = table {
             recode(table, x, response);
         }
@@ -366,8 +363,14 @@ impl Filter for Telling {
 }
 
 impl Telling {
-    /// The charset that the client shall have.
-    fn destination(&self, x: &Exchange, response: &Response, given: bool) -> Option<Cow<'_, [u8]>> {
+    /// The charset that the client shall have, be it what the answer is a part of.
+    fn destination<'d>(&'d self, x: &'d Exchange, response: &Response, given: bool) -> Option<Cow<'d, [u8]>> {
+        if x.is_subrequest() {
+            return x.main_charset().map(Cow::Borrowed);
+        }
+        if response.content_type.as_ref().is_none_or(|name| name.is_empty()) {
+            return None;
+        }
         if let Some(name) = response.override_charset.as_deref().filter(|name| !name.is_empty()) {
             if self.charsets.index(name).is_none() {
                 let name = String::from_utf8_lossy(name);
@@ -385,7 +388,10 @@ fn log_no_map(x: &Exchange, src: &[u8], dst: &[u8]) {
     x.log(Level::Error, String::from_utf8_lossy(&no_map(src, dst)));
 }
 
-fn tell(response: &mut Response, charset: &[u8]) {
+fn tell(x: &Exchange, response: &mut Response, charset: &[u8]) {
+    if x.is_subrequest() {
+        return;
+    }
     // Old browsers took the charset of a redirect for that of the page behind it.
     let told = !matches!(response.status, 301 | 302);
     response.charset = told.then(|| Cow::Owned(charset.to_vec()));

@@ -253,6 +253,9 @@ struct Adding {
 
 impl Filter for Adding {
     fn filter(&self, x: &mut Exchange, response: &mut Response) {
+        if x.is_subrequest() {
+            return;
+        }
         let safe = matches!(response.status, 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308);
         if let (Some(expires), true) = (&self.expires, safe) {
             expire(expires, x, response);

@@ -27,7 +27,7 @@ impl Install for NotModified {
 
 impl Filter for NotModified {
     fn filter(&self, x: &mut Exchange, response: &mut Response) {
-        if response.status != 200 || response.disable_not_modified {
+        if response.status != 200 || x.is_subrequest() || response.disable_not_modified {
             return;
         }
         let conditions = Conditions {

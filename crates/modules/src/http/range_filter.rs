@@ -61,7 +61,11 @@ enum Asked {
 impl Filter for RangeFilter {
     fn filter(&self, x: &mut Exchange, response: &mut Response) {
         let Some(length) = response.content_length else { return };
-        if x.head.version() < Version::HTTP_10 || response.status != 200 || !response.allow_ranges {
+        if x.is_subrequest()
+            || x.head.version() < Version::HTTP_10
+            || response.status != 200
+            || !response.allow_ranges
+        {
             return;
         }
         let most = x.location().core.max_ranges.unwrap_or(UNBOUNDED);
@@ -257,9 +261,9 @@ struct Part {
 }
 
 impl Source for Part {
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn poll_ready(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         while self.left > 0 {
-            match self.inner.poll_ready(cx) {
+            match self.inner.poll_ready(x, cx) {
                 Poll::Ready(Ok(true)) => {}
                 other => return other,
             }

@@ -109,9 +109,7 @@ impl Filter for Substituting {
         if self.last_modified {
             response.weaken_etag();
         } else {
-            response.last_modified = None;
-            response.headers.remove(b"Last-Modified");
-            response.headers.remove(b"ETag");
+            response.clear_validators();
         }
         // A body that is not sent is not read either.
         if x.method != Method::Head {

@@ -390,6 +390,9 @@ impl Ready {
 
 impl Filter for UserId {
     fn filter(&self, x: &mut Exchange, response: &mut Response) {
+        if x.is_subrequest() {
+            return;
+        }
         // A request that no phase saw has no place yet.
         x.extension_mut::<State>();
         let Some(ready) = x.location().attached::<Ready>() else { return };
