@@ -18,6 +18,7 @@ use weir_syntax::{Diagnostic, Level};
 
 use crate::contract::{AnyInstall, Check, Content, Evaluate, Family, Filter, LogHandler, Variable};
 use crate::errorlog::{self, Log, LogFile};
+use crate::http::Exchange;
 use crate::http::router::{Locations, ServerNames};
 use crate::http::template::{Assign, Piece, Reference};
 use crate::http::{Template, variables};
@@ -216,7 +217,7 @@ impl Generation {
         if !faults.is_empty() {
             return Err(faults);
         }
-        let Build { slots, upstreams, files, kept, .. } = build;
+        let Build { slots, upstreams, files, kept, keeps_upstream_headers, .. } = build;
         Ok(Self {
             number,
             locations,
@@ -226,7 +227,7 @@ impl Generation {
             slots,
             log,
             worker_connections: events.worker_connections.or(512),
-            keeps_upstream_headers: program.http.as_ref().is_some_and(uses_upstream_headers),
+            keeps_upstream_headers,
             shutdown_timeout: process.worker_shutdown_timeout.or(0),
             files,
             kept,
@@ -316,6 +317,7 @@ pub struct Build<'p> {
     files: HashMap<Arc<str>, Arc<LogFile>>,
     peers: Peers,
     kept: Kept,
+    keeps_upstream_headers: bool,
     pub before: Option<Arc<Generation>>,
     pub log: Log,
 }
@@ -335,7 +337,8 @@ impl<'p> Build<'p> {
             Origin::Declared | Origin::Unknown => Slot::Stored,
         });
         let (slots, upstreams, kept) = (slots.collect(), vec![], Kept::new());
-        Self { program, modules, slots, upstreams, files, peers, kept, before, log }
+        let keeps_upstream_headers = program.http.as_ref().is_some_and(uses_upstream_headers);
+        Self { program, modules, slots, upstreams, files, peers, kept, keeps_upstream_headers, before, log }
     }
 
     fn open_upstreams(&mut self) {
@@ -399,6 +402,23 @@ impl<'p> Build<'p> {
         own.map_or(Assign::Slot(id), Assign::Own)
     }
 
+    /// Every variable by name, for pages that name them. The headers of upstreams are kept for these too.
+    pub fn names(&mut self) -> Names {
+        self.keeps_upstream_headers = true;
+        let http = self.program.http.as_ref().expect("variables are of the http block");
+        let own = variables::VARIABLES.iter().chain(upstream::variables::VARIABLES);
+        let own = own.chain(self.modules.iter().flat_map(|m| m.variables()));
+        let mut pieces: HashMap<Box<str>, Piece> =
+            own.map(|own| (own.name.into(), Piece::Get(own.get))).collect();
+        for index in 0..http.variables.entries.len() {
+            let id = VariableId(index as u32);
+            pieces.insert(http.variables.name(id).into(), self.reference(id).piece);
+        }
+        let families = variables::FAMILIES.iter().chain(upstream::variables::FAMILIES);
+        let families = families.chain(self.modules.iter().flat_map(|m| m.families()));
+        Names { pieces, families: families.copied().collect() }
+    }
+
     /// A variable by itself.
     pub fn reference(&self, id: VariableId) -> Reference {
         let http = self.program.http.as_ref();
@@ -406,9 +426,12 @@ impl<'p> Build<'p> {
         // A declared variable shadows a changeable one of weir's own only in its slot.
         let piece = if variables.entries[id.0 as usize].origin == Origin::Declared {
             match self.builtin(variables.name(id)) {
-                Some(own) if own.replaceable => Piece::SlotOr(id, own.get),
-                Some(own) => Piece::Get(own.get),
-                None => Piece::Slot(id),
+                Some(own) if !own.replaceable => Piece::Get(own.get),
+                Some(_) => Piece::SlotOr(id, self.piece(variables.name(id), id).into()),
+                None => match self.piece(variables.name(id), id) {
+                    slot @ Piece::Slot(_) => slot,
+                    own => Piece::SlotOr(id, own.into()),
+                },
             }
         } else {
             self.piece(variables.name(id), id)
@@ -445,6 +468,23 @@ impl<'p> Build<'p> {
             Some((family, rest)) => Piece::GetOf(family.get, rest.into()),
             None => Piece::Slot(id),
         }
+    }
+}
+
+/// Variables by name, for names that only a request brings (`<!--#echo var="…" -->`).
+pub struct Names {
+    pieces: HashMap<Box<str>, Piece>,
+    families: Vec<Family>,
+}
+
+impl Names {
+    /// Appends the value of the variable of that name in lower case; false where there is none, or it has no value.
+    pub fn append(&self, name: &str, x: &Exchange, out: &mut Vec<u8>) -> bool {
+        if let Some(piece) = self.pieces.get(name) {
+            return piece.append(x, out);
+        }
+        let found = self.families.iter().find_map(|f| name.strip_prefix(f.prefix).map(|rest| (f.get, rest)));
+        found.is_some_and(|(get, rest)| get(x, rest, out))
     }
 }
 

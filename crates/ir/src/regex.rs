@@ -37,32 +37,46 @@ impl Regex {
     /// # Errors
     /// `pcre2_compile() failed: … in "…" at "…"`.
     pub fn compile(pattern: &[u8], caseless: bool, call: &mut Call<'_>) -> Result<Self, Fault> {
+        let mut built = Self::build(pattern, caseless, true).map_err(|message| call.fail(message))?;
+        let names: Vec<_> = built.names().map(|(index, name)| (index, name.to_ascii_lowercase())).collect();
+        let declared: Result<Vec<_>, Fault> =
+            names.iter().map(|(index, name)| Ok((*index, call.declare(name, true)?))).collect();
+        built.named = declared?.into();
+        Ok(built)
+    }
+
+    /// Compiles a pattern that is used once, whose named captures are the caller's.
+    ///
+    /// # Errors
+    /// As for [`Regex::compile`].
+    pub fn for_once(pattern: &[u8]) -> Result<Self, Vec<u8>> {
+        Self::build(pattern, false, false)
+    }
+
+    fn build(pattern: &[u8], caseless: bool, jit: bool) -> Result<Self, Vec<u8>> {
         let text = as_text(pattern);
-        let built = RegexBuilder::new().caseless(caseless).jit_if_available(true).build(&text);
-        let compiled = match built {
-            Ok(compiled) => compiled,
-            Err(error) => {
-                let at = error.offset().unwrap_or(0);
-                let at = if matches!(text, Cow::Borrowed(_)) { at } else { written_from(pattern, at) };
-                let reason = error.to_string();
-                let reason = reason
-                    .rsplit_once("at offset")
-                    .map_or(reason.as_str(), |(_, r)| r.split_once(": ").map_or(r, |(_, text)| text));
-                let start = format!("pcre2_compile() failed: {reason} in \"");
-                let message = match pattern.get(at..) {
-                    Some(tail @ [_, ..]) => [start.as_bytes(), pattern, b"\" at \"", tail, b"\""].concat(),
-                    Some([]) | None => [start.as_bytes(), pattern, b"\""].concat(),
-                };
-                return Err(call.fail(message));
+        let mut builder = RegexBuilder::new();
+        builder.caseless(caseless).jit_if_available(jit);
+        let compiled = builder.build(&text).map_err(|error| {
+            let at = error.offset().unwrap_or(0);
+            let at = if matches!(text, Cow::Borrowed(_)) { at } else { written_from(pattern, at) };
+            let reason = error.to_string();
+            let reason = reason
+                .rsplit_once("at offset")
+                .map_or(reason.as_str(), |(_, r)| r.split_once(": ").map_or(r, |(_, text)| text));
+            let start = format!("pcre2_compile() failed: {reason} in \"");
+            match pattern.get(at..) {
+                Some(tail @ [_, ..]) => [start.as_bytes(), pattern, b"\" at \"", tail, b"\""].concat(),
+                Some([]) | None => [start.as_bytes(), pattern, b"\""].concat(),
             }
-        };
-        let mut named = vec![];
-        for (index, name) in compiled.capture_names().iter().enumerate() {
-            if let Some(name) = name {
-                named.push((index, call.declare(&name.to_ascii_lowercase(), true)?));
-            }
-        }
-        Ok(Self { compiled: Arc::new(compiled), source: pattern.into(), caseless, named: named.into() })
+        })?;
+        Ok(Self { compiled: Arc::new(compiled), source: pattern.into(), caseless, named: Arc::new([]) })
+    }
+
+    /// The names of its groups.
+    pub fn names(&self) -> impl Iterator<Item = (usize, &str)> {
+        let names = self.compiled.capture_names().iter().enumerate();
+        names.filter_map(|(index, name)| Some((index, name.as_deref()?)))
     }
 
     pub fn source(&self) -> &[u8] {

@@ -66,6 +66,8 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     // Texts are looked for as the upstream wrote them, so before they are recoded.
     &http::Sub,
     &http::Charset,
+    // What its pages include has been through the filters above on its own.
+    &http::Ssi,
     // Compression of whatever the filters before made of the body; what depended on the client is told after it.
     &http::Gzip,
     &http::GzipOk,

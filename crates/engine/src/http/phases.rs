@@ -15,6 +15,7 @@ use crate::contract::{Check, Flow, Step};
 use crate::generation::{ContentHandler, Generation};
 use crate::http::router::{self, Found};
 use crate::http::special;
+use crate::http::subrequest;
 use crate::http::{Body, Exchange, Response};
 use crate::http1::uri::{Escape, escape};
 use crate::upstream;
@@ -58,7 +59,10 @@ async fn complete(x: &mut Exchange, generation: &Generation, mut flow: Flow) -> 
                 Ok(response) => return response,
                 Err(code) => Flow::Answer(code),
             },
-            Flow::Answer(code) => special::answer(x, code),
+            Flow::Answer(code) => match x.take_stub() {
+                Some(stub) => Flow::Respond(stub),
+                None => special::answer(x, code),
+            },
         };
     }
 }
@@ -87,6 +91,9 @@ fn finish(
         let mut headers = std::mem::take(&mut x.answer_headers);
         response.headers.iter().for_each(|(name, value)| headers.push(name, value));
         response.headers = headers;
+    }
+    if let Some(stub) = x.take_stub() {
+        response.body = subrequest::or(response.body, stub.body);
     }
     for filter in &generation.location(x.location).handlers.filters {
         filter.filter(x, &mut response);

@@ -153,6 +153,10 @@ pub trait Source {
     fn is_last(&self) -> bool {
         false
     }
+    /// Whether a head that was not sent yet waits for it while nothing is ready: it is made here, and may fail.
+    fn holds_head(&self) -> bool {
+        false
+    }
     /// Whether nobody else has a use for it once the client is gone, which is then looked at while nothing is ready.
     fn ends_with_client(&self) -> bool {
         false

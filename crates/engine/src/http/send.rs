@@ -414,14 +414,18 @@ async fn send_stream(x: &mut Exchange, head: &mut Buf, source: &mut dyn Source) 
                     return poll_write_all(x, cx, head);
                 }
                 Poll::Ready(Err(_)) => {
-                    ready!(poll_write_all(x, cx, head))?;
+                    if chunks.started || !source.holds_head() {
+                        ready!(poll_write_all(x, cx, head))?;
+                    }
                     return Poll::Ready(Err(SendError::Body));
                 }
                 Poll::Pending => {
-                    // The body comes in pieces, and each is for the client at once.
-                    x.set_nodelay();
-                    chunks.started = true;
-                    ready!(poll_write_all(x, cx, head))?;
+                    if chunks.started || !source.holds_head() {
+                        // The body comes in pieces, and each is for the client at once.
+                        x.set_nodelay();
+                        chunks.started = true;
+                        ready!(poll_write_all(x, cx, head))?;
+                    }
                     if source.ends_with_client() && x.poll_client_gone(cx) {
                         x.log_client_gone("reading upstream");
                         let gone = io::ErrorKind::ConnectionAborted.into();

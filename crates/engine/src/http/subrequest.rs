@@ -18,19 +18,23 @@ use weir_syntax::Level;
 
 use crate::http::connection::log;
 use crate::http::response::{Source, Text};
-use crate::http::{Body, Exchange, phases};
+use crate::http::{Body, Exchange, Headers, Response, phases};
 
 /// How deep subrequests may make subrequests.
 const DEPTH: u8 = 50;
 
 /// What a subrequest knows of those around it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Within {
     depth: u8,
     /// The method of the outermost, where it is another than the head's.
     method_name: Option<&'static [u8]>,
     /// The charset that the outermost answers in, where the head of its answer is made.
     charset: Option<Text>,
+    /// Its answer is kept in memory, and has no parts of its own.
+    in_memory: bool,
+    /// What it answers with where it fails, or has no bytes.
+    stub: Option<Box<Response>>,
 }
 
 /// A subrequest that was answered. The head of the answer is in its exchange.
@@ -93,15 +97,21 @@ impl Exchange {
     /// # Errors
     /// 500 where subrequests make subrequests without end, which is logged.
     pub fn subrequest(&self, uri: &[u8], args: &[u8]) -> Result<Box<Exchange>, u16> {
-        let within = match &self.within {
-            Some(within) => Within { depth: within.depth + 1, ..within.clone() },
-            None => Within { depth: 0, method_name: self.method_name, charset: self.answer_charset() },
+        let (depth, method_name, charset) = match &self.within {
+            Some(within) => (within.depth + 1, within.method_name, within.charset.clone()),
+            None => (0, self.method_name, self.answer_charset()),
         };
-        if within.depth > DEPTH {
+        if depth > DEPTH {
             let uri = String::from_utf8_lossy(uri);
             self.log(Level::Error, format_args!("subrequests cycle while processing \"{uri}\""));
             return Err(500);
         }
+        if self.within.as_ref().is_some_and(|within| within.in_memory) {
+            let uri = String::from_utf8_lossy(uri);
+            self.log(Level::Error, format_args!("nested in-memory subrequest \"{uri}\""));
+            return Err(500);
+        }
+        let within = Within { depth, method_name, charset, in_memory: false, stub: None };
         let mut part = Box::new(self.part(within));
         part.uri.extend_from_slice(uri);
         part.args.extend_from_slice(args);
@@ -117,6 +127,18 @@ impl Exchange {
     /// Lets a subrequest have nothing of the request's body.
     pub fn without_body(&mut self) {
         self.body.forget();
+    }
+
+    /// Lets a subrequest answer with this where it fails, or with its body where it has no bytes.
+    pub fn set_stub(&mut self, stub: Box<Response>) {
+        if let Some(within) = &mut self.within {
+            within.stub = Some(stub);
+        }
+    }
+
+    /// What it answers with instead of the page of a status.
+    pub(crate) fn take_stub(&mut self) -> Option<Box<Response>> {
+        self.within.as_mut()?.stub.take()
     }
 
     /// Runs a subrequest to the head of its answer, of which `use_it` takes what it needs. Meanwhile the subrequest has the
@@ -176,14 +198,23 @@ impl Included {
         Self(State::Waits(part))
     }
 
+    /// Its answer goes no further than to who asks for it here.
+    pub fn in_memory(mut part: Box<Exchange>) -> Self {
+        if let Some(within) = &mut part.within {
+            within.in_memory = true;
+        }
+        Self::new(part)
+    }
+
     /// Of a path, for a request whose own answer is still to be made.
     pub fn later(uri: &[u8]) -> Self {
         Self(State::Named(uri.into()))
     }
 }
 
-impl Source for Included {
-    fn poll_ready(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+impl Included {
+    /// Runs it as far as the head of its answer, which is all that it does before it is its turn.
+    pub fn poll_head(&mut self, x: &Exchange, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             self.0 = match mem::replace(&mut self.0, State::Over) {
                 State::Named(uri) => match x.subrequest(&uri, b"") {
@@ -202,20 +233,31 @@ impl Source for Included {
                     }
                     Poll::Ready(Answer { x, body, .. }) => State::Comes(x, body.into_source()),
                 },
-                State::Comes(mut part, mut source) => {
-                    let polled = source.poll_ready(&mut part, cx);
-                    if matches!(polled, Poll::Ready(Ok(true)) | Poll::Pending) {
-                        self.0 = State::Comes(part, source);
-                        return polled;
-                    }
-                    // As in nginx the whole goes on behind a piece that was cut off.
-                    source.finish(&mut part, matches!(polled, Poll::Ready(Ok(false))));
-                    logged(&part);
-                    State::Over
+                there @ (State::Comes(..) | State::Over) => {
+                    self.0 = there;
+                    return Poll::Ready(Ok(()));
                 }
-                State::Over => return Poll::Ready(Ok(false)),
             };
         }
+    }
+
+    /// The subrequest, while its answer comes.
+    pub fn answered(&self) -> Option<&Exchange> {
+        if let State::Comes(part, _) = &self.0 { Some(part) } else { None }
+    }
+}
+
+impl Source for Included {
+    fn poll_ready(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        ready!(self.poll_head(x, cx))?;
+        let State::Comes(part, source) = &mut self.0 else { return Poll::Ready(Ok(false)) };
+        let complete = match source.poll_ready(part, cx) {
+            going @ (Poll::Ready(Ok(true)) | Poll::Pending) => return going,
+            ended => matches!(ended, Poll::Ready(Ok(false))),
+        };
+        // As in nginx the whole goes on behind a piece that was cut off.
+        self.finish(x, complete);
+        Poll::Ready(Ok(false))
     }
 
     fn data(&self) -> &[u8] {
@@ -243,6 +285,66 @@ impl Source for Included {
             logged(part);
         }
         self.0 = State::Over;
+    }
+}
+
+/// A body, or another one where that has no bytes.
+pub(crate) fn or(body: Body, other: Body) -> Body {
+    match body {
+        Body::Empty => other,
+        Body::Bytes(bytes) if bytes.is_empty() => other,
+        Body::File(part) if part.length == 0 => other,
+        Body::Stream(source) => {
+            Body::Stream(Box::new(Either { source, other: Some(other.into_source()), begun: false }))
+        }
+        body => body,
+    }
+}
+
+/// A stream of which it is still to be seen whether it has any bytes.
+struct Either {
+    source: Box<dyn Source>,
+    other: Option<Box<dyn Source>>,
+    begun: bool,
+}
+
+impl Source for Either {
+    fn poll_ready(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if ready!(self.source.poll_ready(x, cx))? {
+            self.begun = true;
+            return Poll::Ready(Ok(true));
+        }
+        match self.other.take_if(|_| !self.begun) {
+            None => Poll::Ready(Ok(false)),
+            Some(other) => {
+                mem::replace(&mut self.source, other).finish(x, true);
+                self.source.poll_ready(x, cx)
+            }
+        }
+    }
+
+    fn data(&self) -> &[u8] {
+        self.source.data()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.source.consume(n);
+    }
+
+    fn is_last(&self) -> bool {
+        self.begun && self.source.is_last()
+    }
+
+    fn ends_with_client(&self) -> bool {
+        self.source.ends_with_client()
+    }
+
+    fn finish(&mut self, x: &mut Exchange, complete: bool) {
+        self.source.finish(x, complete);
+    }
+
+    fn trailers(&self) -> Option<&Headers> {
+        self.source.trailers()
     }
 }
 
@@ -296,7 +398,7 @@ impl Source for Chain {
         }
     }
 
-    fn trailers(&self) -> Option<&crate::http::Headers> {
+    fn trailers(&self) -> Option<&Headers> {
         self.parts.iter().find_map(|part| part.trailers())
     }
 }

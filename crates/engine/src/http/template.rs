@@ -18,8 +18,8 @@ pub(crate) enum Piece {
     Get(Get),
     GetOf(GetOf, Box<str>),
     Slot(VariableId),
-    /// What the configuration made of one of weir's own, or that one.
-    SlotOr(VariableId, Get),
+    /// What the configuration made of one of weir's own or of a family, or that one.
+    SlotOr(VariableId, Box<Piece>),
     /// `$http_…` of a known header.
     Header(Known),
     Capture(u8),
@@ -129,7 +129,7 @@ pub enum Segment<'a> {
 }
 
 impl Piece {
-    fn append(&self, x: &Exchange, out: &mut Vec<u8>) -> bool {
+    pub(crate) fn append(&self, x: &Exchange, out: &mut Vec<u8>) -> bool {
         match self {
             Piece::Literal(text) => {
                 out.extend_from_slice(text);
@@ -138,7 +138,7 @@ impl Piece {
             Piece::Get(get) => get(x, out),
             Piece::GetOf(get, rest) => get(x, rest, out),
             Piece::Slot(id) => x.variable(*id, out),
-            Piece::SlotOr(id, get) => x.variable(*id, out) || get(x, out),
+            Piece::SlotOr(id, own) => x.variable(*id, out) || own.append(x, out),
             Piece::Header(known) => crate::http::variables::known(x, *known, out),
             Piece::Capture(n) => x.capture(*n, out),
         }

@@ -142,8 +142,9 @@ impl Module for HttpCore {
             .accepted(NO_FILE_CACHE),
         D::scope("open_file_cache_events", SCOPES, Takes::FLAG, |s, c| s.once.flag(c))
             .accepted(NO_FILE_CACHE),
-        D::scope("subrequest_output_buffer_size", SCOPES, Takes::ONE, |s, c| s.once.size(c))
-            .accepted("no response of a subrequest is kept in memory"),
+        D::scope("subrequest_output_buffer_size", SCOPES, Takes::ONE, |s, c| {
+            s.subrequest_output_buffer_size.size(c)
+        }),
         D::scope("log_not_found", SCOPES, Takes::FLAG, |s, c| s.log_not_found.flag(c)),
         D::scope("log_subrequest", SCOPES, Takes::FLAG, |s, c| s.log_subrequest.flag(c)),
         D::scope("recursive_error_pages", SCOPES, Takes::FLAG, |s, c| s.recursive_error_pages.flag(c)),
@@ -301,6 +302,7 @@ pub struct Core {
     pub port_in_redirect: Setting<bool>,
     pub msie_padding: Setting<bool>,
     pub msie_refresh: Setting<bool>,
+    pub subrequest_output_buffer_size: Setting<u64>,
     pub log_not_found: Setting<bool>,
     pub log_subrequest: Setting<bool>,
     pub recursive_error_pages: Setting<bool>,
@@ -359,6 +361,7 @@ impl Conf for Core {
             port_in_redirect,
             msie_padding,
             msie_refresh,
+            subrequest_output_buffer_size,
             log_not_found,
             log_subrequest,
             recursive_error_pages,
