@@ -108,7 +108,8 @@ impl Exchange {
         }
         if self.within.as_ref().is_some_and(|within| within.in_memory) {
             let uri = String::from_utf8_lossy(uri);
-            self.log(Level::Error, format_args!("nested in-memory subrequest \"{uri}\""));
+            let message = format_args!("nested in-memory subrequest \"{uri}\"");
+            self.log_while(Level::Error, None, message, "sending response to client");
             return Err(500);
         }
         let within = Within { depth, method_name, charset, in_memory: false, stub: None };

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use weir_engine::http::{Exchange, Headers, Source};
 use weir_syntax::Level;
 
-use super::run::{DOING, Piece, Run, Stop};
+use super::run::{Piece, Run, Stop, doing};
 use super::{Pages, SharedRef};
 
 /// Bytes of a page that are looked through at once.
@@ -190,7 +190,7 @@ fn poll_set(
     let Piece::Set { part, name, value, answer } = piece else { return Poll::Ready(Ok(None)) };
     let too_big = |part: &Exchange, length: Option<u64>| {
         let length = length.map_or(String::new(), |length| format!(": {length}"));
-        part.log_while(Level::Error, None, format_args!("too big subrequest response{length}"), DOING);
+        part.log_while(Level::Error, None, format_args!("too big subrequest response{length}"), doing(part));
         Poll::Ready(Err(failed()))
     };
     ready!(part.poll_head(x, cx))?;

@@ -13,7 +13,9 @@ use super::parse::{Found, PARAMETERS, Parser};
 use super::{Pages, SharedRef, TimeFormat, text};
 
 /// What is going on, for the log.
-pub(super) const DOING: &str = "sending response to client";
+pub(super) fn doing(x: &Exchange) -> &'static str {
+    if x.upstream_states.is_empty() { "sending response to client" } else { "sending to client" }
+}
 
 /// Why a command was not followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +39,7 @@ impl Stop {
 }
 
 fn complain(x: &Exchange, message: &[u8]) {
-    x.log_while(Level::Error, None, String::from_utf8_lossy(message), DOING);
+    x.log_while(Level::Error, None, String::from_utf8_lossy(message), doing(x));
 }
 
 /// A piece of what comes of a page.
@@ -305,7 +307,11 @@ impl Run {
         let mut uri = vec![];
         match decode_unsafe(&path, &mut uri) {
             Ok(args) => Ok((uri, args.unwrap_or_default().to_vec())),
-            Err(_) => Err(Stop::error(x, &[b"unsafe URI \"", &path, b"\" was detected"])),
+            Err(_) => {
+                // What was decoded before it was found to be so is shown as that.
+                let shown = if uri.is_empty() { &path } else { &uri };
+                Err(Stop::error(x, &[b"unsafe URI \"", shown, b"\" was detected"]))
+            }
         }
     }
 

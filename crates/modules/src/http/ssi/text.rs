@@ -5,7 +5,7 @@ use weir_engine::http::Exchange;
 use weir_ir::Regex;
 use weir_syntax::Level;
 
-use super::run::Stop;
+use super::run::{Stop, doing};
 use super::{KEPT, Shared};
 
 /// Evaluates a text: `$name` and `${name}`, of the page or of the server, and `\` before quotes, dollars and itself.
@@ -110,7 +110,7 @@ fn matches(x: &Exchange, shared: &mut Shared, pattern: &[u8], subject: &[u8]) ->
     let found = regex.captures(subject).map_err(|reason| {
         let (pattern, subject) = (String::from_utf8_lossy(pattern), String::from_utf8_lossy(subject));
         let message = format_args!("pcre2_match() failed: {reason} on \"{subject}\" using \"{pattern}\"");
-        x.log_while(Level::Alert, None, message, super::run::DOING);
+        x.log_while(Level::Alert, None, message, doing(x));
         Stop::Error
     })?;
     let Some(groups) = found else { return Ok(false) };
