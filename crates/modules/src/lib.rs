@@ -18,6 +18,8 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::V2,
     // The client's address, before anything asks for it.
     &http::RealIp,
+    // Its filter is the first, since it puts together what all others work on; its variable may be wanted by `set`.
+    &http::Slice,
     // Before all else that defines variables: a `map` or `geo` of the same name takes precedence over `set`.
     &http::Rewrite,
     &http::Map,

@@ -344,6 +344,16 @@ impl Exchange {
         }
     }
 
+    /// Is where another exchange of the same path is already, right before its content.
+    pub(crate) fn goes_on_from(&mut self, other: &Self) {
+        self.location = other.location;
+        self.uri_changed = other.uri_changed;
+        self.valid_location = other.valid_location;
+        self.uri_below_alias = other.uri_below_alias;
+        self.captures.clone_from(&other.captures);
+        self.restart = Restart::Content;
+    }
+
     /// Gives up the memory of the request before, where the next one is a while away.
     pub(crate) fn release(&mut self) {
         self.head = Head::new();

@@ -26,6 +26,8 @@ pub(crate) enum Restart {
     ServerRewrite,
     FindLocation,
     Named(LocationId),
+    /// Right at the content, where the request is already.
+    Content,
 }
 
 /// Runs a request to its response, filters applied. The generation is the exchange's own, lent so that its handlers can
@@ -95,8 +97,15 @@ fn finish(
     if let Some(stub) = x.take_stub() {
         response.body = subrequest::or(response.body, stub.body);
     }
+    if x.is_piece() {
+        // It goes through those of the whole.
+        return Ok(response);
+    }
     for filter in &generation.location(x.location).handlers.filters {
         filter.filter(x, &mut response);
+        if response.unsent {
+            return Ok(response);
+        }
         if let Some(code) = response.replaced_by.take() {
             if let Body::Stream(source) = &mut response.body {
                 source.finish(x, false);
@@ -135,6 +144,10 @@ async fn post_read(x: &mut Exchange, generation: &Generation) -> Flow {
 
 async fn from_restart(x: &mut Exchange, generation: &Generation) -> Flow {
     let start = x.restart;
+    if start == Restart::Content {
+        x.restart = Restart::ServerRewrite;
+        return content(x, generation).await;
+    }
     if start == Restart::ServerRewrite {
         x.location = x.server;
         let rewrite = &generation.location(x.server).handlers.rewrite;
@@ -148,7 +161,7 @@ async fn from_restart(x: &mut Exchange, generation: &Generation) -> Flow {
     }
     match start {
         Restart::Named(id) => enter(x, generation, id),
-        Restart::ServerRewrite | Restart::FindLocation => {
+        Restart::ServerRewrite | Restart::FindLocation | Restart::Content => {
             if let Some(ended) = find_location(x, generation) {
                 return ended;
             }

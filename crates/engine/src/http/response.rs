@@ -149,12 +149,17 @@ pub trait Source {
     fn poll_ready(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>>;
     fn data(&self) -> &[u8];
     fn consume(&mut self, n: usize);
+    /// Passes over bytes that nobody wants, before any were made ready; how many, where that is easier than to make them.
+    fn skip(&mut self, n: u64) -> u64 {
+        let _ = n;
+        0
+    }
     /// Whether [`Source::data`] is all that is left, and no trailers follow: saves a turn at the end.
     fn is_last(&self) -> bool {
         false
     }
-    /// Whether a head that was not sent yet waits for it while nothing is ready: it is made here, and may fail.
-    fn holds_head(&self) -> bool {
+    /// Whether the first few bytes wait for more: what comes is made here, in pieces, and may fail (`postpone_output`).
+    fn postpones(&self) -> bool {
         false
     }
     /// Whether nobody else has a use for it once the client is gone, which is then looked at while nothing is ready.
@@ -336,6 +341,8 @@ pub struct Response {
     pub body: Body,
     /// Whether byte ranges may be cut out of the body.
     pub allow_ranges: bool,
+    /// And no more than one of them.
+    pub single_range: bool,
     /// The connection is closed after this response, whatever the request asked for.
     pub close: bool,
     /// The request's conditions are not ours to judge (a response of an upstream that is not cached).
@@ -368,6 +375,7 @@ impl Response {
         self.location = None;
         self.body = Body::Empty;
         self.allow_ranges = false;
+        self.single_range = false;
         self.close = false;
         self.disable_not_modified = false;
         self.replaced_by = None;

@@ -16,6 +16,8 @@ use weir_ir::http::core::ServerTokens;
 
 /// Up to here a body is copied behind its head, so that both are one segment and one TLS record.
 const JOINED: usize = 4096;
+/// Up to here the first bytes of a source that postpones them wait for more.
+const POSTPONED: usize = 1460;
 /// Files up to this size are read rather than handed to `sendfile`.
 const SMALL_FILE: u64 = 16 * 1024;
 
@@ -414,13 +416,13 @@ async fn send_stream(x: &mut Exchange, head: &mut Buf, source: &mut dyn Source) 
                     return poll_write_all(x, cx, head);
                 }
                 Poll::Ready(Err(_)) => {
-                    if chunks.started || !source.holds_head() {
+                    if chunks.started || !source.postpones() {
                         ready!(poll_write_all(x, cx, head))?;
                     }
                     return Poll::Ready(Err(SendError::Body));
                 }
                 Poll::Pending => {
-                    if chunks.started || !source.holds_head() {
+                    if chunks.started || !source.postpones() {
                         // The body comes in pieces, and each is for the client at once.
                         x.set_nodelay();
                         chunks.started = true;
@@ -473,7 +475,6 @@ fn poll_write_piece(
     source: &mut dyn Source,
     chunks: &mut Chunks,
 ) -> Poll<Result<(), SendError>> {
-    chunks.started = true;
     if x.chunked && chunks.left == 0 {
         chunks.left = source.data().len();
         head.extend(ChunkHead::new(chunks.left as u64).as_ref());
@@ -494,6 +495,7 @@ fn poll_write_piece(
         head.extend(data);
         length
     } else {
+        chunks.started = true;
         let pieces = [IoSlice::new(head), IoSlice::new(data), IoSlice::new(ends)];
         let n = ready!(poll_write_pieces(x, cx, &pieces))?;
         let of_head = n.min(head.len());
@@ -510,6 +512,10 @@ fn poll_write_piece(
             head.extend(&ends[ends.len() - of_ends..]);
         }
     }
+    if !chunks.started && head.len() < POSTPONED && source.postpones() {
+        return Poll::Ready(Ok(()));
+    }
+    chunks.started = true;
     poll_write_some(x, cx, head)
 }
 

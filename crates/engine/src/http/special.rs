@@ -40,6 +40,7 @@ pub(crate) fn answer(x: &mut Exchange, code: u16) -> Flow {
     // These were of the body that is not sent; an error page would have kept them.
     x.answer_headers.remove(b"ETag");
     x.answer_headers.remove(b"Accept-Ranges");
+    x.answer_headers.remove(b"Last-Modified");
     if matches!(code, 301 | 302)
         && let Some(to) = x.redirect_target.take_if(|_| refreshes(&x.generation, x.location, &x.head))
     {

@@ -33,6 +33,8 @@ pub(crate) struct Within {
     charset: Option<Text>,
     /// Its answer is kept in memory, and has no parts of its own.
     in_memory: bool,
+    /// It is the outermost once more, for another piece of its answer.
+    piece: bool,
     /// What it answers with where it fails, or has no bytes.
     stub: Option<Box<Response>>,
 }
@@ -112,11 +114,30 @@ impl Exchange {
             self.log_while(Level::Error, None, message, "sending response to client");
             return Err(500);
         }
-        let within = Within { depth, method_name, charset, in_memory: false, stub: None };
+        let within = Within { depth, method_name, charset, in_memory: false, piece: false, stub: None };
         let mut part = Box::new(self.part(within));
         part.uri.extend_from_slice(uri);
         part.args.extend_from_slice(args);
         Ok(part)
+    }
+
+    /// The same request once more from the content phase on, for another piece of its answer, which no filter changes before
+    /// it is a part of the whole (nginx: `NGX_HTTP_SUBREQUEST_CLONE`).
+    ///
+    /// # Errors
+    /// As for [`Exchange::subrequest`].
+    pub fn piece(&self) -> Result<Box<Exchange>, u16> {
+        let mut part = self.subrequest(&self.uri, &self.args)?;
+        part.goes_on_from(self);
+        part.with_method_of(self);
+        if let Some(within) = &mut part.within {
+            within.piece = true;
+        }
+        Ok(part)
+    }
+
+    pub(crate) fn is_piece(&self) -> bool {
+        self.within.as_ref().is_some_and(|within| within.piece)
     }
 
     /// Lets a subrequest ask with the method of the request that it is a part of.

@@ -121,7 +121,7 @@ mod tests {
              location = /after { internal; return 200 \" $uri\"; } }",
         )
         .with("file.html", "<file>")
-        .with("file.txt", &"text ".repeat(50_000));
+        .with("file.txt", "text ".repeat(50_000));
         let body = |uri: &str| {
             let answer = site.raw(format!("GET {uri} HTTP/1.0\r\n\r\n").as_bytes());
             answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned())

@@ -162,6 +162,10 @@ impl<T: Transform> Source for Transformed<T> {
         self.stage == Stage::Over && self.inner.trailers().is_none()
     }
 
+    fn postpones(&self) -> bool {
+        self.inner.postpones()
+    }
+
     fn ends_with_client(&self) -> bool {
         self.inner.ends_with_client()
     }

@@ -68,9 +68,12 @@ impl Filter for RangeFilter {
         {
             return;
         }
-        let most = x.location().core.max_ranges.unwrap_or(UNBOUNDED);
+        let mut most = x.location().core.max_ranges.unwrap_or(UNBOUNDED);
         if most == 0 {
             return;
+        }
+        if response.single_range {
+            most = 1;
         }
         let asked = match asked_for(x, response) {
             Some(text) => parse(text, length, most),
@@ -176,7 +179,10 @@ fn single(range: Range, length: u64, response: &mut Response) {
     response.body = match std::mem::take(&mut response.body) {
         Body::Bytes(bytes) => Body::Bytes(slice(&bytes, range).to_vec().into()),
         Body::File(part) => Body::File(cut(&part, range)),
-        Body::Stream(inner) => Body::Stream(Box::new(Part { inner, skip: range.start, left: range.len() })),
+        Body::Stream(mut inner) => {
+            let skip = range.start - inner.skip(range.start);
+            Body::Stream(Box::new(Part { inner, skip, left: range.len() }))
+        }
         other @ (Body::Empty | Body::Tunnel(_)) => other,
     };
 }
@@ -290,6 +296,10 @@ impl Source for Part {
 
     fn is_last(&self) -> bool {
         self.left <= self.inner.data().len() as u64
+    }
+
+    fn postpones(&self) -> bool {
+        self.left > 0 && self.inner.postpones()
     }
 
     fn ends_with_client(&self) -> bool {

@@ -153,9 +153,8 @@ impl Source for Page {
             && self.trailers().is_none()
     }
 
-    /// Until a first subrequest has answered the client is told nothing, as with the little that nginx postpones.
-    fn holds_head(&self) -> bool {
-        matches!(self.run.pieces.front(), Some(Piece::Part(_) | Piece::Set { .. }))
+    fn postpones(&self) -> bool {
+        self.run.pieces.iter().any(|piece| matches!(piece, Piece::Part(_) | Piece::Set { .. }))
     }
 
     fn ends_with_client(&self) -> bool {
