@@ -259,6 +259,10 @@ impl Serving {
         };
         if response.unsent {
             x.status = response.status;
+            // Who closes the connection (444) wants no more of it.
+            if x.status != 444 {
+                self.post_actions(x).await;
+            }
             self.accompany(x).await;
             log(x);
             return Ended::Over;
@@ -286,12 +290,20 @@ impl Serving {
         {
             return Ended::Tunnel(tunnel);
         }
+        self.post_actions(x).await;
         self.accompany(x).await;
         log(x);
         match sent {
             Ok(()) => idle.bounded(pin!(self.finish(x, linger))).await.unwrap_or(Ended::Over),
             Err(send::SendError::Timeout) if x.location().core.reset_timedout_connection => Ended::Reset,
             Err(_) => Ended::Over,
+        }
+    }
+
+    /// Does what is to be done after the request, which is not over before.
+    async fn post_actions(&self, x: &mut Exchange) {
+        if x.location().core.post_action.is_some() {
+            self.idle.bounded(pin!(phases::post_actions(x, &self.served))).await;
         }
     }
 

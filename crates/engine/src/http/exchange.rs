@@ -128,6 +128,10 @@ pub struct Exchange {
     pub err_status: u16,
     /// No further `error_page` is followed.
     pub error_page: bool,
+    /// It was answered; this is what is done after that, and nobody sees what comes of it.
+    pub(crate) post_action: bool,
+    /// Heads before that of the answer, as far as the client did not take them.
+    pub(crate) early_hints: Buf,
     pub keepalive: bool,
     /// Milliseconds of the reactor's clock at the first byte of the request.
     pub started: u64,
@@ -215,6 +219,8 @@ impl Exchange {
             restart: Restart::ServerRewrite,
             err_status: 0,
             error_page: false,
+            post_action: false,
+            early_hints: Buf::new(),
             started: 0,
             status: 0,
             sent: 0,
@@ -271,6 +277,8 @@ impl Exchange {
         self.restart = Restart::ServerRewrite;
         self.err_status = 0;
         self.error_page = false;
+        self.post_action = false;
+        self.early_hints.clear();
         self.started = self.reactor.clock().now_ms();
         self.status = 0;
         self.sent = 0;

@@ -43,6 +43,28 @@ pub(crate) async fn run_part(x: &mut Exchange, generation: &Generation) -> Box<R
     complete(x, generation, Flow::Redirect).await
 }
 
+/// What `post_action` asks for of a request that was answered; each may ask for another one. Nobody sees the responses.
+pub(crate) async fn post_actions(x: &mut Exchange, generation: &Generation) {
+    while let Some(target) = &generation.location(x.location).core.post_action {
+        if x.post_action && x.redirects_left == 0 {
+            return;
+        }
+        x.post_action = true;
+        let flow = match target.first() {
+            Some(b'/') => x.internal_redirect(target.to_vec(), vec![]),
+            Some(_) | None => x.named_redirect(target),
+        };
+        let mut response = complete(x, generation, flow).await;
+        if let Body::Stream(mut source) = std::mem::take(&mut response.body) {
+            source.finish(x, false);
+        }
+        // The log tells how it ended, unless the request itself was answered with an error.
+        if x.status < 300 || response.status >= 300 {
+            x.status = response.status;
+        }
+    }
+}
+
 /// The response to a request that was refused before any phase.
 pub async fn refuse(x: &mut Exchange, generation: &Generation, code: u16) -> Box<Response> {
     complete(x, generation, Flow::Answer(code)).await
@@ -97,8 +119,8 @@ fn finish(
     if let Some(stub) = x.take_stub() {
         response.body = subrequest::or(response.body, stub.body);
     }
-    if x.is_piece() {
-        // It goes through those of the whole.
+    // A piece goes through those of the whole, and what nobody sees through none.
+    if x.is_piece() || x.post_action {
         return Ok(response);
     }
     for filter in &generation.location(x.location).handlers.filters {

@@ -36,6 +36,10 @@ pub enum SendError {
 /// # Errors
 /// The connection cannot be used any further.
 pub async fn send(x: &mut Exchange, mut response: Box<Response>) -> Result<(), SendError> {
+    if !x.early_hints.is_empty() {
+        let mut hints = std::mem::take(&mut x.early_hints);
+        flush(x, &mut hints).await?;
+    }
     let mut body = std::mem::take(&mut response.body);
     // A chunk of no bytes would be the last one.
     if matches!(&body, Body::Bytes(bytes) if bytes.is_empty())

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use weir_syntax::Level;
 
 mod answer;
+mod hints;
 mod send;
 
 use self::send::append_piece;
@@ -96,6 +97,8 @@ pub struct Settings {
     pub bind: Option<Arc<Template>>,
     /// Fields behind the body go on, but for these.
     pub pass_trailers: Option<Arc<Hidden>>,
+    /// Fields of a 103 go on, but for these.
+    pub pass_early_hints: Option<Arc<Hidden>>,
     /// Tells connections apart that were opened by different settings. A pool outlives them: after a reload they may be
     /// others.
     pub opened_by: u64,
@@ -295,17 +298,19 @@ struct Attempt {
     /// wait at a time.
     head: Option<Box<Head>>,
     received: u64,
+    /// Bytes of heads that another follows.
+    hinted: usize,
     /// The answer came before the whole request was sent.
     early: Option<Read>,
 }
 
 impl Attempt {
     fn new(peer: usize, line: Line, cached: bool, started: u64) -> Self {
-        Self { peer, line, cached, sent: false, started, head: None, received: 0, early: None }
+        Self { peer, line, cached, sent: false, started, head: None, received: 0, hinted: 0, early: None }
     }
 
     /// Reads until the head of the answer is complete, heads that another follows passed over.
-    fn poll_head(&mut self, cx: &mut Context<'_>, x: &Exchange, settings: &Settings) -> Poll<Read> {
+    fn poll_head(&mut self, cx: &mut Context<'_>, x: &mut Exchange, settings: &Settings) -> Poll<Read> {
         loop {
             // Whoever waits holds no block.
             if let Err(error) = ready!(self.line.io.poll_read_ready(cx)) {
@@ -317,7 +322,7 @@ impl Attempt {
                 Ok(n) => {
                     self.received += n as u64;
                     let head = self.head.get_or_insert_with(|| x.reactor.take_head());
-                    if let Some(read) = parse(head, x, block, n, settings) {
+                    if let Some(read) = parse(head, x, block, n, settings, &mut self.hinted) {
                         return Poll::Ready(read);
                     }
                 }
@@ -538,6 +543,7 @@ impl Asking<'_> {
             if let Poll::Ready(read) = attempt.poll_head(cx, x, settings) {
                 return Poll::Ready(read);
             }
+            x.poll_hints(cx);
             if timer.deadline().is_none() {
                 timer.set_about(settings.read_timeout);
             }
@@ -649,7 +655,14 @@ enum Read {
 }
 
 /// Takes what was read for the head; `None` where more is needed.
-fn parse(head: &mut Head, x: &Exchange, block: Block, n: usize, settings: &Settings) -> Option<Read> {
+fn parse(
+    head: &mut Head,
+    x: &mut Exchange,
+    block: Block,
+    n: usize,
+    settings: &Settings,
+    hinted: &mut usize,
+) -> Option<Read> {
     let mut from = 0;
     loop {
         match head.parse(&block[from..n], settings.buffer_size) {
@@ -661,6 +674,8 @@ fn parse(head: &mut Head, x: &Exchange, block: Block, n: usize, settings: &Setti
                 }
                 if head.is_interim() {
                     // 100 and its like are between the upstream and us.
+                    *hinted += head.raw().len();
+                    x.hint(head, *hinted, settings);
                     head.reset();
                     continue;
                 }
@@ -698,7 +713,7 @@ fn client_gone(x: &Exchange, doing: &str) -> Failure {
 
 /// Whether the client went away and the upstream is to hear of it.
 fn poll_client_gone(x: &mut Exchange, cx: &mut Context<'_>, settings: &Settings) -> bool {
-    !settings.ignore_client_abort && x.poll_client_gone(cx)
+    !settings.ignore_client_abort && !x.post_action && x.poll_client_gone(cx)
 }
 
 #[cfg(test)]

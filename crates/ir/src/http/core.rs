@@ -161,6 +161,10 @@ impl Module for HttpCore {
             ];
             s.if_modified_since.one_of(c, &words)
         }),
+        D::scope("early_hints", SCOPES, Takes::ONE_MORE, early_hints),
+        D::scope("post_action", SCOPES_IF, Takes::ONE, |s, c| {
+            s.post_action.put_with(c, |c| Ok(c.arg(0).into()))
+        }),
         D::scope("max_ranges", SCOPES, Takes::ONE, |s, c| s.max_ranges.number(c)),
         D::scope("chunked_transfer_encoding", SCOPES, Takes::FLAG, |s, c| {
             s.chunked_transfer_encoding.flag(c)
@@ -308,6 +312,10 @@ pub struct Core {
     pub recursive_error_pages: Setting<bool>,
     pub server_tokens: Setting<ServerTokens>,
     pub if_modified_since: Setting<IfModifiedSince>,
+    /// Conditions on which what upstreams hint at goes on.
+    pub early_hints: Vec<Template>,
+    /// The path, or the named location, of what is done after a request.
+    pub post_action: Setting<Box<[u8]>>,
     pub max_ranges: Setting<u64>,
     pub chunked_transfer_encoding: Setting<bool>,
     pub etag: Setting<bool>,
@@ -367,11 +375,15 @@ impl Conf for Core {
             recursive_error_pages,
             server_tokens,
             if_modified_since,
+            post_action,
             max_ranges,
             chunked_transfer_encoding,
             etag,
             root,
         );
+        if self.early_hints.is_empty() {
+            self.early_hints.clone_from(&outer.early_hints);
+        }
         if self.error_pages.is_empty() {
             self.error_pages.clone_from(&outer.error_pages);
         }
@@ -419,6 +431,13 @@ fn pool_size(call: &mut Call<'_>) -> Result<u64, Fault> {
         return Err(call.fail(format!("the pool size must be a multiple of {ALIGNMENT}")));
     }
     Ok(size)
+}
+
+fn early_hints(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+    for index in 0..call.args().len() {
+        core.early_hints.push(call.template(index)?);
+    }
+    Ok(())
 }
 
 fn server(_: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {

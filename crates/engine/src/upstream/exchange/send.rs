@@ -14,7 +14,7 @@ use crate::io::Block;
 
 impl Attempt {
     /// Whether the upstream has answered while it is still sent to; what became of reading is kept.
-    fn poll_early(&mut self, cx: &mut Context<'_>, x: &Exchange, settings: &Settings) -> bool {
+    fn poll_early(&mut self, cx: &mut Context<'_>, x: &mut Exchange, settings: &Settings) -> bool {
         if self.line.io.poll_read_ready(cx).is_ready()
             && let Poll::Ready(read) = self.poll_head(cx, x, settings)
         {

@@ -310,6 +310,7 @@ impl Passing {
             socket,
             bind: bind.map(|from| Arc::new(plan.template(from))),
             pass_trailers: self.pass_trailers.or(false).then(|| Arc::clone(hidden)),
+            pass_early_hints: Some(Arc::clone(hidden)),
             opened_by: opened_by.finish(),
         }
     }
