@@ -44,6 +44,7 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::StubStatus,
     &http::EmptyGif,
     &http::Flv,
+    &http::Mp4,
     // The content phase: a directory's index before the listing of it, files last.
     &http::TryFiles,
     &http::Mirror,
