@@ -116,7 +116,7 @@ fn what_is_broken_is_refused() {
     assert_eq!(told(b"\0\0\0\x08free"), "no mp4 trak atoms were found in \"a.mp4\"");
     // Whatever any of its bytes and numbers are, it is cut or refused.
     for at in 0..whole.len() {
-        for byte in [0, 1, 0x7f, 0xff] {
+        for byte in [0, 0xff] {
             let mut broken = whole.clone();
             broken[at] = byte;
             let _ = cut(&broken, 1000, 2000);
