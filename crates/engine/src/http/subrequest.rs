@@ -263,6 +263,11 @@ impl Included {
         }
     }
 
+    /// Whether some of its answer is sent, and more has to be waited for.
+    pub fn is_streaming(&self) -> bool {
+        matches!(&self.0, State::Comes(part, source) if part.body_sent > 0 && !source.is_last())
+    }
+
     /// The subrequest, while its answer comes.
     pub fn answered(&self) -> Option<&Exchange> {
         if let State::Comes(part, _) = &self.0 { Some(part) } else { None }

@@ -154,7 +154,11 @@ impl Source for Page {
     }
 
     fn postpones(&self) -> bool {
-        self.run.pieces.iter().any(|piece| matches!(piece, Piece::Part(_) | Piece::Set { .. }))
+        match self.run.pieces.front() {
+            // What comes slowly is for the client as it comes.
+            Some(Piece::Part(part)) if part.is_streaming() => false,
+            _ => self.run.pieces.iter().any(|piece| matches!(piece, Piece::Part(_) | Piece::Set { .. })),
+        }
     }
 
     fn ends_with_client(&self) -> bool {
