@@ -32,6 +32,8 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     // Limits, requests before connections as in nginx, both before anything costly.
     &http::LimitReq,
     &http::LimitConn,
+    // Behind the limits, so that what it refuses counts there; before anybody is asked for a password.
+    &http::WebsocketOrigins,
     // Access: cheap rules before files of users, and those before asking somebody else.
     &http::Access,
     &http::AuthBasic,

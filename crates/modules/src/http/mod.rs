@@ -48,6 +48,7 @@ pub mod try_files;
 mod types;
 pub mod userid;
 pub mod v2;
+pub mod websocket_origins;
 
 pub use access::Access;
 pub use addition::Addition;
@@ -90,3 +91,4 @@ pub use sub::Sub;
 pub use try_files::TryFiles;
 pub use userid::UserId;
 pub use v2::V2;
+pub use websocket_origins::WebsocketOrigins;
