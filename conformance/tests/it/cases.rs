@@ -32,3 +32,13 @@ fn nothing_of_the_recording_machine_is_in_what_is_expected() {
         }
     }
 }
+
+#[test]
+fn the_recipe_is_what_is_recorded() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).expect("it is there");
+    let recipe = read("fixtures/cors/nginx.conf");
+    let ports = ["8080", "3000"].iter().fold(recipe, |text, port| {
+        text.replace(&format!("127.0.0.1:{port}"), &format!("127.0.0.1:%%PORT_{port}%%"))
+    });
+    assert_eq!(read("conformance/cases/cors/nginx.conf"), ports, "put the recipe into the case and record it anew");
+}
