@@ -5,7 +5,7 @@ See README.md."""
 import argparse, json, os, random, re, resource, shlex, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PORTS = ["KA", "LOG", "CLOSE", "TLSEC", "TLSRSA"]
+PORTS = ["KA", "LOG", "CLOSE", "TLSEC", "TLSRSA", "REGEX", "HOSTS"]
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -132,20 +132,41 @@ def preexec(cpus):
     return f
 
 
+# What would be too much to read in a template.
+MANY = {
+    "MAP": "\n".join(f"        key{n} value{n};" for n in range(10000)),
+    "REGEXES": "\n".join(f'        location ~ ^/api/v[0-9]+/thing{n}/([a-z0-9-]+)$ {{ return 200 "$1\\n"; }}' for n in range(50)),
+    "NAMES": "\n".join(f'    server {{ listen 127.0.0.1:@HOSTS@; server_name host{n}.bench.test; location / {{ return 200 "{n}\\n"; }} }}'
+                       for n in range(1000)),
+}
+
+
+def json_text(size):
+    """JSON as an API answers it, always the same."""
+    rnd = random.Random(1)
+    rows = []
+    while sum(map(len, rows)) < size:
+        rows.append(json.dumps(dict(id=rnd.getrandbits(32), name=rnd.choice("alpha beta gamma delta".split()), price=rnd.random(), tags=rnd.sample(range(99), 5))) + ",\n")
+    return "".join(rows)[:size].encode()
+
+
 class Server:
     def __init__(self, name, cmd, work, ctx):
         self.name, self.cmd, self.ctx = name, cmd, ctx
         self.prefix = os.path.join(work, re.sub(r"\W", "_", name))
         self.proc = None
         self.ports = {}
+        self.conf = None
 
     def subst(self, s):
-        d = dict(self.ports, BACKEND=self.ctx.backend_port, WORKERS=self.ctx.workers, PREFIX=self.prefix)
+        d = dict(MANY, **self.ports, BACKEND=self.ctx.backend_port, WORKERS=self.ctx.workers, PREFIX=self.prefix)
         for k, v in d.items():
             s = s.replace(f"@{k}@", str(v))
         return s
 
-    def start(self):
+    def prepare(self, conf="nginx"):
+        """Puts the prefix together and gives the text of a configuration that listens on new ports."""
+        self.conf = conf
         self.ports = {k: free_port() for k in PORTS}
         for d in ("logs", "tmp", "html/static"):
             os.makedirs(os.path.join(self.prefix, d), exist_ok=True)
@@ -155,16 +176,31 @@ class Server:
         for n, sz in (("1k", 1024), ("1m", 1 << 20)):
             with open(os.path.join(self.prefix, "html/static", n), "wb") as f:
                 f.write((b"abcdefghijklmnopqrstuvwxyz012345\n" * (sz // 33 + 1))[:sz])
+        with open(os.path.join(self.prefix, "html/static/64k.json"), "wb") as f:
+            f.write(json_text(65536))
+        with open(self.ctx.conf or os.path.join(HERE, f"conf/{conf}.conf.tmpl")) as template:
+            return self.subst(template.read())
+
+    def argv(self, text):
         conf = os.path.join(self.prefix, "nginx.conf")
-        with open(self.ctx.conf or os.path.join(HERE, "conf/nginx.conf.tmpl")) as template, open(conf, "w") as out:
-            out.write(self.subst(template.read()))
-        argv = [self.cmd, "-p", self.prefix + "/", "-c", conf]
+        with open(conf, "w") as out:
+            out.write(text)
+        return [self.cmd, "-p", self.prefix + "/", "-c", conf]
+
+    def start(self, conf="nginx"):
+        argv = self.argv(self.prepare(conf))
         self.err = open(os.path.join(self.prefix, "stderr.log"), "ab")
         self.proc = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=self.err, stderr=self.err,
                                      cwd=self.prefix, preexec_fn=preexec(self.ctx.proxy_cpus))
         wait_port(self.ports["KA"], self.proc)
         time.sleep(0.2)
         return self
+
+    def serve(self, conf):
+        """Goes on with that configuration, or with the one that --conf gave."""
+        if self.conf != conf and not self.ctx.conf:
+            self.stop()
+            self.start(conf)
 
     def stop(self):
         if not self.proc:
@@ -188,8 +224,8 @@ class Server:
 
 # ---------------------------------------------------------------- workloads
 # name: (port, pbench arguments, unit, function(result)->units)
-def W(port, args, unit="req", units=lambda r: r["done"]):
-    return dict(port=port, args=args, unit=unit, units=units)
+def W(port, args, unit="req", units=lambda r: r["done"], conf="nginx"):
+    return dict(port=port, args=args, unit=unit, units=units, conf=conf)
 
 
 MIB = lambda r: r["bytes"] / (1 << 20)
@@ -216,6 +252,13 @@ WL = {
     "tls_bulk_1m_aes128": W("TLSEC", "tls --mode bulk --suite aes128 --conns 8 --count {400} --path /b/1048576", "MiB", MIB),
     "static_1k": W("KA", "http --path /static/1k --conns 64 --requests {60000} --expect-body 1024"),
     "static_1m": W("KA", "http --path /static/1m --conns 16 --requests {1500} --expect-body 1048576", "MiB", MIB),
+    "static_1k_log": W("LOG", "http --path /static/1k --conns 64 --requests {60000} --expect-body 1024"),
+    "return": W("KA", "http --path /return --conns 64 --requests {100000} --expect-body 28"),
+    "return_log": W("LOG", "http --path /return --conns 64 --requests {100000} --expect-body 28"),
+    "gzip_64k": W("KA", "http --path /gzip/64k.json --conns 16 --requests {3000} --headers gzip"),
+    "regex_50": W("REGEX", "http --path /api/v1/thing49/a-1 --conns 64 --requests {60000} --expect-body 4", conf="many"),
+    "names_1000": W("HOSTS", "http --path / --host host777.bench.test --conns 64 --requests {100000} --expect-body 4", conf="many"),
+    "map_10000": W("KA", "http --path /?key=key7777 --conns 64 --requests {100000} --expect-body 9", conf="many"),
 }
 DEFAULT = "http_small,http_small_log,http_64k,http_1m,http_upclose,ws_125,ws_16k,tls_full_ec,idle,idle_tls,reload"
 
@@ -349,6 +392,9 @@ ROWS = {
     "ws_up_125": "WebSocket flood to the backend", "ws_down_125": "WebSocket flood to the client",
     "tls_full_ec": "full TLS handshake, ECDSA P-256", "tls_full_rsa": "full TLS handshake, RSA-2048",
     "tls_resume_ec": "resumed TLS handshake", "tls12_full_ec": "full TLS 1.2 handshake, ECDSA P-256",
+    "static_1k": "1 KiB file", "static_1m": "1 MiB file", "static_1k_log": "1 KiB file with a log line",
+    "return": "return of a text", "return_log": "return of a text with a log line", "gzip_64k": "64 KiB of JSON, compressed",
+    "regex_50": "the last of 50 regex locations", "names_1000": "one of 1,000 server names", "map_10000": "a map of 10,000 entries",
     "idle": "memory per idle ws tunnel", "idle_tls": "memory per idle wss tunnel",
 }
 
@@ -477,6 +523,7 @@ def main():
             res = {s.name: [] for s in live}
             for s in list(live):  # warm-up and check
                 try:
+                    s.serve(w["conf"])
                     r = measure(ctx, s, w, a.scale * 0.1)
                     if r["errors"] or not r["units"]:
                         raise RuntimeError(f"{r['errors']} errors: {r['first_error']}")

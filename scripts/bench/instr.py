@@ -7,18 +7,9 @@ import bench
 
 
 def run(ctx, s, wl, n, work):
-    s.ports = {k: bench.free_port() for k in bench.PORTS}
-    for d in ("logs", "tmp", "html/static"):
-        os.makedirs(os.path.join(s.prefix, d), exist_ok=True)
-    if not os.path.exists(s.prefix + "/certs"):
-        shutil.copytree(ctx.certs, s.prefix + "/certs")
-    conf = s.prefix + "/nginx.conf"
-    with open(ctx.conf or os.path.join(bench.HERE, "conf/nginx.conf.tmpl")) as template, open(conf, "w") as out:
-        text = s.subst(template.read())
-        # One process, so that one count is the whole; few connections, so that their table is small.
-        text = text.replace("worker_connections 20000", "worker_connections 1000")
-        out.write(text.replace("master_process on", "master_process off"))
-    argv = [s.cmd, "-p", s.prefix + "/", "-c", conf]
+    # One process, so that one count is the whole; few connections, so that their table is small.
+    text = s.prepare(bench.WL[wl]["conf"]).replace("worker_connections 20000", "worker_connections 1000")
+    argv = s.argv(text.replace("master_process on", "master_process off"))
     log = os.path.join(work, "cg.log.%p")
     for f in os.listdir(work):
         if f.startswith("cg."):

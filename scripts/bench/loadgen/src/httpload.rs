@@ -20,6 +20,7 @@ pub fn headers(kind: &str, host: &str) -> String {
         "browser" => format!(
             "Host: {host}\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\nAccept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8\r\nAccept-Language: en-US,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br\r\nReferer: http://{host}/index.html\r\nCookie: session=4f0c8e2a9d7b41c6a1e3; theme=dark; _ga=GA1.2.1234567890.1234567890\r\nUpgrade-Insecure-Requests: 1\r\nSec-Fetch-Dest: document\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Site: same-origin\r\nCache-Control: max-age=0\r\n"
         ),
+        "gzip" => headers("min", host) + "Accept-Encoding: gzip\r\n",
         _ => format!("Host: {host}\r\nUser-Agent: pbench/1.0\r\nAccept: */*\r\n"),
     }
 }
