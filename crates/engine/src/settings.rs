@@ -33,6 +33,7 @@ pub struct CoreSettings {
     pub lingering_time: u64,
     pub lingering_timeout: u64,
     pub reset_timedout_connection: bool,
+    pub tcp_nopush: bool,
     pub tcp_nodelay: bool,
     pub sendfile: bool,
     /// Sizes that may differ from request to request.
@@ -115,6 +116,7 @@ impl CoreSettings {
             lingering_time: core.lingering_time.or(30_000),
             lingering_timeout: core.lingering_timeout.or(5_000),
             reset_timedout_connection: core.reset_timedout_connection.or(false),
+            tcp_nopush: core.tcp_nopush.or(false),
             tcp_nodelay: core.tcp_nodelay.or(true),
             sendfile: core.sendfile.or(false),
             limit_rate: core.limit_rate.get().map(|rate| build.template(rate)),

@@ -322,10 +322,15 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
         return send_read_file(x, head, part).await;
     }
     let (mut offset, end) = (part.offset, part.offset + part.length);
+    let together = x.location().core.tcp_nopush;
     let sent = poll_fn(|cx| {
         while !head.is_empty() {
             let pace = ready!(x.poll_pace(cx));
-            let poll = x.client.io.poll_write_more(cx, up_to(pace, head));
+            let bytes = up_to(pace, head);
+            let poll = match together {
+                true => x.client.io.poll_write_more(cx, bytes),
+                false => x.client.io.poll_write(cx, bytes),
+            };
             let n = ready!(poll_client(x, cx, poll))?;
             x.count_sent(n as u64);
             head.consume(n);

@@ -92,8 +92,7 @@ impl Module for HttpCore {
             .accepted("files go out through the page cache"),
         D::scope("output_buffers", SCOPES, Takes::TWO, |s, c| s.once.buffers(c))
             .accepted("buffers belong to a thread, not to a request"),
-        D::scope("tcp_nopush", SCOPES, Takes::FLAG, |s, c| s.once.flag(c))
-            .accepted("a response head goes out in one packet with what follows"),
+        D::scope("tcp_nopush", SCOPES, Takes::FLAG, |s, c| s.tcp_nopush.flag(c)),
         D::scope("tcp_nodelay", SCOPES, Takes::FLAG, |s, c| s.tcp_nodelay.flag(c)),
         D::scope("send_timeout", SCOPES, Takes::ONE, |s, c| s.send_timeout.msec(c)),
         D::scope("send_lowat", SCOPES, Takes::ONE, |s, c| {
@@ -284,6 +283,8 @@ pub struct Core {
     pub limit_rate: Setting<Template>,
     pub limit_rate_after: Setting<Template>,
     pub sendfile: Setting<bool>,
+    /// The head of a response and the file behind it share packets.
+    pub tcp_nopush: Setting<bool>,
     pub tcp_nodelay: Setting<bool>,
     pub send_timeout: Setting<u64>,
     pub keepalive_time: Setting<u64>,
@@ -350,6 +351,7 @@ impl Conf for Core {
             limit_rate,
             limit_rate_after,
             sendfile,
+            tcp_nopush,
             tcp_nodelay,
             send_timeout,
             keepalive_time,
