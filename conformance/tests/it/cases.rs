@@ -40,5 +40,9 @@ fn the_recipe_is_what_is_recorded() {
     let ports = ["8080", "3000"].iter().fold(recipe, |text, port| {
         text.replace(&format!("127.0.0.1:{port}"), &format!("127.0.0.1:%%PORT_{port}%%"))
     });
-    assert_eq!(read("conformance/cases/cors/nginx.conf"), ports, "put the recipe into the case and record it anew");
+    assert_eq!(
+        read("conformance/cases/cors/nginx.conf"),
+        ports,
+        "put the recipe into the case and record it anew"
+    );
 }

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use pcre2::bytes::RegexBuilder;
+use pcre2::bytes::{CaptureLocations, RegexBuilder};
 
 use crate::lowering::{Call, Fault};
 use crate::program::VariableId;
@@ -12,10 +12,18 @@ use crate::program::VariableId;
 /// A compiled regular expression and the variables that its named captures set.
 #[derive(Clone)]
 pub struct Regex {
-    compiled: Arc<pcre2::bytes::Regex>,
+    compiled: Arc<Compiled>,
     source: Arc<[u8]>,
     caseless: bool,
     named: Arc<[(usize, VariableId)]>,
+}
+
+struct Compiled {
+    regex: pcre2::bytes::Regex,
+    /// Groups with the whole match.
+    groups: usize,
+    /// Where a match puts its groups, while none is on.
+    spare: Mutex<Option<CaptureLocations>>,
 }
 
 impl std::fmt::Debug for Regex {
@@ -70,12 +78,14 @@ impl Regex {
                 Some([]) | None => [start.as_bytes(), pattern, b"\""].concat(),
             }
         })?;
-        Ok(Self { compiled: Arc::new(compiled), source: pattern.into(), caseless, named: Arc::new([]) })
+        let groups = compiled.captures_len();
+        let compiled = Arc::new(Compiled { regex: compiled, groups, spare: Mutex::new(None) });
+        Ok(Self { compiled, source: pattern.into(), caseless, named: Arc::new([]) })
     }
 
     /// The names of its groups.
     pub fn names(&self) -> impl Iterator<Item = (usize, &str)> {
-        let names = self.compiled.capture_names().iter().enumerate();
+        let names = self.compiled.regex.capture_names().iter().enumerate();
         names.filter_map(|(index, name)| Some((index, name.as_deref()?)))
     }
 
@@ -89,7 +99,7 @@ impl Regex {
 
     /// How many groups the pattern has, the whole match not counted.
     pub fn groups(&self) -> usize {
-        self.compiled.captures_len().saturating_sub(1)
+        self.compiled.groups.saturating_sub(1)
     }
 
     pub fn named(&self) -> &[(usize, VariableId)] {
@@ -97,7 +107,7 @@ impl Regex {
     }
 
     pub fn is_match(&self, subject: &[u8]) -> bool {
-        self.compiled.is_match(subject).unwrap_or(false)
+        self.compiled.regex.is_match(subject).unwrap_or(false)
     }
 
     /// Matches and gives the byte ranges of all groups, the whole match first.
@@ -105,12 +115,19 @@ impl Regex {
     /// # Errors
     /// PCRE2's own limits (backtracking, stack), as text.
     pub fn captures(&self, subject: &[u8]) -> Result<Option<Vec<Option<(usize, usize)>>>, String> {
-        let mut locations = self.compiled.capture_locations();
-        match self.compiled.captures_read(&mut locations, subject) {
+        let Compiled { regex, groups, spare } = &*self.compiled;
+        // Another thread that has it at the moment is not waited for.
+        let kept = spare.try_lock().ok().and_then(|mut spare| spare.take());
+        let mut locations = kept.unwrap_or_else(|| regex.capture_locations());
+        let found = match regex.captures_read(&mut locations, subject) {
             Ok(None) => Ok(None),
-            Ok(Some(_)) => Ok(Some((0..self.compiled.captures_len()).map(|i| locations.get(i)).collect())),
+            Ok(Some(_)) => Ok(Some((0..*groups).map(|i| locations.get(i)).collect())),
             Err(error) => Err(error.to_string()),
+        };
+        if let Ok(mut spare) = spare.try_lock() {
+            *spare = Some(locations);
         }
+        found
     }
 }
 
