@@ -57,6 +57,7 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::Dav,
     // What lies there compressed already comes before the file itself.
     &http::GzipStatic,
+    &http::Precompressed,
     &http::Static,
     // The first filter: it judges the response as its maker sent it, before any other filter changes it.
     &http::NotModified,
@@ -73,8 +74,13 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::Charset,
     // What its pages include has been through the filters above on its own.
     &http::Ssi,
-    // Compression of whatever the filters before made of the body; what depended on the client is told after it.
+    // Compression of whatever the filters before made of the body. Each has its directives; the last one chooses among
+    // them, by what the client likes best.
+    &http::Brotli,
+    &http::Zstd,
     &http::Gzip,
+    &http::Compress,
+    // What depended on the client is told behind all that asked for it.
     &http::GzipOk,
     // The last filter: it cuts ranges out of the body that all others have agreed on.
     &http::RangeFilter,

@@ -2,18 +2,18 @@
 
 use std::io;
 
-use flate2::{Compress, Compression, FlushCompress, Status};
-use weir_engine::contract::{Filter, Install, Variable};
+use flate2::{Compression, FlushCompress, Status};
+use weir_engine::contract::{Install, Variable};
 use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Response};
-use weir_engine::http1::{Known, Method};
-use weir_ir::contract::{Conf, Contexts, Directive, Module, Once, Setting, Takes};
+use weir_engine::http1::Known;
+use weir_ir::contract::{Conf, Contexts, Directive, Module, Setting, Takes};
 use weir_ir::{Call, Fault, Merge};
 use weir_syntax::Diagnostic;
 
-use super::body::{self, Transform};
-use super::gzip_ok::{self, Acceptance};
-use super::types::Types;
+use super::body;
+use super::compress::{self, Coding, Configured, Encoder, Encoding, power};
+use super::gzip_ok::Acceptance;
 
 pub struct Gzip;
 
@@ -26,113 +26,97 @@ impl Module for Gzip {
     type Main = ();
     type Scope = Settings;
     const DIRECTIVES: &'static [Directive<Self>] = &[
-        D::scope("gzip", SCOPES.or(Contexts::LOCATION_IF), Takes::FLAG, |s, c| s.enable.flag(c)),
-        D::scope("gzip_buffers", SCOPES, Takes::TWO, |s, c| s.once.buffers(c))
+        D::scope("gzip", SCOPES.or(Contexts::LOCATION_IF), Takes::FLAG, |s, c| s.common.enable.flag(c)),
+        D::scope("gzip_buffers", SCOPES, Takes::TWO, |s, c| s.common.once.buffers(c))
             .accepted("a response is compressed through one small buffer"),
-        D::scope("gzip_types", SCOPES, Takes::ONE_MORE, |s, c| s.types.add(c)),
-        D::scope("gzip_comp_level", SCOPES, Takes::ONE, |s, c| s.level.put_with(c, level)),
+        D::scope("gzip_types", SCOPES, Takes::ONE_MORE, |s, c| s.common.types.add(c)),
+        D::scope("gzip_comp_level", SCOPES, Takes::ONE, |s, c| {
+            s.level.put_with(c, |c| compress::level(c, 1, 9))
+        }),
         D::scope("gzip_window", SCOPES, Takes::ONE, |s, c| s.window.put_with(c, window)),
-        D::scope("gzip_hash", SCOPES, Takes::ONE, |s, c| s.once.read(c, hash))
+        D::scope("gzip_hash", SCOPES, Takes::ONE, |s, c| s.common.once.read(c, hash))
             .accepted("the compressor sizes its tables itself"),
-        D::scope("postpone_gzipping", SCOPES, Takes::ONE, |s, c| s.once.size(c))
+        D::scope("postpone_gzipping", SCOPES, Takes::ONE, |s, c| s.common.once.size(c))
             .accepted("what is complete in memory is compressed in one go"),
-        D::scope("gzip_no_buffer", SCOPES, Takes::FLAG, |s, c| s.once.flag(c))
+        D::scope("gzip_no_buffer", SCOPES, Takes::FLAG, |s, c| s.common.once.flag(c))
             .accepted("nothing is held back while more is waited for"),
-        D::scope("gzip_min_length", SCOPES, Takes::ONE, |s, c| s.min_length.size(c)),
+        D::scope("gzip_min_length", SCOPES, Takes::ONE, |s, c| s.common.min_length.size(c)),
     ];
 }
 
 /// What a level says of compression.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    enable: Setting<bool>,
-    types: Types,
+    common: compress::Settings,
     level: Setting<u8>,
     /// As a power of 2.
     window: Setting<u8>,
-    min_length: Setting<u64>,
-    once: Once,
 }
 
 impl Conf for Settings {
     fn inherit(&mut self, outer: &Self, _: &mut Merge<'_>) -> Result<(), Fault> {
-        self.enable.inherit(&outer.enable);
-        self.types.inherit(&outer.types);
+        self.common.inherit(&outer.common);
         self.level.inherit(&outer.level);
         self.window.inherit(&outer.window);
-        self.min_length.inherit(&outer.min_length);
         Ok(())
     }
-}
-
-fn level(call: &mut Call<'_>) -> Result<u8, Fault> {
-    match call.number()? {
-        level @ 1..=9 => Ok(level as u8),
-        _ => Err(call.under(call.fail("value must be between 1 and 9"), 0)),
-    }
-}
-
-/// The power of 2 that a size is, if it is one of these.
-fn power(call: &Call<'_>, most: u8) -> Result<Option<u8>, Fault> {
-    let size = call.size()?;
-    Ok((9..=most).find(|bits| size == 1 << bits))
 }
 
 fn window(call: &mut Call<'_>) -> Result<u8, Fault> {
     let refused = call.refuse("must be 512, 1k, 2k, 4k, 8k, 16k, or 32k");
-    power(call, 15)?.ok_or_else(|| call.under(refused, 0))
+    power(call, 9..=15)?.ok_or_else(|| call.under(refused, 0))
 }
 
 fn hash(call: &mut Call<'_>) -> Result<u8, Fault> {
     let refused = call.refuse("must be 512, 1k, 2k, 4k, 8k, 16k, 32k, 64k, or 128k");
-    power(call, 17)?.ok_or_else(|| call.under(refused, 0))
+    power(call, 9..=17)?.ok_or_else(|| call.under(refused, 0))
 }
 
 impl Install for Gzip {
-    const VARIABLES: &'static [Variable] = &[Variable::new("gzip_ratio", ratio)];
+    const VARIABLES: &'static [Variable] =
+        &[Variable::new("gzip_ratio", |x, out| compress::ratio(x, NAME, out))];
 
-    fn install(settings: &Settings, plan: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
-        if settings.enable.or(false) {
-            plan.handlers.filters.push(Box::new(Compressing {
-                types: settings.types.or(&["text/html"]),
-                level: settings.level.or(1),
-                window: settings.window.or(15),
-                min_length: settings.min_length.or(20),
-                acceptance: Acceptance::of(plan),
-            }));
-        }
+    fn install(_: &Settings, _: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
         Ok(())
     }
 }
 
-struct Compressing {
-    types: Types,
+const NAME: &str = "gzip";
+
+/// What the level being compiled says of it.
+pub(super) fn coding(plan: &Plan<'_, '_>) -> Option<Configured> {
+    let settings = plan.scope().confs.get::<Gzip>();
+    settings.common.with(|| {
+        Box::new(Deflating {
+            level: settings.level.or(1),
+            window: settings.window.or(15),
+            acceptance: Acceptance::of(plan),
+        })
+    })
+}
+
+struct Deflating {
     level: u8,
     window: u8,
-    min_length: u64,
     acceptance: Acceptance,
 }
 
-impl Filter for Compressing {
-    fn filter(&self, x: &mut Exchange, response: &mut Response) {
-        let length = response.content_length;
-        if !matches!(response.status, 200 | 403 | 404)
-            || length.is_some_and(|length| length < self.min_length)
-            || response.headers.first(Known::ContentEncoding).is_some_and(|coding| !coding.is_empty())
-            || !self.types.has(response)
-        {
-            return;
-        }
-        gzip_ok::varies(x);
+impl Coding for Deflating {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn weight(&self, x: &mut Exchange, response: &Response) -> u16 {
         if !self.acceptance.holds(x, response) {
-            return;
+            return 0;
         }
-        response.headers.push(b"Content-Encoding", b"gzip");
-        response.body_changes();
-        // A body that is not sent is not compressed either.
-        if x.method != Method::Head {
-            body::transform(Deflate::new(self.level, window_for(length, self.window)), x, response);
-        }
+        // nginx reads more out of the field than its grammar has.
+        x.header(Known::AcceptEncoding).map_or(0, |value| compress::weight_in(value, NAME)).max(1)
+    }
+
+    fn encode(&self, length: Option<u64>, x: &mut Exchange, response: &mut Response) {
+        let encoder = Deflate::new(self.level, window_for(length, self.window));
+        body::transform(Encoding::new(NAME, encoder), x, response);
     }
 }
 
@@ -143,68 +127,34 @@ fn window_for(length: Option<u64>, most: u8) -> u8 {
     (length.saturating_add(262).ilog2() as u8 + 1).clamp(9, most)
 }
 
-struct Deflate {
-    compress: Compress,
-    /// Bytes were taken that nothing came out of yet.
-    dirty: bool,
-    /// The body was compressed to its end.
-    over: bool,
-}
+struct Deflate(flate2::Compress);
 
 impl Deflate {
     fn new(level: u8, window: u8) -> Self {
-        let compress = Compress::new_gzip(Compression::new(level.into()), window);
-        Self { compress, dirty: false, over: false }
+        Self(flate2::Compress::new_gzip(Compression::new(level.into()), window))
     }
 
     fn run(&mut self, input: &[u8], out: &mut Vec<u8>, flush: FlushCompress) -> io::Result<(usize, Status)> {
-        let before = self.compress.total_in();
-        let status = self.compress.compress_vec(input, out, flush).map_err(io::Error::other)?;
-        Ok(((self.compress.total_in() - before) as usize, status))
+        let before = self.0.total_in();
+        let status = self.0.compress_vec(input, out, flush).map_err(io::Error::other)?;
+        Ok(((self.0.total_in() - before) as usize, status))
     }
 }
 
-impl Transform for Deflate {
+impl Encoder for Deflate {
     fn push(&mut self, input: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
-        self.dirty = true;
         Ok(self.run(input, out, FlushCompress::None)?.0)
     }
 
-    fn flush(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
-        if self.dirty {
-            self.run(b"", out, FlushCompress::Sync)?;
-            // Without room left there may be more to come.
-            self.dirty = out.len() == out.capacity();
-        }
-        Ok(())
+    fn flush(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
+        self.run(b"", out, FlushCompress::Sync)?;
+        // Without room left there may be more to come.
+        Ok(out.len() < out.capacity())
     }
 
     fn end(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
-        self.over = self.run(b"", out, FlushCompress::Finish)?.1 == Status::StreamEnd;
-        Ok(self.over)
+        Ok(self.run(b"", out, FlushCompress::Finish)?.1 == Status::StreamEnd)
     }
-
-    fn finish(&mut self, x: &mut Exchange) {
-        if self.over {
-            *x.extension_mut() = Ratio { from: self.compress.total_in(), to: self.compress.total_out() };
-        }
-    }
-}
-
-/// Bytes before and after.
-#[derive(Default)]
-struct Ratio {
-    from: u64,
-    to: u64,
-}
-
-fn ratio(x: &Exchange, out: &mut Vec<u8>) -> bool {
-    let Some(Ratio { from, to: to @ 1.. }) = x.extension() else { return false };
-    // To two decimals, rounded by the third.
-    let thousandths = u128::from(*from) * 1000 / u128::from(*to);
-    let hundredths = (thousandths + 5) / 10;
-    out.extend_from_slice(format!("{}.{:02}", hundredths / 100, hundredths % 100).as_bytes());
-    true
 }
 
 #[cfg(test)]
@@ -254,13 +204,13 @@ mod tests {
     fn bodies() {
         let noise: Vec<u8> = (0..300_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         for (window, body) in [(15, &noise[..]), (9, &noise[..1000]), (15, b""), (15, &[b'x'; 200_000])] {
-            let compressed = pushed(body, Deflate::new(6, window));
+            let compressed = pushed(body, Encoding::new(NAME, Deflate::new(6, window)));
             assert_eq!(pushed(&compressed, Inflate::new()), body);
             // With pauses, at each of which all that was taken comes out.
-            let compressed = pulled(body, 40_000, Deflate::new(1, window));
+            let compressed = pulled(body, 40_000, Encoding::new(NAME, Deflate::new(1, window)));
             assert_eq!(pulled(&compressed, 5_000, Inflate::new()), body);
         }
-        assert!(pushed(&[b'x'; 200_000], Deflate::new(1, 15)).len() < 2000);
+        assert!(pushed(&[b'x'; 200_000], Encoding::new(NAME, Deflate::new(1, 15))).len() < 2000);
     }
 
     #[test]

@@ -117,9 +117,13 @@ pub(super) fn varies(x: &mut Exchange) {
     x.extension_mut::<State>().varies = true;
 }
 
+/// Whether the level being compiled tells what answers depend on.
+pub(super) fn vary(plan: &Plan<'_, '_>) -> bool {
+    plan.scope().confs.get::<GzipOk>().vary.or(false)
+}
+
 /// The conditions of a level, ready.
 pub(super) struct Acceptance {
-    pub(super) vary: bool,
     http_version: Version,
     proxied: u32,
     disable: Vec<Regex>,
@@ -131,7 +135,6 @@ impl Acceptance {
     pub(super) fn of(plan: &Plan<'_, '_>) -> Self {
         let conditions = plan.scope().confs.get::<GzipOk>();
         Self {
-            vary: conditions.vary.or(false),
             http_version: conditions.http_version.or(Version::HTTP_11),
             proxied: if conditions.proxied == 0 { OFF } else { conditions.proxied },
             disable: conditions.disable.or(vec![]),

@@ -37,7 +37,7 @@ pub fn table() -> String {
     }
     for (module, directive) in declared.iter().filter(|(module, d)| row(module, d).is_none()) {
         let (standing, reason) = match directive.standing {
-            Standing::Supported => ("supported", "weir's own"),
+            Standing::Supported => ("supported", "nginx itself has none of that name"),
             Standing::Accepted(reason) => ("accepted", reason),
         };
         let contexts = directive.contexts.names().join(", ");
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     /// Modules that nginx does not have.
-    const OWN: &[&str] = &["http_websocket_origins"];
+    const OWN: &[&str] = &["http_websocket_origins", "http_brotli", "http_zstd"];
 
     fn takes(row: &Row) -> Takes {
         let (block, count) = match row.takes.strip_prefix("block ") {
