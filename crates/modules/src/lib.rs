@@ -10,7 +10,8 @@ pub mod upstream;
 
 use weir_engine::contract::AnyInstall;
 
-/// The modules of the `http` block, each phase and the chain of filters in this order.
+/// The modules of the `http` block, each phase and the chain of filters in this order, which is nginx's: there handlers and
+/// filters run from the end of `auto/modules` to its beginning.
 pub const HTTP: &[&dyn AnyInstall] = &[
     // Has no handlers; as in nginx a missing certificate is told before what later modules find.
     &http::Ssl,
@@ -93,3 +94,51 @@ pub const UPSTREAM: &[&dyn AnyInstall] = &[
     // After every balancer: it keeps the connections to whatever peer they picked.
     &upstream::keepalive::Keepalive,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The order in which nginx runs them.
+    const NGINX: &[&str] = &[
+        "http_limit_req",
+        "http_limit_conn",
+        "http_access",
+        "http_auth_basic",
+        "http_auth_request",
+        "http_try_files",
+        "http_mirror",
+        "http_random_index",
+        "http_index",
+        "http_autoindex",
+        "http_dav",
+        "http_gzip_static",
+        "http_static",
+        "http_slice_filter",
+        "http_not_modified_filter",
+        "http_headers_filter",
+        "http_userid_filter",
+        "http_gunzip_filter",
+        "http_addition_filter",
+        "http_sub_filter",
+        "http_image_filter",
+        "http_xslt_filter",
+        "http_charset_filter",
+        "http_ssi_filter",
+        // Where those who add these two put them.
+        "http_brotli",
+        "http_zstd",
+        "http_gzip_filter",
+        "http_range_filter",
+        "http_log",
+    ];
+
+    #[test]
+    fn handlers_and_filters_run_in_nginxs_order() {
+        let place = |name: &&str| NGINX.iter().position(|known| known == name);
+        let places: Vec<_> = HTTP.iter().filter_map(|module| place(&module.name())).collect();
+        assert!(places.is_sorted(), "{:?}", places.iter().map(|at| NGINX[*at]).collect::<Vec<_>>());
+        // None of them is missing here for its name alone.
+        assert!(places.len() > 20, "{}", places.len());
+    }
+}
