@@ -131,7 +131,8 @@ struct Deflate(flate2::Compress);
 
 impl Deflate {
     fn new(level: u8, window: u8) -> Self {
-        Self(flate2::Compress::new_gzip(Compression::new(level.into()), window))
+        // At level 1 zlib-rs leaves a third more than zlib does, at 2 less, and is still the faster one.
+        Self(flate2::Compress::new_gzip(Compression::new(level.max(2).into()), window))
     }
 
     fn run(&mut self, input: &[u8], out: &mut Vec<u8>, flush: FlushCompress) -> io::Result<(usize, Status)> {
@@ -211,6 +212,15 @@ mod tests {
             assert_eq!(pulled(&compressed, 5_000, Inflate::new()), body);
         }
         assert!(pushed(&[b'x'; 200_000], Encoding::new(NAME, Deflate::new(1, 15))).len() < 2000);
+    }
+
+    #[test]
+    fn the_lowest_level_is_worth_it() {
+        let text: String =
+            (0..2000).map(|n| format!("{{\"id\":{},\"name\":\"n{n}\"}},", n * 7919 % 10_007)).collect();
+        let length = |level| pushed(text.as_bytes(), Encoding::new(NAME, Deflate::new(level, 15))).len();
+        // zlib's level 1 makes 16 % more of it than its level 6.
+        assert!(length(1) * 100 < length(6) * 125, "{} {}", length(1), length(6));
     }
 
     #[test]
