@@ -14,8 +14,8 @@ const READ: usize = 64 * 1024;
 const ROOM: usize = 16 * 1024;
 /// Up to here a body in memory is changed in one go.
 const SMALL: usize = 64 * 1024;
-/// Bytes that are changed before other connections have their turn.
-const TURN: usize = 256 * 1024;
+/// Bytes that are changed before other connections have their turn: with the best compression that is a tenth of a second.
+const TURN: usize = 64 * 1024;
 
 /// What becomes of the bytes of a body.
 pub(super) trait Transform: 'static {
