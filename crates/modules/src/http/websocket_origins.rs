@@ -78,6 +78,18 @@ impl Origin {
             && self.host.len() > domain.host.len()
             && self.host.ends_with(&domain.host)
     }
+
+    /// Whether a page's host and port are those that the client asked; a port of 0 is none. Where TLS ends here, the page
+    /// must have come over TLS as well; where it does not, it may have ended in front of us.
+    fn is_of(&self, host: &[u8], port: u16, tls: bool) -> bool {
+        let scheme_fits = match &*self.scheme {
+            b"https" => true,
+            b"http" => !tls,
+            _ => false,
+        };
+        let port = if port == 0 { implied(&self.scheme) } else { port };
+        scheme_fits && self.port == port && host.eq_ignore_ascii_case(&self.host)
+    }
 }
 
 fn implied(scheme: &[u8]) -> u16 {
@@ -151,21 +163,10 @@ impl Allowed {
         let allowed = Origin::parse(text).is_some_and(|origin| {
             self.exact.contains(&origin)
                 || self.below.iter().any(|domain| origin.is_below(domain))
-                || (self.same && is_same(&origin, x))
+                || (self.same && origin.is_of(x.head.host(), x.head.port(), x.connection.tls.is_some()))
         });
         (!allowed).then(|| format!("origin \"{}\" is not allowed", String::from_utf8_lossy(text)))
     }
-}
-
-/// Whether a page's host and port are those that the client asked. Where TLS ends here, the page must have come over TLS
-/// as well; where it does not, it may have ended in front of us.
-fn is_same(origin: &Origin, x: &Exchange) -> bool {
-    let scheme_fits = match x.connection.tls {
-        Some(_) => &*origin.scheme == b"https",
-        None => matches!(&*origin.scheme, b"http" | b"https"),
-    };
-    let port = if x.head.port() == 0 { implied(&origin.scheme) } else { x.head.port() };
-    scheme_fits && origin.port == port && x.head.host().eq_ignore_ascii_case(&origin.host)
 }
 
 impl Install for WebsocketOrigins {
@@ -205,6 +206,7 @@ fn is_upgrade(x: &Exchange) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::Origin;
     use crate::testing::{Site, check_conf, code};
 
     #[test]
@@ -305,6 +307,14 @@ mod tests {
             ("[::1]:81", "http://[::1]:81", "200"),
         ] {
             check("same", host, &format!("Origin: {origin}\r\n"), expected);
+        }
+        for (origin, tls, expected) in [
+            ("https://a.example", true, true),
+            ("http://a.example", true, false),
+            ("http://a.example", false, true),
+        ] {
+            let parsed = Origin::parse(origin.as_bytes()).unwrap();
+            assert_eq!(parsed.is_of(b"a.example", 0, tls), expected, "{origin} {tls}");
         }
     }
 
