@@ -107,15 +107,19 @@ impl Coding for Brotlying {
     }
 
     fn encode(&self, length: Option<u64>, x: &mut Exchange, response: &mut Response) {
-        let encoder = Encode::new(self.quality, window_for(length, self.window));
+        let encoder = Encode::new(self.quality, window_for(self.quality, length, self.window));
         body::transform(Encoding::new(NAME, encoder), x, response);
     }
 }
 
 /// The window for a body of that length: a small one needs less memory.
-fn window_for(length: Option<u64>, most: u8) -> u8 {
-    let Some(length) = length.filter(|length| *length > 0) else { return most };
-    ((length - 1).checked_ilog2().map_or(0, |bits| bits as u8 + 1)).clamp(LEAST, most)
+fn window_for(quality: u8, length: Option<u64>, most: u8) -> u8 {
+    let bits = match length {
+        None | Some(0) => most,
+        Some(length) => (length - 1).checked_ilog2().map_or(0, |bits| bits as u8 + 1).clamp(LEAST, most),
+    };
+    // Below that the crate has nothing but its slowest search for these, which takes twenty times as long.
+    if matches!(quality, 5..=8) { bits.max(17) } else { bits }
 }
 
 struct Encode(State<StandardAlloc>);
@@ -213,17 +217,19 @@ mod tests {
 
     #[test]
     fn windows() {
-        for (length, expected) in [
-            (None, 19),
-            (Some(0), 19),
-            (Some(1), 10),
-            (Some(1024), 10),
-            (Some(1025), 11),
-            (Some(1 << 30), 19),
+        for (quality, length, expected) in [
+            (4, None, 19),
+            (4, Some(0), 19),
+            (4, Some(1), 10),
+            (4, Some(1024), 10),
+            (4, Some(1025), 11),
+            (4, Some(1 << 30), 19),
+            (6, Some(1), 17),
+            (6, Some(1 << 30), 19),
         ] {
-            assert_eq!(window_for(length, 19), expected, "{length:?}");
+            assert_eq!(window_for(quality, length, 19), expected, "{quality} {length:?}");
         }
-        assert_eq!(window_for(Some(1 << 20), 12), 12);
+        assert_eq!(window_for(4, Some(1 << 20), 12), 12);
     }
 
     fn decoded(bytes: &[u8]) -> Vec<u8> {
