@@ -168,16 +168,13 @@ class Server:
         """Puts the prefix together and gives the text of a configuration that listens on new ports."""
         self.conf = conf
         self.ports = {k: free_port() for k in PORTS}
-        for d in ("logs", "tmp", "html/static"):
+        for d in ("logs", "tmp"):
             os.makedirs(os.path.join(self.prefix, d), exist_ok=True)
-        c = os.path.join(self.prefix, "certs")
-        if not os.path.exists(c):
-            shutil.copytree(self.ctx.certs, c)
-        for n, sz in (("1k", 1024), ("1m", 1 << 20)):
-            with open(os.path.join(self.prefix, "html/static", n), "wb") as f:
-                f.write((b"abcdefghijklmnopqrstuvwxyz012345\n" * (sz // 33 + 1))[:sz])
-        with open(os.path.join(self.prefix, "html/static/64k.json"), "wb") as f:
-            f.write(json_text(65536))
+        # The same for all: how a file lies in the page cache is a good part of what sending it costs.
+        for d in ("certs", "html"):
+            link = os.path.join(self.prefix, d)
+            if not os.path.exists(link):
+                os.symlink(os.path.join("..", d), link)
         with open(self.ctx.conf or os.path.join(HERE, f"conf/{conf}.conf.tmpl")) as template:
             return self.subst(template.read())
 
@@ -372,6 +369,15 @@ def ratio_ci(c, r, n=2000):
     return md(c) / md(r), b[int(n * 0.05)], b[int(n * 0.95)]
 
 
+def make_files(d):
+    os.makedirs(d, exist_ok=True)
+    for n, sz in (("1k", 1024), ("1m", 1 << 20)):
+        with open(os.path.join(d, n), "wb") as f:
+            f.write((b"abcdefghijklmnopqrstuvwxyz012345\n" * (sz // 33 + 1))[:sz])
+    with open(os.path.join(d, "64k.json"), "wb") as f:
+        f.write(json_text(65536))
+
+
 def make_certs(d):
     os.makedirs(d, exist_ok=True)
     for n, alg in (("ec", ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]), ("rsa", ["rsa:2048"])):
@@ -449,8 +455,8 @@ def main():
     work = a.work or tempfile.mkdtemp(prefix="pbench.")
     os.makedirs(work, exist_ok=True)
     os.chmod(work, 0o755)
-    ctx.certs = os.path.join(work, "certs")
-    make_certs(ctx.certs)
+    make_certs(os.path.join(work, "certs"))
+    make_files(os.path.join(work, "html/static"))
     ctx.backend_port = free_port()
     back = subprocess.Popen([ctx.pbench, "backend", "--listen", f"127.0.0.1:{ctx.backend_port}", "--threads", str(a.backend_threads)],
                             stderr=subprocess.DEVNULL, preexec_fn=preexec(ctx.load_cpus))

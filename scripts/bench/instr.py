@@ -51,8 +51,8 @@ def main():
     ctx.pbench = os.path.abspath(a.pbench); ctx.workers = 1; ctx.conf = a.conf; ctx.timeout = 300; ctx.proxy_cpus = ctx.load_cpus = None
     work = tempfile.mkdtemp(prefix="pinstr.")
     os.chmod(work, 0o755)
-    ctx.certs = os.path.join(work, "certs")
-    bench.make_certs(ctx.certs)
+    bench.make_certs(os.path.join(work, "certs"))
+    bench.make_files(os.path.join(work, "html/static"))
     ctx.backend_port = bench.free_port()
     b = subprocess.Popen([ctx.pbench, "backend", "--listen", f"127.0.0.1:{ctx.backend_port}"], stderr=subprocess.DEVNULL)
     try:
