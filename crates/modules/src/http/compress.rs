@@ -94,7 +94,7 @@ pub(super) trait Coding: Send + Sync {
     /// How much the client likes it, in thousandths; 0 is not at all.
     fn weight(&self, x: &mut Exchange, response: &Response) -> u16 {
         let _ = response;
-        x.header(Known::AcceptEncoding).map_or(0, |value| weight_in(value, self.name()))
+        weight(x, self.name())
     }
 
     /// Sends a body of that length, if it is known, through an encoder.
@@ -139,8 +139,17 @@ impl Filter for Compressing {
     }
 }
 
+/// How much the client likes a coding, in thousandths; 0 is not at all.
+pub(super) fn weight(x: &Exchange, coding: &str) -> u16 {
+    // What becomes a part of another answer is compressed with that.
+    if x.is_subrequest() {
+        return 0;
+    }
+    x.header(Known::AcceptEncoding).map_or(0, |value| weight_in(value, coding))
+}
+
 /// The weight of a coding in an `Accept-Encoding`, in thousandths; 0 where it is not named or cannot be read.
-pub(super) fn weight_in(value: &[u8], coding: &str) -> u16 {
+fn weight_in(value: &[u8], coding: &str) -> u16 {
     let named = value.split(|byte| *byte == b',').find_map(|item| {
         let (name, weight) = match memchr::memchr(b';', item) {
             Some(at) => (&item[..at], Some(item[at + 1..].trim_ascii())),
@@ -318,5 +327,21 @@ mod tests {
         let lines: Vec<_> = log.lines().map(which).collect();
         let (gzip, brotli, zstd) = (Some(0), Some(1), Some(2));
         assert_eq!(lines, [brotli, zstd, gzip, gzip, zstd, None, None, brotli, gzip, None], "{log}");
+    }
+
+    #[test]
+    fn parts_are_not_compressed() {
+        let folder = weir_testkit::Folder::new(&[("part.html", b"part"), ("part.html.br", b"packed")]);
+        let site = Site::new(&format!(
+            "brotli on; zstd on; gzip on; brotli_min_length 0; brotli_static on; server {{ root {};
+                location / {{ brotli off; zstd off; gzip off; add_after_body /part.html; answer 200 text/html whole+; }}
+                location /part {{ }} }}",
+            folder.path().display()
+        ));
+        let answer = site.get("/", "Accept-Encoding: gzip, br, zstd\r\n");
+        assert!(
+            answer.contains("whole+") && answer.contains("part") && !answer.contains("packed"),
+            "{answer}"
+        );
     }
 }

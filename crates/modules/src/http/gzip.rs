@@ -6,7 +6,6 @@ use flate2::{Compression, FlushCompress, Status};
 use weir_engine::contract::{Install, Variable};
 use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Response};
-use weir_engine::http1::Known;
 use weir_ir::contract::{Conf, Contexts, Directive, Module, Setting, Takes};
 use weir_ir::{Call, Fault, Merge};
 use weir_syntax::Diagnostic;
@@ -111,7 +110,7 @@ impl Coding for Deflating {
             return 0;
         }
         // nginx reads more out of the field than its grammar has.
-        x.header(Known::AcceptEncoding).map_or(0, |value| compress::weight_in(value, NAME)).max(1)
+        compress::weight(x, NAME).max(1)
     }
 
     fn encode(&self, length: Option<u64>, x: &mut Exchange, response: &mut Response) {

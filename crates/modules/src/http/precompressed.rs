@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use weir_engine::contract::{Content, Flow, Install, Step};
 use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Response};
-use weir_engine::http1::{Known, Method};
+use weir_engine::http1::Method;
 use weir_ir::contract::{Directive, Module};
 use weir_syntax::{Diagnostic, Level};
 
@@ -68,15 +68,12 @@ impl Coding {
         if self.when == When::Always {
             return 1000;
         }
-        let named =
-            |x: &Exchange| x.header(Known::AcceptEncoding).map_or(0, |v| compress::weight_in(v, self.name));
+        let weight = compress::weight(x, self.name);
         match &self.gzip {
+            None => weight,
             // There is no response yet that could speak against it.
-            Some(acceptance) if acceptance.holds(x, &Response::default()) => named(x).max(1),
+            Some(acceptance) if acceptance.holds(x, &Response::default()) => weight.max(1),
             Some(_) => 0,
-            // What becomes a part of another answer is compressed with that.
-            None if x.is_subrequest() => 0,
-            None => named(x),
         }
     }
 }
