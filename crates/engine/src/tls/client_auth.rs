@@ -6,15 +6,14 @@
 use std::sync::Arc;
 
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
-};
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
+use webpki::KeyUsage;
 
 use super::der::Fields;
+use super::signature;
+use super::trust::{Reason, Trust};
 
 /// `ssl_verify_client`, where it is not off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,61 +28,8 @@ pub enum Demand {
 #[derive(Debug)]
 pub struct ClientAuth {
     pub demand: Demand,
-    /// Certificates between the client's own and a root, at most (`ssl_verify_depth`).
-    depth: usize,
-    /// `None` where nothing is trusted.
-    roots: Option<Arc<dyn ClientCertVerifier>>,
-    /// Further certificates to build chains from.
-    between: Vec<CertificateDer<'static>>,
+    trust: Trust,
     hints: Arc<[DistinguishedName]>,
-}
-
-/// Why a certificate is not accepted: OpenSSL's number and words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reason {
-    pub code: u8,
-    pub text: &'static str,
-}
-
-impl Reason {
-    const UNSPECIFIED: Self = Self { code: 1, text: "unspecified certificate verification error" };
-    const NOT_YET_VALID: Self = Self { code: 9, text: "certificate is not yet valid" };
-    const EXPIRED: Self = Self { code: 10, text: "certificate has expired" };
-    const BAD_SIGNATURE: Self = Self { code: 7, text: "certificate signature failure" };
-    const SELF_SIGNED: Self = Self { code: 18, text: "self-signed certificate" };
-    const UNKNOWN_ISSUER: Self = Self { code: 21, text: "unable to verify the first certificate" };
-    const REVOKED: Self = Self { code: 23, text: "certificate revoked" };
-    const NO_CRL: Self = Self { code: 3, text: "unable to get certificate CRL" };
-    const CRL_EXPIRED: Self = Self { code: 12, text: "CRL has expired" };
-    const PURPOSE: Self = Self { code: 26, text: "unsuitable certificate purpose" };
-
-    fn of(error: &Error, certificate: &[u8]) -> Self {
-        let Error::InvalidCertificate(error) = error else { return Self::UNSPECIFIED };
-        match error {
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::EXPIRED,
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                Self::NOT_YET_VALID
-            }
-            CertificateError::Revoked => Self::REVOKED,
-            CertificateError::UnknownRevocationStatus => Self::NO_CRL,
-            CertificateError::ExpiredRevocationList
-            | CertificateError::ExpiredRevocationListContext { .. } => Self::CRL_EXPIRED,
-            CertificateError::BadSignature => Self::BAD_SIGNATURE,
-            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-                Self::PURPOSE
-            }
-            CertificateError::UnknownIssuer => {
-                let own = Fields::of(certificate).is_some_and(|fields| fields.is_self_issued());
-                if own { Self::SELF_SIGNED } else { Self::UNKNOWN_ISSUER }
-            }
-            _ => Self::UNSPECIFIED,
-        }
-    }
-
-    /// It says only that nobody here knows the issuer.
-    fn is_about_issuer(self) -> bool {
-        self == Self::SELF_SIGNED || self == Self::UNKNOWN_ISSUER
-    }
 }
 
 /// What a client showed.
@@ -150,64 +96,27 @@ pub enum Unauthorized {
 }
 
 impl ClientAuth {
-    /// `named` are the certificates that clients are told of (`ssl_client_certificate`), `trusted` those that they are
-    /// not told of. As in OpenSSL only self-issued ones end a chain.
+    /// Clients are told of the certificates that are `named` (`ssl_client_certificate`).
     ///
     /// # Errors
-    /// A certificate or a revocation list that is none.
-    pub fn new(
-        demand: Demand,
-        depth: usize,
-        named: &[CertificateDer<'static>],
-        trusted: &[CertificateDer<'static>],
-        revoked: Vec<CertificateRevocationListDer<'static>>,
-    ) -> Result<Self, Error> {
-        let bad = |_| Error::InvalidCertificate(CertificateError::BadEncoding);
+    /// A certificate that is none.
+    pub fn new(demand: Demand, named: &[CertificateDer<'static>], trust: Trust) -> Result<Self, Error> {
         let mut hints = RootCertStore::empty();
         for certificate in named {
             hints.add(certificate.clone())?;
         }
-        let own = |c: &&CertificateDer<'static>| Fields::of(c).is_some_and(|fields| fields.is_self_issued());
-        let (ends, between): (Vec<_>, Vec<_>) = named.iter().chain(trusted).partition(own);
-        let mut roots = RootCertStore::empty();
-        for root in &ends {
-            roots.add((*root).clone())?;
-        }
-        let roots: Option<Arc<dyn ClientCertVerifier>> = if roots.is_empty() {
-            None
-        } else {
-            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                .with_crls(revoked)
-                .enforce_revocation_expiration();
-            Some(verifier.build().map_err(bad)?)
-        };
-        let between = between.into_iter().cloned().collect();
-        Ok(Self { demand, depth, roots, between, hints: hints.subjects().into() })
+        Ok(Self { demand, trust, hints: hints.subjects().into() })
     }
 
     /// The part that takes place within the handshake.
     pub(super) fn verifier(&self) -> Arc<dyn ClientCertVerifier> {
-        let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
-        Arc::new(Ask { hints: Arc::clone(&self.hints), algorithms })
+        Arc::new(Ask { hints: Arc::clone(&self.hints) })
     }
 
     /// Judges what a client showed.
     pub(super) fn judge(&self, chain: &[CertificateDer<'static>]) -> Option<ClientCertificate> {
-        let (der, sent) = chain.split_first()?;
-        let Some(roots) = &self.roots else {
-            let own = Fields::of(der).is_some_and(|fields| fields.is_self_issued());
-            let fault = if own { Reason::SELF_SIGNED } else { Reason::UNKNOWN_ISSUER };
-            return Some(ClientCertificate { der: der.clone(), fault: Some(fault) });
-        };
-        // A path cannot be longer than what there is to build it from. A root among them does not count.
-        let is_root =
-            |c: &&CertificateDer<'static>| Fields::of(c).is_some_and(|fields| fields.is_self_issued());
-        let between = sent.iter().chain(&self.between).filter(|c| !is_root(c)).take(self.depth);
-        let between: Vec<_> = between.cloned().collect();
-        let verdict = roots.verify_client_cert(der, &between, UnixTime::now());
-        let fault = verdict.err().map(|error| Reason::of(&error, der));
-        Some(ClientCertificate { der: der.clone(), fault })
+        let der = chain.first()?.clone();
+        Some(ClientCertificate { der, fault: self.trust.judge(chain, KeyUsage::client_auth()) })
     }
 
     /// Whether a request to a server with this demand may be served over a connection.
@@ -232,7 +141,7 @@ impl ClientAuth {
             Demand::OptionalNoCa => 3,
         };
         add(&[demand]);
-        add(&self.depth.to_be_bytes());
+        self.trust.identify(&mut add);
         self.hints.iter().for_each(|hint| add(hint.as_ref()));
     }
 }
@@ -241,7 +150,6 @@ impl ClientAuth {
 #[derive(Debug)]
 struct Ask {
     hints: Arc<[DistinguishedName]>,
-    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl ClientCertVerifier for Ask {
@@ -268,7 +176,7 @@ impl ClientCertVerifier for Ask {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+        signature::tls12(message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -277,11 +185,11 @@ impl ClientCertVerifier for Ask {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+        signature::tls13(message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        signature::ALGORITHMS.supported_schemes()
     }
 }
 

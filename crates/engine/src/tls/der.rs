@@ -1,5 +1,9 @@
 //! The few fields of an X.509 certificate that are shown or compared, out of its DER (RFC 5280 section 4.1).
 
+use std::cmp::Ordering;
+
+use crate::http1::date;
+
 /// Views into a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fields<'a> {
@@ -9,14 +13,33 @@ pub struct Fields<'a> {
     pub issuer: &'a [u8],
     /// As `issuer`.
     pub subject: &'a [u8],
+    /// The content of the two times.
+    validity: &'a [u8],
     /// The whole `SubjectPublicKeyInfo`, its header included.
     pub public_key: &'a [u8],
+    /// What comes after the key: extensions, mostly.
+    rest: &'a [u8],
 }
 
 const SEQUENCE: u8 = 0x30;
 const INTEGER: u8 = 0x02;
 /// `[0] EXPLICIT`, the version.
 const VERSION: u8 = 0xa0;
+const SET: u8 = 0x31;
+const OID: u8 = 0x06;
+const BOOLEAN: u8 = 0x01;
+const OCTETS: u8 = 0x04;
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
+/// `[3] EXPLICIT`, the extensions.
+const EXTENSIONS: u8 = 0xa3;
+/// `[2] IMPLICIT IA5String` of a `GeneralName`.
+const DNS_NAME: u8 = 0x82;
+
+/// 2.5.4.3
+const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
+/// 2.5.29.17
+const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
 impl<'a> Fields<'a> {
     /// `None` where it is no certificate.
@@ -29,17 +52,95 @@ impl<'a> Fields<'a> {
         let (serial, rest) = element(rest, INTEGER)?;
         let (_, rest) = element(rest, SEQUENCE)?;
         let (issuer, rest) = element(rest, SEQUENCE)?;
-        let (_, rest) = element(rest, SEQUENCE)?;
+        let (validity, rest) = element(rest, SEQUENCE)?;
         let (subject, rest) = element(rest, SEQUENCE)?;
         let (_, after) = element(rest, SEQUENCE)?;
         let public_key = &rest[..rest.len() - after.len()];
-        Some(Self { serial, issuer, subject, public_key })
+        Some(Self { serial, issuer, subject, validity, public_key, rest: after })
     }
 
     /// Whether subject and issuer are the same, as of a root.
     pub fn is_self_issued(&self) -> bool {
         self.issuer == self.subject
     }
+
+    /// Whether a time (Unix seconds) is before, within or after those that the certificate is valid at.
+    pub fn time_at(&self, unix: i64) -> Option<Ordering> {
+        let now: Vec<u8> =
+            date::iso8601(unix, 0).as_ref().iter().filter(|b| b.is_ascii_digit()).copied().collect();
+        let (begin, rest) = time(self.validity)?;
+        let (end, _) = time(rest)?;
+        Some(match now.get(..14)? {
+            now if *now < begin[..] => Ordering::Less,
+            now if *now > end[..] => Ordering::Greater,
+            _ => Ordering::Equal,
+        })
+    }
+
+    /// Whether it is for a host of this name, as OpenSSL's `X509_check_host` finds: by its alternative names, by its
+    /// common names only where there is none.
+    pub fn is_for(&self, host: &[u8]) -> bool {
+        let mut any = false;
+        let mut found = self.dns_names().inspect(|_| any = true);
+        found.any(|name| matches(name, host)) || !any && self.common_names().any(|name| matches(name, host))
+    }
+
+    fn dns_names(&self) -> impl Iterator<Item = &'a [u8]> {
+        let extensions = skip_to(self.rest, EXTENSIONS).and_then(|all| element(all, SEQUENCE));
+        let names = elements(extensions.map_or(&[], |(all, _)| all)).find_map(|(_, extension)| {
+            let (oid, rest) = element(extension, OID)?;
+            let value = element(rest, BOOLEAN).map_or(rest, |(_, rest)| rest);
+            let (names, _) = element(element(value, OCTETS)?.0, SEQUENCE)?;
+            (oid == SUBJECT_ALT_NAME).then_some(names)
+        });
+        elements(names.unwrap_or_default()).filter(|(tag, _)| *tag == DNS_NAME).map(|(_, name)| name)
+    }
+
+    fn common_names(&self) -> impl Iterator<Item = &'a [u8]> {
+        let attributes =
+            elements(self.subject).filter(|(tag, _)| *tag == SET).flat_map(|(_, set)| elements(set));
+        attributes.filter_map(|(_, attribute)| {
+            let (oid, rest) = element(attribute, OID)?;
+            elements(rest).next().filter(|_| oid == COMMON_NAME).map(|(_, name)| name)
+        })
+    }
+}
+
+/// A time as 14 digits, and what comes after it. Of a year of two digits those before 50 are of this century.
+fn time(der: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let (digits, rest) = match element(der, UTC_TIME) {
+        Some((short, rest)) => ([if short < &b"5"[..] { &b"20"[..] } else { b"19" }, short].concat(), rest),
+        None => element(der, GENERALIZED_TIME).map(|(long, rest)| (long.to_vec(), rest))?,
+    };
+    (digits.len() == 15 && digits.ends_with(b"Z")).then(|| (digits[..14].to_vec(), rest))
+}
+
+/// Whether a host has the name, whose first label may be `*` where two more follow.
+fn matches(name: &[u8], host: &[u8]) -> bool {
+    if name.eq_ignore_ascii_case(host) {
+        return true;
+    }
+    let Some(domain) = name.strip_prefix(b"*").filter(|d| d.starts_with(b".") && d[1..].contains(&b'.'))
+    else {
+        return false;
+    };
+    let label = host.len().checked_sub(domain.len()).filter(|length| *length > 0);
+    label.is_some_and(|length| host[length..].eq_ignore_ascii_case(domain) && !host[..length].contains(&b'.'))
+}
+
+/// The elements of a content, each with its tag, up to the first that is none.
+fn elements(mut der: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    std::iter::from_fn(move || {
+        let tag = *der.first()?;
+        let (content, rest) = element(der, tag)?;
+        der = rest;
+        Some((tag, content))
+    })
+}
+
+/// The content of the first element of this tag.
+fn skip_to(der: &[u8], tag: u8) -> Option<&[u8]> {
+    elements(der).find(|(found, _)| *found == tag).map(|(_, content)| content)
 }
 
 /// The content of the first element, which must have this tag, and what comes after it.
@@ -73,9 +174,43 @@ mod tests {
         assert!(fields.is_self_issued());
         assert!(!fields.serial.is_empty() && !fields.subject.is_empty());
         assert_eq!(fields.public_key, rcgen::PublicKeyData::subject_public_key_info(&made.signing_key));
+        assert_eq!(fields.time_at(0), Some(Ordering::Less));
+        assert_eq!(fields.time_at(1_800_000_000), Some(Ordering::Equal));
+        assert_eq!(fields.time_at(253_402_300_799), Some(Ordering::Greater));
+        assert!(fields.is_for(b"a.example") && fields.is_for(b"A.EXAMPLE"));
+        assert!(!fields.is_for(b"b.example") && !fields.is_for(b"rcgen self signed cert"));
         for at in 0..100 {
             assert_eq!(Fields::of(&der[..at]), None, "cut at {at}");
         }
         assert_eq!(Fields::of(b"\x30\x84\xff\xff\xff\xff"), None);
+    }
+
+    #[test]
+    fn names_with_a_star() {
+        #[track_caller]
+        fn check(name: &str, host: &str, expected: bool) {
+            assert_eq!(matches(name.as_bytes(), host.as_bytes()), expected, "{name} {host}");
+        }
+        check("*.a.example", "b.a.example", true);
+        check("*.A.example", "B.a.EXAMPLE", true);
+        check("*.a.example", "a.example", false);
+        check("*.a.example", ".a.example", false);
+        check("*.a.example", "c.b.a.example", false);
+        check("*.example", "a.example", false);
+        check("b*.a.example", "bc.a.example", false);
+        check("*", "a", false);
+    }
+
+    #[test]
+    fn the_common_name_counts_where_no_other_is() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "cn.example");
+        let der = params.self_signed(&key).unwrap().der().clone();
+        assert!(Fields::of(&der).unwrap().is_for(b"cn.example"));
+        params.subject_alt_names = vec![rcgen::SanType::DnsName("a.example".try_into().unwrap())];
+        let der = params.self_signed(&key).unwrap().der().clone();
+        assert!(!Fields::of(&der).unwrap().is_for(b"cn.example"));
+        assert!(Fields::of(&der).unwrap().is_for(b"a.example"));
     }
 }

@@ -12,12 +12,15 @@ pub mod der;
 pub mod pem;
 mod resume;
 mod server;
+mod signature;
+mod trust;
 
 pub(crate) use accept::by_name;
 pub use accept::{Accepted, accept};
-pub use client_auth::{ClientAuth, ClientCertificate, Demand, Reason, Unauthorized};
+pub use client_auth::{ClientAuth, ClientCertificate, Demand, Unauthorized};
 pub use resume::{Lifetime, TicketKey};
 pub use server::{Protocols, ServerTls, SessionCache, Settings};
+pub use trust::{Reason, Trust};
 
 use rustls::{NamedGroup, ProtocolVersion};
 

@@ -1,5 +1,6 @@
 //! What a server's words mean: files read, lists understood, everything checked that nginx checks at load.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use rustls::SupportedCipherSuite;
@@ -7,7 +8,7 @@ use rustls::crypto::SupportedKxGroup;
 use rustls::sign::CertifiedKey;
 use weir_engine::tls::ciphers::{self, BadGroups, BadList};
 use weir_engine::tls::pem::{self, NoPair};
-use weir_engine::tls::{ClientAuth, Demand, Protocols, SessionCache, TicketKey};
+use weir_engine::tls::{ClientAuth, Demand, Protocols, SessionCache, TicketKey, Trust};
 use weir_ir::{Fault, Merge};
 
 use super::{OwnCache, PROTOCOLS, SESSION, Server};
@@ -144,8 +145,10 @@ impl Server {
         };
         let Some(demand) = demand else { return Ok(None) };
         let depth = usize::try_from(self.verify_depth.or(1)).unwrap_or(usize::MAX);
-        let auth = ClientAuth::new(demand, depth, &named, &trusted, revoked);
-        auth.map(Some).map_err(|error| merge.fail_nowhere(format!("\"ssl_verify_client\" failed ({error})")))
+        let failed =
+            |error: &dyn Display| merge.fail_nowhere(format!("\"ssl_verify_client\" failed ({error})"));
+        let trust = Trust::new(depth, named.iter().chain(&trusted), &revoked).map_err(|e| failed(&e))?;
+        ClientAuth::new(demand, &named, trust).map(Some).map_err(|e| failed(&e))
     }
 
     /// The parameters are never used, but a wrong path is told as nginx tells it.
