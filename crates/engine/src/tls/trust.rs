@@ -7,7 +7,7 @@ use rustls::pki_types::{
 };
 use webpki::{
     CertRevocationList, EndEntityCert, Error, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
-    RevocationOptionsBuilder, anchor_from_trusted_cert,
+    RevocationOptionsBuilder, VerifiedPath, anchor_from_trusted_cert,
 };
 
 use super::der::Fields;
@@ -31,6 +31,7 @@ impl Reason {
         Self { code: 19, text: "self-signed certificate in certificate chain" };
     const NO_ISSUER: Self = Self { code: 20, text: "unable to get local issuer certificate" };
     const UNKNOWN_ISSUER: Self = Self { code: 21, text: "unable to verify the first certificate" };
+    const TOO_LONG: Self = Self { code: 22, text: "certificate chain too long" };
     const REVOKED: Self = Self { code: 23, text: "certificate revoked" };
     const PATH_LENGTH: Self = Self { code: 25, text: "path length constraint exceeded" };
     const PURPOSE: Self = Self { code: 26, text: "unsuitable certificate purpose" };
@@ -47,6 +48,7 @@ impl Reason {
             Error::RequiredEkuNotFoundContext(_) => Self::PURPOSE,
             Error::PathLenConstraintViolated => Self::PATH_LENGTH,
             Error::NameConstraintViolation => Self::NOT_PERMITTED,
+            Error::MaximumPathDepthExceeded => Self::TOO_LONG,
             Error::UnknownIssuer => Self::unknown(chain),
             _ => Self::UNSPECIFIED,
         }
@@ -122,15 +124,25 @@ impl Trust {
                 None => Err(Error::BadDer),
             };
         }
-        // A path cannot be longer than what there is to build it from. A root among them does not count.
-        let between = sent.iter().chain(&self.between).filter(|c| !is_self_issued(c)).take(self.depth);
-        let between: Vec<_> = between.cloned().collect();
+        let between: Vec<_> = sent.iter().chain(&self.between).cloned().collect();
+        let short_enough = |path: &VerifiedPath<'_>| match path.intermediate_certificates().count() {
+            count if count <= self.depth => Ok(()),
+            _ => Err(Error::MaximumPathDepthExceeded),
+        };
         let lists: Vec<_> = self.revoked.iter().collect();
         let revocation = RevocationOptionsBuilder::new(&lists)
             .ok()
             .map(|builder| builder.with_expiration_policy(ExpirationPolicy::Enforce).build());
         EndEntityCert::try_from(shown)?
-            .verify_for_usage(algorithms(), &self.anchors, &between, now, usage, revocation, None)
+            .verify_for_usage(
+                algorithms(),
+                &self.anchors,
+                &between,
+                now,
+                usage,
+                revocation,
+                Some(&short_enough),
+            )
             .map(drop)
     }
 
