@@ -31,6 +31,7 @@ pub mod mirror;
 pub mod mp4;
 pub mod not_modified;
 pub mod precompressed;
+mod openssl;
 pub mod proxy;
 pub mod random_index;
 pub mod range_filter;

@@ -17,6 +17,7 @@ use weir_syntax::{Diagnostic, Level};
 mod ready;
 mod variables;
 
+use super::openssl::{CertificateCache, Versions};
 use ready::Ready;
 
 const HTTP_SERVER: Contexts = Contexts::HTTP_SERVER;
@@ -39,8 +40,10 @@ impl Module for Ssl {
             s.certificate_keys.push(c.text(0));
             Ok(())
         }),
-        D::scope("ssl_certificate_cache", HTTP_SERVER, Takes::ONE_TO_THREE, certificate_cache)
-            .accepted("certificates are read once, at load"),
+        D::scope("ssl_certificate_cache", HTTP_SERVER, Takes::ONE_TO_THREE, |s, c| {
+            s.certificate_cache.put_with(c, CertificateCache::read)
+        })
+        .accepted("certificates are read once, at load"),
         D::scope("ssl_certificate_compression", HTTP_SERVER, Takes::FLAG, |s, c| {
             s.certificate_compression.flag(c)
         }),
@@ -51,7 +54,7 @@ impl Module for Ssl {
         D::scope("ssl_dhparam", HTTP_SERVER, Takes::ONE, |s, c| s.dhparam.put(c, c.conf_path(0)))
             .accepted("finite-field Diffie-Hellman is never agreed on"),
         D::scope("ssl_ecdh_curve", HTTP_SERVER, Takes::ONE, |s, c| s.ecdh_curve.put(c, c.text(0).into())),
-        D::scope("ssl_protocols", HTTP_SERVER, Takes::ONE_MORE, protocols),
+        D::scope("ssl_protocols", HTTP_SERVER, Takes::ONE_MORE, |s, c| s.protocols.add(c)),
         D::scope("ssl_ciphers", HTTP_SERVER, Takes::ONE, |s, c| s.ciphers.put(c, c.text(0).into())),
         D::scope("ssl_buffer_size", HTTP_SERVER, Takes::ONE, |s, c| s.buffer_size.size(c))
             .accepted("a record holds what is ready to be sent"),
@@ -100,29 +103,18 @@ impl Module for Ssl {
     ];
 }
 
-/// The versions by name, with whether rustls has them.
-const PROTOCOLS: [(&str, bool); 6] = [
-    ("SSLv2", false),
-    ("SSLv3", false),
-    ("TLSv1", false),
-    ("TLSv1.1", false),
-    ("TLSv1.2", true),
-    ("TLSv1.3", true),
-];
-
 /// The settings of a server, or of all of them at the `http` level.
 #[derive(Clone, Debug, Default)]
 pub struct Server {
     /// As written; nginx lets an inner list replace an outer one.
     certificates: Vec<String>,
     certificate_keys: Vec<String>,
-    certificate_cache: Setting<()>,
+    certificate_cache: Setting<Option<CertificateCache>>,
     certificate_compression: Setting<bool>,
     ech_file: bool,
     dhparam: Setting<Arc<str>>,
     ecdh_curve: Setting<Box<str>>,
-    /// Bits in the order of [`PROTOCOLS`].
-    protocols: u8,
+    protocols: Versions,
     ciphers: Setting<Box<str>>,
     buffer_size: Setting<u64>,
     verify_client: Setting<Option<Demand>>,
@@ -164,52 +156,6 @@ const BUILTIN: u64 = 20 * 1024;
 
 /// Bytes of nginx's shared cache that a session takes: a megabyte holds about 4000.
 const SESSION: u64 = 256;
-
-fn protocols(server: &mut Server, call: &mut Call<'_>) -> Result<(), Fault> {
-    for index in 0..call.args().len() {
-        let text = call.text(index);
-        let found = PROTOCOLS.iter().position(|(name, _)| name.eq_ignore_ascii_case(&text));
-        let Some(found) = found else {
-            return Err(call.fail(format!("invalid value \"{text}\"")));
-        };
-        if server.protocols & 1 << found != 0 {
-            call.warn(format!("duplicate value \"{text}\""));
-            continue;
-        }
-        server.protocols |= 1 << found;
-        if !PROTOCOLS[found].1 {
-            call.warn(format!("\"{}\" is not supported by weir, ignored", PROTOCOLS[found].0));
-        }
-    }
-    Ok(())
-}
-
-fn certificate_cache(server: &mut Server, call: &mut Call<'_>) -> Result<(), Fault> {
-    server.certificate_cache.put(call, ())?;
-    let (mut max, mut off) = (false, false);
-    for index in 0..call.args().len() {
-        let text = call.text(index);
-        let time = |v: &str| value::sec(v.as_bytes()).is_some();
-        let good = match text.split_once('=') {
-            Some(("max", v)) => {
-                max = true;
-                value::number(v.as_bytes()).is_some_and(|n| n > 0)
-            }
-            Some(("inactive" | "valid", v)) => time(v),
-            _ => {
-                off = text == "off";
-                off
-            }
-        };
-        if !good {
-            return Err(call.invalid_parameter(index));
-        }
-    }
-    if !off && !max {
-        return Err(call.fail("\"ssl_certificate_cache\" must have the \"max\" parameter"));
-    }
-    Ok(())
-}
 
 fn session_cache(server: &mut Server, call: &mut Call<'_>) -> Result<(), Fault> {
     for index in 0..call.args().len() {
@@ -283,9 +229,7 @@ impl Conf for Server {
             };
         }
         lists!(certificates, certificate_keys, session_ticket_keys, conf_commands);
-        if self.protocols == 0 {
-            self.protocols = outer.protocols;
-        }
+        self.protocols.inherit(outer.protocols);
         self.ech_file |= outer.ech_file;
         self.ready = self.prepare(merge)?.map(Arc::new);
         Ok(())
@@ -322,9 +266,9 @@ impl Install for Ssl {
         let (ScopeKind::Server, Some(ready)) = (plan.kind(), &server.ready) else { return Ok(()) };
         let settings = Settings {
             pairs: &ready.pairs,
-            protocols: ready.protocols,
-            ciphers: ready.ciphers.clone(),
-            groups: ready.groups.clone(),
+            protocols: ready.terms.protocols,
+            ciphers: ready.terms.ciphers(),
+            groups: ready.terms.groups.clone(),
             prefer_server_ciphers: server.prefer_server_ciphers.or(false),
             session_cache: server.cache(),
             session_lifetime: Lifetime(server.session_timeout.or(300)),

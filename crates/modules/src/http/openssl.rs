@@ -1,0 +1,315 @@
+//! What the directives of TLS towards clients and of TLS towards upstreams have in common: OpenSSL's words, and files
+//! read as OpenSSL reads them.
+
+use std::io;
+use std::sync::Arc;
+
+use rustls::SupportedCipherSuite;
+use rustls::crypto::SupportedKxGroup;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use rustls::sign::CertifiedKey;
+use weir_engine::tls::Protocols;
+use weir_engine::tls::ciphers::{self, BadGroups, BadList};
+use weir_engine::tls::pem::{self, NoPair};
+use weir_ir::value;
+use weir_ir::{Call, Fault, Merge};
+
+/// The versions by name, with whether rustls has them.
+const PROTOCOLS: [(&str, bool); 6] = [
+    ("SSLv2", false),
+    ("SSLv3", false),
+    ("TLSv1", false),
+    ("TLSv1.1", false),
+    ("TLSv1.2", true),
+    ("TLSv1.3", true),
+];
+
+/// `ssl_protocols` and its like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Versions {
+    /// In the order of [`PROTOCOLS`]; none where nothing was said.
+    bits: u8,
+}
+
+impl Versions {
+    pub(super) fn add(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+        for index in 0..call.args().len() {
+            let text = call.text(index);
+            let found = PROTOCOLS.iter().position(|(name, _)| name.eq_ignore_ascii_case(&text));
+            let Some(found) = found else {
+                return Err(call.fail(format!("invalid value \"{text}\"")));
+            };
+            if self.bits & 1 << found != 0 {
+                call.warn(format!("duplicate value \"{text}\""));
+                continue;
+            }
+            self.bits |= 1 << found;
+            if !PROTOCOLS[found].1 {
+                call.warn(format!("\"{}\" is not supported by weir, ignored", PROTOCOLS[found].0));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_set(self) -> bool {
+        self.bits != 0
+    }
+
+    pub(super) fn inherit(&mut self, outer: Self) {
+        if !self.is_set() {
+            *self = outer;
+        }
+    }
+
+    /// Those of them that rustls has.
+    fn protocols(self, directive: &str, merge: &Merge<'_>) -> Result<Protocols, Fault> {
+        if !self.is_set() {
+            return Ok(Protocols { tls12: true, tls13: true });
+        }
+        let on =
+            |name| PROTOCOLS.iter().position(|(n, _)| *n == name).is_some_and(|at| self.bits & 1 << at != 0);
+        match (on("TLSv1.2"), on("TLSv1.3")) {
+            (false, false) => {
+                Err(merge
+                    .fail_nowhere(format!("\"{directive}\" leaves no protocol that is supported by weir")))
+            }
+            (tls12, tls13) => Ok(Protocols { tls12, tls13 }),
+        }
+    }
+}
+
+/// What handshakes may agree on.
+#[derive(Debug)]
+pub(super) struct Terms {
+    pub(super) protocols: Protocols,
+    tls12: Vec<SupportedCipherSuite>,
+    tls13: Vec<SupportedCipherSuite>,
+    pub(super) groups: Vec<&'static dyn SupportedKxGroup>,
+}
+
+impl Terms {
+    /// Of the directive of that name, and of a list of ciphers.
+    pub(super) fn new(
+        (directive, versions): (&str, Versions),
+        list: &str,
+        merge: &mut Merge<'_>,
+    ) -> Result<Self, Fault> {
+        let mut protocols = versions.protocols(directive, merge)?;
+        let tls13 = ciphers::TLS13.to_vec();
+        let groups = ciphers::DEFAULT_GROUPS.to_vec();
+        let tls12 = match ciphers::tls12(list) {
+            Ok(tls12) => tls12,
+            Err(BadList::Unavailable) if protocols.tls13 => {
+                if protocols.tls12 {
+                    merge.warn_nowhere(format!(
+                        "weir has none of the ciphers \"{list}\", so there is no TLSv1.2, only TLSv1.3"
+                    ));
+                }
+                protocols.tls12 = false;
+                vec![]
+            }
+            Err(bad @ BadList::Unavailable) => {
+                return Err(merge.fail_nowhere(format!("{bad} \"{list}\"")));
+            }
+            Err(bad @ BadList::Openssl(_)) => {
+                let message = format!("SSL_CTX_set_cipher_list(\"{list}\") failed (SSL: {bad})");
+                return Err(merge.fail_nowhere(message));
+            }
+        };
+        Ok(Self { protocols, tls12, tls13, groups })
+    }
+
+    /// `ssl_ecdh_curve`, `Groups`.
+    pub(super) fn set_groups(&mut self, list: &str, merge: &Merge<'_>) -> Result<(), Fault> {
+        if list == "auto" {
+            self.groups = ciphers::DEFAULT_GROUPS.to_vec();
+            return Ok(());
+        }
+        self.groups = ciphers::groups(list).map_err(|bad| {
+            let failed = format!("SSL_CTX_set1_curves_list(\"{list}\") failed");
+            merge.fail_nowhere(match bad {
+                BadGroups::Empty => failed,
+                BadGroups::Unknown(name) => format!(
+                    "{failed} (SSL: error:0A080106:SSL routines::passed invalid argument:group '{name}' cannot be set)"
+                ),
+                BadGroups::Unavailable => format!("{failed}: weir has none of these groups"),
+            })
+        })?;
+        Ok(())
+    }
+
+    /// What `ssl_conf_command` and its like change (SSL_CONF_cmd(3)).
+    pub(super) fn run(
+        &mut self,
+        directive: &str,
+        commands: &[(String, String)],
+        merge: &Merge<'_>,
+    ) -> Result<(), Fault> {
+        for (name, value) in commands {
+            let failed = |reason: &str| {
+                merge.fail_nowhere(format!("SSL_CONF_cmd(\"{name}\", \"{value}\") failed (SSL: {reason})"))
+            };
+            let unsupported = || {
+                let message =
+                    format!("\"{directive} {name} {value}\" is known but not supported by weir yet");
+                Err(merge.fail_nowhere(message))
+            };
+            match name.to_ascii_lowercase().as_str() {
+                "ciphersuites" => {
+                    self.tls13 = ciphers::tls13(value).map_err(|bad| failed(&bad.to_string()))?;
+                }
+                "cipherstring" => {
+                    self.tls12 = ciphers::tls12(value).map_err(|bad| failed(&bad.to_string()))?;
+                }
+                "groups" | "curves" => self.set_groups(value, merge)?,
+                "minprotocol" => match value.as_str() {
+                    "TLSv1.3" => self.protocols.tls12 = false,
+                    "None" | "SSLv3" | "TLSv1" | "TLSv1.1" | "TLSv1.2" => {}
+                    _ => return Err(failed("error:0A000180:SSL routines::bad value")),
+                },
+                "maxprotocol" => match value.as_str() {
+                    "TLSv1.2" => self.protocols.tls13 = false,
+                    "None" | "TLSv1.3" => {}
+                    _ => return unsupported(),
+                },
+                "options" => {
+                    // Options that rustls has no other way of, or whose lack changes no security.
+                    const HARMLESS: [&str; 9] = [
+                        "KTLS",
+                        "-KTLS",
+                        "PrioritizeChaCha",
+                        "NoRenegotiation",
+                        "-UnsafeLegacyRenegotiation",
+                        "-Compression",
+                        "MiddleboxCompat",
+                        "Bugs",
+                        "ECDHSingle",
+                    ];
+                    if !value.split(',').all(|option| HARMLESS.contains(&option)) {
+                        return unsupported();
+                    }
+                }
+                "signaturealgorithms"
+                | "clientsignaturealgorithms"
+                | "protocol"
+                | "numtickets"
+                | "recordpadding"
+                | "dhparameters"
+                | "verifymode"
+                | "ecdhparameters" => return unsupported(),
+                _ => {
+                    return Err(failed(&format!("error:0A000182:SSL routines::unknown cmd name:cmd={name}")));
+                }
+            }
+        }
+        if self.protocols.tls12 || self.protocols.tls13 {
+            Ok(())
+        } else {
+            Err(merge.fail_nowhere(format!("\"{directive}\" leaves no protocol")))
+        }
+    }
+
+    /// The suites of all versions, most preferred first.
+    pub(super) fn ciphers(&self) -> Vec<SupportedCipherSuite> {
+        let (tls13, tls12) = (self.protocols.tls13, self.protocols.tls12);
+        let of = |on: bool, suites: &[SupportedCipherSuite]| if on { suites.to_vec() } else { vec![] };
+        [of(tls13, &self.tls13), of(tls12, &self.tls12)].concat()
+    }
+}
+
+/// `ssl_certificate_cache` and its like; `None` is `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CertificateCache {
+    pub(super) max: u64,
+    /// Seconds.
+    pub(super) inactive: u64,
+    pub(super) valid: u64,
+}
+
+impl CertificateCache {
+    pub(super) fn read(call: &mut Call<'_>) -> Result<Option<Self>, Fault> {
+        let mut cache = Self { max: 0, inactive: 10, valid: 60 };
+        let mut off = false;
+        for index in 0..call.args().len() {
+            let text = call.text(index);
+            let parsed = match text.split_once('=') {
+                Some(("max", n)) => value::number(n.as_bytes()).filter(|n| *n > 0).map(|n| cache.max = n),
+                Some(("inactive", time)) => value::sec(time.as_bytes()).map(|time| cache.inactive = time),
+                Some(("valid", time)) => value::sec(time.as_bytes()).map(|time| cache.valid = time),
+                _ => (text == "off").then(|| off = true),
+            };
+            if parsed.is_none() {
+                return Err(call.invalid_parameter(index));
+            }
+        }
+        if off {
+            return Ok(None);
+        }
+        if cache.max == 0 {
+            let name = String::from_utf8_lossy(call.name());
+            return Err(call.fail(format!("\"{name}\" must have the \"max\" parameter")));
+        }
+        Ok(Some(cache))
+    }
+}
+
+/// A chain and its key, each of a file or of `data:` itself.
+pub(super) fn pair(
+    certificate: &str,
+    key: &str,
+    staple: Option<Vec<u8>>,
+    merge: &Merge<'_>,
+) -> Result<Arc<CertifiedKey>, Fault> {
+    let (shown, content) = source(certificate, merge);
+    let chain = content.and_then(|c| pem::certificates(&c));
+    let chain = chain.map_err(|fault| cannot_load(merge, "certificate", &shown, &fault))?;
+    let (shown, content) = source(key, merge);
+    let key = content.and_then(|c| pem::private_key(&c));
+    let key = key.map_err(|fault| cannot_load(merge, "certificate key", &shown, &fault))?;
+    pem::pair(chain, key, staple).map_err(|no_pair| {
+        let reason = match no_pair {
+            NoPair::Mismatch => "error:05800074:x509 certificate routines::key values mismatch",
+            NoPair::Unsupported => "the kind of the key is not supported by weir",
+        };
+        merge.fail_nowhere(format!("SSL_CTX_use_PrivateKey(\"{shown}\") failed (SSL: {reason})"))
+    })
+}
+
+/// The certificates of a file.
+pub(super) fn certificates(path: &str, merge: &Merge<'_>) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    let read = read(merge, path).and_then(|content| pem::certificates(&content));
+    read.map_err(|fault| cannot_load(merge, "certificate", path, &fault))
+}
+
+/// The revocation lists of a file.
+pub(super) fn revocations(
+    path: &str,
+    merge: &Merge<'_>,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, Fault> {
+    let read = read(merge, path).and_then(|content| pem::revocations(&content));
+    read.map_err(|fault| cannot_load(merge, "CRL", path, &fault))
+}
+
+/// The name that nginx shows for a certificate or key, and its content.
+fn source(text: &str, merge: &Merge<'_>) -> (String, Result<Arc<[u8]>, pem::Fault>) {
+    if let Some(data) = text.strip_prefix("data:") {
+        return (text.to_owned(), Ok(data.as_bytes().into()));
+    }
+    let path =
+        if text.starts_with('/') { text.to_owned() } else { format!("{}{text}", merge.prefixes().conf) };
+    let content = read(merge, &path);
+    (path, content)
+}
+
+pub(super) fn read(merge: &Merge<'_>, path: &str) -> Result<Arc<[u8]>, pem::Fault> {
+    match merge.world().content(path.as_bytes()) {
+        Ok(content) => Ok(content),
+        // OpenSSL opens a directory and finds nothing in it.
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(Arc::default()),
+        Err(error) => Err(pem::Fault::open(path, &error)),
+    }
+}
+
+fn cannot_load(merge: &Merge<'_>, what: &str, path: &str, fault: &pem::Fault) -> Fault {
+    merge.fail_nowhere(format!("cannot load {what} \"{path}\": {fault}"))
+}
