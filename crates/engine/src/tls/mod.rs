@@ -1,26 +1,40 @@
-//! TLS on the client's side: what a server presents, which server a ClientHello means, and what is known afterwards.
+//! TLS on both sides. Towards clients: what a server presents, which server a ClientHello means, and what is known
+//! afterwards.
 //!
 //! ```text
 //! accept -> first byte -> ClientHello -> server by SNI -> its rustls::ServerConfig -> Io::TlsServer + Session
 //!               \-> no TLS: plain HTTP, every request of which is answered with 497
 //! ```
+//!
+//! Towards upstreams: whom weir asks for, what it shows, and whom it believes.
+//!
+//! ```text
+//! connect -> rustls::ClientConfig of the peer -> handshake -> chain and name judged -> Io::TlsClient
+//! ```
 
 mod accept;
 pub mod ciphers;
+mod client;
 mod client_auth;
 pub mod der;
+mod pairs;
 pub mod pem;
 mod resume;
 mod server;
 mod signature;
 mod trust;
+mod words;
 
 pub(crate) use accept::by_name;
 pub use accept::{Accepted, accept};
+pub(crate) use client::Distrust;
+pub use client::{ClientSettings, ClientTls};
 pub use client_auth::{ClientAuth, ClientCertificate, Demand, Unauthorized};
+pub use pairs::{PairCache, Pairs};
 pub use resume::{Lifetime, TicketKey};
 pub use server::{Protocols, ServerTls, SessionCache, Settings};
 pub use trust::{Reason, Trust};
+pub(crate) use words::failed;
 
 use rustls::{NamedGroup, ProtocolVersion};
 

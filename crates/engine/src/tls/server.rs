@@ -8,7 +8,7 @@ use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{CipherSuite, ServerConfig, SignatureAlgorithm, SupportedCipherSuite};
+use rustls::{CipherSuite, ServerConfig, SignatureAlgorithm, SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::ClientAuth;
 use super::resume::{self, Lifetime, Mark, TicketKey};
@@ -21,6 +21,13 @@ const TICKETS: usize = 2;
 pub struct Protocols {
     pub tls12: bool,
     pub tls13: bool,
+}
+
+impl Protocols {
+    pub(super) fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
+        static ALL: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+        &ALL[usize::from(!self.tls13)..1 + usize::from(self.tls12)]
+    }
 }
 
 /// Where sessions are kept, `ssl_session_cache`.
@@ -73,12 +80,6 @@ impl ServerTls {
 }
 
 fn config(settings: Settings<'_>) -> Result<ServerConfig, rustls::Error> {
-    let versions: &[_] = match settings.protocols {
-        Protocols { tls12: true, tls13: true } => &[&TLS13, &TLS12],
-        Protocols { tls12: true, tls13: false } => &[&TLS12],
-        Protocols { tls12: false, tls13: true } => &[&TLS13],
-        Protocols { tls12: false, tls13: false } => &[],
-    };
     let provider = CryptoProvider {
         cipher_suites: settings.ciphers,
         kx_groups: settings.groups,
@@ -90,7 +91,7 @@ fn config(settings: Settings<'_>) -> Result<ServerConfig, rustls::Error> {
         None => WebPkiClientVerifier::no_client_auth(),
     };
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(versions)?
+        .with_protocol_versions(settings.protocols.versions())?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(Pairs::new(settings.pairs)));
     config.alpn_protocols = [&b"http/1.1"[..], b"http/1.0", b"http/0.9"].map(<[u8]>::to_vec).into();

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use weir_syntax::Level;
 
+use super::exchange::Identity;
 use super::pool::Idle;
 use super::{Hidden, PeerGuard, Upstream};
 use crate::http::response::Source;
@@ -30,14 +31,22 @@ pub(super) enum Left {
     Nothing,
 }
 
+/// What a connection was opened by; only requests of which all of it is true may use it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Tag {
+    /// The settings, and the location where connections belong to one.
+    pub(super) settings: u64,
+    /// Of a connection with TLS.
+    pub(super) identity: Option<Arc<Identity>>,
+}
+
 /// The connection that the body comes over, and what becomes of it afterwards.
 pub(super) struct Line {
     pub io: Io,
     pub peer: Arc<Address>,
     pub guard: Option<PeerGuard>,
     pub group: Arc<Upstream>,
-    /// What it was opened by: the settings, and the location where connections belong to one.
-    pub tag: u64,
+    pub tag: Tag,
     pub requests: u64,
     pub opened: u64,
     /// The upstream lets it carry another request.

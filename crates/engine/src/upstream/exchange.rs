@@ -13,11 +13,14 @@ use weir_syntax::Level;
 
 mod answer;
 mod hints;
+mod secure;
 mod send;
 
+pub(super) use self::secure::Identity;
+pub use self::secure::Tls;
 use self::send::append_piece;
 use super::balance::{Outcome, Picked, Tried};
-use super::body::Line;
+use super::body::{Line, Tag};
 use super::{Hidden, PeerGuard, Upstream, UpstreamState};
 use crate::contract::Flow;
 use crate::http::{Body, Exchange, Headers, Response, Template};
@@ -102,6 +105,8 @@ pub struct Settings {
     /// Tells connections apart that were opened by different settings. A pool outlives them: after a reload they may be
     /// others.
     pub opened_by: u64,
+    /// For targets with TLS.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// Where a request goes.
@@ -110,6 +115,7 @@ pub struct Target {
     pub group: Arc<Upstream>,
     /// `http://`
     pub scheme: &'static str,
+    pub tls: bool,
 }
 
 /// How the request's body goes to the upstream.
@@ -235,6 +241,8 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         }
         append_piece(&piece, &x.body, request.tail());
     }
+    let tls = settings.tls.as_ref().filter(|_| target.tls);
+    let identity = tls.map(|tls| Arc::new(tls.identity(x, &target.group.name)));
     let mut asking = Asking {
         timer: x.spare_timer.take().unwrap_or_else(|| x.reactor.timers().register()),
         started: x.reactor.clock().now_ms(),
@@ -244,6 +252,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         to_head,
         streams,
         doing: "",
+        identity,
         target,
         protocol,
     };
@@ -275,6 +284,8 @@ struct Asking<'p> {
     request: Buf,
     /// The answer has no body, whatever its head says.
     to_head: bool,
+    /// With TLS: by which name and as whom peers are asked.
+    identity: Option<Arc<Identity>>,
     timer: Timer,
     started: u64,
     tried: Tried,
@@ -438,8 +449,11 @@ impl Asking<'_> {
         let peer = &group.peers[index];
         let guard = Some(PeerGuard::new(peer));
         let of_location = if group.pool.local { u64::from(x.location.0) + 1 } else { 0 };
-        let tag = self.protocol.settings().opened_by.wrapping_add(of_location);
-        if let Some(idle) = x.reactor.pools.take(group.pool_id, &peer.address, tag, &group.pool, now) {
+        let tag = Tag {
+            settings: self.protocol.settings().opened_by.wrapping_add(of_location),
+            identity: self.identity.clone(),
+        };
+        if let Some(idle) = x.reactor.pools.take(group.pool_id, &peer.address, &tag, &group.pool, now) {
             let line = Line {
                 io: idle.io,
                 peer: idle.peer,
@@ -481,14 +495,15 @@ impl Asking<'_> {
                 return Err(Failure::end(500));
             }
         };
-        // The request is offered before the handshake is known to be over: on a near peer it is.
-        let offered = connecting.try_send(&[io::IoSlice::new(&self.request)]);
         let mut sent = 0;
-        match offered {
-            Ok(n) => sent = n,
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => {
+        if self.identity.is_none() {
+            // The request is offered before the connection is known to be up: to a near peer it is.
+            match connecting.try_send(&[io::IoSlice::new(&self.request)]) {
+                Ok(n) => sent = n,
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => {}
+                Err(error) => return Err(connect_failed(x, &error)),
             }
-            Err(error) => return Err(connect_failed(x, &error)),
         }
         if !connecting.is_connected() {
             self.timer.set_in(settings.connect_timeout);
@@ -511,15 +526,28 @@ impl Asking<'_> {
                 }
                 Waited::ClientGone => return Err(client_gone(x, "connecting to upstream")),
             }
-            self.timer.clear();
         }
+        let socket = connecting.into_socket();
+        let mut nodelay = false;
+        let io = match (&settings.tls, &self.identity) {
+            (Some(tls), Some(identity)) => {
+                self.doing = "SSL handshaking to upstream";
+                nodelay = x.location().core.tcp_nodelay;
+                if nodelay {
+                    socket.set_nodelay();
+                }
+                Box::pin(self.shake_hands(x, tls, identity, &peer.address, socket)).await?
+            }
+            _ => Io::Plain(socket),
+        };
+        self.timer.clear();
         let connected = x.reactor.clock().now_ms();
         if let Some(state) = x.upstream_states.last_mut() {
             state.connect_time = Some(connected.saturating_sub(now));
             state.bytes_sent = sent as u64;
         }
         let line = Line {
-            io: Io::Plain(connecting.into_socket()),
+            io,
             peer: Arc::clone(&peer.address),
             guard,
             group: Arc::clone(group),
@@ -527,7 +555,7 @@ impl Asking<'_> {
             requests: 1,
             opened: connected,
             keep: true,
-            nodelay: false,
+            nodelay,
         };
         Ok(Attempt::new(index, line, false, now))
     }
@@ -637,8 +665,8 @@ fn local_address(x: &Exchange, bind: &Template) -> Option<SocketAddr> {
 }
 
 /// How waiting for a connection ended.
-enum Waited {
-    Done(io::Result<()>),
+enum Waited<T> {
+    Done(io::Result<T>),
     Timeout,
     ClientGone,
 }

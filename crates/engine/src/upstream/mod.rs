@@ -14,7 +14,7 @@ pub mod pool;
 pub mod variables;
 
 pub use balance::{Balance, Picked, RoundRobin, Tried};
-pub use exchange::{Protocol, Settings, Target, Written, run};
+pub use exchange::{Protocol, Settings, Target, Tls, Written, run};
 pub use pool::{PoolId, PoolSettings, Pools};
 
 /// A peer: one address of a server. Its state is shared by all threads, and carried over to the next generation.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use weir_ir::address::Address;
 
+use super::body::Tag;
 use crate::generation::Generation;
 use crate::io::Io;
 
@@ -53,8 +54,7 @@ impl PoolId {
 pub struct Idle {
     pub io: Io,
     pub peer: Arc<Address>,
-    /// What else must agree for it to be used again: see [`Line::tag`](super::body::Line).
-    pub tag: u64,
+    pub tag: Tag,
     /// Requests that it carried so far.
     pub requests: u64,
     /// Milliseconds of the reactor's clock.
@@ -75,7 +75,7 @@ impl Pools {
         &self,
         id: PoolId,
         peer: &Address,
-        tag: u64,
+        tag: &Tag,
         settings: &PoolSettings,
         now: u64,
     ) -> Option<Idle> {
@@ -85,7 +85,7 @@ impl Pools {
         while at > 0 {
             at -= 1;
             let same = std::ptr::eq(&*list[at].peer, peer) || *list[at].peer == *peer;
-            if !same || list[at].tag != tag {
+            if !same || list[at].tag != *tag {
                 continue;
             }
             let mut connection = list.remove(at);

@@ -4,6 +4,7 @@ mod cookie;
 mod redirect;
 mod request;
 mod response;
+mod ssl;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -102,6 +103,30 @@ impl Module for Proxy {
             .accepted("weir's tables size themselves"),
         D::scope("proxy_headers_hash_bucket_size", SCOPES, Takes::ONE, |s, c| s.once.number(c))
             .accepted("weir's tables size themselves"),
+        D::scope("proxy_ssl_session_reuse", SCOPES, Takes::FLAG, |s, c| s.ssl.session_reuse.flag(c)),
+        D::scope("proxy_ssl_protocols", SCOPES, Takes::ONE_MORE, |s, c| s.ssl.protocols.add(c)),
+        D::scope("proxy_ssl_ciphers", SCOPES, Takes::ONE, |s, c| s.ssl.ciphers.put(c, c.text(0).into())),
+        D::scope("proxy_ssl_name", SCOPES, Takes::ONE, |s, c| s.ssl.name.put_with(c, |c| c.template(0))),
+        D::scope("proxy_ssl_server_name", SCOPES, Takes::FLAG, |s, c| s.ssl.server_name.flag(c)),
+        D::scope("proxy_ssl_verify", SCOPES, Takes::FLAG, |s, c| s.ssl.verify.flag(c)),
+        D::scope("proxy_ssl_verify_depth", SCOPES, Takes::ONE, |s, c| s.ssl.verify_depth.number(c)),
+        D::scope("proxy_ssl_trusted_certificate", SCOPES, Takes::ONE, |s, c| {
+            s.ssl.trusted_certificate.put(c, ssl::path(c))
+        }),
+        D::scope("proxy_ssl_crl", SCOPES, Takes::ONE, |s, c| s.ssl.crl.put(c, ssl::path(c))),
+        D::scope("proxy_ssl_certificate", SCOPES, Takes::ONE, |s, c| {
+            s.ssl.certificate.put_with(c, ssl::File::read)
+        }),
+        D::scope("proxy_ssl_certificate_key", SCOPES, Takes::ONE, |s, c| {
+            s.ssl.certificate_key.put_with(c, ssl::File::read)
+        }),
+        D::scope("proxy_ssl_certificate_cache", SCOPES, Takes::ONE_TO_THREE, |s, c| {
+            s.ssl.certificate_cache.put_with(c, ssl::CertificateCache::read)
+        }),
+        D::scope("proxy_ssl_conf_command", SCOPES, Takes::TWO, |s, c| {
+            s.ssl.conf_commands.push((c.text(0), c.text(1)));
+            Ok(())
+        }),
     ];
 }
 
@@ -109,7 +134,7 @@ impl Module for Proxy {
 #[derive(Clone, Debug)]
 enum Pass {
     /// An upstream known at load, with what replaces the location's prefix.
-    Known { upstream: usize, scheme: &'static str, place: Place, uri: Box<[u8]> },
+    Known { upstream: usize, scheme: Scheme, place: Place, uri: Box<[u8]> },
     /// Decided for each request.
     Computed(weir_ir::Template),
 }
@@ -179,6 +204,7 @@ pub struct Passing {
     max_temp_file_size: Setting<u64>,
     temp_file_write_size: Setting<u64>,
     temp_path: Setting<PathSpec>,
+    ssl: ssl::Ssl,
     once: Once,
 }
 
@@ -240,7 +266,13 @@ impl Conf for Passing {
         if self.pass.is_none() && matches!(merge.kind(), ScopeKind::If | ScopeKind::LimitExcept) {
             self.pass.clone_from(&outer.pass);
         }
-        self.check_buffers(merge)
+        self.check_buffers(merge)?;
+        self.ssl.inherit(&outer.ssl);
+        match &self.pass {
+            Some(Pass::Computed(_)) => self.ssl.prepare(merge),
+            Some(Pass::Known { scheme, .. }) if scheme.is_tls() => self.ssl.prepare(merge),
+            Some(Pass::Known { .. }) | None => Ok(()),
+        }
     }
 }
 
@@ -290,6 +322,8 @@ impl Passing {
         };
         let mut opened_by = DefaultHasher::new();
         (&socket, bind).hash(&mut opened_by);
+        let tls = self.ssl.compile(plan);
+        tls.as_ref().map(|tls| tls.client.identity()).hash(&mut opened_by);
         Settings {
             connect_timeout: self.connect_timeout.or(60_000),
             send_timeout: self.send_timeout.or(60_000),
@@ -312,17 +346,48 @@ impl Passing {
             pass_trailers: self.pass_trailers.or(false).then(|| Arc::clone(hidden)),
             pass_early_hints: Some(Arc::clone(hidden)),
             opened_by: opened_by.finish(),
+            tls,
         }
     }
 }
 
-/// Splits `http://rest` off; the scheme decides the default port.
-fn split_scheme(url: &[u8]) -> Option<(&'static str, u16, &[u8])> {
-    let scheme = |name: &'static str, port| {
-        let head = url.get(..name.len())?;
-        head.eq_ignore_ascii_case(name.as_bytes()).then(|| (name, port, &url[name.len()..]))
-    };
-    scheme("http://", 80).or_else(|| scheme("https://", 443))
+/// How the upstream is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Http => "http://",
+            Self::Https => "https://",
+        }
+    }
+
+    fn port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+
+    fn is_tls(self) -> bool {
+        self == Self::Https
+    }
+
+    /// Splits `http://rest`.
+    fn split(url: &[u8]) -> Option<(Self, &[u8])> {
+        [Self::Http, Self::Https].into_iter().find_map(|scheme| {
+            let (head, rest) = url.split_at_checked(scheme.text().len())?;
+            head.eq_ignore_ascii_case(scheme.text().as_bytes()).then_some((scheme, rest))
+        })
+    }
+
+    fn target(self, group: Arc<Upstream>) -> Target {
+        Target { group, scheme: self.text(), tls: self.is_tls() }
+    }
 }
 
 fn pass(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
@@ -335,12 +400,9 @@ fn pass(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
         passing.pass = Some(Pass::Computed(template));
         return Ok(());
     }
-    let Some((scheme, default_port, rest)) = split_scheme(url) else {
+    let Some((scheme, rest)) = Scheme::split(url) else {
         return Err(call.under(call.fail("invalid URL prefix"), 0));
     };
-    if scheme == "https://" {
-        return Err(call.under(call.fail("TLS to upstreams is known but not supported by weir yet"), 0));
-    }
     let authority = address::parse(rest, Form { listen: false, uri: true }).map_err(|reason| {
         let shown = String::from_utf8_lossy(rest);
         call.under(call.fail(format!("{reason} in upstream \"{shown}\"")), 0)
@@ -358,11 +420,11 @@ fn pass(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
              or inside \"if\" statement, or inside \"limit_except\" block",
         ));
     }
-    let upstream = call.upstream_of(&authority, default_port)?;
+    let upstream = call.upstream_of(&authority, scheme.port())?;
     passing.pass = Some(Pass::Known {
         upstream,
         scheme,
-        place: Place::of(&authority, default_port),
+        place: Place::of(&authority, scheme.port()),
         uri: with_slash(&authority.uri),
     });
     Ok(())
@@ -454,7 +516,7 @@ impl Install for Proxy {
             Pass::Known { upstream, scheme, place, uri } => {
                 plan.handlers.attach(place.clone());
                 let group = plan.build.upstream(*upstream);
-                To::Known { target: Target { group, scheme }, host: place.host.clone(), uri: uri.clone() }
+                To::Known { target: scheme.target(group), host: place.host.clone(), uri: uri.clone() }
             }
             Pass::Computed(template) => To::Computed(plan.template(template)),
         };
@@ -528,14 +590,10 @@ impl Handler {
     fn compute(&self, x: &mut Exchange, template: &Template) -> Result<Target, u16> {
         let url = template.value(x);
         let shown = || String::from_utf8_lossy(&url).into_owned();
-        let Some((scheme, default_port, rest)) = split_scheme(&url) else {
+        let Some((scheme, rest)) = Scheme::split(&url) else {
             x.log(Level::Error, format_args!("invalid URL prefix in \"{}\"", shown()));
             return Err(500);
         };
-        if scheme == "https://" {
-            x.log(Level::Error, format_args!("TLS to upstreams is not supported yet in \"{}\"", shown()));
-            return Err(500);
-        }
         let authority = match address::parse(rest, Form { listen: false, uri: true }) {
             Ok(authority) => authority,
             Err(reason) => {
@@ -544,10 +602,10 @@ impl Handler {
                 return Err(500);
             }
         };
-        let place = Place::of(&authority, default_port);
-        let group = self.group(x, &authority, default_port)?;
+        let place = Place::of(&authority, scheme.port());
+        let group = self.group(x, &authority, scheme.port())?;
         *x.extension_mut::<Computed>() = Computed { place, uri: with_slash(&authority.uri) };
-        Ok(Target { group, scheme })
+        Ok(scheme.target(group))
     }
 
     /// A group of the configuration by that name, or a group of the one address.

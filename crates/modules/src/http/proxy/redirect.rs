@@ -70,7 +70,9 @@ impl Rewrites {
         let default = [Redirect::Default];
         let redirects = passing.redirects.get().map_or(&default[..], Vec::as_slice);
         let rules = redirects.iter().filter_map(|redirect| match (redirect, &passing.pass) {
-            (Redirect::Default, Some(Pass::Known { scheme, .. })) => Some(Rule::Default { scheme }),
+            (Redirect::Default, Some(Pass::Known { scheme, .. })) => {
+                Some(Rule::Default { scheme: scheme.text() })
+            }
             // What is computed for each request has no prefix that could be given back.
             (Redirect::Default, Some(Pass::Computed(_)) | None) => None,
             (Redirect::Prefix(from, to), _) => Some(Rule::Prefix(plan.template(from), plan.template(to))),
