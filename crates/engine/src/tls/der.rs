@@ -21,14 +21,14 @@ pub struct Fields<'a> {
     rest: &'a [u8],
 }
 
-const SEQUENCE: u8 = 0x30;
-const INTEGER: u8 = 0x02;
+pub(super) const SEQUENCE: u8 = 0x30;
+pub(super) const INTEGER: u8 = 0x02;
 /// `[0] EXPLICIT`, the version.
 const VERSION: u8 = 0xa0;
 const SET: u8 = 0x31;
-const OID: u8 = 0x06;
+pub(super) const OID: u8 = 0x06;
 const BOOLEAN: u8 = 0x01;
-const OCTETS: u8 = 0x04;
+pub(super) const OCTETS: u8 = 0x04;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 /// `[3] EXPLICIT`, the extensions.
@@ -144,7 +144,7 @@ fn skip_to(der: &[u8], tag: u8) -> Option<&[u8]> {
 }
 
 /// The content of the first element, which must have this tag, and what comes after it.
-fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+pub(super) fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (found, rest) = der.split_first()?;
     let (first, rest) = rest.split_first()?;
     if *found != tag {

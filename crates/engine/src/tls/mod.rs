@@ -17,6 +17,7 @@ pub mod ciphers;
 mod client;
 mod client_auth;
 pub mod der;
+mod encrypted;
 mod pairs;
 pub mod pem;
 mod resume;

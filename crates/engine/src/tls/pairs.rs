@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::sign::CertifiedKey;
 
-use super::pem::{self, NoPair};
+use super::pem::{self, NoPair, Passwords};
 
 /// How many pairs are kept, and for how long (`proxy_ssl_certificate_cache`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,7 @@ pub struct Pairs {
     /// The folder of the configuration, which names are relative to.
     prefix: Arc<str>,
     cache: Option<PairCache>,
+    passwords: Arc<Passwords>,
     kept: Mutex<HashMap<(Box<[u8]>, Box<[u8]>), Kept>>,
 }
 
@@ -36,8 +37,8 @@ struct Kept {
 }
 
 impl Pairs {
-    pub fn new(prefix: Arc<str>, cache: Option<PairCache>) -> Self {
-        Self { prefix, cache, kept: Mutex::default() }
+    pub fn new(prefix: Arc<str>, cache: Option<PairCache>, passwords: Arc<Passwords>) -> Self {
+        Self { prefix, cache, passwords, kept: Mutex::default() }
     }
 
     /// The pair of these names, at a time in milliseconds.
@@ -60,7 +61,8 @@ impl Pairs {
             return Ok(Arc::clone(&kept.pair));
         }
         let shown = [certificate, key].map(|name| self.shown(name));
-        let read = tokio::task::spawn_blocking(move || read(&shown));
+        let passwords = Arc::clone(&self.passwords);
+        let read = tokio::task::spawn_blocking(move || read(&shown, &passwords));
         let pair = read.await.unwrap_or_else(|error| Err(error.to_string()))?;
         if let Some(cache) = &self.cache {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -86,10 +88,10 @@ impl Pairs {
     }
 }
 
-fn read([certificate, key]: &[String; 2]) -> Result<Arc<CertifiedKey>, String> {
+fn read([certificate, key]: &[String; 2], passwords: &Passwords) -> Result<Arc<CertifiedKey>, String> {
     let chain = content(certificate).and_then(|pem| pem::certificates(&pem));
     let chain = chain.map_err(|fault| format!("cannot load certificate \"{certificate}\": {fault}"))?;
-    let private = content(key).and_then(|pem| pem::private_key(&pem));
+    let private = content(key).and_then(|pem| pem::private_key(&pem, passwords));
     let private = private.map_err(|fault| format!("cannot load certificate key \"{key}\": {fault}"))?;
     pem::pair(chain, private, None).map_err(|no_pair| match no_pair {
         NoPair::Mismatch => format!(

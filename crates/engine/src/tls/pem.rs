@@ -5,8 +5,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::der::Fields;
+use super::encrypted::{self, Locked};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
 /// What is wrong with a file, as nginx shows it after the file's name: the function of OpenSSL that failed and its
@@ -84,23 +85,44 @@ pub fn revocations(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'stati
     if lists.is_empty() { Err(fault(&PemError::NoItemsFound)) } else { Ok(lists) }
 }
 
-/// The first private key of a file: PKCS #8, PKCS #1 or SEC 1, not encrypted.
+/// Words that may open encrypted keys, of a file with one a line (nginx: `ssl_password_file`).
+pub type Passwords = [Box<[u8]>];
+
+/// The first private key of a file: PKCS #8, PKCS #1 or SEC 1; of the first also encrypted.
 ///
 /// # Errors
-/// The file has none that can be read.
-pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, Fault> {
+/// The file has none that can be read, or none of the passwords opens it.
+pub fn private_key(pem: &[u8], passwords: &Passwords) -> Result<PrivateKeyDer<'static>, Fault> {
     const CALL: &str = "PEM_read_bio_PrivateKey";
-    let encrypted = memchr::memmem::find(pem, b"BEGIN ENCRYPTED PRIVATE KEY").is_some()
-        || memchr::memmem::find(pem, b"Proc-Type: 4,ENCRYPTED").is_some();
-    if encrypted {
-        let reasons = "weir does not read encrypted keys yet".to_owned();
-        return Err(Fault { call: CALL, reasons });
+    let fault = |reasons: &str| Fault { call: CALL, reasons: reasons.to_owned() };
+    let unreadable = |_| {
+        fault("error:1E08010C:DECODER routines::unsupported:No supported data to decode. Input type: PEM")
+    };
+    if memchr::memmem::find(pem, b"Proc-Type: 4,ENCRYPTED").is_some() {
+        return Err(fault("weir reads encrypted keys only in PKCS #8 (openssl pkcs8 -topk8)"));
     }
-    PrivateKeyDer::from_pem_slice(pem).map_err(|_| {
-        let reasons =
-            "error:1E08010C:DECODER routines::unsupported:No supported data to decode. Input type: PEM";
-        Fault { call: CALL, reasons: reasons.to_owned() }
-    })
+    const ENCRYPTED: &[u8] = b" ENCRYPTED PRIVATE KEY-----";
+    if memchr::memmem::find(pem, ENCRYPTED).is_none() {
+        return PrivateKeyDer::from_pem_slice(pem).map_err(unreadable);
+    }
+    // By another name the section is read like any other.
+    let renamed: Vec<u8> =
+        String::from_utf8_lossy(pem).replace("ENCRYPTED PRIVATE KEY", "PRIVATE KEY").into();
+    let locked = PrivatePkcs8KeyDer::from_pem_slice(&renamed).map_err(unreadable)?;
+    let mut last = fault("error:04800068:PEM routines::bad password read");
+    for password in passwords {
+        match encrypted::decrypt(locked.secret_pkcs8_der(), password) {
+            Ok(der) => return Ok(PrivatePkcs8KeyDer::from(der).into()),
+            Err(Locked::Unsupported) => return Err(fault("weir has not the cipher of the encrypted key")),
+            Err(Locked::BadPassword) => {
+                last = fault(
+                    "error:1C800064:Provider routines::bad decrypt \
+                     error:11800074:PKCS12 routines::pkcs12 cipherfinal error:maybe wrong password",
+                );
+            }
+        }
+    }
+    Err(last)
 }
 
 /// Why a certificate and a key are no pair.
@@ -146,7 +168,7 @@ mod tests {
         let (one, one_key) = made("a");
         let (two, two_key) = made("b");
         let pair_of = |cert: &str, key: &str| {
-            pair(certificates(cert.as_bytes()).unwrap(), private_key(key.as_bytes()).unwrap(), None)
+            pair(certificates(cert.as_bytes()).unwrap(), private_key(key.as_bytes(), &[]).unwrap(), None)
                 .map(|p| p.cert.len())
         };
         assert_eq!(pair_of(&one, &one_key), Ok(1));
@@ -176,11 +198,11 @@ F02WoV9C6cgIyBtc7HcBC4JitdLnF+R4ZaFn4ksIqoFkHJBa7B+o/2ny
     #[test]
     fn certificates_of_version_1_are_served() {
         let chain = certificates(VERSION_1.as_bytes()).unwrap();
-        let paired = pair(chain.clone(), private_key(VERSION_1_KEY.as_bytes()).unwrap(), None);
+        let paired = pair(chain.clone(), private_key(VERSION_1_KEY.as_bytes(), &[]).unwrap(), None);
         assert_eq!(paired.map(|p| p.cert.len()), Ok(1));
         let (_, other) = made("a");
         assert_eq!(
-            pair(chain, private_key(other.as_bytes()).unwrap(), None).map(|p| p.cert.len()),
+            pair(chain, private_key(other.as_bytes(), &[]).unwrap(), None).map(|p| p.cert.len()),
             Err(NoPair::Mismatch)
         );
     }
@@ -195,7 +217,7 @@ F02WoV9C6cgIyBtc7HcBC4JitdLnF+R4ZaFn4ksIqoFkHJBa7B+o/2ny
         let spoiled = cert.replacen("\nMII", "\n!II", 1);
         let reasons = certificates(spoiled.as_bytes()).unwrap_err().reasons;
         assert_eq!(reasons, "error:04800064:PEM routines::bad base64 decode");
-        let fault = private_key(cert.as_bytes()).unwrap_err();
+        let fault = private_key(cert.as_bytes(), &[]).unwrap_err();
         assert_eq!(
             fault.to_string(),
             "PEM_read_bio_PrivateKey() failed (SSL: error:1E08010C:DECODER routines::unsupported:\

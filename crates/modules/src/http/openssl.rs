@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::sign::CertifiedKey;
 use weir_engine::tls::Protocols;
 use weir_engine::tls::ciphers::{self, BadGroups, BadList};
-use weir_engine::tls::pem::{self, NoPair};
+use weir_engine::tls::pem::{self, NoPair, Passwords};
 use weir_ir::value;
 use weir_ir::{Call, Fault, Merge};
 
@@ -253,18 +253,34 @@ impl CertificateCache {
     }
 }
 
+/// The words of `ssl_password_file` and its like; an empty file has the empty one.
+pub(super) fn passwords(call: &mut Call<'_>) -> Result<Arc<Passwords>, Fault> {
+    const LONGEST: usize = 4096;
+    let path = call.conf_path(0);
+    let content = call.world().content(path.as_bytes());
+    let content = content.map_err(|error| call.fail_os(format!("open() \"{path}\" failed"), &error))?;
+    let lines = content.split(|byte| *byte == b'\n');
+    if lines.clone().any(|line| line.len() >= LONGEST) {
+        return Err(call.fail(format!("too long line in \"{path}\"")));
+    }
+    let words = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line)).filter(|word| !word.is_empty());
+    let words: Vec<Box<[u8]>> = words.map(Box::from).collect();
+    Ok(if words.is_empty() { [Box::default()].into() } else { words.into() })
+}
+
 /// A chain and its key, each of a file or of `data:` itself.
 pub(super) fn pair(
     certificate: &str,
     key: &str,
     staple: Option<Vec<u8>>,
+    passwords: &Passwords,
     merge: &Merge<'_>,
 ) -> Result<Arc<CertifiedKey>, Fault> {
     let (shown, content) = source(certificate, merge);
     let chain = content.and_then(|c| pem::certificates(&c));
     let chain = chain.map_err(|fault| cannot_load(merge, "certificate", &shown, &fault))?;
     let (shown, content) = source(key, merge);
-    let key = content.and_then(|c| pem::private_key(&c));
+    let key = content.and_then(|c| pem::private_key(&c, passwords));
     let key = key.map_err(|fault| cannot_load(merge, "certificate key", &shown, &fault))?;
     pem::pair(chain, key, staple).map_err(|no_pair| {
         let reason = match no_pair {

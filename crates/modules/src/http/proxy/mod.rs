@@ -123,6 +123,9 @@ impl Module for Proxy {
         D::scope("proxy_ssl_certificate_cache", SCOPES, Takes::ONE_TO_THREE, |s, c| {
             s.ssl.certificate_cache.put_with(c, ssl::CertificateCache::read)
         }),
+        D::scope("proxy_ssl_password_file", SCOPES, Takes::ONE, |s, c| {
+            s.ssl.passwords.put_with(c, ssl::passwords)
+        }),
         D::scope("proxy_ssl_conf_command", SCOPES, Takes::TWO, |s, c| {
             s.ssl.conf_commands.push((c.text(0), c.text(1)));
             Ok(())

@@ -3,13 +3,14 @@
 use std::sync::{Arc, OnceLock};
 
 use weir_engine::generation::Plan;
+use weir_engine::tls::pem::Passwords;
 use weir_engine::tls::{ClientSettings, ClientTls, PairCache, Pairs, Trust};
 use weir_engine::upstream::Tls;
 use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::{Setting, Template};
 
-pub(super) use super::super::openssl::CertificateCache;
 use super::super::openssl::{self, Terms, Versions};
+pub(super) use super::super::openssl::{CertificateCache, passwords};
 
 /// The name of a file, or what it would hold (`data:…`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,7 @@ pub(super) struct Ssl {
     pub(super) crl: Setting<Option<Arc<str>>>,
     pub(super) certificate: Setting<File>,
     pub(super) certificate_key: Setting<File>,
+    pub(super) passwords: Setting<Arc<Passwords>>,
     pub(super) certificate_cache: Setting<Option<CertificateCache>>,
     pub(super) conf_commands: Vec<(String, String)>,
     /// What they mean, once somebody passes requests by them; the same for all levels that say nothing new, so that
@@ -73,6 +75,7 @@ impl Ssl {
             crl,
             certificate,
             certificate_key,
+            passwords,
             certificate_cache,
         );
         self.protocols.inherit(outer.protocols);
@@ -93,6 +96,7 @@ impl Ssl {
             || self.crl.is_set()
             || self.certificate.is_set()
             || self.certificate_key.is_set()
+            || self.passwords.is_set()
             || self.certificate_cache.is_set()
             || !self.conf_commands.is_empty()
     }
@@ -107,7 +111,9 @@ impl Ssl {
         let pair = match (self.certificate.get(), self.certificate_key.get()) {
             (Some(certificate), _) if certificate.text.is_empty() => None,
             (Some(certificate), Some(key)) if certificate.is_computed() || key.is_computed() => None,
-            (Some(certificate), Some(key)) => Some(openssl::pair(&certificate.text, &key.text, None, merge)?),
+            (Some(certificate), Some(key)) => {
+                Some(openssl::pair(&certificate.text, &key.text, None, &self.passwords(), merge)?)
+            }
             (Some(certificate), None) => {
                 return Err(merge.fail_nowhere(format!(
                     "no \"proxy_ssl_certificate_key\" is defined for certificate \"{}\"",
@@ -156,13 +162,17 @@ impl Ssl {
         (!certificate.text.is_empty() && computed).then_some((&certificate.value, &key.value))
     }
 
+    fn passwords(&self) -> Arc<Passwords> {
+        self.passwords.get().map_or_else(|| [].into(), Arc::clone)
+    }
+
     fn pairs(&self, merge: &Merge<'_>) -> Pairs {
         let cache = self.certificate_cache.or(None).map(|cache| PairCache {
             max: usize::try_from(cache.max).unwrap_or(usize::MAX),
             inactive: cache.inactive.saturating_mul(1000),
             valid: cache.valid.saturating_mul(1000),
         });
-        Pairs::new(Arc::clone(&merge.prefixes().conf), cache)
+        Pairs::new(Arc::clone(&merge.prefixes().conf), cache, self.passwords())
     }
 
     /// Ready for requests.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use weir_engine::contract::{Install, Variable};
 use weir_engine::generation::{Build, Plan};
+use weir_engine::tls::pem::Passwords;
 use weir_engine::tls::{Demand, Lifetime, ServerTls, Settings};
 use weir_ir::contract::{Conf, Contexts, Directive, Module, Setting, Takes};
 use weir_ir::program::{Http, ScopeKind};
@@ -17,7 +18,7 @@ use weir_syntax::{Diagnostic, Level};
 mod ready;
 mod variables;
 
-use super::openssl::{CertificateCache, Versions};
+use super::openssl::{self, CertificateCache, Versions};
 use ready::Ready;
 
 const HTTP_SERVER: Contexts = Contexts::HTTP_SERVER;
@@ -44,6 +45,9 @@ impl Module for Ssl {
             s.certificate_cache.put_with(c, CertificateCache::read)
         })
         .accepted("certificates are read once, at load"),
+        D::scope("ssl_password_file", HTTP_SERVER, Takes::ONE, |s, c| {
+            s.passwords.put_with(c, openssl::passwords)
+        }),
         D::scope("ssl_certificate_compression", HTTP_SERVER, Takes::FLAG, |s, c| {
             s.certificate_compression.flag(c)
         }),
@@ -110,6 +114,7 @@ pub struct Server {
     certificates: Vec<String>,
     certificate_keys: Vec<String>,
     certificate_cache: Setting<Option<CertificateCache>>,
+    passwords: Setting<Arc<Passwords>>,
     certificate_compression: Setting<bool>,
     ech_file: bool,
     dhparam: Setting<Arc<str>>,
@@ -205,6 +210,7 @@ impl Conf for Server {
             ($($field:ident),* $(,)?) => { $(self.$field.inherit(&outer.$field);)* };
         }
         settings!(
+            passwords,
             certificate_compression,
             dhparam,
             ecdh_curve,

@@ -56,6 +56,7 @@ impl Server {
             Some(path) if self.stapling.or(false) => Some(staple(path, merge)?),
             Some(_) | None => None,
         };
+        let passwords = self.passwords.get().map_or(&[][..], |words| words);
         let mut pairs = vec![];
         for (certificate, key) in self.certificates.iter().zip(&self.certificate_keys) {
             if certificate.contains('$') || key.contains('$') {
@@ -64,7 +65,7 @@ impl Server {
                      supported by weir yet",
                 ));
             }
-            pairs.push(openssl::pair(certificate, key, staple.clone(), merge)?);
+            pairs.push(openssl::pair(certificate, key, staple.clone(), passwords, merge)?);
         }
         Ok(pairs)
     }
