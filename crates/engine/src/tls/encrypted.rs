@@ -114,7 +114,6 @@ fn of<'a, T>(algorithm: &'a [u8], known: impl Fn(&[u8]) -> Option<T>) -> Option<
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::tls::pem;
 
     /// `openssl pkey -aes128 -passout pass:open` and `-aes-256-cbc`, `-v2prf hmacWithSHA512`.

@@ -44,12 +44,14 @@ impl Reason {
             Error::CertRevoked => Self::REVOKED,
             Error::UnknownRevocationStatus => Self::NO_CRL,
             Error::CrlExpired { .. } => Self::CRL_EXPIRED,
-            Error::InvalidSignatureForPublicKey => Self::BAD_SIGNATURE,
             Error::RequiredEkuNotFoundContext(_) => Self::PURPOSE,
             Error::PathLenConstraintViolated => Self::PATH_LENGTH,
             Error::NameConstraintViolation => Self::NOT_PERMITTED,
             Error::MaximumPathDepthExceeded => Self::TOO_LONG,
             Error::UnknownIssuer => Self::unknown(chain),
+            // It is looked for among the roots as a whole, whoever there has its name.
+            _ if chain.first().is_some_and(is_self_issued) => Self::SELF_SIGNED,
+            Error::InvalidSignatureForPublicKey => Self::BAD_SIGNATURE,
             _ => Self::UNSPECIFIED,
         }
     }

@@ -325,20 +325,20 @@ impl Source for UpstreamBody {
         }
         let clean = self.is_over() && self.ready.is_empty() && self.raw.is_empty();
         self.block = None;
-        if let Some(line) = self.line.take()
-            && line.keep
-            && clean
-        {
-            keep(&self.reactor, line, now);
+        match self.line.take() {
+            Some(line) if line.keep && clean => keep(&self.reactor, line, now),
+            Some(mut line) => line.io.farewell(),
+            None => {}
         }
     }
 }
 
 /// Gives a connection back to the pool, unless it served long enough.
-pub(super) fn keep(reactor: &Reactor, line: Line, now: u64) {
+pub(super) fn keep(reactor: &Reactor, mut line: Line, now: u64) {
     let settings = &line.group.pool;
     let spent = line.requests >= settings.requests || now.saturating_sub(line.opened) >= settings.time;
-    if spent || reactor.is_quitting() {
+    if spent || reactor.is_quitting() || settings.connections == 0 {
+        line.io.farewell();
         return;
     }
     let idle = Idle {

@@ -63,6 +63,16 @@ pub struct Idle {
     pub nodelay: bool,
 }
 
+impl Idle {
+    /// Says goodbye to a peer whose connection does not stay.
+    fn stays(&mut self, stays: bool) -> bool {
+        if !stays {
+            self.io.farewell();
+        }
+        stays
+    }
+}
+
 /// The idle connections of one thread, by group.
 #[derive(Default)]
 pub struct Pools {
@@ -92,22 +102,20 @@ impl Pools {
             if now.saturating_sub(connection.since) < settings.timeout && !connection.io.is_stale() {
                 return Some(connection);
             }
+            connection.io.farewell();
         }
         None
     }
 
     /// Keeps a connection; the group's oldest goes where there are too many.
     pub fn put(&self, id: PoolId, connection: Idle, settings: &PoolSettings) {
-        if settings.connections == 0 {
-            return;
-        }
         let mut idle = self.idle.borrow_mut();
         let at = id.0 as usize;
         if idle.len() <= at {
             idle.resize_with(at + 1, Vec::new);
         }
         if idle[at].len() >= settings.connections {
-            idle[at].remove(0);
+            idle[at].remove(0).io.farewell();
         }
         idle[at].push(connection);
     }
@@ -115,7 +123,10 @@ impl Pools {
     /// Drops what is too old or was closed by its peer; called once in a while.
     pub fn sweep(&self, now: u64, longest: u64) {
         for list in self.idle.borrow_mut().iter_mut() {
-            list.retain_mut(|c| now.saturating_sub(c.since) < longest && !c.io.is_stale());
+            list.retain_mut(|c| {
+                let good = now.saturating_sub(c.since) < longest && !c.io.is_stale();
+                c.stays(good)
+            });
         }
     }
 
@@ -123,11 +134,13 @@ impl Pools {
     pub fn retain(&self, generation: &Generation) {
         for (index, list) in self.idle.borrow_mut().iter_mut().enumerate() {
             let group = generation.upstreams.iter().find(|u| u.pool_id.0 as usize == index);
-            list.retain(|c| group.is_some_and(|u| u.peers.iter().any(|p| p.address == c.peer)));
+            list.retain_mut(|c| c.stays(group.is_some_and(|u| u.peers.iter().any(|p| p.address == c.peer))));
         }
     }
 
     pub fn clear(&self) {
-        self.idle.borrow_mut().clear();
+        let mut idle = self.idle.borrow_mut();
+        idle.iter_mut().flatten().for_each(|connection| connection.io.farewell());
+        idle.clear();
     }
 }

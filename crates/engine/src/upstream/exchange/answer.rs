@@ -131,6 +131,8 @@ impl Asking<'_> {
             }
             if line.keep && clean {
                 keep(&x.reactor, line, now);
+            } else {
+                line.io.farewell();
             }
             return Ok(Flow::Respond(response));
         }

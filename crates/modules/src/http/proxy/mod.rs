@@ -664,3 +664,6 @@ impl Protocol for Handler {
         self.request.replaces_body()
     }
 }
+
+#[cfg(test)]
+mod tests;

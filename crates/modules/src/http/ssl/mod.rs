@@ -302,4 +302,4 @@ fn no_certificate(http: &Http, server: weir_ir::LocationId) -> Diagnostic {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

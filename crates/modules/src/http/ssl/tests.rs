@@ -19,7 +19,7 @@ use weir_engine::reactor::Reactor;
 use crate::testing::{Site, told};
 
 /// Certificates that do not differ from test to test: making keys takes its time.
-struct Made {
+pub(crate) struct Made {
     files: Vec<(String, String)>,
     roots: RootCertStore,
 }
@@ -27,7 +27,7 @@ struct Made {
 impl Made {
     /// A certificate and a key for each name, at `/conf/NAME.crt` and `/conf/NAME.key`, valid for `NAME.example` and
     /// `shared.example`.
-    fn new(names: &[&str]) -> Self {
+    pub(crate) fn new(names: &[&str]) -> Self {
         let mut made = Self { files: vec![], roots: RootCertStore::empty() };
         for name in names {
             let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed([
@@ -43,7 +43,7 @@ impl Made {
         made
     }
 
-    fn files(&self) -> Vec<(&str, &str)> {
+    pub(crate) fn files(&self) -> Vec<(&str, &str)> {
         self.files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect()
     }
 
@@ -58,21 +58,21 @@ impl Made {
     }
 }
 
-/// One thread's reactor for one listening socket.
-struct Running {
+/// A reactor for one listening socket.
+pub(crate) struct Running {
     reactor: Rc<Reactor>,
     listener: TcpListener,
     address: Arc<Address>,
 }
 
-async fn listener() -> (TcpListener, u16) {
+pub(crate) async fn listener() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     (listener, port)
 }
 
 impl Running {
-    fn new(site: &Site, listener: TcpListener) -> Self {
+    pub(crate) fn new(site: &Site, listener: TcpListener) -> Self {
         let reactor = Reactor::new(Arc::clone(site.generation()), Arc::default());
         tokio::task::spawn_local(reactor.timers().clone().drive());
         let address = Arc::new(Address::Ip(listener.local_addr().unwrap()));
@@ -82,6 +82,11 @@ impl Running {
     /// A client's socket, the other end of which is being served.
     async fn connect(&self) -> TcpStream {
         let client = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
+        self.serve_one().await;
+        client
+    }
+
+    async fn serve_one(&self) {
         let (socket, peer) = self.listener.accept().await.unwrap();
         let served = serve_accepted(
             Rc::clone(&self.reactor),
@@ -90,7 +95,13 @@ impl Running {
             Address::Ip(peer),
         );
         self.reactor.spawn(served);
-        client
+    }
+
+    /// Serves whoever comes.
+    pub(crate) async fn serve(self) {
+        loop {
+            self.serve_one().await;
+        }
     }
 
     /// The body of the answer to a request for `host` on a connection that named `sni`.
@@ -107,7 +118,7 @@ impl Running {
 }
 
 /// Runs a test on a reactor's own kind of thread.
-fn on_a_thread(test: impl Future<Output = ()>) {
+pub(crate) fn on_a_thread(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, test);
 }
