@@ -8,6 +8,7 @@ pub mod http;
 pub mod http1;
 pub mod io;
 pub mod localtime;
+pub mod md5;
 pub mod reactor;
 pub mod settings;
 pub mod syslog;

@@ -179,6 +179,10 @@ pub struct Upstream {
     /// Written as a block, not implied by an address.
     pub explicit: bool,
     pub servers: Vec<Server>,
+    /// The modules that say who is asked, by name; what comes later wraps what was there before.
+    pub balancers: Vec<&'static str>,
+    /// The method that was named last has no use for backups.
+    pub no_backups: bool,
     /// The confs of the modules of the `upstream` context.
     pub confs: Confs,
     pub position: Position,
@@ -197,7 +201,11 @@ pub struct Server {
     /// Seconds.
     pub fail_timeout: u64,
     pub down: bool,
+    /// Only requests that belong to it are still sent to it.
+    pub drain: bool,
     pub backup: bool,
+    /// What sessions that belong to it are known by, where it is not the address's digest.
+    pub route: Option<Arc<[u8]>>,
 }
 
 /// Who gives a variable its value.

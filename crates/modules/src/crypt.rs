@@ -8,7 +8,7 @@ use aws_lc_rs::digest::{self, Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA51
 use weir_engine::http::base64;
 
 use crate::des;
-use crate::md5::Md5;
+use weir_engine::md5::Md5;
 
 /// The form is called so, as in `$7$`, and cannot be checked.
 #[derive(Debug, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 mod crypt;
 mod des;
 pub mod http;
-mod md5;
 #[cfg(test)]
 mod testing;
 pub mod upstream;
@@ -91,6 +90,14 @@ pub const HTTP: &[&dyn AnyInstall] = &[
 
 /// The modules of the `upstream` context: balancers first, then what wraps them.
 pub const UPSTREAM: &[&dyn AnyInstall] = &[
+    // Balancers, of which a block has one.
+    &upstream::Hash,
+    &upstream::IpHash,
+    &upstream::LeastConn,
+    &upstream::Random,
+    // It asks the balancer that it stands before.
+    &upstream::Sticky,
+    &upstream::Zone,
     // After every balancer: it keeps the connections to whatever peer they picked.
     &upstream::keepalive::Keepalive,
 ];

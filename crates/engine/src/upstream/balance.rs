@@ -1,17 +1,25 @@
-//! Who is asked next: the balancer's trait, and nginx's smooth weighted round robin.
+//! Who is asked next: the balancer's trait, what all balancers know of their peers, and nginx's smooth weighted round
+//! robin.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Peer;
+use super::{Peer, PeerGuard};
 use crate::http::Exchange;
 
-/// The peers that one request has tried, as bits.
+/// What balancing remembers of one request from attempt to attempt: the peers that it has tried, as bits, and more that
+/// is the balancer's own.
 #[derive(Debug, Default)]
 pub struct Tried {
     /// The first 64 peers, which are nearly always all.
     first: u64,
     more: Vec<u64>,
+    /// The name of the peer that the request belongs to ([`Peer::sid`]).
+    pub sid: Option<Box<[u8]>>,
+    /// Where a hash has come to, in how many rounds, and how many of them led to nobody.
+    pub hash: Option<u32>,
+    pub rounds: u32,
+    pub misses: u32,
 }
 
 impl Tried {
@@ -40,20 +48,20 @@ impl Tried {
     }
 
     pub fn clear(&mut self) {
-        *self = Self::default();
+        self.first = 0;
+        self.more.clear();
     }
 }
 
-/// The outcome of picking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Picked {
+/// A peer that was picked; one of its connections is the request's.
+#[derive(Debug)]
+pub struct Picked {
     /// The peer's position in the group.
-    Peer(usize),
-    /// `no live upstreams`.
-    None,
+    pub index: usize,
+    pub guard: PeerGuard,
 }
 
-/// How an attempt ended, for the balancer's book-keeping.
+/// How an attempt ended, for the book-keeping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Success,
@@ -63,14 +71,12 @@ pub enum Outcome {
 
 /// Picks peers. One value serves all threads.
 pub trait Balance: Send + Sync {
-    /// Picks a peer that was not tried; `now` is milliseconds of any steady clock.
-    fn pick(&self, x: &Exchange, tried: &mut Tried, now: u64) -> Picked;
-    fn done(&self, peer: usize, outcome: Outcome, now: u64);
+    /// Picks a peer that was not tried; `now` is milliseconds of any steady clock. `None` is `no live upstreams`.
+    fn pick(&self, x: &mut Exchange, tried: &mut Tried, now: u64) -> Option<Picked>;
 
-    /// Whether a peer has failed so often that it is passed over for a while.
-    fn is_disabled(&self, peer: usize) -> bool {
-        let _ = peer;
-        false
+    /// The head of an answer is there, and the request stays with it.
+    fn answered(&self, x: &Exchange, tried: &Tried, index: usize) {
+        let _ = (x, tried, index);
     }
 }
 
@@ -84,8 +90,8 @@ struct State {
     checked: u64,
 }
 
-/// Smooth weighted round robin with failure accounting, backups after the primaries (nginx: the default of
-/// `upstream`).
+/// The peers of a group with their failures and turns, which every balancer works on. By itself it is smooth weighted
+/// round robin, backups after the primaries (nginx: the default of `upstream`).
 pub struct RoundRobin {
     peers: Arc<[Peer]>,
     states: Mutex<Vec<State>>,
@@ -106,63 +112,35 @@ impl RoundRobin {
         Self { peers, states: Mutex::new(states), failed: AtomicBool::new(false) }
     }
 
-    /// Picks among the primaries or the backups alone.
-    fn pick_of(&self, backup: bool, tried: &mut Tried, now: u64) -> Option<usize> {
-        // A panic while the lock was held would have been in arithmetic on plain numbers; they stay usable.
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        // A group of one is always asked: there is nothing to fall back on.
-        let single = self.peers.len() == 1;
-        let mut total = 0;
-        let mut best: Option<usize> = None;
-        for (index, peer) in self.peers.iter().enumerate() {
-            if peer.backup != backup || peer.down || tried.contains(index) {
-                continue;
-            }
-            let state = &mut states[index];
-            let timeout = peer.fail_timeout * 1000;
-            let failed = peer.max_fails > 0 && state.fails >= peer.max_fails;
-            if !single && failed && now.saturating_sub(state.checked) <= timeout {
-                continue;
-            }
-            if peer.is_full() {
-                continue;
-            }
-            state.current += state.effective;
-            total += state.effective;
-            if state.effective < i64::from(peer.weight) {
-                state.effective += 1;
-            }
-            if best.is_none_or(|b| states[index].current > states[b].current) {
-                best = Some(index);
-            }
-        }
-        let index = best?;
-        let state = &mut states[index];
-        state.current -= total;
-        if now.saturating_sub(state.checked) > self.peers[index].fail_timeout * 1000 {
-            state.checked = now;
-        }
-        tried.insert(index);
-        Some(index)
+    pub fn peers(&self) -> &Arc<[Peer]> {
+        &self.peers
     }
-}
 
-impl Balance for RoundRobin {
-    fn pick(&self, _: &Exchange, tried: &mut Tried, now: u64) -> Picked {
+    /// Looks for a peer for a request, while nobody else does.
+    pub fn look(&self, now: u64) -> Look<'_> {
+        // A panic while the lock was held would have been in arithmetic on plain numbers; they stay usable.
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        Look { peers: &self.peers, states, now }
+    }
+
+    /// Picks in turn, backups where no primary is left; also for balancers that have found nobody.
+    pub fn next(&self, tried: &mut Tried, now: u64) -> Option<Picked> {
         if let [peer] = &*self.peers
-            && !peer.down
-            && !peer.is_full()
+            && tried.sid.is_none()
+            && !peer.is_down()
             && !tried.contains(0)
         {
             // Its turn needs no counting.
+            let guard = PeerGuard::of_free(peer)?;
             tried.insert(0);
-            return Picked::Peer(0);
+            return Some(Picked { index: 0, guard });
         }
-        let found = self.pick_of(false, tried, now).or_else(|| self.pick_of(true, tried, now));
-        found.map_or(Picked::None, Picked::Peer)
+        let mut look = self.look(now);
+        let index = look.in_turn(false, tried).or_else(|| look.in_turn(true, tried))?;
+        Some(look.take(index, tried))
     }
 
-    fn done(&self, index: usize, outcome: Outcome, now: u64) {
+    pub fn done(&self, index: usize, outcome: Outcome, now: u64) {
         match outcome {
             Outcome::Failure => self.failed.store(true, Ordering::Relaxed),
             Outcome::Success if !self.failed.load(Ordering::Relaxed) => return,
@@ -189,10 +167,118 @@ impl Balance for RoundRobin {
         }
     }
 
-    fn is_disabled(&self, index: usize) -> bool {
+    /// Whether a peer has failed so often that it is passed over for a while.
+    pub fn is_disabled(&self, index: usize) -> bool {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         let max_fails = self.peers[index].max_fails;
         self.peers.len() > 1 && max_fails > 0 && states[index].fails >= max_fails
+    }
+}
+
+impl Balance for RoundRobin {
+    fn pick(&self, _: &mut Exchange, tried: &mut Tried, now: u64) -> Option<Picked> {
+        self.next(tried, now)
+    }
+}
+
+/// A look at the peers for one request.
+pub struct Look<'a> {
+    peers: &'a [Peer],
+    states: MutexGuard<'a, Vec<State>>,
+    now: u64,
+}
+
+impl Look<'_> {
+    /// The primaries or the backups, in their order.
+    pub fn group(&self, backup: bool) -> impl Iterator<Item = (usize, &Peer)> {
+        self.peers.iter().enumerate().filter(move |(_, peer)| peer.backup == backup)
+    }
+
+    pub fn peer(&self, index: usize) -> &Peer {
+        &self.peers[index]
+    }
+
+    /// Whether a peer may be asked.
+    pub fn is_free(&self, index: usize, tried: &Tried) -> bool {
+        !self.peers[index].is_down() && self.is_live(index, tried)
+    }
+
+    /// The same also for one that is drained.
+    fn is_live(&self, index: usize, tried: &Tried) -> bool {
+        let (peer, state) = (&self.peers[index], &self.states[index]);
+        // A group of one is always asked: there is nothing to fall back on.
+        let failed = self.peers.len() > 1 && peer.max_fails > 0 && state.fails >= peer.max_fails;
+        !peer.down
+            && !tried.contains(index)
+            && !peer.is_full()
+            && !(failed && self.now.saturating_sub(state.checked) <= peer.fail_timeout * 1000)
+    }
+
+    /// The peer that the request belongs to, where it may be asked.
+    pub fn belonging(&self, backup: bool, tried: &Tried) -> Option<usize> {
+        let sid = tried.sid.as_deref()?;
+        let (index, _) = self.group(backup).find(|(_, peer)| *peer.sid == *sid)?;
+        self.is_live(index, tried).then_some(index)
+    }
+
+    /// How long ago a peer that has failed was given a chance, in milliseconds.
+    pub fn since_checked(&self, index: usize) -> u64 {
+        self.now.saturating_sub(self.states[index].checked)
+    }
+
+    /// Whose turn it is among those that may be asked: each goes on by its weight, and the first of those that are
+    /// farthest goes back by all that was gone.
+    pub fn weighted(&mut self, is_among: impl Fn(&Self, usize) -> bool) -> Option<usize> {
+        let (best, total) = self.advance(is_among);
+        self.states[best?].current -= total;
+        best
+    }
+
+    fn advance(&mut self, is_among: impl Fn(&Self, usize) -> bool) -> (Option<usize>, i64) {
+        let mut total = 0;
+        let mut best: Option<usize> = None;
+        for index in 0..self.peers.len() {
+            if !is_among(self, index) {
+                continue;
+            }
+            let state = &mut self.states[index];
+            state.current += state.effective;
+            total += state.effective;
+            if state.effective < i64::from(self.peers[index].weight) {
+                state.effective += 1;
+            }
+            if best.is_none_or(|b| self.states[index].current > self.states[b].current) {
+                best = Some(index);
+            }
+        }
+        (best, total)
+    }
+
+    fn in_turn(&mut self, backup: bool, tried: &Tried) -> Option<usize> {
+        let belonging = self.belonging(backup, tried);
+        if let Some(index) = belonging {
+            let others = self.group(backup).filter(|(other, _)| *other != index);
+            let others: i64 = others.map(|(_, peer)| i64::from(peer.weight)).sum();
+            // Who is asked by name all the time owes the others no more than one round.
+            if self.states[index].current <= -others {
+                return Some(index);
+            }
+        }
+        let (best, total) =
+            self.advance(|look, index| look.peers[index].backup == backup && look.is_free(index, tried));
+        let best = belonging.or(best)?;
+        self.states[best].current -= total;
+        Some(best)
+    }
+
+    /// Gives the request that peer.
+    pub fn take(mut self, index: usize, tried: &mut Tried) -> Picked {
+        let (state, peer) = (&mut self.states[index], &self.peers[index]);
+        if self.now.saturating_sub(state.checked) > peer.fail_timeout * 1000 {
+            state.checked = self.now;
+        }
+        tried.insert(index);
+        Picked { index, guard: PeerGuard::new(peer) }
     }
 }
 
@@ -202,7 +288,7 @@ mod tests {
 
     use weir_ir::address::Address;
 
-    use super::{Balance, Outcome, RoundRobin, Tried};
+    use super::{Outcome, RoundRobin, Tried};
     use crate::upstream::Peer;
 
     /// A peer with nginx's defaults.
@@ -215,7 +301,10 @@ mod tests {
             fail_timeout: 10,
             max_conns: 0,
             down: false,
+            drain: false,
             backup: false,
+            server: "peer".into(),
+            sid: [].into(),
             conns: Arc::default(),
         }
     }
@@ -230,7 +319,7 @@ mod tests {
     }
 
     fn again(group: &RoundRobin, tried: &mut Tried, now: u64) -> Option<usize> {
-        group.pick_of(false, tried, now).or_else(|| group.pick_of(true, tried, now))
+        group.next(tried, now).map(|picked| picked.index)
     }
 
     fn name(index: Option<usize>) -> char {
@@ -379,5 +468,26 @@ mod tests {
         assert_eq!(run(&group, 3, 0), "bbb");
         conns.store(0, std::sync::atomic::Ordering::Relaxed);
         assert!(run(&group, 2, 0).contains('a'));
+    }
+
+    #[test]
+    fn a_request_goes_where_it_belongs() {
+        let named = |sid: &[u8], weight| Peer { sid: sid.into(), ..peer(weight) };
+        let group = group(vec![named(b"a", 1), named(b"b", 1), Peer { drain: true, ..named(b"c", 1) }]);
+        let of = |sid: &[u8]| {
+            let mut tried = Tried { sid: Some(sid.into()), ..Tried::default() };
+            [again(&group, &mut tried, 0), again(&group, &mut tried, 0), again(&group, &mut tried, 0)]
+                .map(name)
+        };
+        // The second attempt is anybody's, but for the one that is drained.
+        assert_eq!(of(b"b"), ['b', 'a', '-']);
+        assert_eq!(of(b"c"), ['c', 'a', 'b']);
+        assert_eq!(of(b"d"), ['a', 'b', '-']);
+        for _ in 0..9 {
+            let mut tried = Tried { sid: Some(b"a"[..].into()), ..Tried::default() };
+            assert_eq!(name(again(&group, &mut tried, 0)), 'a');
+        }
+        // However often it was asked for, it owes no more than a round.
+        assert_eq!(run(&group, 6, 0), "bbbaba");
     }
 }

@@ -21,7 +21,7 @@ pub use self::secure::Tls;
 use self::send::append_piece;
 use super::balance::{Outcome, Picked, Tried};
 use super::body::{Line, Tag};
-use super::{Hidden, PeerGuard, Upstream, UpstreamState};
+use super::{Hidden, Upstream, UpstreamState};
 use crate::contract::Flow;
 use crate::http::{Body, Exchange, Headers, Response, Template};
 use crate::http1::Method;
@@ -270,7 +270,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
 }
 
 fn tries(group: &Upstream, settings: &Settings) -> u64 {
-    let peers = group.peers.iter().filter(|p| !p.down).count().max(1) as u64;
+    let peers = group.peers.iter().filter(|p| !p.is_down()).count().max(1) as u64;
     match settings.next_upstream_tries {
         0 => peers,
         bound => peers.min(bound),
@@ -347,9 +347,10 @@ impl Asking<'_> {
     async fn run(&mut self, x: &mut Exchange) -> Flow {
         loop {
             let now = x.reactor.clock().now_ms();
-            let Picked::Peer(peer) = self.target.group.balance.pick(x, &mut self.tried, now) else {
+            let Some(picked) = self.target.group.balance.pick(x, &mut self.tried, now) else {
                 return self.no_live_upstreams(x);
             };
+            let peer = picked.index;
             self.asked += 1;
             x.upstream_headers = None;
             x.upstream_states.push(UpstreamState {
@@ -357,7 +358,7 @@ impl Asking<'_> {
                 scheme: self.target.scheme,
                 ..UpstreamState::default()
             });
-            let failure = match self.attempt(x, peer, now).await {
+            let failure = match self.attempt(x, picked, now).await {
                 Ok(flow) => return flow,
                 Err(failure) => failure,
             };
@@ -375,9 +376,9 @@ impl Asking<'_> {
                 self.asked -= 1;
                 self.tried.remove(peer);
             } else if !matches!(failure.kind, next::HTTP_403 | next::HTTP_404) {
-                let balance = &self.target.group.balance;
-                balance.done(peer, Outcome::Failure, ended);
-                if balance.is_disabled(peer) {
+                let peers = &self.target.group.round_robin;
+                peers.done(peer, Outcome::Failure, ended);
+                if peers.is_disabled(peer) {
                     x.log_while(Level::Warn, None, "upstream server temporarily disabled", self.doing);
                 }
             }
@@ -423,9 +424,9 @@ impl Asking<'_> {
         x.upstream_states.last().is_some_and(|state| state.bytes_sent > 0)
     }
 
-    async fn attempt(&mut self, x: &mut Exchange, peer: usize, now: u64) -> Result<Flow, Failure> {
+    async fn attempt(&mut self, x: &mut Exchange, picked: Picked, now: u64) -> Result<Flow, Failure> {
         self.doing = "connecting to upstream";
-        let mut attempt = self.open(x, peer, now).await?;
+        let mut attempt = self.open(x, picked, now).await?;
         self.doing = "sending request to upstream";
         if x.body.exists() && x.location().core.tcp_nodelay {
             // What goes out in more than one write must not wait for acknowledgements.
@@ -444,10 +445,10 @@ impl Asking<'_> {
     }
 
     /// Takes a kept connection or opens one, and sends on it what it takes at once.
-    async fn open(&mut self, x: &mut Exchange, index: usize, now: u64) -> Result<Attempt, Failure> {
+    async fn open(&mut self, x: &mut Exchange, picked: Picked, now: u64) -> Result<Attempt, Failure> {
         let group = &self.target.group;
-        let peer = &group.peers[index];
-        let guard = Some(PeerGuard::new(peer));
+        let Picked { index, guard } = picked;
+        let (peer, guard) = (&group.peers[index], Some(guard));
         let of_location = if group.pool.local { u64::from(x.location.0) + 1 } else { 0 };
         let tag = Tag {
             settings: self.protocol.settings().opened_by.wrapping_add(of_location),

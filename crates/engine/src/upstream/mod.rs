@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use weir_ir::address::Address;
 
 use crate::http1::{Known, KnownSet};
+use crate::md5::Md5;
 
 pub mod balance;
 mod body;
@@ -13,7 +14,7 @@ pub mod exchange;
 pub mod pool;
 pub mod variables;
 
-pub use balance::{Balance, Picked, RoundRobin, Tried};
+pub use balance::{Balance, Look, Picked, RoundRobin, Tried};
 pub use exchange::{Protocol, Settings, Target, Tls, Written, run};
 pub use pool::{PoolId, PoolSettings, Pools};
 
@@ -29,7 +30,13 @@ pub struct Peer {
     pub fail_timeout: u64,
     pub max_conns: u32,
     pub down: bool,
+    /// Only requests that belong to it are still sent to it.
+    pub drain: bool,
     pub backup: bool,
+    /// The server that it is of, as written.
+    pub server: Arc<str>,
+    /// What sessions know it by: its route, or the digest of its address.
+    pub sid: Box<[u8]>,
     /// Connections and tunnels that are open to it now.
     pub conns: Arc<AtomicU32>,
 }
@@ -37,13 +44,27 @@ pub struct Peer {
 impl Peer {
     /// Whether another generation's peer is this one with the same parameters.
     fn is_as(&self, other: &Peer) -> bool {
-        let parameters = |p: &Peer| (p.weight, p.max_fails, p.fail_timeout, p.max_conns, p.down, p.backup);
-        self.address == other.address && parameters(self) == parameters(other)
+        let numbers = |p: &Peer| (p.weight, p.max_fails, p.fail_timeout, p.max_conns);
+        let kind = |p: &Peer| (p.down, p.drain, p.backup);
+        self.address == other.address
+            && numbers(self) == numbers(other)
+            && kind(self) == kind(other)
+            && (&self.server, &self.sid) == (&other.server, &other.sid)
+    }
+
+    /// Whether requests that belong to nobody pass it over.
+    pub(crate) fn is_down(&self) -> bool {
+        self.down || self.drain
+    }
+
+    /// Connections that are open to it now, tunnels among them.
+    pub fn conns(&self) -> u32 {
+        self.conns.load(Ordering::Relaxed)
     }
 
     /// Whether it has all the connections that `max_conns` allows.
     pub(crate) fn is_full(&self) -> bool {
-        self.max_conns > 0 && self.conns.load(Ordering::Relaxed) >= self.max_conns
+        self.max_conns > 0 && self.conns() >= self.max_conns
     }
 }
 
@@ -57,6 +78,13 @@ impl PeerGuard {
     pub fn new(peer: &Peer) -> Self {
         peer.conns.fetch_add(1, Ordering::Relaxed);
         Self { conns: Arc::clone(&peer.conns) }
+    }
+
+    /// Of a peer that has not all the connections that it may have; others may be after the last one, too.
+    fn of_free(peer: &Peer) -> Option<Self> {
+        let before = peer.conns.fetch_add(1, Ordering::Relaxed);
+        let guard = Self { conns: Arc::clone(&peer.conns) };
+        (peer.max_conns == 0 || before < peer.max_conns).then_some(guard)
     }
 }
 
@@ -85,15 +113,22 @@ impl Upstream {
         let mut peers = vec![];
         for server in &upstream.servers {
             for address in &server.addresses {
-                let known = before.and_then(|b| b.peers.iter().find(|p| *p.address == *address));
+                // Of several of one address each has its own.
+                let earlier = peers.iter().filter(|p: &&Peer| *p.address == *address).count();
+                let known =
+                    before.and_then(|b| b.peers.iter().filter(|p| *p.address == *address).nth(earlier));
+                let text = address.to_string().into_bytes();
                 peers.push(Peer {
                     address: Arc::new(address.clone()),
-                    text: address.to_string().into_bytes().into(),
+                    server: Arc::clone(&server.name),
+                    sid: server.route.as_deref().map_or_else(|| digest(&text), Box::from),
+                    text: text.into(),
                     weight: server.weight,
                     max_fails: server.max_fails,
                     fail_timeout: server.fail_timeout,
                     max_conns: server.max_conns,
                     down: server.down,
+                    drain: server.drain,
                     backup: server.backup,
                     conns: known.map_or_else(Arc::default, |p| Arc::clone(&p.conns)),
                 });
@@ -132,7 +167,10 @@ impl Upstream {
             fail_timeout: 10,
             max_conns: 0,
             down: false,
+            drain: false,
             backup: false,
+            server: name.into(),
+            sid: Box::default(),
             conns: Arc::default(),
         };
         let peers: Arc<[Peer]> = [peer].into();
@@ -153,6 +191,13 @@ impl Upstream {
     pub(crate) fn is_of(&self, upstream: &weir_ir::program::Upstream) -> bool {
         self.name == upstream.name && self.port == upstream.port
     }
+}
+
+/// What a peer without a route is known by: the MD5 of its address, in hexadecimal.
+fn digest(address: &[u8]) -> Box<[u8]> {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digest = Md5::of(address);
+    digest.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| DIGITS[usize::from(digit)]).collect()
 }
 
 /// Header fields that are between an upstream and us.

@@ -56,6 +56,8 @@ fn upstream((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
                 authority: None,
                 explicit: true,
                 servers: vec![],
+                balancers: vec![],
+                no_backups: false,
                 confs: Confs::default(),
                 position,
             });
@@ -84,7 +86,9 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
         max_fails: 1,
         fail_timeout: 10,
         down: false,
+        drain: false,
         backup: false,
+        route: None,
     };
     for index in 1..call.args().len() {
         let text = call.text(index);
@@ -95,15 +99,27 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
             ("max_conns", Some(v)) => number(v).map(|n| server.max_conns = n),
             ("max_fails", Some(v)) => number(v).map(|n| server.max_fails = n),
             ("fail_timeout", Some(v)) => value::sec(v.as_bytes()).map(|n| server.fail_timeout = n),
+            ("backup", None) if call.upstream().no_backups => {
+                let message = "balancing method does not support parameter \"backup\"";
+                return Err(call.under(call.fail(message), index));
+            }
             ("backup", None) => {
                 server.backup = true;
                 Some(())
             }
             ("down", None) => {
-                server.down = true;
+                (server.down, server.drain) = (true, false);
                 Some(())
             }
-            ("resolve", None) | ("service" | "route" | "slow_start", Some(_)) | ("drain", None) => {
+            ("drain", None) => {
+                (server.down, server.drain) = (false, true);
+                Some(())
+            }
+            ("route", Some(route)) => {
+                server.route = Some(self::route(route, call)?);
+                Some(())
+            }
+            ("resolve", None) | ("service" | "slow_start", Some(_)) => {
                 let fault =
                     call.fail(format!("the \"{key}\" parameter is known but not supported by weir yet"));
                 return Err(call.under(fault, index));
@@ -118,7 +134,26 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
+fn route(text: &str, call: &Call<'_>) -> Result<Arc<[u8]>, Fault> {
+    const LONGEST: usize = 32;
+    match text.len() {
+        0 => Err(call.fail("route is empty")),
+        length if length > LONGEST => Err(call.fail(format!("route is longer than {LONGEST}"))),
+        _ => Ok(text.as_bytes().into()),
+    }
+}
+
 impl Call<'_> {
+    /// Makes a module the balancer of the upstream block that the directive stands in.
+    pub fn balance(&mut self, module: &'static str, backups: bool) {
+        if !self.upstream().balancers.is_empty() {
+            self.warn("load balancing method redefined");
+        }
+        let upstream = self.upstream();
+        upstream.balancers = vec![module];
+        upstream.no_backups = !backups;
+    }
+
     /// The upstream that an address of a `…_pass` directive names: a block of that name, now or further down,
     /// or an implicit group of the addresses that the name resolves to.
     ///
@@ -156,6 +191,8 @@ impl Call<'_> {
             authority: Some(authority.clone()),
             explicit: false,
             servers: vec![],
+            balancers: vec![],
+            no_backups: false,
             confs: Confs::default(),
             position,
         });
@@ -194,7 +231,9 @@ fn resolve(merge: &mut Merge<'_>) -> Result<(), Fault> {
             max_fails: 1,
             fail_timeout: 10,
             down: false,
+            drain: false,
             backup: false,
+            route: None,
         });
     }
     Ok(())

@@ -7,7 +7,7 @@ use weir_ir::contract::{Conf, Contexts, Directive, Module, Setting, Takes};
 use weir_ir::{Fault, Merge, value};
 use weir_syntax::Diagnostic;
 
-use crate::md5::Md5;
+use weir_engine::md5::Md5;
 
 pub struct SecureLink;
 

@@ -50,11 +50,11 @@ impl Asking<'_> {
                         x.answer_headers.push(head.get(field.name), head.get(field.value));
                     }
                 }
-                self.target.group.balance.done(attempt.peer, Outcome::Success, now);
+                self.succeeded(x, &attempt, now);
                 return Ok(Flow::Answer(status));
             }
         }
-        self.target.group.balance.done(attempt.peer, Outcome::Success, now);
+        self.succeeded(x, &attempt, now);
         if let Some(to) = self.protocol.redirect(x, head) {
             return Ok(internal_redirect(x, &to));
         }
@@ -140,6 +140,13 @@ impl Asking<'_> {
         Ok(Flow::Respond(response))
     }
 
+    /// The request stays with this answer.
+    fn succeeded(&self, x: &Exchange, attempt: &Attempt, now: u64) {
+        let group = &self.target.group;
+        group.round_robin.done(attempt.peer, Outcome::Success, now);
+        group.balance.answered(x, &self.tried, attempt.peer);
+    }
+
     fn body(
         &self,
         x: &Exchange,
@@ -173,7 +180,7 @@ impl Asking<'_> {
     /// An answer without a head goes to the client as it came.
     pub(super) fn headless(&self, x: &mut Exchange, attempt: Attempt, answered: Answered) -> Flow {
         let now = x.reactor.clock().now_ms();
-        self.target.group.balance.done(attempt.peer, Outcome::Success, now);
+        self.succeeded(x, &attempt, now);
         let Answered { head, block, raw, .. } = answered;
         x.reactor.put_head(head);
         let mut response = x.new_response(200);

@@ -2,7 +2,7 @@
 
 /// A digest in the making.
 #[derive(Clone)]
-pub(crate) struct Md5 {
+pub struct Md5 {
     state: [u32; 4],
     block: [u8; 64],
     /// Bytes taken so far.
@@ -18,21 +18,21 @@ static SINES: std::sync::LazyLock<[u32; 64]> = std::sync::LazyLock::new(|| {
 });
 
 impl Md5 {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self { state: [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476], block: [0; 64], length: 0 }
     }
 
     /// The digest of one text.
-    pub(crate) fn of(bytes: &[u8]) -> [u8; 16] {
+    pub fn of(bytes: &[u8]) -> [u8; 16] {
         Self::new().with(bytes).finish()
     }
 
-    pub(crate) fn with(mut self, bytes: &[u8]) -> Self {
+    pub fn with(mut self, bytes: &[u8]) -> Self {
         self.add(bytes);
         self
     }
 
-    pub(crate) fn add(&mut self, mut bytes: &[u8]) {
+    pub fn add(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let at = (self.length % 64) as usize;
             let n = bytes.len().min(64 - at);
@@ -45,7 +45,7 @@ impl Md5 {
         }
     }
 
-    pub(crate) fn finish(mut self) -> [u8; 16] {
+    pub fn finish(mut self) -> [u8; 16] {
         let bits = self.length.wrapping_mul(8);
         self.add(&[0x80]);
         while self.length % 64 != 56 {

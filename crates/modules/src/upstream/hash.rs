@@ -1,0 +1,215 @@
+//! `ngx_http_upstream_hash_module`: requests with the same key are sent to the same server; with `consistent` most keys
+//! keep theirs when servers come and go.
+
+use std::sync::Arc;
+
+use crc32fast::Hasher;
+use weir_engine::contract::Install;
+use weir_engine::generation::{Build, Plan};
+use weir_engine::http::{Exchange, Template};
+use weir_engine::upstream::{Balance, Picked, RoundRobin, Tried};
+use weir_ir::lowering::{Call, Fault, Merge};
+use weir_ir::{Conf, Contexts, Directive, Module, Takes};
+use weir_syntax::Diagnostic;
+
+use super::{MISSES, balance, by_weight, is_choice};
+
+pub struct Hash;
+
+impl Module for Hash {
+    const NAME: &'static str = "http_upstream_hash";
+    type Main = ();
+    type Scope = Key;
+    const DIRECTIVES: &'static [Directive<Self>] =
+        &[Directive::<Self>::scope("hash", Contexts::UPSTREAM, Takes::ONE_TWO, hash)];
+}
+
+/// What is hashed, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Key {
+    key: weir_ir::Template,
+    consistent: bool,
+}
+
+impl Conf for Key {
+    fn inherit(&mut self, _: &Self, _: &mut Merge<'_>) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+fn hash(key: &mut Key, call: &mut Call<'_>) -> Result<(), Fault> {
+    key.key = call.template(0)?;
+    call.balance(Hash::NAME, false);
+    key.consistent = match call.args().get(1).map(|word| &*word.value) {
+        None => false,
+        Some(b"consistent") => true,
+        Some(_) => return Err(call.invalid_parameter(1)),
+    };
+    Ok(())
+}
+
+impl Install for Hash {
+    fn prepare((): &(), build: &mut Build<'_>) -> Result<(), Diagnostic> {
+        balance::<Self>(build, |conf, peers, build| {
+            let key = build.template(&conf.key);
+            if conf.consistent {
+                return Arc::new(Consistent { key, points: points(&peers), peers });
+            }
+            Arc::new(ByKey { key, peers })
+        });
+        Ok(())
+    }
+
+    fn install(_: &Key, _: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
+        Ok(())
+    }
+}
+
+/// Compatible with Perl's `Cache::Memcached`, as nginx is.
+struct ByKey {
+    key: Template,
+    peers: Arc<RoundRobin>,
+}
+
+impl Balance for ByKey {
+    fn pick(&self, x: &mut Exchange, tried: &mut Tried, now: u64) -> Option<Picked> {
+        let key = self.key.value(x);
+        if tried.misses > MISSES || key.is_empty() || !is_choice(&self.peers) {
+            return self.peers.next(tried, now);
+        }
+        let look = self.peers.look(now);
+        if let Some(index) = look.belonging(false, tried) {
+            return Some(look.take(index, tried));
+        }
+        loop {
+            let mut hasher = Hasher::new();
+            if tried.rounds > 0 {
+                hasher.update(tried.rounds.to_string().as_bytes());
+            }
+            hasher.update(&key);
+            let round = hasher.finalize() >> 16 & 0x7fff;
+            let hash = tried.hash.unwrap_or(0).wrapping_add(round);
+            tried.hash = Some(hash);
+            tried.rounds += 1;
+            if let Some(index) =
+                by_weight(&self.peers, hash.into()).filter(|index| look.is_free(*index, tried))
+            {
+                return Some(look.take(index, tried));
+            }
+            tried.misses += 1;
+            if tried.misses > MISSES {
+                drop(look);
+                return self.peers.next(tried, now);
+            }
+        }
+    }
+}
+
+/// A place on the circle of hashes, and the server whose it is.
+#[derive(Clone, Debug)]
+struct Point {
+    hash: u32,
+    server: Arc<str>,
+}
+
+/// Compatible with `Cache::Memcached::Fast` (Ketama), as nginx is.
+struct Consistent {
+    key: Template,
+    /// By their hashes.
+    points: Vec<Point>,
+    peers: Arc<RoundRobin>,
+}
+
+/// Points that a server has for each of its weight.
+const POINTS: u64 = 160;
+
+fn points(peers: &RoundRobin) -> Vec<Point> {
+    let mut points = vec![];
+    for peer in peers.peers().iter().filter(|peer| !peer.backup) {
+        let (host, port) = host_and_port(&peer.server);
+        let mut server = Hasher::new();
+        server.update(host.as_bytes());
+        server.update(&[0]);
+        server.update(port.as_bytes());
+        let mut before = 0_u32;
+        for _ in 0..u64::from(peer.weight) * POINTS {
+            let mut hasher = server.clone();
+            hasher.update(&before.to_le_bytes());
+            before = hasher.finalize();
+            points.push(Point { hash: before, server: Arc::clone(&peer.server) });
+        }
+    }
+    points.sort_by_key(|point| point.hash);
+    points.dedup_by_key(|point| point.hash);
+    points
+}
+
+/// A server's name as written, its port where it ends in one.
+fn host_and_port(server: &str) -> (&str, &str) {
+    if let Some(path) = server.get(..5).filter(|head| head.eq_ignore_ascii_case("unix:")) {
+        return (&server[path.len()..], "");
+    }
+    match server.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (host, port),
+        Some(_) | None => (server, ""),
+    }
+}
+
+impl Balance for Consistent {
+    fn pick(&self, x: &mut Exchange, tried: &mut Tried, now: u64) -> Option<Picked> {
+        let key = self.key.value(x);
+        let single = self.peers.peers().len() == 1;
+        if tried.misses > MISSES || key.is_empty() || single || self.points.is_empty() {
+            return self.peers.next(tried, now);
+        }
+        let mut look = self.peers.look(now);
+        if let Some(index) = look.belonging(false, tried) {
+            return Some(look.take(index, tried));
+        }
+        let mut at = match tried.hash {
+            Some(at) => at as usize,
+            None => {
+                let hash = crc32fast::hash(&key);
+                self.points.partition_point(|point| point.hash < hash)
+            }
+        };
+        while tried.misses <= MISSES {
+            let server = &self.points[at % self.points.len()].server;
+            let of_server = |look: &weir_engine::upstream::Look<'_>, index: usize| {
+                let peer = &self.peers.peers()[index];
+                !peer.backup && peer.server == *server && look.is_free(index, tried)
+            };
+            let found = look.weighted(of_server);
+            tried.hash = Some(at as u32);
+            if let Some(index) = found {
+                return Some(look.take(index, tried));
+            }
+            at += 1;
+            tried.hash = Some(at as u32);
+            tried.misses += 1;
+        }
+        drop(look);
+        self.peers.next(tried, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_with_and_without_ports() {
+        #[track_caller]
+        fn check(server: &str, expected: (&str, &str)) {
+            assert_eq!(host_and_port(server), expected);
+        }
+        check("127.0.0.1:8080", ("127.0.0.1", "8080"));
+        check("127.0.0.1", ("127.0.0.1", ""));
+        check("a.example:", ("a.example", ""));
+        check("a.example:80a", ("a.example:80a", ""));
+        check("[::1]:8080", ("[::1]", "8080"));
+        check("[::1]", ("[::1]", ""));
+        check("unix:/run/a:80", ("/run/a:80", ""));
+        check("UNIX:/a", ("/a", ""));
+    }
+}
