@@ -11,6 +11,7 @@ mod demo;
 mod drain;
 mod http1;
 mod locations;
+mod persistence;
 mod processes;
 mod reload;
 mod smuggling;
@@ -56,11 +57,12 @@ fn main() -> ExitCode {
             filter => filters.push(filter),
         }
     }
-    let all: [&[Test]; 9] = [
+    let all: [&[Test]; 10] = [
         processes::TESTS,
         reload::TESTS,
         drain::TESTS,
         upstreams::TESTS,
+        persistence::TESTS,
         websocket::TESTS,
         http1::TESTS,
         smuggling::TESTS,

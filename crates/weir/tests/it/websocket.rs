@@ -10,12 +10,15 @@ use weir_engine::generation::Plan;
 use weir_engine::http::{Body, Exchange, Response};
 use weir_engine::io::Io;
 use weir_ir::{Directive, Module};
-use weir_testkit::{Client, Gate, Message, Modules, Origin, Server, Site, Socket, Visit, until};
+use weir_testkit::{
+    Client, Gate, Message, Modules, Origin, Server, Site, Socket, Visit, free_address, until,
+};
 
 use crate::{Test, executable};
 
 pub const TESTS: &[Test] = &[
     ("messages_of_all_sizes_pass_both_ways", messages_of_all_sizes_pass_both_ways),
+    ("messages_pass_where_the_origin_speaks_tls", messages_pass_where_the_origin_speaks_tls),
     ("the_end_of_one_side_comes_after_all_its_bytes", the_end_of_one_side_comes_after_all_its_bytes),
     (
         "a_client_that_is_gone_before_the_upgrade_is_logged",
@@ -75,6 +78,47 @@ fn messages_of_all_sizes_pass_both_ways() {
         }
         socket.send(Message::Ping(vec![1, 2].into()));
         assert_eq!(socket.receive(), Message::Pong(vec![1, 2].into()));
+        socket.close();
+    }
+}
+
+/// The upstream is a server of the same weir, which speaks TLS.
+const TWICE: &str = "
+    error_log logs/error.log info;
+    events {}
+    http {
+        proxy_set_header Upgrade $http_upgrade;
+        proxy_set_header Connection upgrade;
+        server {
+            listen {listen} {tls};
+            listen {behind} ssl;
+            ssl_certificate {certs}/example.com.crt;
+            ssl_certificate_key {certs}/example.com.key;
+            location / {
+                proxy_pass https://{behind}/origin;
+                proxy_ssl_verify on;
+                proxy_ssl_name example.com;
+                proxy_ssl_trusted_certificate {certs}/example.com.crt;
+            }
+            location /origin { proxy_pass http://{origin}; }
+        }
+    }";
+
+fn messages_pass_where_the_origin_speaks_tls() {
+    let origin = Origin::echoing();
+    let server = start_with(&TWICE.replace("{behind}", &free_address().to_string()), &origin, false);
+    let mut sockets: Vec<Socket> = (0..3).map(|_| Socket::connect(server.address(), "/")).collect();
+    for socket in &mut sockets {
+        for size in [0, 125, 126, 16_384, 65_536, 4 << 20] {
+            let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            socket.send(bytes.clone());
+            let back = socket.receive();
+            assert!(back == Message::binary(bytes), "{size} bytes came back as {}", back.len());
+        }
+    }
+    server.reload();
+    for socket in &mut sockets {
+        socket.echo_of("after a reload");
         socket.close();
     }
 }
