@@ -17,14 +17,16 @@ static SINES: std::sync::LazyLock<[u32; 64]> = std::sync::LazyLock::new(|| {
     std::array::from_fn(|i| (((i + 1) as f64).sin().abs() * 4_294_967_296.0) as u32)
 });
 
-impl Md5 {
-    pub fn new() -> Self {
+impl Default for Md5 {
+    fn default() -> Self {
         Self { state: [0x6745_2301, 0xefcd_ab89, 0x98ba_dcfe, 0x1032_5476], block: [0; 64], length: 0 }
     }
+}
 
+impl Md5 {
     /// The digest of one text.
     pub fn of(bytes: &[u8]) -> [u8; 16] {
-        Self::new().with(bytes).finish()
+        Self::default().with(bytes).finish()
     }
 
     pub fn with(mut self, bytes: &[u8]) -> Self {

@@ -108,8 +108,8 @@ fn des_crypt(password: &[u8], stored: &[u8]) -> Option<Vec<u8>> {
 /// Poul-Henning Kamp's password hash of FreeBSD, which Apache took over under a name of its own.
 fn md5_crypt(password: &[u8], magic: &[u8], stored: &[u8]) -> Vec<u8> {
     let salt = salt_of(&stored[magic.len()..], 8);
-    let inner = Md5::new().with(password).with(salt).with(password).finish();
-    let mut first = Md5::new().with(password).with(magic).with(salt);
+    let inner = Md5::default().with(password).with(salt).with(password).finish();
+    let mut first = Md5::default().with(password).with(magic).with(salt);
     for at in (0..password.len()).step_by(16) {
         first.add(&inner[..(password.len() - at).min(16)]);
     }
@@ -121,7 +121,7 @@ fn md5_crypt(password: &[u8], magic: &[u8], stored: &[u8]) -> Vec<u8> {
     let mut hash = first.finish();
     for round in 0..1000 {
         let odd = round % 2 == 1;
-        let mut next = Md5::new().with(if odd { password } else { &hash });
+        let mut next = Md5::default().with(if odd { password } else { &hash });
         if round % 3 != 0 {
             next.add(salt);
         }

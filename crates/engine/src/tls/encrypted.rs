@@ -107,7 +107,7 @@ impl<'a> Scheme<'a> {
 }
 
 /// What an `AlgorithmIdentifier` names, and its parameters.
-fn of<'a, T>(algorithm: &'a [u8], known: impl Fn(&[u8]) -> Option<T>) -> Option<(T, &'a [u8])> {
+fn of<T>(algorithm: &[u8], known: impl Fn(&[u8]) -> Option<T>) -> Option<(T, &[u8])> {
     let (oid, parameters) = element(algorithm, OID)?;
     Some((known(oid)?, parameters))
 }

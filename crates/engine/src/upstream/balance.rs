@@ -208,10 +208,8 @@ impl Look<'_> {
         let (peer, state) = (&self.peers[index], &self.states[index]);
         // A group of one is always asked: there is nothing to fall back on.
         let failed = self.peers.len() > 1 && peer.max_fails > 0 && state.fails >= peer.max_fails;
-        !peer.down
-            && !tried.contains(index)
-            && !peer.is_full()
-            && !(failed && self.now.saturating_sub(state.checked) <= peer.fail_timeout * 1000)
+        let rests = failed && self.now.saturating_sub(state.checked) <= peer.fail_timeout * 1000;
+        !(peer.down || rests || tried.contains(index) || peer.is_full())
     }
 
     /// The peer that the request belongs to, where it may be asked.

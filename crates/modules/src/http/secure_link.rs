@@ -161,7 +161,7 @@ fn rest_of_link<'u>(uri: &'u [u8], secret: &[u8]) -> Option<&'u [u8]> {
         let digit = |digit: u8| char::from(digit).to_digit(16);
         *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
     }
-    let expected = Md5::new().with(link).with(secret).finish();
+    let expected = Md5::default().with(link).with(secret).finish();
     aws_lc_rs::constant_time::verify_slices_are_equal(&given, &expected).ok()?;
     Some(link)
 }
