@@ -94,6 +94,7 @@ pub const UPSTREAM: &[&dyn AnyInstall] = &[
     &upstream::Hash,
     &upstream::IpHash,
     &upstream::LeastConn,
+    &upstream::LeastTime,
     &upstream::Random,
     // It asks the balancer that it stands before.
     &upstream::Sticky,

@@ -1,6 +1,8 @@
 //! Who is asked next: the balancer's trait, what all balancers know of their peers, and nginx's smooth weighted round
 //! robin.
 
+use std::any::Any;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,6 +22,8 @@ pub struct Tried {
     pub hash: Option<u32>,
     pub rounds: u32,
     pub misses: u32,
+    /// What the balancer measures of the present attempt.
+    pub running: Option<Rc<dyn Any>>,
 }
 
 impl Tried {

@@ -1,5 +1,7 @@
 //! Upstreams: groups of peers, who picks one, and the connections that are kept to them.
 
+use std::any::Any;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -72,18 +74,25 @@ impl Peer {
 #[derive(Debug)]
 pub struct PeerGuard {
     conns: Arc<AtomicU32>,
+    /// What else is over with it.
+    held: Option<Rc<dyn Any>>,
 }
 
 impl PeerGuard {
     pub fn new(peer: &Peer) -> Self {
         peer.conns.fetch_add(1, Ordering::Relaxed);
-        Self { conns: Arc::clone(&peer.conns) }
+        Self { conns: Arc::clone(&peer.conns), held: None }
+    }
+
+    /// Keeps something of a balancer for as long.
+    pub fn keep(&mut self, held: Rc<dyn Any>) {
+        self.held = Some(held);
     }
 
     /// Of a peer that has not all the connections that it may have; others may be after the last one, too.
     fn of_free(peer: &Peer) -> Option<Self> {
         let before = peer.conns.fetch_add(1, Ordering::Relaxed);
-        let guard = Self { conns: Arc::clone(&peer.conns) };
+        let guard = Self { conns: Arc::clone(&peer.conns), held: None };
         (peer.max_conns == 0 || before < peer.max_conns).then_some(guard)
     }
 }

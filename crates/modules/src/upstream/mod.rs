@@ -4,10 +4,9 @@ pub mod hash;
 pub mod ip_hash;
 pub mod keepalive;
 pub mod least_conn;
+pub mod least_time;
 pub mod random;
 pub mod sticky;
-#[cfg(test)]
-mod tests;
 pub mod zone;
 
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use weir_ir::Module;
 pub use hash::Hash;
 pub use ip_hash::IpHash;
 pub use least_conn::LeastConn;
+pub use least_time::LeastTime;
 pub use random::Random;
 pub use sticky::Sticky;
 pub use zone::Zone;
