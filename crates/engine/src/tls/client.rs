@@ -152,9 +152,7 @@ fn identity(settings: &ClientSettings) -> u64 {
     if let Some(pair) = &settings.pair {
         pair.cert.iter().for_each(|certificate| certificate.hash(&mut hash));
     }
-    if let Some(trust) = &settings.trust {
-        trust.identify(|part| part.hash(&mut hash));
-    }
+    settings.trust.as_ref().map(Trust::mark).hash(&mut hash);
     hash.finish()
 }
 

@@ -12,8 +12,10 @@ use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, Sig
 use webpki::KeyUsage;
 
 use super::der::Fields;
+use super::names;
 use super::signature;
 use super::trust::{Reason, Trust};
+use crate::http1::date::{self, MONTHS};
 
 /// `ssl_verify_client`, where it is not off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,13 @@ pub struct ClientAuth {
     pub demand: Demand,
     trust: Trust,
     hints: Arc<[DistinguishedName]>,
+}
+
+/// Of which a certificate names two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    Subject,
+    Issuer,
 }
 
 /// What a client showed.
@@ -64,6 +73,45 @@ impl ClientCertificate {
     /// Its SHA-1 in hexadecimal.
     pub fn fingerprint(&self) -> String {
         hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, &self.der).as_ref())
+    }
+
+    /// Its own name or its issuer's, as RFC 2253 has them.
+    pub fn name(&self, of: Whose) -> String {
+        self.of(of).map(names::rfc2253).unwrap_or_default()
+    }
+
+    /// The same as OpenSSL wrote names before.
+    pub fn legacy_name(&self, of: Whose) -> String {
+        self.of(of).map(names::one_line).unwrap_or_default()
+    }
+
+    fn of(&self, of: Whose) -> Option<&[u8]> {
+        let fields = Fields::of(&self.der)?;
+        Some(match of {
+            Whose::Subject => fields.subject,
+            Whose::Issuer => fields.issuer,
+        })
+    }
+
+    /// When it begins and ends to be valid: `Nov  6 08:49:37 2026 GMT`.
+    pub fn times(&self) -> Option<[String; 2]> {
+        Some(Fields::of(&self.der)?.times()?.map(|digits| {
+            let part = |range: std::ops::Range<usize>| String::from_utf8_lossy(&digits[range]).into_owned();
+            let number = |range| part(range).parse::<usize>().unwrap_or(0);
+            let month = MONTHS[(number(4..6) + 11) % 12];
+            let (hour, minute, second) = (part(8..10), part(10..12), part(12..14));
+            format!("{month} {:2} {hour}:{minute}:{second} {} GMT", number(6..8), part(0..4))
+        }))
+    }
+
+    /// The last second (Unix) that it is valid at.
+    pub fn end(&self) -> Option<i64> {
+        let [_, end] = Fields::of(&self.der)?.times()?;
+        let part = |range: std::ops::Range<usize>| std::str::from_utf8(&end[range]).ok();
+        let month = MONTHS[(part(4..6)?.parse::<usize>().ok()? + 11) % 12];
+        let (day, year) = (part(6..8)?, part(0..4)?);
+        let (hour, minute, second) = (part(8..10)?, part(10..12)?, part(12..14)?);
+        date::parse_http(format!("-, {day} {month} {year} {hour}:{minute}:{second} GMT").as_bytes())
     }
 
     /// Its serial number in hexadecimal, as OpenSSL prints it.
@@ -141,7 +189,7 @@ impl ClientAuth {
             Demand::OptionalNoCa => 3,
         };
         add(&[demand]);
-        self.trust.identify(&mut add);
+        add(self.trust.mark());
         self.hints.iter().for_each(|hint| add(hint.as_ref()));
     }
 }

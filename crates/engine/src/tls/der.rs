@@ -25,7 +25,7 @@ pub(super) const SEQUENCE: u8 = 0x30;
 pub(super) const INTEGER: u8 = 0x02;
 /// `[0] EXPLICIT`, the version.
 const VERSION: u8 = 0xa0;
-const SET: u8 = 0x31;
+pub(super) const SET: u8 = 0x31;
 pub(super) const OID: u8 = 0x06;
 const BOOLEAN: u8 = 0x01;
 pub(super) const OCTETS: u8 = 0x04;
@@ -68,13 +68,18 @@ impl<'a> Fields<'a> {
     pub fn time_at(&self, unix: i64) -> Option<Ordering> {
         let now: Vec<u8> =
             date::iso8601(unix, 0).as_ref().iter().filter(|b| b.is_ascii_digit()).copied().collect();
-        let (begin, rest) = time(self.validity)?;
-        let (end, _) = time(rest)?;
+        let [begin, end] = self.times()?;
         Some(match now.get(..14)? {
             now if *now < begin[..] => Ordering::Less,
             now if *now > end[..] => Ordering::Greater,
             _ => Ordering::Equal,
         })
+    }
+
+    /// When it begins and ends to be valid, each as 14 digits.
+    pub(super) fn times(&self) -> Option<[Vec<u8>; 2]> {
+        let (begin, rest) = time(self.validity)?;
+        Some([begin, time(rest)?.0])
     }
 
     /// Whether it is for a host of this name, as OpenSSL's `X509_check_host` finds: by its alternative names, by its
@@ -129,7 +134,7 @@ fn matches(name: &[u8], host: &[u8]) -> bool {
 }
 
 /// The elements of a content, each with its tag, up to the first that is none.
-fn elements(mut der: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+pub(super) fn elements(mut der: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     std::iter::from_fn(move || {
         let tag = *der.first()?;
         let (content, rest) = element(der, tag)?;

@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use aws_lc_rs::digest;
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
 };
@@ -87,6 +88,8 @@ pub struct Trust {
     /// Further certificates to build chains from.
     between: Vec<CertificateDer<'static>>,
     revoked: Vec<CertRevocationList<'static>>,
+    /// What of all this tells it from others.
+    mark: Box<[u8]>,
 }
 
 impl Trust {
@@ -97,7 +100,15 @@ impl Trust {
         certificates: impl Iterator<Item = &'c CertificateDer<'static>>,
         revoked: &[CertificateRevocationListDer<'static>],
     ) -> Result<Self, Error> {
-        let (roots, between): (Vec<_>, Vec<_>) = certificates.cloned().partition(is_self_issued);
+        let mut mark = digest::Context::new(&digest::SHA256);
+        mark.update(&depth.to_be_bytes());
+        let certificates: Vec<_> = certificates.cloned().collect();
+        for part in certificates.iter().map(|c| c.as_ref()).chain(revoked.iter().map(|crl| crl.as_ref())) {
+            mark.update(&part.len().to_be_bytes());
+            mark.update(part);
+        }
+        let mark = mark.finish();
+        let (roots, between): (Vec<_>, Vec<_>) = certificates.into_iter().partition(is_self_issued);
         let anchor = |root| Ok::<_, Error>(anchor_from_trusted_cert(root)?.to_owned());
         let list = |crl: &CertificateRevocationListDer<'_>| OwnedCertRevocationList::from_der(crl);
         Ok(Self {
@@ -106,6 +117,7 @@ impl Trust {
             roots,
             between,
             revoked: revoked.iter().map(|crl| Ok(list(crl)?.into())).collect::<Result<_, Error>>()?,
+            mark: mark.as_ref().into(),
         })
     }
 
@@ -149,9 +161,8 @@ impl Trust {
     }
 
     /// What distinguishes it from others.
-    pub(super) fn identify(&self, mut add: impl FnMut(&[u8])) {
-        add(&self.depth.to_be_bytes());
-        self.roots.iter().chain(&self.between).for_each(|certificate| add(certificate));
+    pub(super) fn mark(&self) -> &[u8] {
+        &self.mark
     }
 }
 

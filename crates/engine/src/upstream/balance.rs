@@ -9,13 +9,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Peer, PeerGuard};
 use crate::http::Exchange;
 
-/// What balancing remembers of one request from attempt to attempt: the peers that it has tried, as bits, and more that
-/// is the balancer's own.
+/// What balancing remembers of one request from attempt to attempt: the peers that it has tried, as bits, and more
+/// where there is more.
 #[derive(Debug, Default)]
 pub struct Tried {
     /// The first 64 peers, which are nearly always all.
     first: u64,
-    more: Vec<u64>,
+    more: Option<Box<More>>,
+}
+
+/// What most requests have no need of.
+#[derive(Debug, Default)]
+pub struct More {
+    /// Further peers.
+    bits: Vec<u64>,
     /// The name of the peer that the request belongs to ([`Peer::sid`]).
     pub sid: Option<Box<[u8]>>,
     /// Where a hash has come to, in how many rounds, and how many of them led to nobody.
@@ -32,14 +39,18 @@ impl Tried {
             return &mut self.first;
         }
         let at = index / 64 - 1;
-        if self.more.len() <= at {
-            self.more.resize(at + 1, 0);
+        let bits = &mut self.more_mut().bits;
+        if bits.len() <= at {
+            bits.resize(at + 1, 0);
         }
-        &mut self.more[at]
+        &mut bits[at]
     }
 
     pub fn contains(&self, index: usize) -> bool {
-        let word = if index < 64 { Some(&self.first) } else { self.more.get(index / 64 - 1) };
+        let word = match index {
+            0..64 => Some(&self.first),
+            _ => self.more().and_then(|more| more.bits.get(index / 64 - 1)),
+        };
         word.is_some_and(|word| word & (1 << (index % 64)) != 0)
     }
 
@@ -51,9 +62,22 @@ impl Tried {
         *self.word(index) &= !(1 << (index % 64));
     }
 
-    pub fn clear(&mut self) {
-        self.first = 0;
-        self.more.clear();
+    pub fn more(&self) -> Option<&More> {
+        self.more.as_deref()
+    }
+
+    pub fn more_mut(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    /// The name of the peer that the request belongs to.
+    pub fn sid(&self) -> Option<&[u8]> {
+        self.more()?.sid.as_deref()
+    }
+
+    /// How often a balancer came to nobody.
+    pub fn misses(&self) -> u32 {
+        self.more().map_or(0, |more| more.misses)
     }
 }
 
@@ -130,7 +154,7 @@ impl RoundRobin {
     /// Picks in turn, backups where no primary is left; also for balancers that have found nobody.
     pub fn next(&self, tried: &mut Tried, now: u64) -> Option<Picked> {
         if let [peer] = &*self.peers
-            && tried.sid.is_none()
+            && tried.sid().is_none()
             && !peer.is_down()
             && !tried.contains(0)
         {
@@ -218,7 +242,7 @@ impl Look<'_> {
 
     /// The peer that the request belongs to, where it may be asked.
     pub fn belonging(&self, backup: bool, tried: &Tried) -> Option<usize> {
-        let sid = tried.sid.as_deref()?;
+        let sid = tried.sid()?;
         let (index, _) = self.group(backup).find(|(_, peer)| *peer.sid == *sid)?;
         self.is_live(index, tried).then_some(index)
     }
@@ -472,12 +496,18 @@ mod tests {
         assert!(run(&group, 2, 0).contains('a'));
     }
 
+    fn belonging(sid: &[u8]) -> Tried {
+        let mut tried = Tried::default();
+        tried.more_mut().sid = Some(sid.into());
+        tried
+    }
+
     #[test]
     fn a_request_goes_where_it_belongs() {
         let named = |sid: &[u8], weight| Peer { sid: sid.into(), ..peer(weight) };
         let group = group(vec![named(b"a", 1), named(b"b", 1), Peer { drain: true, ..named(b"c", 1) }]);
         let of = |sid: &[u8]| {
-            let mut tried = Tried { sid: Some(sid.into()), ..Tried::default() };
+            let mut tried = belonging(sid);
             [again(&group, &mut tried, 0), again(&group, &mut tried, 0), again(&group, &mut tried, 0)]
                 .map(name)
         };
@@ -486,7 +516,7 @@ mod tests {
         assert_eq!(of(b"c"), ['c', 'a', 'b']);
         assert_eq!(of(b"d"), ['a', 'b', '-']);
         for _ in 0..9 {
-            let mut tried = Tried { sid: Some(b"a"[..].into()), ..Tried::default() };
+            let mut tried = belonging(b"a");
             assert_eq!(name(again(&group, &mut tried, 0)), 'a');
         }
         // However often it was asked for, it owes no more than a round.

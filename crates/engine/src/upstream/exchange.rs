@@ -427,6 +427,10 @@ impl Asking<'_> {
     async fn attempt(&mut self, x: &mut Exchange, picked: Picked, now: u64) -> Result<Flow, Failure> {
         self.doing = "connecting to upstream";
         let mut attempt = self.open(x, picked, now).await?;
+        if self.identity.is_some() && !attempt.cached {
+            self.doing = "SSL handshaking to upstream";
+            Box::pin(self.shake_hands(x, &mut attempt)).await?;
+        }
         self.doing = "sending request to upstream";
         if x.body.exists() && x.location().core.tcp_nodelay {
             // What goes out in more than one write must not wait for acknowledgements.
@@ -527,28 +531,17 @@ impl Asking<'_> {
                 }
                 Waited::ClientGone => return Err(client_gone(x, "connecting to upstream")),
             }
-        }
-        let socket = connecting.into_socket();
-        let mut nodelay = false;
-        let io = match (&settings.tls, &self.identity) {
-            (Some(tls), Some(identity)) => {
-                self.doing = "SSL handshaking to upstream";
-                nodelay = x.location().core.tcp_nodelay;
-                if nodelay {
-                    socket.set_nodelay();
-                }
-                Box::pin(self.shake_hands(x, tls, identity, &peer.address, socket)).await?
+            if self.identity.is_none() {
+                self.timer.clear();
             }
-            _ => Io::Plain(socket),
-        };
-        self.timer.clear();
+        }
         let connected = x.reactor.clock().now_ms();
         if let Some(state) = x.upstream_states.last_mut() {
             state.connect_time = Some(connected.saturating_sub(now));
             state.bytes_sent = sent as u64;
         }
         let line = Line {
-            io,
+            io: Io::Plain(connecting.into_socket()),
             peer: Arc::clone(&peer.address),
             guard,
             group: Arc::clone(group),
@@ -556,7 +549,7 @@ impl Asking<'_> {
             requests: 1,
             opened: connected,
             keep: true,
-            nodelay,
+            nodelay: false,
         };
         Ok(Attempt::new(index, line, false, now))
     }

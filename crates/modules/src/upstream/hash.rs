@@ -74,7 +74,7 @@ struct ByKey {
 impl Balance for ByKey {
     fn pick(&self, x: &mut Exchange, tried: &mut Tried, now: u64) -> Option<Picked> {
         let key = self.key.value(x);
-        if tried.misses > MISSES || key.is_empty() || !is_choice(&self.peers) {
+        if tried.misses() > MISSES || key.is_empty() || !is_choice(&self.peers) {
             return self.peers.next(tried, now);
         }
         let look = self.peers.look(now);
@@ -82,22 +82,23 @@ impl Balance for ByKey {
             return Some(look.take(index, tried));
         }
         loop {
+            let more = tried.more_mut();
             let mut hasher = Hasher::new();
-            if tried.rounds > 0 {
-                hasher.update(tried.rounds.to_string().as_bytes());
+            if more.rounds > 0 {
+                hasher.update(more.rounds.to_string().as_bytes());
             }
             hasher.update(&key);
             let round = hasher.finalize() >> 16 & 0x7fff;
-            let hash = tried.hash.unwrap_or(0).wrapping_add(round);
-            tried.hash = Some(hash);
-            tried.rounds += 1;
+            let hash = more.hash.unwrap_or(0).wrapping_add(round);
+            more.hash = Some(hash);
+            more.rounds += 1;
             if let Some(index) =
                 by_weight(&self.peers, hash.into()).filter(|index| look.is_free(*index, tried))
             {
                 return Some(look.take(index, tried));
             }
-            tried.misses += 1;
-            if tried.misses > MISSES {
+            tried.more_mut().misses += 1;
+            if tried.misses() > MISSES {
                 drop(look);
                 return self.peers.next(tried, now);
             }
@@ -159,34 +160,35 @@ impl Balance for Consistent {
     fn pick(&self, x: &mut Exchange, tried: &mut Tried, now: u64) -> Option<Picked> {
         let key = self.key.value(x);
         let single = self.peers.peers().len() == 1;
-        if tried.misses > MISSES || key.is_empty() || single || self.points.is_empty() {
+        if tried.misses() > MISSES || key.is_empty() || single || self.points.is_empty() {
             return self.peers.next(tried, now);
         }
         let mut look = self.peers.look(now);
         if let Some(index) = look.belonging(false, tried) {
             return Some(look.take(index, tried));
         }
-        let mut at = match tried.hash {
+        let mut at = match tried.more().and_then(|more| more.hash) {
             Some(at) => at as usize,
             None => {
                 let hash = crc32fast::hash(&key);
                 self.points.partition_point(|point| point.hash < hash)
             }
         };
-        while tried.misses <= MISSES {
+        while tried.misses() <= MISSES {
             let server = &self.points[at % self.points.len()].server;
             let of_server = |look: &weir_engine::upstream::Look<'_>, index: usize| {
                 let peer = &self.peers.peers()[index];
                 !peer.backup && peer.server == *server && look.is_free(index, tried)
             };
             let found = look.weighted(of_server);
-            tried.hash = Some(at as u32);
+            tried.more_mut().hash = Some(at as u32);
             if let Some(index) = found {
                 return Some(look.take(index, tried));
             }
             at += 1;
-            tried.hash = Some(at as u32);
-            tried.misses += 1;
+            let more = tried.more_mut();
+            more.hash = Some(at as u32);
+            more.misses += 1;
         }
         drop(look);
         self.peers.next(tried, now)

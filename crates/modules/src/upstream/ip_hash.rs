@@ -56,7 +56,7 @@ fn network(address: &Address) -> ([u8; 16], usize) {
 
 impl Balance for ByAddress {
     fn pick(&self, x: &mut Exchange, tried: &mut Tried, now: u64) -> Option<Picked> {
-        if tried.misses > MISSES || !is_choice(&self.0) {
+        if tried.misses() > MISSES || !is_choice(&self.0) {
             return self.0.next(tried, now);
         }
         let (bytes, length) = network(&x.peer().address);
@@ -64,15 +64,15 @@ impl Balance for ByAddress {
         if let Some(index) = look.belonging(false, tried) {
             return Some(look.take(index, tried));
         }
-        let mut hash = tried.hash.unwrap_or(89);
+        let mut hash = tried.more().and_then(|more| more.hash).unwrap_or(89);
         loop {
             hash = bytes[..length].iter().fold(hash, |hash, byte| (hash * 113 + u32::from(*byte)) % 6271);
             if let Some(index) = by_weight(&self.0, hash.into()).filter(|index| look.is_free(*index, tried)) {
-                tried.hash = Some(hash);
+                tried.more_mut().hash = Some(hash);
                 return Some(look.take(index, tried));
             }
-            tried.misses += 1;
-            if tried.misses > MISSES {
+            tried.more_mut().misses += 1;
+            if tried.misses() > MISSES {
                 drop(look);
                 return self.0.next(tried, now);
             }

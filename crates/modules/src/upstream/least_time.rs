@@ -181,9 +181,8 @@ impl Soonest {
     fn soonest(&self, look: &mut Look<'_>, backup: bool, tried: &Tried, now: u64) -> Option<usize> {
         let expected = |index: usize, since_checked: u64| {
             let (peer, mut time) = (&self.peers.peers()[index], self.times.of(index));
-            if time.inflight > 0 {
-                let each = time.spent / time.inflight + now.saturating_sub(time.changed);
-                time.each = average(time.each, each);
+            if let Some(each) = time.spent.checked_div(time.inflight) {
+                time.each = average(time.each, each + now.saturating_sub(time.changed));
             }
             time.expected(self.until, peer.conns(), since_checked, peer.fail_timeout)
         };
@@ -217,13 +216,14 @@ impl Balance for Soonest {
             counted: Cell::new(false),
         };
         let running = Rc::new(running);
-        tried.running = Some(Rc::clone(&running) as _);
+        tried.more_mut().running = Some(Rc::clone(&running) as _);
         picked.guard.keep(running);
         Some(picked)
     }
 
     fn answered(&self, x: &Exchange, tried: &Tried, _: usize) {
-        let running = tried.running.as_ref().and_then(|running| running.downcast_ref::<Running>());
+        let running = tried.more().and_then(|more| more.running.as_ref());
+        let running = running.and_then(|running| running.downcast_ref::<Running>());
         if let Some(running) = running {
             running.answered(x.reactor.clock().now_ms());
         }

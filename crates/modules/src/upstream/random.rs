@@ -71,7 +71,7 @@ fn number() -> u64 {
 
 impl Balance for Drawn {
     fn pick(&self, _: &mut Exchange, tried: &mut Tried, now: u64) -> Option<Picked> {
-        if tried.misses > MISSES || !is_choice(&self.peers) {
+        if tried.misses() > MISSES || !is_choice(&self.peers) {
             return self.peers.next(tried, now);
         }
         let look = self.peers.look(now);
@@ -92,8 +92,8 @@ impl Balance for Drawn {
                     return Some(look.take(if more { one } else { other }, tried));
                 }
                 (None, _) => {
-                    tried.misses += 1;
-                    if tried.misses > MISSES {
+                    tried.more_mut().misses += 1;
+                    if tried.misses() > MISSES {
                         drop(look);
                         return self.peers.next(tried, now);
                     }

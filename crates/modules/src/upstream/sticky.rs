@@ -397,9 +397,9 @@ fn now(x: &Exchange) -> u64 {
 
 impl Balance for Sticking {
     fn pick(&self, x: &mut Exchange, tried: &mut Tried, time: u64) -> Option<Picked> {
-        if tried.sid.is_none() {
+        if tried.sid().is_none() {
             let id = first(&self.lookup, x);
-            tried.sid = match &self.kind {
+            tried.more_mut().sid = match &self.kind {
                 Keeping::Learn { sessions, .. } => id.and_then(|id| sessions.find(&id, now(x))),
                 Keeping::Route | Keeping::Cookie(_) => id.map(Vec::into_boxed_slice),
             };

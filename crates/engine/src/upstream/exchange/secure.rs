@@ -10,9 +10,9 @@ use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 use weir_syntax::Level;
 
-use super::{Asking, Failure, Waited, client_gone, log_timeout, next, poll_client_gone};
+use super::{Asking, Attempt, Failure, Waited, client_gone, log_timeout, next, poll_client_gone};
 use crate::http::{Exchange, Template};
-use crate::io::{Address, Io, Socket};
+use crate::io::Io;
 use crate::tls::{ClientTls, Distrust, failed};
 
 /// What a `…_pass` module's directives say of TLS.
@@ -67,18 +67,22 @@ fn told(name: &[u8]) -> Option<&str> {
 }
 
 impl Asking<'_> {
-    /// Does the handshake on a connection that is up.
-    pub(super) async fn shake_hands(
-        &self,
-        x: &mut Exchange,
-        tls: &Tls,
-        identity: &Identity,
-        peer: &Address,
-        socket: Socket,
-    ) -> Result<Io, Failure> {
+    /// Does the handshake on a connection that is up; it has the time that is left of connecting.
+    pub(super) async fn shake_hands(&self, x: &mut Exchange, attempt: &mut Attempt) -> Result<(), Failure> {
         const DOING: &str = "SSL handshaking to upstream";
         let settings = self.protocol.settings();
-        let mut config = tls.client.of_peer(peer);
+        let (Some(tls), Some(identity)) = (&settings.tls, &self.identity) else { return Ok(()) };
+        if x.location().core.tcp_nodelay {
+            attempt.line.set_nodelay();
+        }
+        let socket = match std::mem::replace(&mut attempt.line.io, Io::Absent) {
+            Io::Plain(socket) => socket,
+            other => {
+                attempt.line.io = other;
+                return Ok(());
+            }
+        };
+        let mut config = tls.client.of_peer(&attempt.line.peer);
         if let Some(pairs) = tls.client.pairs.as_ref().filter(|_| !identity.certificate.is_empty()) {
             let now = x.reactor.clock().now_ms();
             match pairs.get(&identity.certificate, &identity.key, now).await {
@@ -127,9 +131,17 @@ impl Asking<'_> {
             Waited::ClientGone => return Err(client_gone(x, DOING)),
         };
         timer.clear();
+        let connected = x.reactor.clock().now_ms();
+        attempt.line.opened = connected;
+        if let Some(state) = x.upstream_states.last_mut() {
+            state.connect_time = Some(connected.saturating_sub(attempt.started));
+        }
         let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let message = match tls.client.judge(shown, &identity.name) {
-            Ok(()) => return Ok(Io::from(stream)),
+            Ok(()) => {
+                attempt.line.io = Io::from(stream);
+                return Ok(());
+            }
             Err(Distrust::Chain(reason)) => {
                 format!("upstream SSL certificate verify error: ({}:{})", reason.code, reason.text)
             }

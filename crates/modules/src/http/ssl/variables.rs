@@ -2,7 +2,7 @@
 
 use weir_engine::contract::Variable;
 use weir_engine::http::Exchange;
-use weir_engine::tls::{ClientCertificate, Session, ciphers};
+use weir_engine::tls::{ClientCertificate, Session, Whose, ciphers};
 
 pub(super) const VARIABLES: &[Variable] = &[
     Variable::new("ssl_protocol", |x, out| text(x, out, |tls| tls.protocol_name())),
@@ -52,6 +52,18 @@ pub(super) const VARIABLES: &[Variable] = &[
             };
             c.pem().chars().map(escape).collect()
         })
+    }),
+    Variable::new("ssl_client_s_dn", |x, out| client(x, out, |c| c.name(Whose::Subject))),
+    Variable::new("ssl_client_i_dn", |x, out| client(x, out, |c| c.name(Whose::Issuer))),
+    Variable::new("ssl_client_s_dn_legacy", |x, out| client(x, out, |c| c.legacy_name(Whose::Subject))),
+    Variable::new("ssl_client_i_dn_legacy", |x, out| client(x, out, |c| c.legacy_name(Whose::Issuer))),
+    Variable::new("ssl_client_v_start", |x, out| {
+        client(x, out, |c| c.times().unwrap_or_default()[0].clone())
+    }),
+    Variable::new("ssl_client_v_end", |x, out| client(x, out, |c| c.times().unwrap_or_default()[1].clone())),
+    Variable::new("ssl_client_v_remain", |x, out| {
+        let now = i64::try_from(x.reactor.clock().unix_secs()).unwrap_or(i64::MAX);
+        client(x, out, |c| (c.end().unwrap_or(0).saturating_sub(now).max(0) / 86400).to_string())
     }),
     Variable::new("ssl_client_serial", |x, out| client(x, out, ClientCertificate::serial)),
     Variable::new("ssl_client_fingerprint", |x, out| client(x, out, ClientCertificate::fingerprint)),
