@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 
 use weir_syntax::Level;
 
-use super::exchange::Identity;
 use super::pool::Idle;
 use super::{Hidden, PeerGuard, Upstream};
 use crate::http::response::Source;
@@ -32,12 +31,12 @@ pub(super) enum Left {
 }
 
 /// What a connection was opened by; only requests of which all of it is true may use it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Tag {
     /// The settings, and the location where connections belong to one.
     pub(super) settings: u64,
-    /// Of a connection with TLS.
-    pub(super) identity: Option<Arc<Identity>>,
+    /// With TLS, what [`Pools::identify`](super::Pools::identify) calls the name and what else is of the request; 0 without.
+    pub(super) identity: u64,
 }
 
 /// The connection that the body comes over, and what becomes of it afterwards.

@@ -241,8 +241,10 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         }
         append_piece(&piece, &x.body, request.tail());
     }
-    let tls = settings.tls.as_ref().filter(|_| target.tls);
-    let identity = tls.map(|tls| Arc::new(tls.identity(x, &target.group.name)));
+    let identity = match &settings.tls {
+        Some(tls) if target.tls => x.reactor.pools.identify(tls.identity(x, &target.group.name)),
+        Some(_) | None => 0,
+    };
     let mut asking = Asking {
         timer: x.spare_timer.take().unwrap_or_else(|| x.reactor.timers().register()),
         started: x.reactor.clock().now_ms(),
@@ -284,8 +286,8 @@ struct Asking<'p> {
     request: Buf,
     /// The answer has no body, whatever its head says.
     to_head: bool,
-    /// With TLS: by which name and as whom peers are asked.
-    identity: Option<Arc<Identity>>,
+    /// With TLS, see [`Tag`].
+    identity: u64,
     timer: Timer,
     started: u64,
     tried: Tried,
@@ -427,7 +429,7 @@ impl Asking<'_> {
     async fn attempt(&mut self, x: &mut Exchange, picked: Picked, now: u64) -> Result<Flow, Failure> {
         self.doing = "connecting to upstream";
         let mut attempt = self.open(x, picked, now).await?;
-        if self.identity.is_some() && !attempt.cached {
+        if self.identity != 0 && !attempt.cached {
             self.doing = "SSL handshaking to upstream";
             Box::pin(self.shake_hands(x, &mut attempt)).await?;
         }
@@ -456,9 +458,9 @@ impl Asking<'_> {
         let of_location = if group.pool.local { u64::from(x.location.0) + 1 } else { 0 };
         let tag = Tag {
             settings: self.protocol.settings().opened_by.wrapping_add(of_location),
-            identity: self.identity.clone(),
+            identity: self.identity,
         };
-        if let Some(idle) = x.reactor.pools.take(group.pool_id, &peer.address, &tag, &group.pool, now) {
+        if let Some(idle) = x.reactor.pools.take(group.pool_id, &peer.address, tag, &group.pool, now) {
             let line = Line {
                 io: idle.io,
                 peer: idle.peer,
@@ -501,7 +503,7 @@ impl Asking<'_> {
             }
         };
         let mut sent = 0;
-        if self.identity.is_none() {
+        if self.identity == 0 {
             // The request is offered before the connection is known to be up: to a near peer it is.
             match connecting.try_send(&[io::IoSlice::new(&self.request)]) {
                 Ok(n) => sent = n,
@@ -531,7 +533,7 @@ impl Asking<'_> {
                 }
                 Waited::ClientGone => return Err(client_gone(x, "connecting to upstream")),
             }
-            if self.identity.is_none() {
+            if self.identity == 0 {
                 self.timer.clear();
             }
         }

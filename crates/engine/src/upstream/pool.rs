@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use weir_ir::address::Address;
 
 use super::body::Tag;
+use super::exchange::Identity;
 use crate::generation::Generation;
 use crate::io::Io;
 
@@ -77,15 +78,40 @@ impl Idle {
 #[derive(Default)]
 pub struct Pools {
     idle: RefCell<Vec<Vec<Idle>>>,
+    identities: RefCell<Identities>,
 }
 
+/// Numbers of identities, none of which is ever another's.
+#[derive(Default)]
+struct Identities {
+    known: HashMap<Identity, u64>,
+    last: u64,
+}
+
+/// Identities that are remembered at a time. One that was forgotten gets another number, and its connections no use.
+const IDENTITIES: usize = 1024;
+
 impl Pools {
+    /// The number of what connections with TLS are opened with, from 1.
+    pub(super) fn identify(&self, identity: Identity) -> u64 {
+        let Identities { known, last } = &mut *self.identities.borrow_mut();
+        if let Some(number) = known.get(&identity) {
+            return *number;
+        }
+        if known.len() >= IDENTITIES {
+            known.clear();
+        }
+        *last += 1;
+        known.insert(identity, *last);
+        *last
+    }
+
     /// The connection to that peer that was used last and is still of use.
     pub fn take(
         &self,
         id: PoolId,
         peer: &Address,
-        tag: &Tag,
+        tag: Tag,
         settings: &PoolSettings,
         now: u64,
     ) -> Option<Idle> {
@@ -95,7 +121,7 @@ impl Pools {
         while at > 0 {
             at -= 1;
             let same = std::ptr::eq(&*list[at].peer, peer) || *list[at].peer == *peer;
-            if !same || list[at].tag != *tag {
+            if !same || list[at].tag != tag {
                 continue;
             }
             let mut connection = list.remove(at);
@@ -142,5 +168,21 @@ impl Pools {
         let mut idle = self.idle.borrow_mut();
         idle.iter_mut().flatten().for_each(|connection| connection.io.farewell());
         idle.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_are_told_apart_for_ever() {
+        let pools = Pools::default();
+        let of = |name: &str| pools.identify(Identity { name: name.into(), ..Identity::default() });
+        assert_eq!(["a", "b", "a"].map(of), [1, 2, 1]);
+        for other in 0..IDENTITIES {
+            of(&other.to_string());
+        }
+        assert!(of("a") > IDENTITIES as u64);
     }
 }

@@ -25,11 +25,11 @@ pub struct Tls {
 }
 
 /// What a connection was opened with that is of the request: another request may use it only if all of it is the same.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
 pub(in crate::upstream) struct Identity {
-    name: Vec<u8>,
-    certificate: Vec<u8>,
-    key: Vec<u8>,
+    pub name: Vec<u8>,
+    pub certificate: Vec<u8>,
+    pub key: Vec<u8>,
 }
 
 impl Tls {
@@ -71,7 +71,8 @@ impl Asking<'_> {
     pub(super) async fn shake_hands(&self, x: &mut Exchange, attempt: &mut Attempt) -> Result<(), Failure> {
         const DOING: &str = "SSL handshaking to upstream";
         let settings = self.protocol.settings();
-        let (Some(tls), Some(identity)) = (&settings.tls, &self.identity) else { return Ok(()) };
+        let Some(tls) = &settings.tls else { return Ok(()) };
+        let identity = tls.identity(x, &self.target.group.name);
         if x.location().core.tcp_nodelay {
             attempt.line.set_nodelay();
         }
@@ -139,6 +140,7 @@ impl Asking<'_> {
         let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let message = match tls.client.judge(shown, &identity.name) {
             Ok(()) => {
+                attempt.line.tag.identity = x.reactor.pools.identify(identity);
                 attempt.line.io = Io::from(stream);
                 return Ok(());
             }
