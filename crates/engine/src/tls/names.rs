@@ -84,7 +84,7 @@ pub(super) fn rfc2253(name: &[u8]) -> String {
 /// `/O=b/CN=a`, in the order of the name.
 pub(super) fn one_line(name: &[u8]) -> String {
     attributes(name).iter().fold(String::new(), |mut text, attribute| {
-        text.push('/');
+        text.push(if attribute.joined { '+' } else { '/' });
         text.push_str(&short(attribute.oid).map_or_else(|| dotted(attribute.oid), str::to_owned));
         text.push('=');
         for byte in attribute.value {
@@ -213,7 +213,7 @@ mod tests {
         }
         check(&[&[(CN, UTF8, b"a.example")]], "CN=a.example", "/CN=a.example");
         check(&[&[(O, 0x13, b"Org")], &[(CN, UTF8, b"a")]], "CN=a,O=Org", "/O=Org/CN=a");
-        check(&[&[(O, UTF8, b"o"), (CN, UTF8, b"a")]], "CN=a+O=o", "/O=o/CN=a");
+        check(&[&[(O, UTF8, b"o"), (CN, UTF8, b"a")]], "CN=a+O=o", "/O=o+CN=a");
         check(
             &[&[(CN, UTF8, b" a,b+\"c\"<d>;\\ ")]],
             "CN=\\ a\\,b\\+\\\"c\\\"\\<d\\>\\;\\\\\\ ",
