@@ -165,11 +165,18 @@ async fn post_read(x: &mut Exchange, generation: &Generation) -> Flow {
 }
 
 async fn from_restart(x: &mut Exchange, generation: &Generation) -> Flow {
-    let start = x.restart;
-    if start == Restart::Content {
-        x.restart = Restart::ServerRewrite;
-        return content(x, generation).await;
+    if x.restart != Restart::Content
+        && let Some(ended) = to_content(x, generation).await
+    {
+        return ended;
     }
+    x.restart = Restart::ServerRewrite;
+    content(x, generation).await
+}
+
+/// The phases before the content, unless they end the request or send it elsewhere.
+async fn to_content(x: &mut Exchange, generation: &Generation) -> Option<Flow> {
+    let start = x.restart;
     if start == Restart::ServerRewrite {
         x.location = x.server;
         let rewrite = &generation.location(x.server).handlers.rewrite;
@@ -177,7 +184,7 @@ async fn from_restart(x: &mut Exchange, generation: &Generation) -> Flow {
             // A path that the server rewrites is looked up right after, so the handlers' redirect is no restart.
             match each(rewrite, x).await {
                 None | Some(Flow::Redirect | Flow::Decline | Flow::Pass) => {}
-                Some(ended @ (Flow::Answer(_) | Flow::Respond(_))) => return ended,
+                Some(ended @ (Flow::Answer(_) | Flow::Respond(_))) => return Some(ended),
             }
         }
     }
@@ -185,7 +192,7 @@ async fn from_restart(x: &mut Exchange, generation: &Generation) -> Flow {
         Restart::Named(id) => enter(x, generation, id),
         Restart::ServerRewrite | Restart::FindLocation | Restart::Content => {
             if let Some(ended) = find_location(x, generation) {
-                return ended;
+                return Some(ended);
             }
         }
     }
@@ -202,16 +209,16 @@ async fn from_restart(x: &mut Exchange, generation: &Generation) -> Flow {
             let taken = x.take_redirect("processing", &uri);
             x.uri = uri;
             if !taken {
-                return Flow::Answer(500);
+                return Some(Flow::Answer(500));
             }
         }
-        return ended;
+        return Some(ended);
     }
     let location = generation.location(x.location);
     for handler in &location.handlers.preaccess {
         match step(&**handler, x).await {
             Flow::Decline | Flow::Pass => {}
-            ended @ (Flow::Answer(_) | Flow::Respond(_) | Flow::Redirect) => return ended,
+            ended @ (Flow::Answer(_) | Flow::Respond(_) | Flow::Redirect) => return Some(ended),
         }
     }
     // Whoever may ask for the request may ask for what it is made of.
@@ -223,14 +230,14 @@ async fn from_restart(x: &mut Exchange, generation: &Generation) -> Flow {
             x.log(Level::Info, "delaying unauthorized request");
             x.reactor.timers().sleep(location.core.auth_delay).await;
         }
-        return ended;
+        return Some(ended);
     }
     if !location.handlers.precontent.is_empty()
         && let Some(ended) = each(&location.handlers.precontent, x).await
     {
-        return ended;
+        return Some(ended);
     }
-    content(x, generation).await
+    None
 }
 
 fn enter(x: &mut Exchange, generation: &Generation, id: LocationId) {
