@@ -23,6 +23,7 @@ use crate::http::router::{Locations, ServerNames};
 use crate::http::template::{Assign, Piece, Reference};
 use crate::http::{Template, variables};
 use crate::http1::Known;
+use crate::resolver::Resolver;
 use crate::settings::CoreSettings;
 use crate::syslog::{Peer, Peers};
 use crate::tls::ServerTls;
@@ -318,6 +319,8 @@ pub struct Build<'p> {
     peers: Peers,
     kept: Kept,
     keeps_upstream_headers: bool,
+    /// By the directives that they are of.
+    resolvers: Vec<(Arc<weir_ir::http::resolver::Resolver>, Arc<Resolver>)>,
     pub before: Option<Arc<Generation>>,
     pub log: Log,
 }
@@ -338,7 +341,19 @@ impl<'p> Build<'p> {
         });
         let (slots, upstreams, kept) = (slots.collect(), vec![], Kept::new());
         let keeps_upstream_headers = program.http.as_ref().is_some_and(uses_upstream_headers);
-        Self { program, modules, slots, upstreams, files, peers, kept, keeps_upstream_headers, before, log }
+        Self {
+            program,
+            modules,
+            slots,
+            upstreams,
+            files,
+            peers,
+            kept,
+            keeps_upstream_headers,
+            resolvers: vec![],
+            before,
+            log,
+        }
     }
 
     fn open_upstreams(&mut self) {
@@ -362,6 +377,16 @@ impl<'p> Build<'p> {
     /// The syslog server that the configuration named.
     pub fn syslog(&mut self, spec: &Arc<Syslog>) -> Arc<Peer> {
         self.peers.get(spec)
+    }
+
+    /// The resolver of a directive, the same for all levels that share it.
+    pub fn resolver(&mut self, of: &Arc<weir_ir::http::resolver::Resolver>) -> Arc<Resolver> {
+        if let Some((_, resolver)) = self.resolvers.iter().find(|(known, _)| Arc::ptr_eq(known, of)) {
+            return Arc::clone(resolver);
+        }
+        let resolver = Arc::new(Resolver::open(of, self.log.clone()));
+        self.resolvers.push((Arc::clone(of), Arc::clone(&resolver)));
+        resolver
     }
 
     pub fn upstream(&self, index: usize) -> Arc<Upstream> {

@@ -10,6 +10,7 @@ pub mod io;
 pub mod localtime;
 pub mod md5;
 pub mod reactor;
+pub mod resolver;
 pub mod settings;
 pub mod syslog;
 pub mod temp_file;

@@ -11,6 +11,7 @@ use weir_ir::program::PathSpec;
 use crate::generation::Build;
 use crate::http::Template;
 use crate::http1;
+use crate::resolver::Resolver;
 
 /// Settings of a level. Times are milliseconds, sizes are bytes.
 pub struct CoreSettings {
@@ -58,6 +59,10 @@ pub struct CoreSettings {
     pub max_ranges: Option<u64>,
     pub chunked_transfer_encoding: bool,
     pub etag: bool,
+    /// Names are asked of it at run time.
+    pub resolver: Option<Arc<Resolver>>,
+    /// 0 is no bound.
+    pub resolver_timeout: u64,
     pub error_pages: Vec<ErrorPage>,
     pub root: Template,
     /// `root` is an `alias`.
@@ -78,10 +83,12 @@ pub struct ErrorPage {
 }
 
 impl CoreSettings {
-    pub(crate) fn compile(core: &Core, build: &Build<'_>) -> Self {
+    pub(crate) fn compile(core: &Core, build: &mut Build<'_>) -> Self {
         let (large_buffers, large_buffer) = core.large_client_header_buffers.or((4, 8192));
         let root = core.root.get();
         Self {
+            resolver: core.resolver.get().map(|resolver| build.resolver(resolver)),
+            resolver_timeout: core.resolver_timeout.or(30_000),
             limits: Arc::new(http1::Limits {
                 header_buffer: core.client_header_buffer_size.or(1024) as usize,
                 large_buffers: large_buffers as usize,

@@ -13,6 +13,7 @@ use weir_syntax::Level;
 
 mod answer;
 mod hints;
+mod resolve;
 mod secure;
 mod send;
 
@@ -118,6 +119,22 @@ pub struct Target {
     pub tls: bool,
 }
 
+/// A host that is no group of the configuration.
+pub struct Unresolved {
+    pub host: Box<str>,
+    pub port: u16,
+    /// `http://`
+    pub scheme: &'static str,
+    pub tls: bool,
+}
+
+/// Whom a request is to ask.
+pub enum Whom {
+    Known(Target),
+    /// The request waits until the location's resolver knows.
+    Unresolved(Box<Unresolved>),
+}
+
 /// How the request's body goes to the upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestLength {
@@ -142,7 +159,7 @@ pub trait Protocol: Send + Sync {
     ///
     /// # Errors
     /// The status to answer with; the reason was logged.
-    fn target(&self, x: &mut Exchange) -> Result<Target, u16>;
+    fn target(&self, x: &mut Exchange) -> Result<Whom, u16>;
 
     /// Appends the request's head.
     ///
@@ -189,8 +206,8 @@ impl Failure {
 
 /// Asks an upstream and gives its response.
 pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
-    let target = match protocol.target(x) {
-        Ok(target) => target,
+    let whom = match protocol.target(x) {
+        Ok(whom) => whom,
         Err(status) => return Flow::Answer(status),
     };
     let settings = protocol.settings();
@@ -241,6 +258,14 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         }
         append_piece(&piece, &x.body, request.tail());
     }
+    let target = match whom {
+        Whom::Known(target) => target,
+        // Boxed, since few requests need the room.
+        Whom::Unresolved(host) => match Box::pin(resolve::resolve(x, *host, settings)).await {
+            Ok(target) => target,
+            Err(status) => return Flow::Answer(status),
+        },
+    };
     let identity = match &settings.tls {
         Some(tls) if target.tls => x.reactor.pools.identify(tls.identity(x, &target.group.name)),
         Some(_) | None => 0,

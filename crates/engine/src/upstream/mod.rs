@@ -17,7 +17,7 @@ pub mod pool;
 pub mod variables;
 
 pub use balance::{Balance, Look, Picked, RoundRobin, Tried};
-pub use exchange::{Protocol, Settings, Target, Tls, Written, run};
+pub use exchange::{Protocol, Settings, Target, Tls, Unresolved, Whom, Written, run};
 pub use pool::{PoolId, PoolSettings, Pools};
 
 /// A peer: one address of a server. Its state is shared by all threads, and carried over to the next generation.
@@ -166,9 +166,9 @@ impl Upstream {
         }
     }
 
-    /// A group of one address, for a request that names it.
-    pub fn of_address(name: &str, port: u16, address: Address) -> Self {
-        let peer = Peer {
+    /// A group of these addresses, for a request that names them or what they were resolved from.
+    pub fn of_addresses(name: &str, port: u16, addresses: impl IntoIterator<Item = Address>) -> Self {
+        let peer = |address: Address| Peer {
             text: address.to_string().into_bytes().into(),
             address: Arc::new(address),
             weight: 1,
@@ -182,7 +182,7 @@ impl Upstream {
             sid: Box::default(),
             conns: Arc::default(),
         };
-        let peers: Arc<[Peer]> = [peer].into();
+        let peers: Arc<[Peer]> = addresses.into_iter().map(peer).collect();
         let round_robin = Arc::new(RoundRobin::new(Arc::clone(&peers)));
         Self {
             name: name.into(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::contract::{Conf, Contexts, Directive, Module, Once, Setting, Takes};
 use crate::http::listen::Listen;
+use crate::http::resolver::Resolver;
 use crate::http::server_name::ServerName;
 use crate::lowering::{Call, Fault, Merge};
 use crate::program::{LocationId, LocationMatch, PathSpec, ScopeKind};
@@ -131,6 +132,10 @@ impl Module for HttpCore {
         D::scope("port_in_redirect", SCOPES, Takes::FLAG, |s, c| s.port_in_redirect.flag(c)),
         D::scope("msie_padding", SCOPES, Takes::FLAG, |s, c| s.msie_padding.flag(c)),
         D::scope("msie_refresh", SCOPES, Takes::FLAG, |s, c| s.msie_refresh.flag(c)),
+        D::scope("resolver", SCOPES, Takes::ONE_MORE, |s, c| {
+            s.resolver.put_with(c, |c| crate::http::resolver::read(c).map(Arc::new))
+        }),
+        D::scope("resolver_timeout", SCOPES, Takes::ONE, |s, c| s.resolver_timeout.msec(c)),
         D::scope("disable_symlinks", SCOPES, Takes::ONE_TWO, disable_symlinks)
             .accepted("off, as it is anyway; all else is refused"),
         D::scope("open_file_cache", SCOPES, Takes::ONE_TWO, open_file_cache).accepted(NO_FILE_CACHE),
@@ -320,6 +325,8 @@ pub struct Core {
     pub max_ranges: Setting<u64>,
     pub chunked_transfer_encoding: Setting<bool>,
     pub etag: Setting<bool>,
+    pub resolver: Setting<Arc<Resolver>>,
+    pub resolver_timeout: Setting<u64>,
     pub error_pages: Vec<ErrorPage>,
     pub error_logs: Vec<crate::core::error_log::ErrorLog>,
     once: Once,
@@ -382,6 +389,8 @@ impl Conf for Core {
             chunked_transfer_encoding,
             etag,
             root,
+            resolver,
+            resolver_timeout,
         );
         if self.early_hints.is_empty() {
             self.early_hints.clone_from(&outer.early_hints);

@@ -2,6 +2,7 @@
 
 pub mod core;
 pub mod listen;
+pub mod resolver;
 pub mod server_name;
 pub(crate) mod tree;
 pub mod upstream;
