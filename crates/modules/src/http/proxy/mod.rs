@@ -1,6 +1,8 @@
 //! `ngx_http_proxy_module`: passes requests to HTTP servers.
 
 mod cookie;
+#[cfg(test)]
+mod names;
 mod redirect;
 mod request;
 mod response;
@@ -16,7 +18,7 @@ use weir_engine::http::{Exchange, Response, Template};
 use weir_engine::http1::{Known, response::Head};
 use weir_engine::io::ConnectOptions;
 use weir_engine::upstream::exchange::{RequestLength, next};
-use weir_engine::upstream::{Hidden, Protocol, Settings, Target, Upstream, Written};
+use weir_engine::upstream::{Hidden, Protocol, Settings, Target, Unresolved, Upstream, Whom, Written};
 use weir_ir::address::{self, Authority, Form, Host};
 use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::program::{LocationMatch, PathSpec, ScopeKind};
@@ -590,7 +592,7 @@ impl Handler {
         }
     }
 
-    fn compute(&self, x: &mut Exchange, template: &Template) -> Result<Target, u16> {
+    fn compute(&self, x: &mut Exchange, template: &Template) -> Result<Whom, u16> {
         let url = template.value(x);
         let shown = || String::from_utf8_lossy(&url).into_owned();
         let Some((scheme, rest)) = Scheme::split(&url) else {
@@ -605,34 +607,37 @@ impl Handler {
                 return Err(500);
             }
         };
-        let place = Place::of(&authority, scheme.port());
-        let group = self.group(x, &authority, scheme.port())?;
+        let port = scheme.port();
+        let place = Place::of(&authority, port);
         *x.extension_mut::<Computed>() = Computed { place, uri: with_slash(&authority.uri) };
-        Ok(scheme.target(group))
+        Ok(match group(x, &authority, port) {
+            Some(group) => Whom::Known(scheme.target(group)),
+            None => Whom::Unresolved(Box::new(Unresolved {
+                port: authority.port.unwrap_or(port),
+                host: authority.host_text,
+                scheme: scheme.text(),
+                tls: scheme.is_tls(),
+            })),
+        })
     }
+}
 
-    /// A group of the configuration by that name, or a group of the one address.
-    fn group(&self, x: &Exchange, authority: &Authority, default_port: u16) -> Result<Arc<Upstream>, u16> {
-        let named = |u: &&Arc<Upstream>| {
-            u.name.eq_ignore_ascii_case(&authority.host_text)
-                && (u.explicit && authority.port.is_none()
-                    || u.port == authority.port.unwrap_or(default_port))
-        };
-        if let Some(group) = x.generation.upstreams.iter().find(named) {
-            return Ok(Arc::clone(group));
-        }
-        let port = authority.port.unwrap_or(default_port);
-        let address = match &authority.host {
-            Host::Ip(ip) => address::Address::Ip((*ip, port).into()),
-            Host::Unix(path) => address::Address::Unix(Arc::clone(path)),
-            Host::Any | Host::Name(_) => {
-                let name = &authority.host_text;
-                x.log(Level::Error, format_args!("no resolver defined to resolve {name}"));
-                return Err(502);
-            }
-        };
-        Ok(Arc::new(Upstream::of_address(&authority.host_text, port, address)))
+/// A group of the configuration by that name, or a group of the one address; none for any other name.
+fn group(x: &Exchange, authority: &Authority, default_port: u16) -> Option<Arc<Upstream>> {
+    let port = authority.port.unwrap_or(default_port);
+    let named = |u: &&Arc<Upstream>| {
+        u.name.eq_ignore_ascii_case(&authority.host_text)
+            && (u.explicit && authority.port.is_none() || u.port == port)
+    };
+    if let Some(group) = x.generation.upstreams.iter().find(named) {
+        return Some(Arc::clone(group));
     }
+    let address = match &authority.host {
+        Host::Ip(ip) => address::Address::Ip((*ip, port).into()),
+        Host::Unix(path) => address::Address::Unix(Arc::clone(path)),
+        Host::Any | Host::Name(_) => return None,
+    };
+    Some(Arc::new(Upstream::of_addresses(&authority.host_text, port, [address])))
 }
 
 impl Protocol for Handler {
@@ -640,9 +645,9 @@ impl Protocol for Handler {
         &self.settings
     }
 
-    fn target(&self, x: &mut Exchange) -> Result<Target, u16> {
+    fn target(&self, x: &mut Exchange) -> Result<Whom, u16> {
         match &self.to {
-            To::Known { target, .. } => Ok(target.clone()),
+            To::Known { target, .. } => Ok(Whom::Known(target.clone())),
             To::Computed(template) => self.compute(x, template),
         }
     }
