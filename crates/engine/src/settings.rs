@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use weir_ir::http::core::{
     Alias, BodyInFile, Core, IfModifiedSince, KeepaliveDisable, LingeringClose, Satisfy, ServerTokens,
+    Symlinks as IrSymlinks,
 };
 use weir_ir::program::PathSpec;
 
@@ -59,6 +60,8 @@ pub struct CoreSettings {
     pub max_ranges: Option<u64>,
     pub chunked_transfer_encoding: bool,
     pub etag: bool,
+    /// `disable_symlinks`; none where all are followed.
+    pub symlinks: Option<Symlinks>,
     /// Names are asked of it at run time.
     pub resolver: Option<Arc<Resolver>>,
     /// 0 is no bound.
@@ -74,6 +77,14 @@ pub struct CoreSettings {
     pub limit_except: Option<(Vec<Box<[u8]>>, weir_ir::LocationId)>,
 }
 
+/// Symbolic links are not followed.
+pub struct Symlinks {
+    /// But for those whose owner has what is behind them.
+    pub same_owner: bool,
+    /// Nor within a path that begins so.
+    pub from: Option<Template>,
+}
+
 /// `error_page`, ready.
 pub struct ErrorPage {
     pub code: u16,
@@ -87,6 +98,13 @@ impl CoreSettings {
         let (large_buffers, large_buffer) = core.large_client_header_buffers.or((4, 8192));
         let root = core.root.get();
         Self {
+            symlinks: core.disable_symlinks.get().and_then(|(symlinks, from)| match symlinks {
+                IrSymlinks::Followed => None,
+                IrSymlinks::Refused | IrSymlinks::OfOwner => Some(Symlinks {
+                    same_owner: *symlinks == IrSymlinks::OfOwner,
+                    from: from.as_ref().map(|from| build.template(from)),
+                }),
+            }),
             resolver: core.resolver.get().map(|resolver| build.resolver(resolver)),
             resolver_timeout: core.resolver_timeout.or(30_000),
             limits: Arc::new(http1::Limits {

@@ -136,8 +136,7 @@ impl Module for HttpCore {
             s.resolver.put_with(c, |c| crate::http::resolver::read(c).map(Arc::new))
         }),
         D::scope("resolver_timeout", SCOPES, Takes::ONE, |s, c| s.resolver_timeout.msec(c)),
-        D::scope("disable_symlinks", SCOPES, Takes::ONE_TWO, disable_symlinks)
-            .accepted("off, as it is anyway; all else is refused"),
+        D::scope("disable_symlinks", SCOPES, Takes::ONE_TWO, disable_symlinks),
         D::scope("open_file_cache", SCOPES, Takes::ONE_TWO, open_file_cache).accepted(NO_FILE_CACHE),
         D::scope("open_file_cache_valid", SCOPES, Takes::ONE, |s, c| s.once.sec(c)).accepted(NO_FILE_CACHE),
         D::scope("open_file_cache_min_uses", SCOPES, Takes::ONE, |s, c| s.once.number(c))
@@ -201,6 +200,15 @@ pub enum IfModifiedSince {
     Off,
     Exact,
     Before,
+}
+
+/// Which symbolic links lead on to files: `disable_symlinks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Symlinks {
+    Followed,
+    Refused,
+    /// Those whose owner has what is behind them.
+    OfOwner,
 }
 
 /// What responses say of the server: `server_tokens`.
@@ -325,6 +333,8 @@ pub struct Core {
     pub max_ranges: Setting<u64>,
     pub chunked_transfer_encoding: Setting<bool>,
     pub etag: Setting<bool>,
+    /// With the part of paths that it is not about.
+    pub disable_symlinks: Setting<(Symlinks, Option<Template>)>,
     pub resolver: Setting<Arc<Resolver>>,
     pub resolver_timeout: Setting<u64>,
     pub error_pages: Vec<ErrorPage>,
@@ -389,6 +399,7 @@ impl Conf for Core {
             chunked_transfer_encoding,
             etag,
             root,
+            disable_symlinks,
             resolver,
             resolver_timeout,
         );
@@ -681,34 +692,30 @@ fn aio(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
     })
 }
 
-fn unsupported(what: &str, call: &Call<'_>) -> Fault {
-    call.fail(format!("\"{what}\" is known but not supported by weir yet"))
-}
-
 fn disable_symlinks(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
-    core.once.read(call, |call| {
+    core.disable_symlinks.put_with(call, |call| {
+        let (mut symlinks, mut from) = (None, None);
         for index in 0..call.args().len() {
             match call.arg(index) {
-                b"off" => {}
-                word @ (b"on" | b"if_not_owner") => {
-                    let what = format!("disable_symlinks {}", String::from_utf8_lossy(word));
-                    return Err(call.under(unsupported(&what, call), index));
-                }
-                from if from.starts_with(b"from=") => drop(Template::parse(&from[5..], call)?),
+                b"off" => symlinks = Some(Symlinks::Followed),
+                b"on" => symlinks = Some(Symlinks::Refused),
+                b"if_not_owner" => symlinks = Some(Symlinks::OfOwner),
+                text if text.starts_with(b"from=") => from = Some(Template::parse(&text[5..], call)?),
                 _ => return Err(call.invalid_parameter(index)),
             }
         }
-        let from = call.args().iter().filter(|word| word.value.starts_with(b"from=")).count();
-        match (call.args().len(), from) {
-            (1, 0) => Ok(()),
-            (_, 0) => {
+        match (symlinks, &from) {
+            (None, _) => {
+                Err(call.fail("\"disable_symlinks\" must have \"off\", \"on\" or \"if_not_owner\" parameter"))
+            }
+            (Some(_), None) if call.args().len() == 2 => {
                 Err(call
                     .fail([&b"duplicate parameters \""[..], call.arg(0), b" ", call.arg(1), b"\""].concat()))
             }
-            (2, 1) => Err(call.fail("\"from=\" cannot be used with \"off\" parameter")),
-            _ => {
-                Err(call.fail("\"disable_symlinks\" must have \"off\", \"on\" or \"if_not_owner\" parameter"))
+            (Some(Symlinks::Followed), Some(_)) => {
+                Err(call.fail("\"from=\" cannot be used with \"off\" parameter"))
             }
+            (Some(symlinks), _) => Ok((symlinks, from)),
         }
     })
 }

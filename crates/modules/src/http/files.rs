@@ -1,15 +1,21 @@
-//! What several modules ask of the file system: errors by kind, and how nginx's log names them.
+//! What several modules ask of the file system: files as `disable_symlinks` wants them reached, errors by kind, and how
+//! nginx's log names them.
 
 use std::ffi::OsStr;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use weir_engine::contract::Flow;
 use weir_engine::http::Exchange;
 use weir_syntax::Level;
+
+use super::symlinks;
 
 pub(super) fn path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
@@ -36,14 +42,37 @@ impl Reach {
     }
 }
 
+/// Opens a file, or tells which call failed.
+pub(super) fn open(name: &[u8], x: &Exchange) -> Result<(File, Metadata), (&'static str, io::Error)> {
+    // Without O_NONBLOCK opening a pipe would wait for its writer.
+    let file = match symlinks::of(name, x) {
+        None => {
+            let mut options = File::options();
+            options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+            options.open(path(name)).map_err(|error| ("open()", error))?
+        }
+        Some(strict) => strict.open(name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty())?,
+    };
+    let metadata = file.metadata().map_err(|error| ("fstat()", error))?;
+    Ok((file, metadata))
+}
+
+/// Asks for a file's metadata, or tells which call failed.
+pub(super) fn metadata(name: &[u8], x: &Exchange) -> Result<Metadata, (&'static str, io::Error)> {
+    match symlinks::of(name, x) {
+        None => std::fs::metadata(path(name)).map_err(|error| ("stat()", error)),
+        Some(_) => open(name, x).map(|(_, metadata)| metadata),
+    }
+}
+
 /// Asks for a file's metadata where it is expected that it may not be there; any other failure is logged.
 pub(super) fn stat(name: &[u8], x: &Exchange) -> Option<Metadata> {
-    match std::fs::metadata(path(name)) {
+    match metadata(name, x) {
         Ok(metadata) => Some(metadata),
-        Err(error) => {
+        Err((call, error)) => {
             if Reach::of(&error) != Reach::Missing {
                 let shown = String::from_utf8_lossy(name);
-                x.log_error(Level::Crit, Some(&error), format_args!("stat() \"{shown}\" failed"));
+                x.log_error(Level::Crit, Some(&error), format_args!("{call} \"{shown}\" failed"));
             }
             None
         }

@@ -12,7 +12,7 @@ use weir_syntax::Diagnostic;
 
 use super::body::{Piece, Pieces};
 use super::shown::Shown;
-use super::static_files;
+use super::{files, static_files};
 
 pub struct Flv;
 
@@ -50,7 +50,7 @@ fn respond(x: &mut Exchange) -> Flow {
         return Flow::Decline;
     }
     let Some(name) = x.file() else { return Flow::Answer(500) };
-    let (file, metadata) = match static_files::open(&name.path) {
+    let (file, metadata) = match files::open(&name.path, x) {
         Ok(opened) => opened,
         Err((call, error)) => return static_files::failed(&name.path, call, &error, x),
     };

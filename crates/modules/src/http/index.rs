@@ -90,7 +90,7 @@ impl Indices {
             }
             let Some((directory, tested)) = &mut directory else { return Flow::Answer(500) };
             let path = [directory.as_slice(), &name].concat();
-            let Err(error) = std::fs::metadata(files::path(&path)) else {
+            let Err((call, error)) = files::metadata(&path, x) else {
                 let (uri, args) = ([x.uri.as_slice(), &name].concat(), x.args.clone());
                 return x.internal_redirect(uri, args);
             };
@@ -102,7 +102,7 @@ impl Indices {
                 Some(Errno::ENOENT) => {}
                 _ => {
                     let shown = String::from_utf8_lossy(&path);
-                    x.log_error(Level::Crit, Some(&error), format_args!("stat() \"{shown}\" failed"));
+                    x.log_error(Level::Crit, Some(&error), format_args!("{call} \"{shown}\" failed"));
                     return Flow::Answer(500);
                 }
             }
@@ -120,7 +120,7 @@ impl Indices {
 fn test_directory(directory: &[u8], path: &[u8], x: &Exchange) -> Option<Flow> {
     let bare = directory.strip_suffix(b"/").filter(|bare| !bare.is_empty()).unwrap_or(directory);
     let shown = String::from_utf8_lossy(bare);
-    let error = match std::fs::metadata(files::path(bare)) {
+    let (call, error) = match files::metadata(bare, x) {
         Ok(metadata) if metadata.is_dir() => return None,
         Ok(_) => {
             x.log(Level::Alert, format_args!("\"{shown}\" is not a directory"));
@@ -134,7 +134,7 @@ fn test_directory(directory: &[u8], path: &[u8], x: &Exchange) -> Option<Flow> {
         // The index itself was not refused, so the directory may be searched.
         Some(Errno::EACCES) => None,
         _ => {
-            x.log_error(Level::Crit, Some(&error), format_args!("stat() \"{shown}\" failed"));
+            x.log_error(Level::Crit, Some(&error), format_args!("{call} \"{shown}\" failed"));
             Some(Flow::Answer(500))
         }
     }

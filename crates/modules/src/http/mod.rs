@@ -47,6 +47,7 @@ pub mod ssl;
 pub mod static_files;
 pub mod stub_status;
 pub mod sub;
+mod symlinks;
 pub mod temp_paths;
 pub mod try_files;
 mod types;

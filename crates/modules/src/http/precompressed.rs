@@ -10,7 +10,7 @@ use weir_engine::http1::Method;
 use weir_ir::contract::{Directive, Module};
 use weir_syntax::{Diagnostic, Level};
 
-use super::files::Reach;
+use super::files::{self, Reach};
 use super::gzip_ok::{self, Acceptance};
 use super::{brotli, compress, gzip_static, static_files, zstd};
 
@@ -115,7 +115,7 @@ impl Compressed {
         let Some(mut name) = x.file() else { return Flow::Answer(500) };
         name.path.extend_from_slice(coding.suffix);
         let shown = || String::from_utf8_lossy(&name.path).into_owned();
-        let (file, metadata) = match static_files::open(&name.path) {
+        let (file, metadata) = match files::open(&name.path, x) {
             Ok(opened) => opened,
             Err((call, error)) => {
                 let level = match Reach::of(&error) {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use weir_engine::contract::{Content, Flow, Install, Step};
@@ -48,7 +48,7 @@ fn respond(x: &mut Exchange) -> Flow {
         return Flow::Decline;
     }
     let Some(name) = x.file() else { return Flow::Answer(500) };
-    let (file, metadata) = match open(&name.path) {
+    let (file, metadata) = match files::open(&name.path, x) {
         Ok(opened) => opened,
         Err((call, error)) => return failed(&name.path, call, &error, x),
     };
@@ -64,16 +64,6 @@ fn respond(x: &mut Exchange) -> Flow {
         return Flow::Answer(405);
     }
     Flow::Respond(Box::new(send(file, &metadata, x)))
-}
-
-/// Opens a file, or tells which call failed.
-pub(super) fn open(name: &[u8]) -> Result<(File, Metadata), (&'static str, io::Error)> {
-    // Without O_NONBLOCK opening a pipe would wait for its writer.
-    let mut options = File::options();
-    options.read(true).custom_flags(nix::libc::O_NONBLOCK);
-    let file = options.open(files::path(name)).map_err(|error| ("open()", error))?;
-    let metadata = file.metadata().map_err(|error| ("fstat()", error))?;
-    Ok((file, metadata))
 }
 
 /// Logs why a file cannot be had, and answers.

@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use weir_engine::errorlog::LogFile;
 use weir_engine::http::template::Segment;
 use weir_engine::http::{Exchange, Template};
 use weir_syntax::Level;
 
+use super::super::files;
+use super::super::symlinks::{self, Strict};
 use super::{Complaint, File};
 
 /// A log whose path depends on the request.
@@ -24,7 +28,8 @@ impl Varying {
         // As in nginx a directory that is not there keeps whoever makes hosts up from filling the disk with logs.
         let whole = file.path.len() == file.root;
         file.path.truncate(file.root);
-        let is_directory = std::fs::metadata(super::super::files::path(&file.path))
+        let is_directory = files::metadata(&file.path, x)
+            .map_err(|(_, error)| error)
             .and_then(|root| if root.is_dir() || whole { Ok(()) } else { Err(Errno::ENOTDIR.into()) });
         if let Err(error) = is_directory {
             let shown = String::from_utf8_lossy(&file.path);
@@ -46,7 +51,7 @@ impl Varying {
             return None;
         }
         let complained_at = Arc::clone(&self.complained_at);
-        Some(Varied { path, complained_at })
+        Some(Varied { strict: symlinks::of(&path, x), path, complained_at })
     }
 }
 
@@ -54,14 +59,24 @@ impl Varying {
 #[derive(Clone)]
 pub(super) struct Varied {
     path: Vec<u8>,
+    strict: Option<Strict>,
     complained_at: Arc<AtomicU64>,
 }
 
 impl Varied {
     pub(super) fn write(&self, line: &[u8], second: u64) -> Result<(), Complaint> {
-        let file = LogFile::open(super::super::files::path(&self.path)).map_err(|error| Complaint {
+        let path = files::path(&self.path);
+        let file = match self.strict {
+            None => LogFile::open(path).map_err(|error| ("open()", error)),
+            Some(strict) => {
+                let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT;
+                let file = strict.open(&self.path, flags, Mode::from_bits_truncate(0o644));
+                file.map(|file| LogFile::new(path, file))
+            }
+        };
+        let file = file.map_err(|(call, error)| Complaint {
             level: Level::Crit,
-            message: format!("open() \"{}\" failed", String::from_utf8_lossy(&self.path)),
+            message: format!("{call} \"{}\" failed", String::from_utf8_lossy(&self.path)),
             error: Some(error),
         })?;
         File { file: Arc::new(file), complained_at: Arc::clone(&self.complained_at) }.write(line, second)

@@ -18,7 +18,7 @@ use weir_ir::{Fault, Merge};
 use weir_syntax::Diagnostic;
 
 use super::body::{Piece, Pieces};
-use super::static_files;
+use super::{files, static_files};
 use atoms::{Cut, Wanted};
 
 pub struct Mp4;
@@ -97,7 +97,7 @@ impl Video {
                 return Flow::Decline;
             }
             let Some(name) = x.file() else { return Flow::Answer(500) };
-            let (file, metadata) = match static_files::open(&name.path) {
+            let (file, metadata) = match files::open(&name.path, x) {
                 Ok(opened) => opened,
                 Err((call, error)) => return static_files::failed(&name.path, call, &error, x),
             };
