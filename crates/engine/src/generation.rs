@@ -27,7 +27,7 @@ use crate::resolver::Resolver;
 use crate::settings::CoreSettings;
 use crate::syslog::{Peer, Peers};
 use crate::tls::ServerTls;
-use crate::upstream::{self, Protocol, Upstream};
+use crate::upstream::{self, Live, Protocol, Upstream};
 
 /// What compiling takes from the process: files that it holds open, state that outlives generations.
 pub struct Resources {
@@ -190,6 +190,7 @@ impl Generation {
                     faults.push(fault);
                 }
             }
+            build.start_upstreams(http);
             for index in 0..http.scopes.len() {
                 match compile_location(LocationId(index as u32), &mut build, modules) {
                     Ok(mut location) => {
@@ -359,8 +360,26 @@ impl<'p> Build<'p> {
     fn open_upstreams(&mut self) {
         let http = self.program.http.as_ref().expect("called for an http block");
         for upstream in &http.upstreams {
-            let before = self.before.as_ref().and_then(|g| g.upstreams.iter().find(|u| u.is_of(upstream)));
-            self.upstreams.push(Arc::new(Upstream::open(upstream, before.map(|u| &**u))));
+            let before = self.before_upstream(upstream);
+            let living = upstream.servers.iter().any(|server| server.resolve.is_some());
+            let resolver = upstream.resolver.as_ref().filter(|_| living).map(|of| self.resolver(of));
+            let live = resolver.map(|resolver| {
+                Live::open(upstream, resolver, before.as_ref().and_then(|before| before.live.as_ref()))
+            });
+            self.upstreams.push(Arc::new(Upstream::open(upstream, live, before.as_deref())));
+        }
+    }
+
+    /// The group of the generation before.
+    fn before_upstream(&self, upstream: &weir_ir::program::Upstream) -> Option<Arc<Upstream>> {
+        self.before.as_ref()?.upstreams.iter().find(|u| u.is_of(upstream)).cloned()
+    }
+
+    /// Once all modules have edited the groups: those whose peers come and go are made for the first time.
+    fn start_upstreams(&self, http: &Http) {
+        for (group, upstream) in self.upstreams.iter().zip(&http.upstreams) {
+            let before = self.before_upstream(upstream).map(|before| before.current());
+            group.start_living(before.as_deref());
         }
     }
 
@@ -393,10 +412,14 @@ impl<'p> Build<'p> {
         Arc::clone(&self.upstreams[index])
     }
 
-    /// Lets a module of the `upstream` context change a group: its balancer, its pool's rules.
-    pub fn edit_upstream(&mut self, index: usize, edit: impl FnOnce(&mut Upstream)) {
+    /// Lets a module of the `upstream` context change a group: its balancer, its pool's rules. It is asked for
+    /// each group that is made where peers come and go.
+    pub fn edit_upstream(&mut self, index: usize, edit: impl Fn(&mut Upstream) + Send + Sync + 'static) {
         if let Some(group) = Arc::get_mut(&mut self.upstreams[index]) {
-            edit(group);
+            match &mut group.live {
+                Some(live) => live.edits.push(Box::new(edit)),
+                None => edit(group),
+            }
         }
     }
 

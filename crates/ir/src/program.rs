@@ -7,6 +7,7 @@ use weir_syntax::Diagnostic;
 
 use crate::address::Address;
 use crate::contract::{Confs, Contexts};
+use crate::http::resolver::Resolver;
 use crate::regex::Regex;
 
 /// A variable of the program.
@@ -183,6 +184,12 @@ pub struct Upstream {
     pub balancers: Vec<&'static str>,
     /// The method that was named last has no use for backups.
     pub no_backups: bool,
+    /// Its peers are known to all who serve it (`zone`), so that they can come and go.
+    pub shared: bool,
+    /// Whom to ask for the names that are to be resolved at run time, its own or that of `http`.
+    pub resolver: Option<Arc<Resolver>>,
+    /// Milliseconds.
+    pub resolver_timeout: Option<u64>,
     /// The confs of the modules of the `upstream` context.
     pub confs: Confs,
     pub position: Position,
@@ -195,6 +202,8 @@ pub struct Server {
     pub name: Arc<str>,
     /// Every address that the name stands for at load; each is a peer.
     pub addresses: Vec<Address>,
+    /// The name is resolved at run time instead, again and again: its host and port.
+    pub resolve: Option<(Arc<str>, u16)>,
     pub weight: u32,
     pub max_conns: u32,
     pub max_fails: u32,
@@ -206,6 +215,25 @@ pub struct Server {
     pub backup: bool,
     /// What sessions that belong to it are known by, where it is not the address's digest.
     pub route: Option<Arc<[u8]>>,
+}
+
+impl Server {
+    /// A server with nginx's defaults.
+    pub fn new(name: Arc<str>, addresses: Vec<Address>) -> Self {
+        Self {
+            name,
+            addresses,
+            resolve: None,
+            weight: 1,
+            max_conns: 0,
+            max_fails: 1,
+            fail_timeout: 10,
+            down: false,
+            drain: false,
+            backup: false,
+            route: None,
+        }
+    }
 }
 
 /// Who gives a variable its value.

@@ -74,12 +74,27 @@ enum Means {
     Alias(Arc<[u8]>),
 }
 
+/// The addresses of a name.
+pub struct Resolved {
+    /// In the order in which they are to be tried.
+    pub addresses: Vec<IpAddr>,
+    /// The last second of the wall clock at which they hold.
+    pub until: u64,
+}
+
 /// Why a name has no addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// What the server said.
     Code(u8),
     TimedOut,
+}
+
+impl Failure {
+    /// The servers know that there is no such name.
+    pub(crate) fn is_certain(self) -> bool {
+        self == Self::Code(HOST_NOT_FOUND)
+    }
 }
 
 /// nginx's number for it, and what it means.
@@ -117,8 +132,12 @@ impl Resolver {
         }
     }
 
-    /// The addresses of a name (see [`name_of`]), in the order in which they are to be tried. It waits for as long as the
-    /// servers say nothing.
+    /// Seconds after which to ask again for a name that was not there.
+    pub(crate) fn failures_hold(&self) -> u64 {
+        self.valid.unwrap_or(10)
+    }
+
+    /// The addresses of a name (see [`name_of`]). It waits for as long as the servers say nothing.
     ///
     /// # Errors
     /// What the servers say instead.
@@ -126,14 +145,16 @@ impl Resolver {
         self: &Arc<Self>,
         reactor: &Rc<Reactor>,
         name: &Arc<[u8]>,
-    ) -> Result<Vec<IpAddr>, Failure> {
+    ) -> Result<Resolved, Failure> {
         let mut name = Arc::clone(name);
         for _ in 0..=ALIASES {
-            let (means, kept) = self.look_up(reactor, &name).await?;
-            match means {
-                // As the server ordered them for whoever waited for it.
-                Means::Addresses(addresses) if !kept => return Ok(addresses.to_vec()),
-                Means::Addresses(addresses) => return Ok(turned(&addresses)),
+            let (known, kept) = self.look_up(reactor, &name).await?;
+            match known.means {
+                Means::Addresses(addresses) => {
+                    // As the server ordered them for whoever waited for it.
+                    let addresses = if kept { turned(&addresses) } else { addresses.to_vec() };
+                    return Ok(Resolved { addresses, until: known.until });
+                }
                 Means::Alias(of) => name = of,
             }
         }
@@ -145,16 +166,16 @@ impl Resolver {
         self: &Arc<Self>,
         reactor: &Rc<Reactor>,
         name: &Arc<[u8]>,
-    ) -> Result<(Means, bool), Failure> {
+    ) -> Result<(Known, bool), Failure> {
         loop {
             let mut asked = match self.find(reactor, name)? {
-                Found::Kept(means) => return Ok((means, true)),
+                Found::Kept(known) => return Ok((known, true)),
                 Found::Asked(asked) => asked,
             };
             if let Ok(told) = asked.wait_for(Option::is_some).await
                 && let Some(told) = &*told
             {
-                return told.clone().map(|known| (known.means, false));
+                return told.clone().map(|known| (known, false));
             }
             // The thread that asked has ended.
         }
@@ -167,7 +188,7 @@ impl Resolver {
         match names.get_mut(name) {
             Some(Name::Known(known)) if known.until >= now => {
                 known.used = now;
-                return Ok(Found::Kept(known.means.clone()));
+                return Ok(Found::Kept(known.clone()));
             }
             Some(Name::Asked(asked)) => {
                 if let Some(asked) = asked.upgrade() {
@@ -252,7 +273,7 @@ impl Resolver {
 }
 
 enum Found {
-    Kept(Means),
+    Kept(Known),
     Asked(watch::Receiver<Option<Result<Known, Failure>>>),
 }
 

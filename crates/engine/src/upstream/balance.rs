@@ -140,6 +140,23 @@ impl RoundRobin {
         Self { peers, states: Mutex::new(states), failed: AtomicBool::new(false) }
     }
 
+    /// The same with other peers: those that were there before keep their turns and failures.
+    pub(super) fn with(&self, peers: Arc<[Peer]>) -> Self {
+        let new = Self::new(peers);
+        let known = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut states = new.states.lock().unwrap_or_else(PoisonError::into_inner);
+        for (at, peer) in new.peers.iter().enumerate() {
+            let earlier = new.peers[..at].iter().filter(|p| p.address == peer.address).count();
+            let mut same = self.peers.iter().enumerate().filter(|(_, p)| p.address == peer.address);
+            if let Some((before, _)) = same.nth(earlier).filter(|(_, before)| before.is_as(peer)) {
+                states[at] = known[before].clone();
+            }
+        }
+        drop(states);
+        new.failed.store(self.failed.load(Ordering::Relaxed), Ordering::Relaxed);
+        new
+    }
+
     pub fn peers(&self) -> &Arc<[Peer]> {
         &self.peers
     }

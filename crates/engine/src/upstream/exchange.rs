@@ -258,7 +258,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         }
         append_piece(&piece, &x.body, request.tail());
     }
-    let target = match whom {
+    let mut target = match whom {
         Whom::Known(target) => target,
         // Boxed, since few requests need the room.
         Whom::Unresolved(host) => match Box::pin(resolve::resolve(x, *host, settings)).await {
@@ -266,6 +266,9 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
             Err(status) => return Flow::Answer(status),
         },
     };
+    if target.group.live.is_some() {
+        target.group = target.group.current();
+    }
     let identity = match &settings.tls {
         Some(tls) if target.tls => x.reactor.pools.identify(tls.identity(x, &target.group.name)),
         Some(_) | None => 0,

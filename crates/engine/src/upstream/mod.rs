@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use weir_ir::address::Address;
+use weir_ir::program::Server;
 
 use crate::http1::{Known, KnownSet};
 use crate::md5::Md5;
@@ -13,11 +14,14 @@ use crate::md5::Md5;
 pub mod balance;
 mod body;
 pub mod exchange;
+mod live;
 pub mod pool;
 pub mod variables;
 
 pub use balance::{Balance, Look, Picked, RoundRobin, Tried};
 pub use exchange::{Protocol, Settings, Target, Tls, Unresolved, Whom, Written, run};
+pub use live::Edit;
+pub(crate) use live::{Live, follow};
 pub use pool::{PoolId, PoolSettings, Pools};
 
 /// A peer: one address of a server. Its state is shared by all threads, and carried over to the next generation.
@@ -114,55 +118,54 @@ pub struct Upstream {
     pub round_robin: Arc<RoundRobin>,
     pub pool: PoolSettings,
     pub pool_id: PoolId,
+    /// Some of its names are resolved at run time: its peers are those of [`Upstream::current`].
+    pub(crate) live: Option<Live>,
 }
 
 impl Upstream {
-    /// Makes the group; peers that the generation before had too keep their counters.
-    pub(crate) fn open(upstream: &weir_ir::program::Upstream, before: Option<&Upstream>) -> Self {
-        let mut peers = vec![];
-        for server in &upstream.servers {
-            for address in &server.addresses {
-                // Of several of one address each has its own.
-                let earlier = peers.iter().filter(|p: &&Peer| *p.address == *address).count();
-                let known =
-                    before.and_then(|b| b.peers.iter().filter(|p| *p.address == *address).nth(earlier));
-                let text = address.to_string().into_bytes();
-                peers.push(Peer {
-                    address: Arc::new(address.clone()),
-                    server: Arc::clone(&server.name),
-                    sid: server.route.as_deref().map_or_else(|| digest(&text), Box::from),
-                    text: text.into(),
-                    weight: server.weight,
-                    max_fails: server.max_fails,
-                    fail_timeout: server.fail_timeout,
-                    max_conns: server.max_conns,
-                    down: server.down,
-                    drain: server.drain,
-                    backup: server.backup,
-                    conns: known.map_or_else(Arc::default, |p| Arc::clone(&p.conns)),
-                });
-            }
-        }
+    /// Makes the group; peers that the generation before had too keep their counters. `live` is how it goes on where
+    /// names are resolved at run time.
+    pub(crate) fn open(
+        upstream: &weir_ir::program::Upstream,
+        live: Option<Live>,
+        before: Option<&Upstream>,
+    ) -> Self {
+        let peers = peers_of(&upstream.servers, [], before);
         let same = |b: &&Upstream| {
             b.peers.len() == peers.len() && b.peers.iter().zip(&peers).all(|(old, new)| old.is_as(new))
         };
-        let (peers, round_robin) = match before.filter(same) {
-            // A reload that leaves the group as it was leaves its turns and its failures too.
-            Some(before) => (Arc::clone(&before.peers), Arc::clone(&before.round_robin)),
-            None => {
-                let peers: Arc<[Peer]> = peers.into();
-                (Arc::clone(&peers), Arc::new(RoundRobin::new(peers)))
-            }
-        };
+        // A reload that leaves the group as it was leaves its turns and its failures too.
+        let before = before.filter(same);
+        let mut group =
+            Self::of_peers(Arc::clone(&upstream.name), upstream.port, upstream.explicit, peers, before);
+        group.pool_id = PoolId::of(&upstream.name, upstream.port);
+        group.live = live;
+        group
+    }
+
+    /// A group that takes over what is known of those peers that were in the group before.
+    fn of_peers(
+        name: Arc<str>,
+        port: u16,
+        explicit: bool,
+        peers: Vec<Peer>,
+        before: Option<&Upstream>,
+    ) -> Self {
+        let peers: Arc<[Peer]> = peers.into();
+        let round_robin = Arc::new(match before {
+            Some(before) => before.round_robin.with(Arc::clone(&peers)),
+            None => RoundRobin::new(Arc::clone(&peers)),
+        });
         Self {
-            name: Arc::clone(&upstream.name),
-            port: upstream.port,
-            explicit: upstream.explicit,
+            name,
+            port,
+            explicit,
             balance: Arc::clone(&round_robin) as Arc<dyn Balance>,
             round_robin,
             peers,
             pool: PoolSettings::default(),
-            pool_id: PoolId::of(&upstream.name, upstream.port),
+            pool_id: PoolId::NONE,
+            live: None,
         }
     }
 
@@ -182,24 +185,45 @@ impl Upstream {
             sid: Box::default(),
             conns: Arc::default(),
         };
-        let peers: Arc<[Peer]> = addresses.into_iter().map(peer).collect();
-        let round_robin = Arc::new(RoundRobin::new(Arc::clone(&peers)));
-        Self {
-            name: name.into(),
-            port,
-            explicit: false,
-            balance: Arc::clone(&round_robin) as Arc<dyn Balance>,
-            round_robin,
-            peers,
-            pool: PoolSettings::default(),
-            pool_id: PoolId::NONE,
-        }
+        let peers = addresses.into_iter().map(peer).collect();
+        Self::of_peers(name.into(), port, false, peers, None)
     }
 
     /// Whether this is the same group in an earlier generation.
     pub(crate) fn is_of(&self, upstream: &weir_ir::program::Upstream) -> bool {
         self.name == upstream.name && self.port == upstream.port
     }
+}
+
+/// The peers of servers, those whose addresses were resolved at run time behind the others.
+fn peers_of<'s>(
+    servers: &'s [Server],
+    resolved: impl IntoIterator<Item = (&'s Server, Address)>,
+    before: Option<&Upstream>,
+) -> Vec<Peer> {
+    let fixed = servers.iter().flat_map(|server| server.addresses.iter().map(move |a| (server, a.clone())));
+    let mut peers: Vec<Peer> = vec![];
+    for (server, address) in fixed.chain(resolved) {
+        // Of several of one address each has its own.
+        let earlier = peers.iter().filter(|p| *p.address == address).count();
+        let known = before.and_then(|b| b.peers.iter().filter(|p| *p.address == address).nth(earlier));
+        let text = address.to_string().into_bytes();
+        peers.push(Peer {
+            address: known.map_or_else(|| Arc::new(address), |p| Arc::clone(&p.address)),
+            server: Arc::clone(&server.name),
+            sid: server.route.as_deref().map_or_else(|| digest(&text), Box::from),
+            text: text.into(),
+            weight: server.weight,
+            max_fails: server.max_fails,
+            fail_timeout: server.fail_timeout,
+            max_conns: server.max_conns,
+            down: server.down,
+            drain: server.drain,
+            backup: server.backup,
+            conns: known.map_or_else(Arc::default, |p| Arc::clone(&p.conns)),
+        });
+    }
+    peers
 }
 
 /// What a peer without a route is known by: the MD5 of its address, in hexadecimal.

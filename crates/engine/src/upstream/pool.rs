@@ -160,7 +160,10 @@ impl Pools {
     pub fn retain(&self, generation: &Generation) {
         for (index, list) in self.idle.borrow_mut().iter_mut().enumerate() {
             let group = generation.upstreams.iter().find(|u| u.pool_id.0 as usize == index);
-            list.retain_mut(|c| c.stays(group.is_some_and(|u| u.peers.iter().any(|p| p.address == c.peer))));
+            let group = group.map(|group| group.current());
+            list.retain_mut(|c| {
+                c.stays(group.as_ref().is_some_and(|u| u.peers.iter().any(|p| p.address == c.peer)))
+            });
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::address::{self, Authority, Form, Host};
 use crate::contract::{Confs, Contexts, Directive, Module, Takes};
+use crate::http::HttpCore;
 use crate::lowering::{At, Call, Fault, Merge};
 use crate::program::{Server, Upstream};
 use crate::value;
@@ -19,6 +20,8 @@ impl Module for HttpUpstream {
     const DIRECTIVES: &'static [Directive<Self>] = &[
         D::scope("upstream", Contexts::HTTP, Takes::ONE.with_block(), upstream),
         D::scope("server", Contexts::UPSTREAM, Takes::ONE_MORE, server),
+        D::scope("resolver", Contexts::UPSTREAM, Takes::ONE_MORE, resolver),
+        D::scope("resolver_timeout", Contexts::UPSTREAM, Takes::ONE, resolver_timeout),
     ];
 
     fn init((): &mut (), merge: &mut Merge<'_>) -> Result<(), Fault> {
@@ -58,6 +61,9 @@ fn upstream((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
                 servers: vec![],
                 balancers: vec![],
                 no_backups: false,
+                shared: false,
+                resolver: None,
+                resolver_timeout: None,
                 confs: Confs::default(),
                 position,
             });
@@ -77,19 +83,7 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
         call.under(call.fail(message), 0)
     };
     let authority = address::parse(call.arg(0), Form::default()).map_err(|reason| bad(reason, call))?;
-    let addresses = call.addresses(&authority, 80).map_err(|reason| bad(reason, call))?;
-    let mut server = Server {
-        name: call.text(0).into(),
-        addresses,
-        weight: 1,
-        max_conns: 0,
-        max_fails: 1,
-        fail_timeout: 10,
-        down: false,
-        drain: false,
-        backup: false,
-        route: None,
-    };
+    let mut server = Server::new(call.text(0).into(), vec![]);
     for index in 1..call.args().len() {
         let text = call.text(index);
         let (key, val) = text.split_once('=').map_or((text.as_str(), None), |(k, v)| (k, Some(v)));
@@ -119,7 +113,14 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
                 server.route = Some(self::route(route, call)?);
                 Some(())
             }
-            ("resolve", None) | ("service" | "slow_start", Some(_)) => {
+            ("resolve", None) => {
+                // An address needs no resolving.
+                if let Host::Name(host) = &authority.host {
+                    server.resolve = Some(((&**host).into(), authority.port.unwrap_or(80)));
+                }
+                Some(())
+            }
+            ("service" | "slow_start", Some(_)) => {
                 let fault =
                     call.fail(format!("the \"{key}\" parameter is known but not supported by weir yet"));
                 return Err(call.under(fault, index));
@@ -129,6 +130,9 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
         if parsed.is_none() {
             return Err(call.invalid_parameter(index));
         }
+    }
+    if server.resolve.is_none() {
+        server.addresses = call.addresses(&authority, 80).map_err(|reason| bad(reason, call))?;
     }
     call.upstream().servers.push(server);
     Ok(())
@@ -193,11 +197,60 @@ impl Call<'_> {
             servers: vec![],
             balancers: vec![],
             no_backups: false,
+            shared: false,
+            resolver: None,
+            resolver_timeout: None,
             confs: Confs::default(),
             position,
         });
         Ok(upstreams.len() - 1)
     }
+}
+
+fn resolver((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
+    if call.upstream().resolver.is_some() {
+        return Err(call.duplicate());
+    }
+    let resolver = crate::http::resolver::read(call)?;
+    call.upstream().resolver = Some(Arc::new(resolver));
+    Ok(())
+}
+
+fn resolver_timeout((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
+    if call.upstream().resolver_timeout.is_some() {
+        return Err(call.duplicate());
+    }
+    call.upstream().resolver_timeout = Some(call.msec()?);
+    Ok(())
+}
+
+/// Who resolves names at run time asks its own resolver or that of `http`, and has to be shared.
+fn resolve_later(merge: &mut Merge<'_>, index: usize) -> Result<(), Fault> {
+    let core = merge.http().scopes[0].confs.get::<HttpCore>();
+    let (resolver, timeout) = (core.resolver.get().cloned(), core.resolver_timeout.get().copied());
+    drop(core);
+    let upstream = &mut merge.http().upstreams[index];
+    if upstream.servers.iter().all(|server| server.resolve.is_none()) {
+        return Ok(());
+    }
+    upstream.resolver = upstream.resolver.take().or(resolver);
+    upstream.resolver_timeout = upstream.resolver_timeout.or(timeout);
+    let (name, at) = (&upstream.name, &upstream.position);
+    if !upstream.shared {
+        let message = format!(
+            "resolving names at run time requires upstream \"{name}\" in {}:{} to be in shared memory",
+            at.file, at.line
+        );
+        return Err(merge.fail_nowhere(message));
+    }
+    if upstream.resolver.is_none() {
+        let message = format!(
+            "no resolver defined to resolve names at run time in upstream \"{name}\" in {}:{}",
+            at.file, at.line
+        );
+        return Err(merge.fail_nowhere(message));
+    }
+    Ok(())
 }
 
 /// Gives implicit upstreams their addresses, now that it is known which names are blocks.
@@ -210,6 +263,8 @@ fn resolve(merge: &mut Merge<'_>) -> Result<(), Fault> {
                 merge.fail_nowhere(format!("no servers in upstream \"{name}\" in {}:{}", at.file, at.line))
             );
         }
+        resolve_later(merge, index)?;
+        let upstream = &merge.http().upstreams[index];
         let (false, Some(authority)) = (upstream.explicit, upstream.authority.clone()) else { continue };
         let default_port = upstream.default_port;
         let addresses = crate::lowering::addresses(merge.world(), &authority, default_port);
@@ -220,21 +275,11 @@ fn resolve(merge: &mut Merge<'_>) -> Result<(), Fault> {
         })?;
         let upstream = &mut merge.http().upstreams[index];
         let port = authority.port.unwrap_or(default_port);
-        upstream.servers.push(Server {
-            name: match &authority.host {
-                Host::Unix(_) => Arc::clone(&upstream.name),
-                Host::Any | Host::Ip(_) | Host::Name(_) => format!("{}:{port}", upstream.name).into(),
-            },
-            addresses,
-            weight: 1,
-            max_conns: 0,
-            max_fails: 1,
-            fail_timeout: 10,
-            down: false,
-            drain: false,
-            backup: false,
-            route: None,
-        });
+        let name = match &authority.host {
+            Host::Unix(_) => Arc::clone(&upstream.name),
+            Host::Any | Host::Ip(_) | Host::Name(_) => format!("{}:{port}", upstream.name).into(),
+        };
+        upstream.servers.push(Server::new(name, addresses));
     }
     Ok(())
 }

@@ -50,12 +50,15 @@ fn hash(key: &mut Key, call: &mut Call<'_>) -> Result<(), Fault> {
 
 impl Install for Hash {
     fn prepare((): &(), build: &mut Build<'_>) -> Result<(), Diagnostic> {
-        balance::<Self>(build, |conf, peers, build| {
-            let key = build.template(&conf.key);
-            if conf.consistent {
-                return Arc::new(Consistent { key, points: points(&peers), peers });
-            }
-            Arc::new(ByKey { key, peers })
+        balance::<Self>(build, |conf, build| {
+            let (key, consistent) = (build.template(&conf.key), conf.consistent);
+            Box::new(move |peers| {
+                let key = key.clone();
+                if consistent {
+                    return Arc::new(Consistent { key, points: points(&peers), peers });
+                }
+                Arc::new(ByKey { key, peers })
+            })
         });
         Ok(())
     }

@@ -28,7 +28,7 @@ impl Module for IpHash {
 
 impl Install for IpHash {
     fn prepare((): &(), build: &mut Build<'_>) -> Result<(), Diagnostic> {
-        balance::<Self>(build, |(), peers, _| Arc::new(ByAddress(peers)));
+        balance::<Self>(build, |(), _| Box::new(|peers| Arc::new(ByAddress(peers))));
         Ok(())
     }
 

@@ -28,7 +28,7 @@ impl Module for LeastConn {
 
 impl Install for LeastConn {
     fn prepare((): &(), build: &mut Build<'_>) -> Result<(), Diagnostic> {
-        balance::<Self>(build, |(), peers, _| Arc::new(Fewest(peers)));
+        balance::<Self>(build, |(), _| Box::new(|peers| Arc::new(Fewest(peers))));
         Ok(())
     }
 

@@ -66,18 +66,32 @@ impl Install for LeastTime {
                 continue;
             }
             let conf = upstream.confs.get::<Self>();
-            let peers = Arc::clone(&build.upstream(index).round_robin);
-            let times = Arc::new(Times::new(&peers, build.kept_before::<Times>(&upstream.name).as_deref()));
-            build.keep(&upstream.name, Arc::clone(&times));
-            let until = conf.until.or(Until::Header);
-            let balance = Arc::new(Soonest { until, inflight: conf.inflight, peers, times });
-            build.edit_upstream(index, |group| group.balance = balance);
+            let before = build.kept_before::<Latest>(&upstream.name);
+            let latest = Arc::new(Latest(Mutex::new(before.and_then(|before| before.lock().clone()))));
+            build.keep(&upstream.name, Arc::clone(&latest));
+            let (until, inflight) = (conf.until.or(Until::Header), conf.inflight);
+            build.edit_upstream(index, move |group| {
+                let peers = Arc::clone(&group.round_robin);
+                let mut latest = latest.lock();
+                let times = Arc::new(Times::new(&peers, latest.as_deref()));
+                *latest = Some(Arc::clone(&times));
+                group.balance = Arc::new(Soonest { until, inflight, peers, times });
+            });
         }
         Ok(())
     }
 
     fn install(_: &Measure, _: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
         Ok(())
+    }
+}
+
+/// The times of a group as it was made last, for the next.
+struct Latest(Mutex<Option<Arc<Times>>>);
+
+impl Latest {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Times>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,6 +6,8 @@ pub mod keepalive;
 pub mod least_conn;
 pub mod least_time;
 pub mod random;
+#[cfg(test)]
+mod resolved;
 pub mod sticky;
 pub mod zone;
 
@@ -26,17 +28,16 @@ pub use zone::Zone;
 /// Where a hash, or a die, leads to nobody that often, the peers take turns.
 const MISSES: u32 = 20;
 
+/// Makes a balancer of the peers that there are.
+type Make = Box<dyn Fn(Arc<RoundRobin>) -> Arc<dyn Balance> + Send + Sync>;
+
 /// Gives the upstream blocks that name a module their balancer, made of the module's conf there and the peers.
-fn balance<M: Module>(
-    build: &mut Build<'_>,
-    make: impl Fn(&M::Scope, Arc<RoundRobin>, &Build<'_>) -> Arc<dyn Balance>,
-) {
+fn balance<M: Module>(build: &mut Build<'_>, make: impl Fn(&M::Scope, &Build<'_>) -> Make) {
     let Some(http) = &build.program.http else { return };
     for (index, upstream) in http.upstreams.iter().enumerate() {
         if upstream.balancers.contains(&M::NAME) {
-            let peers = Arc::clone(&build.upstream(index).round_robin);
-            let balancer = make(&upstream.confs.get::<M>(), peers, build);
-            build.edit_upstream(index, |group| group.balance = balancer);
+            let make = make(&upstream.confs.get::<M>(), build);
+            build.edit_upstream(index, move |group| group.balance = make(Arc::clone(&group.round_robin)));
         }
     }
 }

@@ -48,7 +48,10 @@ fn random(draws: &mut Draws, call: &mut Call<'_>) -> Result<(), Fault> {
 
 impl Install for Random {
     fn prepare((): &(), build: &mut Build<'_>) -> Result<(), Diagnostic> {
-        balance::<Self>(build, |draws, peers, _| Arc::new(Drawn { two: draws.two, peers }));
+        balance::<Self>(build, |draws, _| {
+            let two = draws.two;
+            Box::new(move |peers| Arc::new(Drawn { two, peers }))
+        });
         Ok(())
     }
 

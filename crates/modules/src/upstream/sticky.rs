@@ -241,7 +241,7 @@ impl Install for Sticky {
             }
             let way = upstream.confs.get::<Self>();
             let templates = |list: &[weir_ir::Template], build: &Build<'_>| {
-                list.iter().map(|t| build.template(t)).collect()
+                list.iter().map(|t| build.template(t)).collect::<Vec<_>>()
             };
             let kind = match &way.kind {
                 Kind::Route => Keeping::Route,
@@ -255,12 +255,15 @@ impl Install for Sticky {
                     sessions: sessions(learn, &upstream.name, build)?,
                 },
             };
-            let group = build.upstream(index);
-            let (inner, peers) = (Arc::clone(&group.balance), Arc::clone(&group.round_robin));
-            drop(group);
-            let lookup = templates(&way.lookup, build);
-            let balance = Arc::new(Sticking { lookup, kind, inner, peers });
-            build.edit_upstream(index, |group| group.balance = balance);
+            let (lookup, kind): (Arc<[Template]>, _) = (templates(&way.lookup, build).into(), Arc::new(kind));
+            build.edit_upstream(index, move |group| {
+                group.balance = Arc::new(Sticking {
+                    lookup: Arc::clone(&lookup),
+                    kind: Arc::clone(&kind),
+                    inner: Arc::clone(&group.balance),
+                    peers: Arc::clone(&group.round_robin),
+                });
+            });
         }
         Ok(())
     }
@@ -366,8 +369,8 @@ impl Known {
 
 /// A balancer that first asks where the request belongs.
 struct Sticking {
-    lookup: Vec<Template>,
-    kind: Keeping,
+    lookup: Arc<[Template]>,
+    kind: Arc<Keeping>,
     inner: Arc<dyn Balance>,
     peers: Arc<RoundRobin>,
 }
@@ -399,13 +402,13 @@ impl Balance for Sticking {
     fn pick(&self, x: &mut Exchange, tried: &mut Tried, time: u64) -> Option<Picked> {
         if tried.sid().is_none() {
             let id = first(&self.lookup, x);
-            tried.more_mut().sid = match &self.kind {
+            tried.more_mut().sid = match &*self.kind {
                 Keeping::Learn { sessions, .. } => id.and_then(|id| sessions.find(&id, now(x))),
                 Keeping::Route | Keeping::Cookie(_) => id.map(Vec::into_boxed_slice),
             };
         }
         let picked = self.inner.pick(x, tried, time)?;
-        if let Keeping::Cookie(cookie) = &self.kind {
+        if let Keeping::Cookie(cookie) = &*self.kind {
             let value = cookie.value(x, &self.peers.peers()[picked.index].sid);
             // Of several attempts the last one's counts.
             x.answer_headers.remove(b"Set-Cookie");
@@ -415,7 +418,7 @@ impl Balance for Sticking {
     }
 
     fn answered(&self, x: &Exchange, tried: &Tried, index: usize) {
-        if let Keeping::Learn { create, sessions } = &self.kind {
+        if let Keeping::Learn { create, sessions } = &*self.kind {
             let sid = &self.peers.peers()[index].sid;
             match (first(create, x), first(&self.lookup, x)) {
                 (Some(id), _) => sessions.keep(&id, sid, true, now(x)),

@@ -43,6 +43,7 @@ fn zone(name: &mut Name, call: &mut Call<'_>) -> Result<(), Fault> {
     }
     let text = call.text(0);
     call.zone(&text, bytes, "http_upstream")?;
+    call.upstream().shared = true;
     name.0 = Some(text);
     Ok(())
 }

@@ -45,8 +45,8 @@ pub(super) async fn resolve(
         timer.poll_expired(cx).map(|()| Some(Err(Failure::TimedOut)))
     });
     match resolved.await {
-        Some(Ok(addresses)) => {
-            let addresses = addresses.into_iter().map(|ip| Address::Ip((ip, port).into()));
+        Some(Ok(resolved)) => {
+            let addresses = resolved.addresses.into_iter().map(|ip| Address::Ip((ip, port).into()));
             Ok(Target { group: Arc::new(Upstream::of_addresses(&host, port, addresses)), scheme, tls })
         }
         Some(Err(failure)) => {

@@ -1,0 +1,177 @@
+//! `server NAME resolve`: groups whose peers come and go as the addresses of their names do.
+//!
+//! A group that was made never changes. What holds of such a group's peers is told by another one, made anew whenever
+//! an answer brings other addresses; a request stays with the group that it began with. Peers that stay keep their
+//! connections, failures and turns.
+
+use std::future::{Future, poll_fn};
+use std::net::IpAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use weir_ir::address::Address;
+use weir_ir::program::Server;
+use weir_syntax::Level;
+
+use super::{PoolId, Upstream, peers_of};
+use crate::errorlog::Log;
+use crate::reactor::Reactor;
+use crate::resolver::{Failure, Resolver, name_of};
+
+/// How a module changes a group when it is made.
+pub type Edit = Box<dyn Fn(&mut Upstream) + Send + Sync>;
+
+/// What a group with such servers is made of.
+pub struct Live {
+    servers: Vec<Server>,
+    resolver: Arc<Resolver>,
+    /// Milliseconds; 0 is no bound.
+    timeout: u64,
+    pub(crate) edits: Vec<Edit>,
+    /// A thread asks for the names.
+    followed: AtomicBool,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// What each server's name stands for; nothing for those that are not resolved here.
+    found: Vec<Vec<IpAddr>>,
+    /// The group of these addresses; none before the generation is whole.
+    group: Option<Arc<Upstream>>,
+}
+
+impl Live {
+    /// For a group with names to resolve. Until their first answer they stand for what they stood for in the group
+    /// before.
+    pub(crate) fn open(
+        upstream: &weir_ir::program::Upstream,
+        resolver: Arc<Resolver>,
+        before: Option<&Live>,
+    ) -> Self {
+        let known = |server: &Server| {
+            let (host, _) = server.resolve.as_ref()?;
+            let before = before?;
+            let same = |s: &Server| s.resolve.as_ref().is_some_and(|(known, _)| known == host);
+            let at = before.servers.iter().position(same)?;
+            Some(before.state().found[at].clone())
+        };
+        let found = upstream.servers.iter().map(|server| known(server).unwrap_or_default()).collect();
+        Self {
+            servers: upstream.servers.clone(),
+            resolver,
+            timeout: upstream.resolver_timeout.unwrap_or(30_000),
+            edits: vec![],
+            followed: AtomicBool::new(false),
+            state: Mutex::new(State { found, group: None }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whole whenever the lock is free: both parts are put in their places by assignments.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the group anew where the addresses of a server are others than before.
+    fn update(&self, of: &Upstream, index: usize, addresses: &[IpAddr]) {
+        let mut state = self.state();
+        let known = &mut state.found[index];
+        let (before, count) = (known.len(), addresses.len());
+        // Those that stay keep their places.
+        known.retain(|ip| addresses.contains(ip));
+        if known.len() == before && addresses.iter().all(|ip| known.contains(ip)) {
+            return;
+        }
+        known.reserve(count);
+        for ip in addresses {
+            if !known.contains(ip) {
+                known.push(*ip);
+            }
+        }
+        let group = self.make(of, &state.found, state.group.as_deref());
+        state.group = Some(Arc::new(group));
+    }
+
+    fn make(&self, of: &Upstream, found: &[Vec<IpAddr>], before: Option<&Upstream>) -> Upstream {
+        let resolved = self.servers.iter().zip(found).flat_map(|(server, found)| {
+            let port = server.resolve.as_ref().map_or(0, |(_, port)| *port);
+            found.iter().map(move |ip| (server, Address::Ip((*ip, port).into())))
+        });
+        let peers = peers_of(&self.servers, resolved, before);
+        let mut group = Upstream::of_peers(Arc::clone(&of.name), of.port, of.explicit, peers, before);
+        group.pool_id = PoolId::of(&of.name, of.port);
+        for edit in &self.edits {
+            edit(&mut group);
+        }
+        group
+    }
+}
+
+impl Upstream {
+    /// The group with the peers that there are now.
+    pub(crate) fn current(self: &Arc<Self>) -> Arc<Upstream> {
+        let Some(live) = &self.live else { return Arc::clone(self) };
+        live.state().group.as_ref().map_or_else(|| Arc::clone(self), Arc::clone)
+    }
+
+    /// Once all modules had their say.
+    pub(crate) fn start_living(&self, before: Option<&Upstream>) {
+        let Some(live) = &self.live else { return };
+        let mut state = live.state();
+        let group = live.make(self, &state.found, before);
+        state.group = Some(Arc::new(group));
+    }
+
+    /// The servers whose names a thread has to ask for; none where another one does.
+    pub(crate) fn to_follow(&self) -> Vec<usize> {
+        let Some(live) = &self.live else { return vec![] };
+        if live.followed.swap(true, Ordering::Relaxed) {
+            return vec![];
+        }
+        let is_resolved = |(index, server): (usize, &Server)| server.resolve.as_ref().map(|_| index);
+        live.servers.iter().enumerate().filter_map(is_resolved).collect()
+    }
+}
+
+/// Asks for the name of a server for as long as its generation is served by; whoever runs it ends it.
+pub(crate) async fn follow(group: Arc<Upstream>, index: usize, reactor: Rc<Reactor>, log: Log) {
+    let Some(live) = &group.live else { return };
+    let Some((host, _)) = &live.servers[index].resolve else { return };
+    let name = name_of(host);
+    loop {
+        let timer = reactor.timers().register();
+        if live.timeout > 0 {
+            timer.set_in(live.timeout);
+        }
+        let resolved = {
+            let mut asked = pin!(live.resolver.resolve(&reactor, &name));
+            poll_fn(|cx| {
+                if let Poll::Ready(resolved) = asked.as_mut().poll(cx) {
+                    return Poll::Ready(resolved);
+                }
+                timer.poll_expired(cx).map(|()| Err(Failure::TimedOut))
+            })
+            .await
+        };
+        if let Err(failure) = &resolved {
+            let name = String::from_utf8_lossy(&name);
+            log.write(Level::Error, format_args!("{name} could not be resolved ({failure})"));
+        }
+        let rest = match resolved {
+            Ok(resolved) => {
+                live.update(&group, index, &resolved.addresses);
+                let left = resolved.until.saturating_sub(reactor.clock().unix_secs());
+                left.saturating_add(u64::from(left > 0)).max(1).saturating_mul(1000)
+            }
+            Err(failure) if failure.is_certain() => {
+                live.update(&group, index, &[]);
+                (live.resolver.failures_hold() + 1) * 1000
+            }
+            // What is known may still be true.
+            Err(_) => live.timeout.max(1000),
+        };
+        reactor.timers().sleep(rest).await;
+    }
+}

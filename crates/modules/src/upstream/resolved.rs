@@ -1,0 +1,136 @@
+//! Servers whose names are resolved at run time.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use weir_testkit::{Client, Modules, NameServer, Origin, Site, free_address, until};
+
+use crate::testing::check_conf;
+
+#[test]
+fn messages() {
+    let refused = |http: &str, message: &str| check_conf(http, message);
+    refused(
+        "upstream u { server a.example resolve; }",
+        "resolving names at run time requires upstream \"u\" in /conf/nginx.conf:1 to be in shared memory",
+    );
+    refused(
+        "server { resolver 127.0.0.1; } upstream u { zone z 1m; server a.example resolve; }",
+        "no resolver defined to resolve names at run time in upstream \"u\" in /conf/nginx.conf:1",
+    );
+    refused(
+        "resolver ::1; upstream u { zone z 1m; server a.example resolve backup; }",
+        "invalid port in resolver \"::1\"",
+    );
+    refused(
+        "resolver 127.0.0.1; upstream u { zone z 1m; server a.example resolve backup; }",
+        "no servers in upstream \"u\" in /conf/nginx.conf:1",
+    );
+    refused(
+        "upstream u { resolver 127.0.0.1; resolver 127.0.0.2; server 127.0.0.1; }",
+        "\"resolver\" directive is duplicate",
+    );
+    refused(
+        "upstream u { resolver_timeout 5; resolver_timeout 5; server 127.0.0.1; }",
+        "\"resolver_timeout\" directive is duplicate",
+    );
+    for good in [
+        "resolver 127.0.0.1; upstream u { zone z 1m; server a.example resolve; hash $uri consistent; }",
+        "upstream u { zone z 1m; server a.example:81 resolve; resolver 127.0.0.1; resolver_timeout 5; }",
+        "upstream u { server 127.0.0.1 resolve; server unix:/a resolve; }",
+    ] {
+        refused(good, "");
+    }
+}
+
+/// Two origins at one port, and a name server that says what it is told to.
+struct Moving {
+    one: Origin,
+    two: Origin,
+    names: NameServer,
+    says: Arc<Mutex<String>>,
+}
+
+impl Moving {
+    fn start() -> Self {
+        let one = free_address();
+        let two = SocketAddr::new(free_address().ip(), one.port());
+        let saying = |text: &'static str, address| {
+            Origin::start_at(address, move |visit| {
+                while visit.request()?.is_some() {
+                    visit.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{text}"))?;
+                }
+                Ok(())
+            })
+        };
+        let says = Arc::new(Mutex::new(format!("0 {}", one.ip())));
+        let said = Arc::clone(&says);
+        let names = NameServer::start(move |_, _| said.lock().unwrap().clone());
+        Self { one: saying("one", one), two: saying("two", two), names, says }
+    }
+
+    fn say(&self, text: &str) {
+        *self.says.lock().unwrap() = text.replace("TWO", &self.two.address().ip().to_string());
+    }
+
+    /// A site that asks the group, which has more directives.
+    fn site(&self, more: &str) -> Site {
+        let http = self.http(more);
+        Site::start(Modules { http: crate::HTTP, upstream: crate::UPSTREAM }, &http, &[])
+    }
+
+    fn http(&self, more: &str) -> String {
+        format!(
+            "resolver {} ipv6=off; upstream u {{ zone z 64k; server a.example:{} resolve; {more} }} \
+             server {{ listen {{listen}}; location / {{ proxy_pass http://u; }} }}",
+            self.names.address(),
+            self.one.address().port()
+        )
+    }
+}
+
+fn ask(site: &Site) -> String {
+    let mut client = Client::connect(site.address());
+    client.send("GET / HTTP/1.0\r\n\r\n");
+    let answer = client.last_words();
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a head");
+    if body.len() == 3 { body.to_owned() } else { answer[9..12].to_owned() }
+}
+
+#[test]
+fn peers_come_and_go() {
+    for more in ["", "least_conn;", "hash $uri consistent;", "sticky cookie id;"] {
+        let moving = Moving::start();
+        let site = moving.site(more);
+        until("the name is known", || ask(&site) == "one");
+        moving.say("0 TWO");
+        until("it is another one", || ask(&site) == "two");
+        // One that cannot say is not believed to know better.
+        let log = site.log().len();
+        moving.say("code 2");
+        until("it fails", || site.log().len() > log);
+        assert_eq!(site.log().last().unwrap(), "a.example could not be resolved (2: Server failure)");
+        assert_eq!(ask(&site), "two");
+    }
+}
+
+#[test]
+fn nobody_is_left_where_the_name_is_gone() {
+    let moving = Moving::start();
+    let site = moving.site("");
+    until("the name is known", || ask(&site) == "one");
+    moving.say("code 3");
+    until("it is gone", || ask(&site) == "502");
+    let log = site.log();
+    assert!(log.contains(&"no live upstreams while connecting to upstream".to_owned()), "{log:?}");
+}
+
+#[test]
+fn a_reload_keeps_what_is_known() {
+    let moving = Moving::start();
+    let mut site = moving.site("");
+    until("the name is known", || ask(&site) == "one");
+    moving.say("silence");
+    site.reload(&moving.http("keepalive 1;"), &[]);
+    assert_eq!(ask(&site), "one");
+}
