@@ -290,8 +290,10 @@ impl Serving {
         {
             return Ended::Tunnel(tunnel);
         }
-        self.post_actions(x).await;
-        self.accompany(x).await;
+        if x.location().core.post_action.is_some() || !x.background.is_empty() {
+            self.post_actions(x).await;
+            self.accompany(x).await;
+        }
         log(x);
         match sent {
             Ok(()) => idle.bounded(pin!(self.finish(x, linger))).await.unwrap_or(Ended::Over),

@@ -180,12 +180,16 @@ pub struct Exchange {
     pub(crate) background: Vec<oneshot::Receiver<()>>,
     /// An emptied response, for whoever makes one.
     spare_response: Option<Box<Response>>,
-    /// For the next request to an upstream: a timer without a deadline, and the memory to write it in.
+    /// A timer without a deadline for the next request to an upstream.
     pub(crate) spare_timer: Option<Timer>,
-    pub(crate) spare_buf: Buf,
+    /// Memory for the next head that is written, to an upstream or to the client.
+    spare_buf: Buf,
     /// What is given back when the request ends, or the tunnel that it becomes.
     pub guards: Vec<Box<dyn Any>>,
 }
+
+/// Bytes for a head that is written.
+const HEAD: usize = 4096;
 
 impl Exchange {
     /// The place of a connection's requests; nothing of it means anything before [`Exchange::begin`].
@@ -376,6 +380,21 @@ impl Exchange {
         self.spare_response = None;
         self.spare_timer = None;
         self.spare_buf.release();
+    }
+
+    /// An empty buffer with room for a head.
+    pub(crate) fn take_buf(&mut self) -> Buf {
+        let mut buf = std::mem::take(&mut self.spare_buf);
+        buf.reserve(HEAD);
+        buf
+    }
+
+    /// Keeps a buffer for the next head, unless it has grown beyond that.
+    pub(crate) fn keep_buf(&mut self, mut buf: Buf) {
+        if buf.capacity() <= HEAD {
+            buf.clear();
+            self.spare_buf = buf;
+        }
     }
 
     /// An empty response of that status, in the memory of an earlier one where there is some.

@@ -52,7 +52,7 @@ pub async fn send(x: &mut Exchange, mut response: Box<Response>) -> Result<(), S
         x.status = response.status;
         x.keepalive = false;
         x.response = Some(response);
-        return transmit(x, Buf::new(), &mut body).await;
+        return transmit(x, &mut Buf::new(), &mut body).await;
     }
     if matches!(response.status, 204 | 304)
         || x.method == Method::Head
@@ -65,15 +65,17 @@ pub async fn send(x: &mut Exchange, mut response: Box<Response>) -> Result<(), S
         };
     }
     frame(x, &mut response, &body);
-    let mut head = Buf::with_capacity(1024);
+    let mut head = x.take_buf();
     write_head(x, &response, head.tail());
     x.status = response.status;
     x.response = Some(response);
     if let Body::Tunnel(tunnel) = body {
         x.upgraded = Some(tunnel);
-        return transmit(x, head, &mut Body::Empty).await;
+        body = Body::Empty;
     }
-    transmit(x, head, &mut body).await
+    let sent = transmit(x, &mut head, &mut body).await;
+    x.keep_buf(head);
+    sent
 }
 
 /// A body that no one will pull is told so.
@@ -239,18 +241,18 @@ fn poll_client<T>(
     }
 }
 
-async fn transmit(x: &mut Exchange, mut head: Buf, body: &mut Body) -> Result<(), SendError> {
+async fn transmit(x: &mut Exchange, head: &mut Buf, body: &mut Body) -> Result<(), SendError> {
     let head_length = head.len() as u64;
     let result = match body {
         Body::Empty if x.chunked => {
-            write_trailers(x, None, &mut head);
-            flush(x, &mut head).await
+            write_trailers(x, None, head);
+            flush(x, head).await
         }
-        Body::Empty | Body::Tunnel(_) => flush(x, &mut head).await,
-        Body::Bytes(bytes) => send_bytes(x, &mut head, bytes).await,
-        Body::File(part) => send_file(x, &mut head, part).await,
+        Body::Empty | Body::Tunnel(_) => flush(x, head).await,
+        Body::Bytes(bytes) => send_bytes(x, head, bytes).await,
+        Body::File(part) => send_file(x, head, part).await,
         Body::Stream(source) => {
-            let result = send_stream(x, &mut head, &mut **source).await;
+            let result = send_stream(x, head, &mut **source).await;
             source.finish(x, result.is_ok());
             result
         }

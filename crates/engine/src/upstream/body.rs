@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 
 use weir_syntax::Level;
 
-use super::pool::Idle;
 use super::{Hidden, PeerGuard, Upstream};
 use crate::http::response::Source;
 use crate::http::{Exchange, Headers};
@@ -39,15 +38,20 @@ pub struct Tag {
     pub(super) identity: u64,
 }
 
-/// The connection that the body comes over, and what becomes of it afterwards.
+/// A connection to a peer. Boxed, as it goes from request to body to pool and back.
 pub(super) struct Line {
     pub io: Io,
     pub peer: Arc<Address>,
+    /// While it is in use: it counts for the peer, and goes back to the pool of the group.
     pub guard: Option<PeerGuard>,
-    pub group: Arc<Upstream>,
+    pub group: Option<Arc<Upstream>>,
     pub tag: Tag,
+    /// Requests that it has carried, the present one included.
     pub requests: u64,
+    /// Milliseconds of the reactor's clock, as `since`.
     pub opened: u64,
+    /// Since when it is idle, in the pool.
+    pub since: u64,
     /// The upstream lets it carry another request.
     pub keep: bool,
     /// What is written goes out at once (`tcp_nodelay`).
@@ -67,7 +71,7 @@ impl Line {
 
 pub(super) struct UpstreamBody {
     pub reactor: Rc<Reactor>,
-    pub line: Option<Line>,
+    pub line: Option<Box<Line>>,
     pub timer: Timer,
     pub read_timeout: u64,
     pub ignore_client_abort: bool,
@@ -333,21 +337,15 @@ impl Source for UpstreamBody {
 }
 
 /// Gives a connection back to the pool, unless it served long enough.
-pub(super) fn keep(reactor: &Reactor, mut line: Line, now: u64) {
-    let settings = &line.group.pool;
+pub(super) fn keep(reactor: &Reactor, mut line: Box<Line>, now: u64) {
+    let Some(group) = line.group.take() else { return };
+    let settings = &group.pool;
     let spent = line.requests >= settings.requests || now.saturating_sub(line.opened) >= settings.time;
     if spent || reactor.is_quitting() || settings.connections == 0 {
         line.io.farewell();
         return;
     }
-    let idle = Idle {
-        io: line.io,
-        peer: line.peer,
-        tag: line.tag,
-        requests: line.requests,
-        opened: line.opened,
-        since: now,
-        nodelay: line.nodelay,
-    };
-    reactor.pools.put(line.group.pool_id, idle, settings);
+    line.guard = None;
+    line.since = now;
+    reactor.pools.put(group.pool_id, line, settings);
 }

@@ -24,7 +24,7 @@ use super::balance::{Outcome, Picked, Tried};
 use super::body::{Line, Tag};
 use super::{Hidden, Upstream, UpstreamState};
 use crate::contract::Flow;
-use crate::http::{Body, Exchange, Headers, Response, Template};
+use crate::http::{Exchange, Headers, Response, Template};
 use crate::http1::Method;
 use crate::http1::response::{Head, Parsed};
 use crate::io::{Block, Buf, ConnectCall, ConnectOptions, Io, connect};
@@ -182,9 +182,6 @@ pub trait Protocol: Send + Sync {
     }
 }
 
-/// Bytes for a request's head, kept for the connection's next one.
-const KEPT: usize = 4096;
-
 /// Why an attempt failed.
 struct Failure {
     kind: u32,
@@ -240,8 +237,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
             (None, false) => x.head.content_length().map_or(RequestLength::None, RequestLength::Known),
         }
     };
-    let mut request = std::mem::take(&mut x.spare_buf);
-    request.reserve(KEPT);
+    let mut request = x.take_buf();
     let to_head = match protocol.request(x, length, request.tail()) {
         Ok(Written { uri, to_head }) => {
             x.upstream_uri.clear();
@@ -289,13 +285,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
     let flow = asking.run(x).await;
     asking.timer.clear();
     x.spare_timer = Some(asking.timer);
-    // A body that streams may take long, and the next request need not be as large as this one.
-    if matches!(&flow, Flow::Respond(response) if matches!(response.body, Body::Empty | Body::Bytes(_)))
-        && asking.request.capacity() <= KEPT
-    {
-        asking.request.clear();
-        x.spare_buf = asking.request;
-    }
+    x.keep_buf(asking.request);
     flow
 }
 
@@ -330,7 +320,7 @@ struct Asking<'p> {
 /// An attempt on its way.
 struct Attempt {
     peer: usize,
-    line: Line,
+    line: Box<Line>,
     cached: bool,
     /// The whole request went out.
     sent: bool,
@@ -346,7 +336,7 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn new(peer: usize, line: Line, cached: bool, started: u64) -> Self {
+    fn new(peer: usize, line: Box<Line>, cached: bool, started: u64) -> Self {
         Self { peer, line, cached, sent: false, started, head: None, received: 0, hinted: 0, early: None }
     }
 
@@ -482,24 +472,16 @@ impl Asking<'_> {
     async fn open(&mut self, x: &mut Exchange, picked: Picked, now: u64) -> Result<Attempt, Failure> {
         let group = &self.target.group;
         let Picked { index, guard } = picked;
-        let (peer, guard) = (&group.peers[index], Some(guard));
+        let peer = &group.peers[index];
         let of_location = if group.pool.local { u64::from(x.location.0) + 1 } else { 0 };
         let tag = Tag {
             settings: self.protocol.settings().opened_by.wrapping_add(of_location),
             identity: self.identity,
         };
-        if let Some(idle) = x.reactor.pools.take(group.pool_id, &peer.address, tag, &group.pool, now) {
-            let line = Line {
-                io: idle.io,
-                peer: idle.peer,
-                guard,
-                group: Arc::clone(group),
-                tag,
-                requests: idle.requests + 1,
-                opened: idle.opened,
-                keep: true,
-                nodelay: idle.nodelay,
-            };
+        if let Some(mut line) = x.reactor.pools.take(group.pool_id, &peer.address, tag, &group.pool, now) {
+            line.guard = Some(guard);
+            line.group = Some(Arc::clone(group));
+            line.requests += 1;
             if let Some(state) = x.upstream_states.last_mut() {
                 state.connect_time = Some(0);
             }
@@ -573,15 +555,16 @@ impl Asking<'_> {
         let line = Line {
             io: Io::Plain(connecting.into_socket()),
             peer: Arc::clone(&peer.address),
-            guard,
-            group: Arc::clone(group),
+            guard: Some(guard),
+            group: Some(Arc::clone(group)),
             tag,
             requests: 1,
             opened: connected,
-            keep: true,
+            since: connected,
+            keep: false,
             nodelay: false,
         };
-        Ok(Attempt::new(index, line, false, now))
+        Ok(Attempt::new(index, Box::new(line), false, now))
     }
 
     /// Reads the head of the answer; with it comes what was read behind it.
@@ -595,7 +578,9 @@ impl Asking<'_> {
             if let Poll::Ready(read) = attempt.poll_head(cx, x, settings) {
                 return Poll::Ready(read);
             }
-            x.poll_hints(cx);
+            if !x.early_hints.is_empty() {
+                x.poll_hints(cx);
+            }
             if timer.deadline().is_none() {
                 timer.set_about(settings.read_timeout);
             }

@@ -6,10 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use weir_ir::address::Address;
 
-use super::body::Tag;
+use super::body::{Line, Tag};
 use super::exchange::Identity;
 use crate::generation::Generation;
-use crate::io::Io;
 
 /// The rules of an upstream's pool.
 #[derive(Clone, Debug)]
@@ -51,20 +50,7 @@ impl PoolId {
     }
 }
 
-/// A connection that may carry another request.
-pub struct Idle {
-    pub io: Io,
-    pub peer: Arc<Address>,
-    pub tag: Tag,
-    /// Requests that it carried so far.
-    pub requests: u64,
-    /// Milliseconds of the reactor's clock.
-    pub opened: u64,
-    pub since: u64,
-    pub nodelay: bool,
-}
-
-impl Idle {
+impl Line {
     /// Says goodbye to a peer whose connection does not stay.
     fn stays(&mut self, stays: bool) -> bool {
         if !stays {
@@ -77,7 +63,8 @@ impl Idle {
 /// The idle connections of one thread, by group.
 #[derive(Default)]
 pub struct Pools {
-    idle: RefCell<Vec<Vec<Idle>>>,
+    #[expect(clippy::vec_box, reason = "a connection is handed from request to request")]
+    idle: RefCell<Vec<Vec<Box<Line>>>>,
     identities: RefCell<Identities>,
 }
 
@@ -107,14 +94,14 @@ impl Pools {
     }
 
     /// The connection to that peer that was used last and is still of use.
-    pub fn take(
+    pub(super) fn take(
         &self,
         id: PoolId,
         peer: &Address,
         tag: Tag,
         settings: &PoolSettings,
         now: u64,
-    ) -> Option<Idle> {
+    ) -> Option<Box<Line>> {
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(id.0 as usize)?;
         let mut at = list.len();
@@ -134,7 +121,7 @@ impl Pools {
     }
 
     /// Keeps a connection; the group's oldest goes where there are too many.
-    pub fn put(&self, id: PoolId, connection: Idle, settings: &PoolSettings) {
+    pub(super) fn put(&self, id: PoolId, connection: Box<Line>, settings: &PoolSettings) {
         let mut idle = self.idle.borrow_mut();
         let at = id.0 as usize;
         if idle.len() <= at {

@@ -150,7 +150,7 @@ impl Asking<'_> {
     fn body(
         &self,
         x: &Exchange,
-        line: Line,
+        line: Box<Line>,
         left: Left,
         block: Option<Block>,
         raw: std::ops::Range<usize>,
@@ -185,7 +185,8 @@ impl Asking<'_> {
         x.reactor.put_head(head);
         let mut response = x.new_response(200);
         response.headless = true;
-        let line = Line { keep: false, ..attempt.line };
+        let mut line = attempt.line;
+        line.keep = false;
         response.body = self.body(x, line, Left::Close, block, raw, attempt.started);
         Flow::Respond(response)
     }

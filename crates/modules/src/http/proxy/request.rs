@@ -17,7 +17,7 @@ pub(super) struct Rules {
     http10: bool,
     /// `proxy_set_header Host`; it stands first.
     host: Option<Template>,
-    /// Headers set by the configuration in its order, `Host` not among them.
+    /// Headers set by the configuration in its order with what is between name and value, `Host` not among them.
     set: Vec<(Box<[u8]>, Template)>,
     /// The body's length or coding is told in nginx's way unless the configuration sets those headers itself.
     own_length: bool,
@@ -86,7 +86,7 @@ impl Rules {
             if known == Known::Host {
                 rules.host = Some(template);
             } else if template.as_literal() != Some(b"") {
-                rules.set.push((name.clone(), template));
+                rules.set.push(([name, &b": "[..]].concat().into(), template));
             }
         }
         rules
@@ -123,7 +123,6 @@ impl Rules {
         for (name, value) in &self.set {
             let before = out.len();
             out.extend_from_slice(name);
-            out.extend_from_slice(b": ");
             let empty = out.len();
             value.append(x, out);
             if out.len() == empty {
