@@ -24,6 +24,7 @@ use crate::reactor::{Peer, Reactor};
 use crate::timer::Timer;
 use crate::tunnel;
 use crate::upstream::UpstreamState;
+use crate::upstream::caching::Cached;
 
 /// The client's side of an exchange over HTTP/1.
 pub struct Client {
@@ -157,6 +158,8 @@ pub struct Exchange {
     pub upstream_uri: Vec<u8>,
     /// The headers of the last upstream response, where the configuration asks for any (`$upstream_http_…`).
     pub upstream_headers: Option<Headers>,
+    /// What the answer has to do with a cache of its upstream's.
+    pub(crate) cache: Option<Box<Cached>>,
     /// The client's address as a trusted proxy told it, in place of the connection's own.
     real_peer: Option<Box<Peer>>,
     /// Fields that whatever answers will have (`WWW-Authenticate`).
@@ -234,6 +237,7 @@ impl Exchange {
             upstream_states: Vec::new(),
             upstream_uri: Vec::new(),
             upstream_headers: None,
+            cache: None,
             real_peer: None,
             answer_headers: Headers::default(),
             answer_type: None,
@@ -297,6 +301,7 @@ impl Exchange {
         self.body = RequestBody::none();
         self.redirect_target = None;
         self.upstream_headers = None;
+        self.cache = None;
         self.real_peer = None;
         self.answer_type = None;
         self.extensions.clear();

@@ -13,11 +13,13 @@ use crate::md5::Md5;
 
 pub mod balance;
 mod body;
+pub mod caching;
 pub mod exchange;
 mod live;
 pub mod pool;
 pub mod variables;
 
+pub use caching::Caching;
 pub use balance::{Balance, Look, Picked, RoundRobin, Tried};
 pub use exchange::{Protocol, Settings, Target, Tls, Unresolved, Whom, Written, run};
 pub use live::Edit;
