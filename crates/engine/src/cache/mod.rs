@@ -33,6 +33,8 @@ pub struct Pace {
 /// A cache as configured.
 #[derive(Clone, Debug)]
 pub struct Spec {
+    /// Whose it is.
+    pub module: &'static str,
     pub name: Arc<str>,
     pub path: PathSpec,
     /// Bytes of the index.
@@ -355,6 +357,7 @@ pub(crate) mod tests {
     pub(crate) fn spec(path: &str) -> Arc<Spec> {
         let pace = Pace { files: 100, sleep: 0, threshold: 1000 };
         Arc::new(Spec {
+            module: "test",
             name: "z".into(),
             path: PathSpec { path: path.into(), levels: [0; 3], position: None },
             size: NODE * 4,
