@@ -225,7 +225,8 @@ fn add(shared: &Shared, spec: &Spec, path: &Path, now: i64) {
         (None, _) | (_, Err(_)) => None,
     };
     let mut index = shared.lock();
-    let Some((key, disk)) = known.filter(|(key, _)| index.nodes.contains_key(key) || index.nodes.len() < index.most)
+    let Some((key, disk)) =
+        known.filter(|(key, _)| index.nodes.contains_key(key) || index.nodes.len() < index.most)
     else {
         drop(index);
         if let Err(error) = fs::remove_file(path) {

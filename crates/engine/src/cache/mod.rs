@@ -107,7 +107,9 @@ pub enum Known {
     /// Nothing before this request.
     New,
     /// It was asked for often enough to be worth a file, or has one.
-    Worth { exists: bool },
+    Worth {
+        exists: bool,
+    },
     /// Not often enough.
     Scarce,
     Error(u16),
@@ -172,7 +174,8 @@ impl Zone {
             manager::remove_oldest(&self.shared, &self.spec);
             index = self.shared.lock();
             if index.nodes.len() >= index.most {
-                let message = format_args!("could not allocate node in cache keys zone \"{}\"", self.spec.name);
+                let message =
+                    format_args!("could not allocate node in cache keys zone \"{}\"", self.spec.name);
                 self.shared.log.write(Level::Alert, message);
                 return None;
             }

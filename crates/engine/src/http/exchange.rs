@@ -2,7 +2,9 @@
 
 use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -420,6 +422,22 @@ impl Exchange {
             look.set_in(LOOK);
         }
         io.socket().is_some_and(Socket::is_read_closed)
+    }
+
+    /// Waits; false where the client goes away meanwhile.
+    pub async fn delay(&mut self, ms: u64) -> bool {
+        let timers = self.reactor.timers().clone();
+        let mut sleep = pin!(timers.sleep(ms));
+        let waited = poll_fn(|cx| match sleep.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending if self.poll_client_gone(cx) => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        });
+        let waited = waited.await;
+        if !waited {
+            self.log(Level::Info, "client prematurely closed connection");
+        }
+        waited
     }
 
     /// Logs that the client's end is that of the upstream's connection too.

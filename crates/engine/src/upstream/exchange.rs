@@ -17,8 +17,8 @@ mod resolve;
 mod secure;
 mod send;
 
-pub(super) use self::secure::Identity;
 pub(super) use self::answer::{internal_redirect, obey_limit_rate};
+pub(super) use self::secure::Identity;
 pub use self::secure::Tls;
 use self::send::append_piece;
 use super::balance::{Outcome, Picked, Tried};

@@ -19,8 +19,8 @@ mod live;
 pub mod pool;
 pub mod variables;
 
-pub use caching::Caching;
 pub use balance::{Balance, Look, Picked, RoundRobin, Tried};
+pub use caching::Caching;
 pub use exchange::{Protocol, Settings, Target, Tls, Unresolved, Whom, Written, run};
 pub use live::Edit;
 pub(crate) use live::{Live, follow};

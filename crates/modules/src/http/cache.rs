@@ -372,7 +372,8 @@ mod tests {
         check("keys_zone=z:1k", "keys zone \"z\" is too small");
         check("levels=1", "\"proxy_cache_path\" must have \"keys_zone\" parameter");
         check("keys_zone=:1m", "\"proxy_cache_path\" must have \"keys_zone\" parameter");
-        for name in ["inactive", "max_size", "min_free", "loader_files", "loader_sleep", "manager_threshold"] {
+        for name in ["inactive", "max_size", "min_free", "loader_files", "loader_sleep", "manager_threshold"]
+        {
             check(&format!("{ok} {name}=x"), &format!("invalid {name} value \"{name}=x\""));
         }
         check(&format!("{ok} purger=on"), "invalid parameter \"purger=on\"");
@@ -405,7 +406,10 @@ mod tests {
         check("proxy_cache_use_stale error updating http_500", "");
         check("proxy_cache_use_stale x", "invalid value \"x\"");
         check("proxy_cache_bypass $arg_a $arg_b; proxy_cache_bypass $arg_c; proxy_no_cache $arg_a", "");
-        check("proxy_cache_lock x", "invalid value \"x\" in \"proxy_cache_lock\" directive, it must be \"on\" or \"off\"");
+        check(
+            "proxy_cache_lock x",
+            "invalid value \"x\" in \"proxy_cache_lock\" directive, it must be \"on\" or \"off\"",
+        );
         check("proxy_cache_min_uses x", "\"proxy_cache_min_uses\" directive invalid number");
         check("proxy_cache_max_range_offset x", "\"proxy_cache_max_range_offset\" directive invalid value");
         check("proxy_ignore_headers Vary set-cookie", "");

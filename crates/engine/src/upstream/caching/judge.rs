@@ -169,7 +169,11 @@ mod tests {
         check("Cache-Control: public, MAX-AGE=10; x", 0, valid(10));
         check("Cache-Control: max-age=0", 0, forbidden());
         check("Cache-Control: max-age=x", 0, forbidden());
-        check("Cache-Control: max-age=99999999999999999999", 0, Judged { valid: i64::MAX, ..Judged::default() });
+        check(
+            "Cache-Control: max-age=99999999999999999999",
+            0,
+            Judged { valid: i64::MAX, ..Judged::default() },
+        );
         check("Cache-Control: No-Store", 0, forbidden());
         check("Cache-Control: private", 0, forbidden());
         check("Expires: Sun, 06 Nov 1994 08:49:47 GMT", 0, valid(10));

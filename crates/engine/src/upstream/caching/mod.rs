@@ -119,7 +119,10 @@ enum Found {
     /// An answer that is fresh.
     Fresh,
     /// One that is not; whether another request is about to renew it, and whether it may be used meanwhile.
-    Expired { updating: bool, usable: bool },
+    Expired {
+        updating: bool,
+        usable: bool,
+    },
     Nothing,
     /// Nothing, and nothing is to be kept.
     Scarce,
@@ -417,7 +420,6 @@ impl Cached {
         self.hold = Some(hold);
         found
     }
-
 }
 
 /// Waits until nobody else fetches the key; false where that takes too long.
@@ -476,8 +478,9 @@ fn answer(x: &mut Exchange, protocol: &dyn Protocol) -> Option<Flow> {
     let mut head = x.reactor.take_head();
     let parsed = head.parse(&copy.head, copy.head.len().max(1));
     let length = copy.length - u64::from(copy.header.body_start);
-    // A head that was kept without its body is good for a head alone.
-    let whole = head.content_length().is_none_or(|told| told == length || x.method == Method::Head);
+    // Without `…_cache_convert_head` a head alone may be kept; who asks for the body then finds it missing.
+    let missing = length == 0 && head.content_length().is_some_and(|told| told > 0);
+    let whole = missing || head.content_length().is_none_or(|told| told == length);
     if parsed != Ok(Parsed::Complete(copy.head.len())) || !whole {
         x.log(Level::Crit, format_args!("cache file \"{}\" contains invalid header", copy.path));
         x.reactor.put_head(head);
@@ -499,6 +502,7 @@ fn answer(x: &mut Exchange, protocol: &dyn Protocol) -> Option<Flow> {
             super::exchange::obey_limit_rate(x, &head, ignored);
             let mut response = protocol.response(x, &head);
             response.body = Body::File(part);
+            response.close |= missing && x.method != Method::Head;
             Flow::Respond(response)
         }
     };

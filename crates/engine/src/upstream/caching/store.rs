@@ -42,13 +42,7 @@ enum State {
 
 impl Store {
     /// What stands before the body comes first.
-    pub fn new(
-        hold: Hold,
-        path: Arc<str>,
-        temp: Option<Arc<PathSpec>>,
-        start: Vec<u8>,
-        log: Log,
-    ) -> Self {
+    pub fn new(hold: Hold, path: Arc<str>, temp: Option<Arc<PathSpec>>, start: Vec<u8>, log: Log) -> Self {
         Self { hold, path, temp, pending: start, state: State::None, log }
     }
 

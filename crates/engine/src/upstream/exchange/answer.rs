@@ -16,8 +16,8 @@ use crate::http1::response::{Framing, Head};
 use crate::io::{Block, Buf};
 use crate::tunnel;
 use crate::upstream::balance::Outcome;
-use crate::upstream::caching::{self, Fill};
 use crate::upstream::body::{Left, Line, PassedTrailers, UpstreamBody, keep};
+use crate::upstream::caching::{self, Fill};
 
 /// A body up to this long that came with its head is taken out of the block at once, and its connection is free again.
 const SHORT: u64 = 4096;

@@ -110,8 +110,12 @@ impl Module for Proxy {
         D::scope("proxy_cache_key", SCOPES, Takes::ONE, |s, c| s.cache.key.put_with(c, |c| c.template(0))),
         D::scope("proxy_cache_valid", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_valid(c)),
         D::scope("proxy_cache_min_uses", SCOPES, Takes::ONE, |s, c| s.cache.min_uses.number(c)),
-        D::scope("proxy_cache_max_range_offset", SCOPES, Takes::ONE, |s, c| s.cache.max_range_offset.offset(c)),
-        D::scope("proxy_cache_use_stale", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_use_stale(&FAILURES, c)),
+        D::scope("proxy_cache_max_range_offset", SCOPES, Takes::ONE, |s, c| {
+            s.cache.max_range_offset.offset(c)
+        }),
+        D::scope("proxy_cache_use_stale", SCOPES, Takes::ONE_MORE, |s, c| {
+            s.cache.add_use_stale(&FAILURES, c)
+        }),
         D::scope("proxy_cache_methods", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_methods(c)),
         D::scope("proxy_cache_bypass", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_bypass(c)),
         D::scope("proxy_no_cache", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_no_cache(c)),

@@ -116,6 +116,9 @@ impl Rules {
         if let Some(charset) = charset.filter(|_| self.ignored & ignore::X_ACCEL_CHARSET == 0) {
             response.override_charset = Some(Cow::Owned(charset.to_vec()));
         }
+        // Where an upstream's are to go on, its silence does too.
+        response.date_given = !self.hidden.known.has(Known::Date);
+        response.server_given = !self.hidden.known.has(Known::Server);
         for field in head.fields() {
             if self.hidden.known.has(field.known) {
                 continue;
@@ -137,14 +140,6 @@ impl Rules {
                 Known::AcceptRanges if cacheable || x.is_cached() => {
                     response.allow_ranges = true;
                     response.single_range = !x.is_cached();
-                }
-                Known::Date => {
-                    response.date_given = true;
-                    response.headers.copy(head, field);
-                }
-                Known::Server => {
-                    response.server_given = true;
-                    response.headers.copy(head, field);
                 }
                 Known::LastModified => {
                     response.last_modified = date::parse_http(value);
