@@ -655,6 +655,10 @@ impl Cached {
             variant,
         };
         let start = header.write(&self.key, head.raw());
+        if let Some(copy) = &mut self.copy {
+            // Variables tell of the answer from now on.
+            copy.header = header;
+        }
         let temp = self.zone.spec.use_temp_path.then(|| Arc::clone(&self.rules.temp_path));
         let path = cache::path(&self.zone.spec.path, &hold.key).into();
         Some(Store::new(hold, path, temp, start, x.log_handle().clone()))
