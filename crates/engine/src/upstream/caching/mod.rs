@@ -351,8 +351,8 @@ impl Cached {
                         return Found::Failed;
                     }
                     Ok(Err(Unusable::Foreign(reason))) => {
+                        // Another one will take its place.
                         x.log(Level::Crit, format_args!("cache file \"{shown}\" {reason}"));
-                        return self.held(hold, Found::Nothing);
                     }
                     Err(_) => return Found::Failed,
                 }
