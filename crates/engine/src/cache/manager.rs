@@ -104,7 +104,7 @@ fn wait(shared: &Shared, spec: &Spec, clock: &Clock, batch: &mut Batch) -> Optio
 
 fn free(path: &str) -> u64 {
     // Of a folder that is not there nothing is known, and nothing is to be removed.
-    statvfs(path).map_or(u64::MAX, |about| about.blocks_available() as u64 * about.fragment_size() as u64)
+    statvfs(path).map_or(u64::MAX, |about| about.blocks_available() * about.fragment_size())
 }
 
 enum Oldest {

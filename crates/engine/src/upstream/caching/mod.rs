@@ -327,8 +327,9 @@ impl Cached {
     async fn find(&mut self, x: &Exchange) -> Found {
         let mut waited_until = None;
         let min_uses = self.rules.min_uses;
+        // Without room in the index there is nothing to be found and nothing to be kept, but an upstream to be asked.
         let Some((mut hold, mut known)) = self.zone.hold(self.main, min_uses, x.now()) else {
-            return Found::Failed;
+            return Found::Scarce;
         };
         let mut timed_out = false;
         let mut secondary = false;
@@ -367,7 +368,7 @@ impl Cached {
                         }
                         secondary = true;
                         let Some((other, of_other)) = hold.other(variant, x.now()) else {
-                            return Found::Failed;
+                            return Found::Scarce;
                         };
                         (hold, known) = (other, of_other);
                         continue;
