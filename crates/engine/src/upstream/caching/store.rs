@@ -100,7 +100,7 @@ impl Store {
             self.write();
         }
         // What was pushed while something was written is written then.
-        let state = loop {
+        let written = loop {
             let State::Busy(write) = &mut self.state else { return };
             match write.await {
                 Ok(Ok(writing)) if self.pending.is_empty() => break writing,
@@ -113,7 +113,7 @@ impl Store {
             }
         };
         let path = Arc::clone(&self.path);
-        match spawn_blocking(move || state.place(&path)).await {
+        match spawn_blocking(move || written.place(&path)).await {
             Ok(Ok(stored)) => self.hold.stored(stored),
             Ok(Err(error)) => self.fail(&error),
             Err(error) => self.fail(&error.into()),
