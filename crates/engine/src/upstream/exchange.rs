@@ -816,9 +816,9 @@ fn client_gone(x: &Exchange, doing: &str) -> Failure {
     Failure::end(499)
 }
 
-/// Whether the client went away and the upstream is to hear of it.
+/// Whether the client went away and the upstream is to hear of it; others may want what a cache keeps.
 fn poll_client_gone(x: &mut Exchange, cx: &mut Context<'_>, settings: &Settings) -> bool {
-    !settings.ignore_client_abort && !x.post_action && x.poll_client_gone(cx)
+    !settings.ignore_client_abort && !x.post_action && !x.is_cacheable() && x.poll_client_gone(cx)
 }
 
 #[cfg(test)]

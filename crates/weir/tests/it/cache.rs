@@ -65,11 +65,14 @@ fn file(folder: &Folder) -> PathBuf {
 
 fn a_client_that_leaves() {
     const LENGTH: usize = 1_000_000;
-    for temp in ["on", "off"] {
+    for (temp, begun) in [("on", true), ("off", true), ("on", false)] {
         let (gate, folder) = (Gate::default(), Folder::new(&[]));
         let opened = gate.clone();
         let origin = Origin::start(move |visit| {
             visit.request()?;
+            if !begun {
+                opened.wait();
+            }
             visit.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\nbegun"))?;
             opened.wait();
             visit.send("x".repeat(LENGTH - 5))
@@ -77,7 +80,10 @@ fn a_client_that_leaves() {
         let server = start(&origin, &folder, temp);
         let mut client = Client::connect(server.address());
         client.send(GET);
-        client.bytes(5);
+        origin.visited(1);
+        if begun {
+            client.bytes(5);
+        }
         client.reset();
         let second = thread::spawn({
             let address = server.address();
