@@ -16,6 +16,7 @@ use weir_ir::program::{Http, LocationMatch, Origin, Program, ScopeKind};
 use weir_ir::{LocationId, VariableId};
 use weir_syntax::{Diagnostic, Level};
 
+use crate::cache::{Spec, Zone};
 use crate::contract::{AnyInstall, Check, Content, Evaluate, Family, Filter, LogHandler, Variable};
 use crate::errorlog::{self, Log, LogFile};
 use crate::http::Exchange;
@@ -48,6 +49,7 @@ pub struct Generation {
     pub addresses: Vec<Address>,
     pub sockets: Vec<Socket>,
     pub upstreams: Vec<Arc<Upstream>>,
+    pub(crate) caches: Vec<Arc<Zone>>,
     pub(crate) slots: Vec<Slot>,
     pub log: Log,
     /// Connections that a thread holds at most, clients and upstreams together.
@@ -219,13 +221,14 @@ impl Generation {
         if !faults.is_empty() {
             return Err(faults);
         }
-        let Build { slots, upstreams, files, kept, keeps_upstream_headers, .. } = build;
+        let Build { slots, upstreams, caches, files, kept, keeps_upstream_headers, .. } = build;
         Ok(Self {
             number,
             locations,
             addresses,
             sockets,
             upstreams,
+            caches,
             slots,
             log,
             worker_connections: events.worker_connections.or(512),
@@ -316,6 +319,7 @@ pub struct Build<'p> {
     modules: &'p [&'p dyn AnyInstall],
     pub(crate) slots: Vec<Slot>,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
+    caches: Vec<Arc<Zone>>,
     files: HashMap<Arc<str>, Arc<LogFile>>,
     peers: Peers,
     kept: Kept,
@@ -340,13 +344,15 @@ impl<'p> Build<'p> {
             Origin::Builtin => Slot::Builtin,
             Origin::Declared | Origin::Unknown => Slot::Stored,
         });
-        let (slots, upstreams, kept) = (slots.collect(), vec![], Kept::new());
+        let (slots, kept) = (slots.collect(), Kept::new());
+        let (upstreams, caches) = (vec![], vec![]);
         let keeps_upstream_headers = program.http.as_ref().is_some_and(uses_upstream_headers);
         Self {
             program,
             modules,
             slots,
             upstreams,
+            caches,
             files,
             peers,
             kept,
@@ -381,6 +387,24 @@ impl<'p> Build<'p> {
             let before = self.before_upstream(upstream).map(|before| before.current());
             group.start_living(before.as_deref());
         }
+    }
+
+    /// Opens a cache, which goes on from the generation before where that had it.
+    ///
+    /// # Errors
+    /// It was somewhere else there.
+    pub fn open_cache(&mut self, spec: &Arc<Spec>) -> Result<(), Diagnostic> {
+        let same = |zone: &&Arc<Zone>| zone.spec.name == spec.name;
+        let before = self.before.as_ref().and_then(|g| g.caches.iter().find(same));
+        let zone = Zone::open(spec, before.map(|zone| &**zone), &self.log)
+            .map_err(|message| Diagnostic::new(Level::Emerg, message))?;
+        self.caches.push(Arc::new(zone));
+        Ok(())
+    }
+
+    /// The caches that are open.
+    pub fn caches(&self) -> &[Arc<Zone>] {
+        &self.caches
     }
 
     /// Gives a declared variable its evaluation. `volatile` values are computed each time anew.

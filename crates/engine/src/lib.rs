@@ -1,5 +1,6 @@
 //! Executes a program: listeners, HTTP, upstreams, tunnels, reload, drain.
 
+pub mod cache;
 pub mod contract;
 pub mod errorlog;
 pub mod generation;

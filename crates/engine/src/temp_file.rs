@@ -32,13 +32,25 @@ impl TempFile {
     /// # Errors
     /// Those of `open(2)` and `mkdir(2)`.
     pub fn create(below: &PathSpec, keep: Keep) -> io::Result<Self> {
+        Self::numbered(keep, |number| name(below, number), below.levels[0] != 0)
+    }
+
+    /// Makes a file that did not exist beside the one of that path: its name with a dot and ten digits.
+    ///
+    /// # Errors
+    /// Those of `open(2)`.
+    pub fn beside(path: &str) -> io::Result<Self> {
+        Self::numbered(Keep::WhileOpen, |number| format!("{path}.{number:010}"), false)
+    }
+
+    fn numbered(keep: Keep, name: impl Fn(u32) -> String, makes_folders: bool) -> io::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         // What an earlier process left behind is leapt over.
         const LEAP: u32 = 123_456;
         loop {
-            let name = name(below, NUMBER.fetch_add(1, Ordering::Relaxed));
+            let name = name(NUMBER.fetch_add(1, Ordering::Relaxed));
             let mut opened = open(&name);
-            if opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) && below.levels[0] != 0 {
+            if opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) && makes_folders {
                 let folder = Path::new(&name).parent().unwrap_or(Path::new("/"));
                 DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
                 opened = open(&name);
@@ -78,7 +90,11 @@ fn open(name: &str) -> io::Result<File> {
 }
 
 fn name(below: &PathSpec, number: u32) -> String {
-    let digits = format!("{number:010}");
+    self::below(below, &format!("{number:010}"))
+}
+
+/// The path of a file with that name, below the levels that its last characters are.
+pub(crate) fn below(below: &PathSpec, digits: &str) -> String {
     let mut path = below.path.to_string();
     let mut end = digits.len();
     for level in below.levels.iter().take_while(|level| **level != 0) {
@@ -88,7 +104,7 @@ fn name(below: &PathSpec, number: u32) -> String {
         end = start;
     }
     path.push('/');
-    path.push_str(&digits);
+    path.push_str(digits);
     path
 }
 

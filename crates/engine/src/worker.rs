@@ -107,6 +107,9 @@ impl Worker {
                 waiting.push(told);
             }
         }
+        for zone in &generation.caches {
+            zone.publish();
+        }
         for told in waiting {
             // A thread that ended has nothing to serve any more.
             let _ = told.await;

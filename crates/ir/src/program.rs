@@ -27,7 +27,7 @@ pub struct Position {
 
 impl Position {
     /// `file:line`, or that it is nowhere.
-    pub(crate) fn shown(position: Option<&Position>) -> String {
+    pub fn shown(position: Option<&Position>) -> String {
         position.map_or_else(|| "the defaults".into(), |p| format!("{}:{}", p.file, p.line))
     }
 }

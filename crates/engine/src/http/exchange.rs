@@ -2,7 +2,9 @@
 
 use std::any::{Any, TypeId};
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -24,6 +26,7 @@ use crate::reactor::{Peer, Reactor};
 use crate::timer::Timer;
 use crate::tunnel;
 use crate::upstream::UpstreamState;
+use crate::upstream::caching::Cached;
 
 /// The client's side of an exchange over HTTP/1.
 pub struct Client {
@@ -157,6 +160,8 @@ pub struct Exchange {
     pub upstream_uri: Vec<u8>,
     /// The headers of the last upstream response, where the configuration asks for any (`$upstream_http_…`).
     pub upstream_headers: Option<Headers>,
+    /// What the answer has to do with a cache of its upstream's.
+    pub(crate) cache: Option<Box<Cached>>,
     /// The client's address as a trusted proxy told it, in place of the connection's own.
     real_peer: Option<Box<Peer>>,
     /// Fields that whatever answers will have (`WWW-Authenticate`).
@@ -238,6 +243,7 @@ impl Exchange {
             upstream_states: Vec::new(),
             upstream_uri: Vec::new(),
             upstream_headers: None,
+            cache: None,
             real_peer: None,
             answer_headers: Headers::default(),
             answer_type: None,
@@ -301,6 +307,7 @@ impl Exchange {
         self.body = RequestBody::none();
         self.redirect_target = None;
         self.upstream_headers = None;
+        self.cache = None;
         self.real_peer = None;
         self.answer_type = None;
         self.extensions.clear();
@@ -434,6 +441,22 @@ impl Exchange {
             look.set_in(LOOK);
         }
         io.socket().is_some_and(Socket::is_read_closed)
+    }
+
+    /// Waits; false where the client goes away meanwhile.
+    pub async fn delay(&mut self, ms: u64) -> bool {
+        let timers = self.reactor.timers().clone();
+        let mut sleep = pin!(timers.sleep(ms));
+        let waited = poll_fn(|cx| match sleep.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending if self.poll_client_gone(cx) => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        });
+        let waited = waited.await;
+        if !waited {
+            self.log(Level::Info, "client prematurely closed connection");
+        }
+        waited
     }
 
     /// Logs that the client's end is that of the upstream's connection too.

@@ -24,7 +24,7 @@ use crate::http::{Body, Exchange, Headers, Response, phases};
 const DEPTH: u8 = 50;
 
 /// What a subrequest knows of those around it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Within {
     depth: u8,
     /// The method of the outermost, where it is another than the head's.
@@ -35,6 +35,8 @@ pub(crate) struct Within {
     in_memory: bool,
     /// It is the outermost once more, for another piece of its answer.
     piece: bool,
+    /// It renews what the cache has of its answer, and nobody waits for that.
+    background: bool,
     /// What it answers with where it fails, or has no bytes.
     stub: Option<Box<Response>>,
 }
@@ -57,12 +59,13 @@ impl Answer {
         self.unsent
     }
 
-    /// Ends the subrequest, of whose body nobody wants the rest.
-    fn end(mut self) {
+    /// Ends the subrequest, of whose body nobody wants the rest. What runs beside it is still to be waited for.
+    fn end(mut self) -> Vec<oneshot::Receiver<()>> {
         if let Body::Stream(source) = &mut self.body {
             source.finish(&mut self.x, false);
         }
         logged(&self.x);
+        mem::take(&mut self.x.background)
     }
 }
 
@@ -114,7 +117,7 @@ impl Exchange {
             self.log_while(Level::Error, None, message, "sending response to client");
             return Err(500);
         }
-        let within = Within { depth, method_name, charset, in_memory: false, piece: false, stub: None };
+        let within = Within { depth, method_name, charset, ..Within::default() };
         let mut part = Box::new(self.part(within));
         part.uri.extend_from_slice(uri);
         part.args.extend_from_slice(args);
@@ -134,6 +137,22 @@ impl Exchange {
             within.piece = true;
         }
         Ok(part)
+    }
+
+    /// What is left of the request when the client has all that it wanted, to end what others have a use for.
+    pub(crate) fn remainder(&self) -> Self {
+        self.part(Within { method_name: self.method_name, ..Within::default() })
+    }
+
+    /// Lets a piece renew what the cache has.
+    pub(crate) fn set_background(&mut self) {
+        if let Some(within) = &mut self.within {
+            within.background = true;
+        }
+    }
+
+    pub(crate) fn is_background(&self) -> bool {
+        self.within.as_ref().is_some_and(|within| within.background)
     }
 
     pub(crate) fn is_piece(&self) -> bool {
@@ -174,7 +193,7 @@ impl Exchange {
         let mut answer = run(part).await;
         mem::swap(&mut self.client, &mut answer.x.client);
         let used = use_it(self, &answer);
-        answer.end();
+        self.background.append(&mut answer.end());
         used
     }
 
@@ -185,9 +204,13 @@ impl Exchange {
         let running = Rc::clone(&self.reactor);
         self.background.push(ended);
         running.spawn(async move {
-            if let Some(answer) = idle.bounded(pin!(run(part))).await {
-                answer.end();
-            }
+            let whole = pin!(async {
+                for over in run(part).await.end() {
+                    // A task that ended in a panic is over too.
+                    let _ = over.await;
+                }
+            });
+            idle.bounded(whole).await;
             // Whoever waits for it may be gone.
             let _ = over.send(());
         });
@@ -250,7 +273,7 @@ impl Included {
                         return Poll::Pending;
                     }
                     Poll::Ready(answer) if answer.unsent => {
-                        answer.end();
+                        drop(answer.end());
                         return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
                     }
                     Poll::Ready(Answer { x, body, .. }) => State::Comes(x, body.into_source()),
@@ -306,10 +329,11 @@ impl Source for Included {
         }
     }
 
-    fn finish(&mut self, _: &mut Exchange, complete: bool) {
+    fn finish(&mut self, x: &mut Exchange, complete: bool) {
         if let State::Comes(part, source) = &mut self.0 {
             source.finish(part, complete);
             logged(part);
+            x.background.append(&mut part.background);
         }
         self.0 = State::Over;
     }

@@ -1,6 +1,7 @@
 //! The body of an upstream's response, pulled by whoever sends it to the client.
 
 use std::io;
+use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -136,6 +137,28 @@ impl UpstreamBody {
     /// Whether reads should be large from the start.
     pub(super) fn is_long(left: &Left) -> bool {
         matches!(left, Left::Length(length) if *length >= LONG)
+    }
+
+    /// The same body, for somebody else to pull.
+    pub(super) fn take(&mut self) -> Self {
+        let ranges = (mem::take(&mut self.raw), mem::take(&mut self.ready));
+        Self {
+            reactor: Rc::clone(&self.reactor),
+            timer: self.reactor.timers().register(),
+            line: self.line.take(),
+            left: mem::replace(&mut self.left, Left::Nothing),
+            block: self.block.take(),
+            raw: ranges.0,
+            ready: ranges.1,
+            failure: self.failure.take(),
+            trailers: self.trailers.take(),
+            ..*self
+        }
+    }
+
+    /// Whether it broke off.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failure.is_some()
     }
 
     fn is_over(&self) -> bool {

@@ -17,12 +17,13 @@ mod resolve;
 mod secure;
 mod send;
 
+pub(super) use self::answer::{internal_redirect, obey_limit_rate};
 pub(super) use self::secure::Identity;
 pub use self::secure::Tls;
 use self::send::append_piece;
 use super::balance::{Outcome, Picked, Tried};
 use super::body::{Line, Tag};
-use super::{Hidden, Upstream, UpstreamState};
+use super::{Caching, Hidden, Upstream, UpstreamState, caching};
 use crate::contract::Flow;
 use crate::http::{Exchange, Headers, Response, Template};
 use crate::http1::Method;
@@ -44,6 +45,9 @@ pub mod next {
     pub const HTTP_429: u32 = 1 << 10;
     pub const NON_IDEMPOTENT: u32 = 1 << 14;
     pub const OFF: u32 = 1 << 31;
+
+    /// A copy of the cache may be used while it is renewed; of the next server it says nothing.
+    pub const UPDATING: u32 = 1 << 30;
 
     pub(super) fn of_status(status: u16) -> Option<u32> {
         Some(match status {
@@ -70,6 +74,19 @@ pub mod next {
             _ => 502,
         }
     }
+}
+
+/// Fields of an answer that are not obeyed, as bits (nginx: `proxy_ignore_headers`).
+pub mod ignore {
+    pub const X_ACCEL_REDIRECT: u32 = 1;
+    pub const X_ACCEL_EXPIRES: u32 = 1 << 1;
+    pub const X_ACCEL_LIMIT_RATE: u32 = 1 << 2;
+    pub const X_ACCEL_BUFFERING: u32 = 1 << 3;
+    pub const X_ACCEL_CHARSET: u32 = 1 << 4;
+    pub const EXPIRES: u32 = 1 << 5;
+    pub const CACHE_CONTROL: u32 = 1 << 6;
+    pub const SET_COOKIE: u32 = 1 << 7;
+    pub const VARY: u32 = 1 << 8;
 }
 
 /// What a `…_pass` module's directives say of the exchange. Times are milliseconds, sizes bytes.
@@ -108,6 +125,10 @@ pub struct Settings {
     pub opened_by: u64,
     /// For targets with TLS.
     pub tls: Option<Arc<Tls>>,
+    /// Bits of [`ignore`].
+    pub ignore_headers: u32,
+    /// Where answers are kept for others.
+    pub cache: Option<Arc<Caching>>,
 }
 
 /// Where a request goes.
@@ -133,6 +154,15 @@ pub enum Whom {
     Known(Target),
     /// The request waits until the location's resolver knows.
     Unresolved(Box<Unresolved>),
+}
+
+impl Whom {
+    fn scheme(&self) -> &'static str {
+        match self {
+            Self::Known(target) => target.scheme,
+            Self::Unresolved(host) => host.scheme,
+        }
+    }
 }
 
 /// How the request's body goes to the upstream.
@@ -166,6 +196,9 @@ pub trait Protocol: Send + Sync {
     /// # Errors
     /// The status to answer with; the reason was logged.
     fn request(&self, x: &mut Exchange, length: RequestLength, out: &mut Vec<u8>) -> Result<Written, u16>;
+
+    /// Appends what answers are known by in a cache where the configuration does not say.
+    fn cache_key(&self, x: &mut Exchange, scheme: &'static str, out: &mut Vec<u8>);
 
     /// Makes the client's response of the upstream's head; the body is put in afterwards.
     fn response(&self, x: &mut Exchange, head: &Head) -> Box<Response>;
@@ -225,6 +258,12 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
     {
         return Flow::Answer(error.0);
     }
+    x.cache = None;
+    if let Some(cache) = &settings.cache
+        && let Some(flow) = Box::pin(caching::look(x, protocol, whom.scheme(), cache)).await
+    {
+        return flow;
+    }
     // What is here of the body already may be all of it, whose length can then be told.
     let streams = streams && !x.take_ready_body();
     let length = if protocol.replaces_body() || !settings.pass_request_body {
@@ -259,7 +298,11 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         // Boxed, since few requests need the room.
         Whom::Unresolved(host) => match Box::pin(resolve::resolve(x, *host, settings)).await {
             Ok(target) => target,
-            Err(status) => return Flow::Answer(status),
+            Err(status) => {
+                let flow = Flow::Answer(status);
+                caching::over(x, &flow);
+                return flow;
+            }
         },
     };
     if target.group.live.is_some() {
@@ -283,6 +326,9 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         protocol,
     };
     let flow = asking.run(x).await;
+    if x.cache.is_some() {
+        caching::over(x, &flow);
+    }
     asking.timer.clear();
     x.spare_timer = Some(asking.timer);
     x.keep_buf(asking.request);
@@ -407,7 +453,7 @@ impl Asking<'_> {
                 state.status = status;
             }
             if !self.may_go_on(x, failure.kind, ended) {
-                return Flow::Answer(status);
+                return caching::stale(x, self.protocol, failure.kind, true).unwrap_or(Flow::Answer(status));
             }
         }
     }
@@ -421,7 +467,7 @@ impl Asking<'_> {
             ..UpstreamState::default()
         });
         x.log(Level::Error, "no live upstreams while connecting to upstream");
-        Flow::Answer(502)
+        caching::stale(x, self.protocol, next::ERROR, true).unwrap_or(Flow::Answer(502))
     }
 
     /// Whether another peer may be asked after a failure of this kind.
@@ -605,14 +651,7 @@ impl Asking<'_> {
                     state.status = head.status();
                     state.bytes_received -= raw.len() as u64;
                 }
-                // What a subrequest hides of them may be of use to whoever asked.
-                if x.generation.keeps_upstream_headers || x.is_subrequest() {
-                    let mut headers = Headers::default();
-                    for field in head.fields() {
-                        headers.copy(&head, field);
-                    }
-                    x.upstream_headers = Some(headers);
-                }
+                x.keep_upstream_headers(&head);
                 Ok(Answered { head, block, raw, headless: false })
             }
             Read::Headless(block, raw) => {
@@ -637,6 +676,20 @@ impl Asking<'_> {
             }
             Read::Invalid => Err(Failure::of(next::INVALID_HEADER, attempt.cached)),
             Read::ClientGone => Err(client_gone(x, READING)),
+        }
+    }
+}
+
+impl Exchange {
+    /// Keeps the fields of an upstream's answer where they are asked for.
+    pub(super) fn keep_upstream_headers(&mut self, head: &Head) {
+        // What a subrequest hides of them may be of use to whoever asked.
+        if self.generation.keeps_upstream_headers || self.is_subrequest() {
+            let mut headers = Headers::default();
+            for field in head.fields() {
+                headers.copy(head, field);
+            }
+            self.upstream_headers = Some(headers);
         }
     }
 }
@@ -748,9 +801,9 @@ fn client_gone(x: &Exchange, doing: &str) -> Failure {
     Failure::end(499)
 }
 
-/// Whether the client went away and the upstream is to hear of it.
+/// Whether the client went away and the upstream is to hear of it; others may want what a cache keeps.
 fn poll_client_gone(x: &mut Exchange, cx: &mut Context<'_>, settings: &Settings) -> bool {
-    !settings.ignore_client_abort && !x.post_action && x.poll_client_gone(cx)
+    !settings.ignore_client_abort && !x.post_action && !x.is_cacheable() && x.poll_client_gone(cx)
 }
 
 #[cfg(test)]

@@ -13,12 +13,14 @@ use crate::md5::Md5;
 
 pub mod balance;
 mod body;
+pub mod caching;
 pub mod exchange;
 mod live;
 pub mod pool;
 pub mod variables;
 
 pub use balance::{Balance, Look, Picked, RoundRobin, Tried};
+pub use caching::Caching;
 pub use exchange::{Protocol, Settings, Target, Tls, Unresolved, Whom, Written, run};
 pub use live::Edit;
 pub(crate) use live::{Live, follow};

@@ -6,6 +6,7 @@ use super::UpstreamState;
 use crate::contract::{Family, Variable};
 use crate::http::Exchange;
 use crate::http::variables::seconds;
+use crate::http1::date;
 
 pub const VARIABLES: &[Variable] = &[
     Variable::new("upstream_addr", |x, out| {
@@ -30,6 +31,17 @@ pub const VARIABLES: &[Variable] = &[
     }),
     Variable::new("upstream_bytes_received", |x, out| {
         joined(x, out, |state, out| count(state.bytes_received, out))
+    }),
+    Variable::new("upstream_cache_status", |x, out| {
+        let status = x.cache.as_ref().and_then(|cache| cache.status);
+        status.map(|status| out.extend_from_slice(status.name().as_bytes())).is_some()
+    }),
+    Variable::new("upstream_cache_last_modified", |x, out| {
+        let time = x.cache_last_modified();
+        time.map(|time| out.extend_from_slice(date::http(time).as_ref())).is_some()
+    }),
+    Variable::new("upstream_cache_etag", |x, out| {
+        x.cache_etag().map(|etag| out.extend_from_slice(etag)).is_some()
     }),
     Variable::new("upstream_bytes_sent", |x, out| joined(x, out, |state, out| count(state.bytes_sent, out))),
 ];

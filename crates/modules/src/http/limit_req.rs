@@ -386,8 +386,7 @@ impl Check for Limiter {
         match self.decide(x) {
             Ok(0) => Step::Now(Flow::Decline),
             Ok(wait) => Step::Later(Box::pin(async move {
-                x.reactor.timers().sleep(wait).await;
-                Flow::Decline
+                if x.delay(wait).await { Flow::Decline } else { Flow::Answer(499) }
             })),
             Err(flow) => Step::Now(flow),
         }

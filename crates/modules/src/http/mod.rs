@@ -8,6 +8,7 @@ pub mod autoindex;
 mod body;
 pub mod brotli;
 pub mod browser;
+pub mod cache;
 pub mod charset;
 pub mod compress;
 pub mod dav;

@@ -7,6 +7,7 @@
 //! The other tests start weir itself, or the executable that `WEIR_EXECUTABLE` names: with nginx there, what is expected
 //! of weir's HTTP is checked against the reference.
 
+mod cache;
 mod demo;
 mod drain;
 mod http1;
@@ -57,7 +58,8 @@ fn main() -> ExitCode {
             filter => filters.push(filter),
         }
     }
-    let all: [&[Test]; 10] = [
+    let all: [&[Test]; 11] = [
+        cache::TESTS,
         processes::TESTS,
         reload::TESTS,
         drain::TESTS,

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use weir_ir::value;
 use weir_syntax::Level;
 
-use super::{Answered, Asking, Attempt, Failure, next};
+use super::{Answered, Asking, Attempt, Failure, ignore, next};
 use crate::contract::Flow;
 use crate::http::exchange::Tunnel;
 use crate::http::{Body, Exchange, special};
@@ -17,6 +17,7 @@ use crate::io::{Block, Buf};
 use crate::tunnel;
 use crate::upstream::balance::Outcome;
 use crate::upstream::body::{Left, Line, PassedTrailers, UpstreamBody, keep};
+use crate::upstream::caching::{self, Fill};
 
 /// A body up to this long that came with its head is taken out of the block at once, and its connection is free again.
 const SHORT: u64 = 4096;
@@ -33,8 +34,10 @@ impl Asking<'_> {
     ) -> Result<Flow, Failure> {
         let settings = self.protocol.settings();
         let now = x.reactor.clock().now_ms();
-        if let Some(rate) = head.first(Known::XAccelLimitRate).and_then(value::number) {
-            x.limit_rate = Some(rate);
+        let ignored = settings.ignore_headers;
+        obey_limit_rate(x, head, ignored);
+        if x.cache.is_some() {
+            caching::judged(x, head, ignored);
         }
         let status = head.status();
         if status >= 300 {
@@ -43,6 +46,23 @@ impl Asking<'_> {
             {
                 return Err(Failure::of(kind, attempt.cached));
             }
+            if let Some(kind) = next::of_status(status)
+                && let Some(flow) = caching::stale(x, self.protocol, kind, false)
+            {
+                self.succeeded(x, &attempt, now);
+                return Ok(flow);
+            }
+            if status == 304
+                && let Some(flow) = caching::not_modified(x, self.protocol, head)
+            {
+                self.succeeded(x, &attempt, now);
+                if attempt.sent && head.keeps_alive() && raw.is_empty() {
+                    keep(&x.reactor, attempt.line, now);
+                } else {
+                    attempt.line.io.farewell();
+                }
+                return Ok(flow);
+            }
             if settings.intercept_errors && x.location().core.error_pages.iter().any(|p| p.code == status) {
                 if status == 401 {
                     // The page may be ours, but how to get in is the upstream's to say.
@@ -50,15 +70,19 @@ impl Asking<'_> {
                         x.answer_headers.push(head.get(field.name), head.get(field.value));
                     }
                 }
+                caching::intercepted(x, status);
                 self.succeeded(x, &attempt, now);
                 return Ok(Flow::Answer(status));
             }
         }
         self.succeeded(x, &attempt, now);
-        if let Some(to) = self.protocol.redirect(x, head) {
+        if ignored & ignore::X_ACCEL_REDIRECT == 0
+            && let Some(to) = self.protocol.redirect(x, head)
+        {
             return Ok(internal_redirect(x, &to));
         }
-        let buffering = match head.first(Known::XAccelBuffering) {
+        let obeyed = ignored & ignore::X_ACCEL_BUFFERING == 0;
+        let buffering = match head.first(Known::XAccelBuffering).filter(|_| obeyed) {
             Some(word) if word.eq_ignore_ascii_case(b"no") => false,
             Some(word) if word.eq_ignore_ascii_case(b"yes") => true,
             Some(_) | None => settings.buffering,
@@ -111,6 +135,7 @@ impl Asking<'_> {
             Framing::UntilClose => Left::Close,
             Framing::Tunnel => unreachable!("handled above"),
         };
+        let store = if x.cache.is_some() && buffering { caching::keep(x, head) } else { None };
         let here = block.as_ref().map_or(&[][..], |b| &b[raw.clone()]);
         let whole = match left {
             Left::Nothing => true,
@@ -129,6 +154,10 @@ impl Asking<'_> {
                 }
                 response.body = Body::Bytes(Cow::Owned(here.to_vec()));
             }
+            if let Some(store) = store {
+                let body = if matches!(left, Left::Length(_)) { here } else { b"" };
+                x.store(store, body);
+            }
             if line.keep && clean {
                 keep(&x.reactor, line, now);
             } else {
@@ -136,7 +165,11 @@ impl Asking<'_> {
             }
             return Ok(Flow::Respond(response));
         }
-        response.body = self.body(x, line, left, block, raw, attempt.started);
+        let body = self.body(x, line, left, block, raw, attempt.started);
+        response.body = Body::Stream(match store {
+            Some(store) => Box::new(Fill::new(body, store)),
+            None => Box::new(body),
+        });
         Ok(Flow::Respond(response))
     }
 
@@ -155,10 +188,10 @@ impl Asking<'_> {
         block: Option<Block>,
         raw: std::ops::Range<usize>,
         asked: u64,
-    ) -> Body {
+    ) -> UpstreamBody {
         let settings = self.protocol.settings();
         let passed = settings.pass_trailers.as_ref().filter(|_| matches!(left, Left::Chunked(_)));
-        Body::Stream(Box::new(UpstreamBody {
+        UpstreamBody {
             reactor: Rc::clone(&x.reactor),
             timer: x.reactor.timers().register(),
             read_timeout: settings.read_timeout,
@@ -174,7 +207,7 @@ impl Asking<'_> {
             trailers: passed.map(|hidden| Box::new(PassedTrailers::new(hidden, settings.buffer_size))),
             asked,
             state: x.upstream_states.len().saturating_sub(1),
-        }))
+        }
     }
 
     /// An answer without a head goes to the client as it came.
@@ -187,13 +220,23 @@ impl Asking<'_> {
         response.headless = true;
         let mut line = attempt.line;
         line.keep = false;
-        response.body = self.body(x, line, Left::Close, block, raw, attempt.started);
+        let body = self.body(x, line, Left::Close, block, raw, attempt.started);
+        response.body = Body::Stream(Box::new(body));
         Flow::Respond(response)
     }
 }
 
+/// The upstream says how fast its answer goes to the client.
+pub(in crate::upstream) fn obey_limit_rate(x: &mut Exchange, head: &Head, ignored: u32) {
+    if ignored & ignore::X_ACCEL_LIMIT_RATE == 0
+        && let Some(rate) = head.first(Known::XAccelLimitRate).and_then(value::number)
+    {
+        x.limit_rate = Some(rate);
+    }
+}
+
 /// Sends the request on to another location, as a GET unless it asked for the head alone.
-fn internal_redirect(x: &mut Exchange, to: &[u8]) -> Flow {
+pub(in crate::upstream) fn internal_redirect(x: &mut Exchange, to: &[u8]) -> Flow {
     if let Some(state) = x.upstream_states.last_mut() {
         state.redirected = true;
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use cookie::Attribute;
 use weir_engine::contract::{Install, Variable};
-use weir_engine::generation::{ContentHandler, Plan};
+use weir_engine::generation::{Build, ContentHandler, Plan};
 use weir_engine::http::{Exchange, Response, Template};
 use weir_engine::http1::{Known, response::Head};
 use weir_engine::io::ConnectOptions;
@@ -25,6 +25,7 @@ use weir_ir::program::{LocationMatch, PathSpec, ScopeKind};
 use weir_ir::{Conf, Contexts, Directive, Module, Once, Setting, Takes};
 use weir_syntax::{Diagnostic, Level};
 
+use super::cache;
 use request::Way;
 
 pub use redirect::Redirect;
@@ -40,7 +41,7 @@ const STREAMED: &str = "a response streams through one bounded buffer, at the cl
 
 impl Module for Proxy {
     const NAME: &'static str = "http_proxy";
-    type Main = ();
+    type Main = cache::Paths;
     type Scope = Passing;
     const DIRECTIVES: &'static [D] = &[
         D::scope("proxy_pass", PASS, Takes::ONE, pass),
@@ -93,8 +94,7 @@ impl Module for Proxy {
             .accepted(STREAMED),
         D::scope("proxy_temp_path", SCOPES, Takes::ONE_TO_FOUR, |s, c| {
             s.temp_path.put_with(c, weir_ir::http::core::temp_path)
-        })
-        .accepted(STREAMED),
+        }),
         D::scope("proxy_send_lowat", SCOPES, Takes::ONE, |s, c| {
             s.once.size(c)?;
             c.warn("\"proxy_send_lowat\" is not supported, ignored");
@@ -105,6 +105,30 @@ impl Module for Proxy {
             .accepted("weir's tables size themselves"),
         D::scope("proxy_headers_hash_bucket_size", SCOPES, Takes::ONE, |s, c| s.once.number(c))
             .accepted("weir's tables size themselves"),
+        D::main("proxy_cache_path", Contexts::HTTP, Takes::TWO_MORE, |paths, c| paths.add(Proxy::NAME, c)),
+        D::scope("proxy_cache", SCOPES, Takes::ONE, |s, c| s.cache.set_zone(Proxy::NAME, c)),
+        D::scope("proxy_cache_key", SCOPES, Takes::ONE, |s, c| s.cache.key.put_with(c, |c| c.template(0))),
+        D::scope("proxy_cache_valid", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_valid(c)),
+        D::scope("proxy_cache_min_uses", SCOPES, Takes::ONE, |s, c| s.cache.min_uses.number(c)),
+        D::scope("proxy_cache_max_range_offset", SCOPES, Takes::ONE, |s, c| {
+            s.cache.max_range_offset.offset(c)
+        }),
+        D::scope("proxy_cache_use_stale", SCOPES, Takes::ONE_MORE, |s, c| {
+            s.cache.add_use_stale(&FAILURES, c)
+        }),
+        D::scope("proxy_cache_methods", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_methods(c)),
+        D::scope("proxy_cache_bypass", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_bypass(c)),
+        D::scope("proxy_no_cache", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_no_cache(c)),
+        D::scope("proxy_cache_lock", SCOPES, Takes::FLAG, |s, c| s.cache.lock.flag(c)),
+        D::scope("proxy_cache_lock_timeout", SCOPES, Takes::ONE, |s, c| s.cache.lock_timeout.msec(c)),
+        D::scope("proxy_cache_lock_age", SCOPES, Takes::ONE, |s, c| s.cache.lock_age.msec(c)),
+        D::scope("proxy_cache_revalidate", SCOPES, Takes::FLAG, |s, c| s.cache.revalidate.flag(c)),
+        D::scope("proxy_cache_convert_head", SCOPES, Takes::FLAG, |s, c| s.cache.convert_head.flag(c)),
+        D::scope("proxy_cache_background_update", SCOPES, Takes::FLAG, |s, c| {
+            s.cache.background_update.flag(c)
+        }),
+        D::scope("proxy_ignore_headers", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_ignored(c)),
+        D::scope("proxy_force_ranges", SCOPES, Takes::FLAG, |s, c| s.force_ranges.flag(c)),
         D::scope("proxy_ssl_session_reuse", SCOPES, Takes::FLAG, |s, c| s.ssl.session_reuse.flag(c)),
         D::scope("proxy_ssl_protocols", SCOPES, Takes::ONE_MORE, |s, c| s.ssl.protocols.add(c)),
         D::scope("proxy_ssl_ciphers", SCOPES, Takes::ONE, |s, c| s.ssl.ciphers.put(c, c.text(0).into())),
@@ -149,19 +173,23 @@ enum Pass {
 pub struct Place {
     host: Box<[u8]>,
     port: Box<[u8]>,
+    /// As answers of it are known by in a cache.
+    authority: Box<[u8]>,
 }
 
 impl Place {
     fn of(authority: &Authority, default_port: u16) -> Self {
-        if matches!(authority.host, Host::Unix(_)) {
-            return Self { host: b"localhost"[..].into(), port: Box::default() };
+        if let Host::Unix(path) = &authority.host {
+            let authority = format!("unix:{path}:").into_bytes().into();
+            return Self { host: b"localhost"[..].into(), port: Box::default(), authority };
         }
         let port = authority.port.unwrap_or(default_port).to_string();
         let host = match authority.port {
             Some(port) if port != default_port => format!("{}:{port}", authority.host_text),
             Some(_) | None => authority.host_text.to_string(),
         };
-        Self { host: host.into_bytes().into(), port: port.into_bytes().into() }
+        let host: Box<[u8]> = host.into_bytes().into();
+        Self { authority: host.clone(), host, port: port.into_bytes().into() }
     }
 }
 
@@ -209,12 +237,28 @@ pub struct Passing {
     max_temp_file_size: Setting<u64>,
     temp_file_write_size: Setting<u64>,
     temp_path: Setting<PathSpec>,
+    force_ranges: Setting<bool>,
+    cache: cache::Settings,
     ssl: ssl::Ssl,
     once: Once,
 }
 
-/// `proxy_next_upstream updating` is about caches and says nothing of the next server.
-const UPDATING: u32 = 1 << 30;
+/// Of `proxy_next_upstream` and `proxy_cache_use_stale`.
+const FAILURES: [(&str, u32); 13] = [
+    ("error", next::ERROR),
+    ("timeout", next::TIMEOUT),
+    ("invalid_header", next::INVALID_HEADER),
+    ("non_idempotent", next::NON_IDEMPOTENT),
+    ("http_500", next::HTTP_500),
+    ("http_502", next::HTTP_502),
+    ("http_503", next::HTTP_503),
+    ("http_504", next::HTTP_504),
+    ("http_403", next::HTTP_403),
+    ("http_404", next::HTTP_404),
+    ("http_429", next::HTTP_429),
+    ("updating", next::UPDATING),
+    ("off", next::OFF),
+];
 
 const PAGE: u64 = 4096;
 
@@ -255,6 +299,7 @@ impl Conf for Passing {
             max_temp_file_size,
             temp_file_write_size,
             temp_path,
+            force_ranges,
         );
         // Lists are taken over whole or not at all.
         for (own, outer) in
@@ -272,6 +317,15 @@ impl Conf for Passing {
             self.pass.clone_from(&outer.pass);
         }
         self.check_buffers(merge)?;
+        self.cache.inherit(&outer.cache);
+        let paths = merge.main_of::<Proxy>().clone();
+        self.cache.check("proxy_cache", &paths, merge)?;
+        if self.cache.is_on() && !self.temp_path.is_set() {
+            let path = format!("{}proxy_temp", merge.prefixes().state).into();
+            let spec = PathSpec { path, levels: [0; 3], position: None };
+            merge.directory(spec.clone())?;
+            self.temp_path.replace(spec);
+        }
         self.ssl.inherit(&outer.ssl);
         match &self.pass {
             Some(Pass::Computed(_)) => self.ssl.prepare(merge),
@@ -335,7 +389,7 @@ impl Passing {
             read_timeout: self.read_timeout.or(60_000),
             next_upstream: match self.next_upstream.or(next::ERROR | next::TIMEOUT) {
                 bits if bits & next::OFF != 0 => next::OFF,
-                bits => bits & !UPDATING,
+                bits => bits & !next::UPDATING,
             },
             next_upstream_tries: self.next_tries.or(0),
             next_upstream_timeout: self.next_timeout.or(0),
@@ -352,6 +406,8 @@ impl Passing {
             pass_early_hints: Some(Arc::clone(hidden)),
             opened_by: opened_by.finish(),
             tls,
+            ignore_headers: self.cache.ignore_headers,
+            cache: self.temp_path.get().and_then(|temp| self.cache.compile(Proxy::NAME, "proxy", temp, plan)),
         }
     }
 }
@@ -482,24 +538,9 @@ fn bind(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
 }
 
 fn next_upstream(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
-    const WORDS: [(&str, u32); 13] = [
-        ("error", next::ERROR),
-        ("timeout", next::TIMEOUT),
-        ("invalid_header", next::INVALID_HEADER),
-        ("non_idempotent", next::NON_IDEMPOTENT),
-        ("http_500", next::HTTP_500),
-        ("http_502", next::HTTP_502),
-        ("http_503", next::HTTP_503),
-        ("http_504", next::HTTP_504),
-        ("http_403", next::HTTP_403),
-        ("http_404", next::HTTP_404),
-        ("http_429", next::HTTP_429),
-        ("updating", UPDATING),
-        ("off", next::OFF),
-    ];
     // A second directive of a level adds to the first.
     let mut bits = passing.next_upstream.or(0);
-    call.add_bits(&mut bits, &WORDS)?;
+    call.add_bits(&mut bits, &FAILURES)?;
     passing.next_upstream.replace(bits);
     Ok(())
 }
@@ -511,6 +552,10 @@ impl Install for Proxy {
         Variable::new("proxy_add_x_forwarded_for", forwarded_for),
     ];
 
+    fn prepare(paths: &cache::Paths, build: &mut Build<'_>) -> Result<(), Diagnostic> {
+        paths.prepare(build)
+    }
+
     fn install(passing: &Passing, plan: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
         let Some(pass) = &passing.pass else { return Ok(()) };
         let own = matches!(plan.kind(), ScopeKind::Location(_) | ScopeKind::If | ScopeKind::LimitExcept);
@@ -521,7 +566,7 @@ impl Install for Proxy {
             Pass::Known { upstream, scheme, place, uri } => {
                 plan.handlers.attach(place.clone());
                 let group = plan.build.upstream(*upstream);
-                To::Known { target: scheme.target(group), host: place.host.clone(), uri: uri.clone() }
+                To::Known { target: scheme.target(group), place: place.clone(), uri: uri.clone() }
             }
             Pass::Computed(template) => To::Computed(plan.template(template)),
         };
@@ -562,7 +607,7 @@ fn forwarded_for(x: &Exchange, out: &mut Vec<u8>) -> bool {
 
 /// Where a location's requests go.
 enum To {
-    Known { target: Target, host: Box<[u8]>, uri: Box<[u8]> },
+    Known { target: Target, place: Place, uri: Box<[u8]> },
     Computed(Template),
 }
 
@@ -587,7 +632,7 @@ impl Handler {
             (To::Computed(_), Some(computed)) => {
                 Way { host: &computed.place.host, uri: &computed.uri, computed: true }
             }
-            (To::Known { host, uri, .. }, _) => Way { host, uri, computed: false },
+            (To::Known { place, uri, .. }, _) => Way { host: &place.host, uri, computed: false },
             (To::Computed(_), None) => Way { host: b"", uri: b"", computed: true },
         }
     }
@@ -654,6 +699,16 @@ impl Protocol for Handler {
 
     fn request(&self, x: &mut Exchange, length: RequestLength, out: &mut Vec<u8>) -> Result<Written, u16> {
         self.request.write(x, self.way(x), length, out)
+    }
+
+    fn cache_key(&self, x: &mut Exchange, scheme: &'static str, out: &mut Vec<u8>) {
+        out.extend_from_slice(scheme.as_bytes());
+        let place = match &self.to {
+            To::Known { place, .. } => Some(place),
+            To::Computed(_) => x.extension::<Computed>().map(|computed| &computed.place),
+        };
+        out.extend_from_slice(place.map_or(b"", |place| &place.authority));
+        request::write_uri(x, self.way(x), out);
     }
 
     fn response(&self, x: &mut Exchange, head: &Head) -> Box<Response> {

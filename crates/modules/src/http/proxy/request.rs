@@ -3,7 +3,7 @@
 use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Template};
 use weir_engine::http1::uri::{Escape, escape};
-use weir_engine::http1::{Known, KnownSet};
+use weir_engine::http1::{Known, KnownSet, date};
 use weir_engine::upstream::Written;
 use weir_engine::upstream::exchange::RequestLength;
 use weir_syntax::Level;
@@ -22,6 +22,9 @@ pub(super) struct Rules {
     /// The body's length or coding is told in nginx's way unless the configuration sets those headers itself.
     own_length: bool,
     own_coding: bool,
+    /// So are the conditions of what a cache renews.
+    own_modified_since: bool,
+    own_none_match: bool,
     /// Headers of the client that do not go on, known ones and by name in lower case.
     dropped: KnownSet,
     dropped_names: Vec<Box<[u8]>>,
@@ -53,6 +56,16 @@ const HOP: [Known; 9] = [
     Known::Upgrade,
 ];
 
+/// Headers by which a client asks for less than the whole, which a cache judges itself.
+static CONDITIONS: KnownSet = KnownSet::of(&[
+    Known::IfModifiedSince,
+    Known::IfUnmodifiedSince,
+    Known::IfNoneMatch,
+    Known::IfMatch,
+    Known::Range,
+    Known::IfRange,
+]);
+
 impl Rules {
     pub(super) fn compile(passing: &Passing, plan: &Plan<'_, '_>) -> Self {
         let mut rules = Self {
@@ -66,6 +79,8 @@ impl Rules {
             set: vec![],
             own_length: true,
             own_coding: true,
+            own_modified_since: true,
+            own_none_match: true,
             dropped: KnownSet::of(&HOP),
             dropped_names: vec![],
             pass_headers: passing.pass_request_headers.or(true),
@@ -80,6 +95,8 @@ impl Rules {
             match known {
                 Known::ContentLength => rules.own_length = false,
                 Known::TransferEncoding => rules.own_coding = false,
+                Known::IfModifiedSince => rules.own_modified_since = false,
+                Known::IfNoneMatch => rules.own_none_match = false,
                 _ => {}
             }
             let template = plan.template(value);
@@ -106,6 +123,7 @@ impl Rules {
     ) -> Result<Written, u16> {
         let method = out.len();
         match &self.method {
+            _ if x.converts_head() => out.extend_from_slice(b"GET"),
             Some(method) => method.append(x, out),
             None => out.extend_from_slice(x.method_name()),
         }
@@ -149,6 +167,9 @@ impl Rules {
             }
             RequestLength::Known(_) | RequestLength::Chunked => {}
         }
+        if x.is_cacheable() {
+            self.write_conditions(x, out);
+        }
         if self.pass_headers {
             self.write_client_headers(x, out);
         }
@@ -177,9 +198,24 @@ impl Rules {
         out.extend_from_slice(b"\r\n");
     }
 
+    /// What the cache has already need not be sent again.
+    fn write_conditions(&self, x: &Exchange, out: &mut Vec<u8>) {
+        if let Some(time) = x.cache_last_modified().filter(|_| self.own_modified_since) {
+            out.extend_from_slice(b"If-Modified-Since: ");
+            out.extend_from_slice(date::http(time).as_ref());
+            out.extend_from_slice(b"\r\n");
+        }
+        if let Some(etag) = x.cache_etag().filter(|_| self.own_none_match) {
+            out.extend_from_slice(b"If-None-Match: ");
+            out.extend_from_slice(etag);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
     fn write_client_headers(&self, x: &Exchange, out: &mut Vec<u8>) {
+        let for_all = x.is_cacheable();
         for field in x.head.fields() {
-            if self.dropped.has(field.known) {
+            if self.dropped.has(field.known) || for_all && CONDITIONS.has(field.known) {
                 continue;
             }
             let name = x.head.get(field.name);
@@ -203,7 +239,7 @@ impl Rules {
 
 /// The URI: as the client sent it where nothing was said of one and nothing was rewritten, else the location's prefix
 /// replaced.
-fn write_uri(x: &Exchange, way: Way<'_>, out: &mut Vec<u8>) {
+pub(super) fn write_uri(x: &Exchange, way: Way<'_>, out: &mut Vec<u8>) {
     if way.computed && !way.uri.is_empty() {
         out.extend_from_slice(way.uri);
         return;

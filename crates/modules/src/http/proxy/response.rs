@@ -9,6 +9,7 @@ use weir_engine::http1::response::Head;
 use weir_engine::http1::{Known, KnownSet};
 use weir_engine::http1::{date, status};
 use weir_engine::upstream::Hidden;
+use weir_engine::upstream::exchange::ignore;
 
 use super::redirect::Rewrites;
 use super::request::Way;
@@ -20,6 +21,9 @@ pub(super) struct Rules {
     hidden: Arc<Hidden>,
     rewrites: Rewrites,
     cookies: Option<cookie::Rules>,
+    /// Bits of what is not obeyed.
+    ignored: u32,
+    force_ranges: bool,
 }
 
 /// Headers that are between the upstream and us, or that we write ourselves.
@@ -63,6 +67,8 @@ impl Rules {
                 &passing.cookie_flags,
                 plan,
             ),
+            ignored: passing.cache.ignore_headers,
+            force_ranges: passing.force_ranges.or(false),
         }
     }
 
@@ -92,7 +98,12 @@ impl Rules {
         way: Way<'_>,
     ) -> Box<Response> {
         // What is not cached was not checked against the client's copy by the upstream, or was and is what it is.
-        response.disable_not_modified = true;
+        let cacheable = x.is_cacheable();
+        response.disable_not_modified = !cacheable;
+        if self.force_ranges {
+            response.allow_ranges = true;
+            response.single_range = !x.is_cached();
+        }
         let reason = head.status_line();
         // Nearly every upstream says it in nginx's own words.
         let usual = status::line(head.status()).is_some_and(|line| line.as_bytes() == reason);
@@ -101,9 +112,13 @@ impl Rules {
         }
         response.content_length = if head.is_chunked() { None } else { head.content_length() };
         // It is obeyed although it does not go on.
-        if let Some(charset) = head.first(Known::XAccelCharset) {
+        let charset = head.first(Known::XAccelCharset);
+        if let Some(charset) = charset.filter(|_| self.ignored & ignore::X_ACCEL_CHARSET == 0) {
             response.override_charset = Some(Cow::Owned(charset.to_vec()));
         }
+        // Where an upstream's are to go on, its silence does too.
+        response.date_given = !self.hidden.known.has(Known::Date);
+        response.server_given = !self.hidden.known.has(Known::Server);
         for field in head.fields() {
             if self.hidden.known.has(field.known) {
                 continue;
@@ -120,13 +135,11 @@ impl Rules {
                     response.set_content_type(value);
                     response.upstream_type = true;
                 }
-                Known::Date => {
-                    response.date_given = true;
-                    response.headers.copy(head, field);
-                }
-                Known::Server => {
-                    response.server_given = true;
-                    response.headers.copy(head, field);
+                // What is kept is cut here, whether the upstream can do that or not.
+                Known::AcceptRanges if self.force_ranges => {}
+                Known::AcceptRanges if cacheable || x.is_cached() => {
+                    response.allow_ranges = true;
+                    response.single_range = !x.is_cached();
                 }
                 Known::LastModified => {
                     response.last_modified = date::parse_http(value);

@@ -1,0 +1,375 @@
+//! A cached answer as a file, in nginx's own layout: a header of fixed size, the key in a line of its own, the answer's head
+//! as it was received, the body.
+//!
+//! The layout is kept so that scripts which find files by the MD5 of their keys and read the line `KEY: …` go on to work, and
+//! so that what nginx cached is still there for weir.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::path::Path;
+
+use weir_ir::program::PathSpec;
+
+use super::Key;
+use crate::temp_file::{Keep, TempFile};
+
+/// Of the layout; files of another one are not ours to read.
+const VERSION: u64 = 5;
+/// Bytes of the header of fixed size.
+pub const FIXED: usize = 336;
+const KEY_LINE: &[u8] = b"\nKEY: ";
+/// Bytes of an `ETag`, and of a `Vary`, that the header has room for.
+pub const ROOM: usize = 128;
+
+/// What is known of a cached answer beside its head and its body. Times are seconds since the epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// Until then it is fresh.
+    pub valid: i64,
+    /// Seconds that it may be used behind that time while it is updated, and while it cannot be.
+    pub updating: i64,
+    pub error: i64,
+    /// Of the answer; −1 where it has none.
+    pub last_modified: i64,
+    /// When it was received.
+    pub date: i64,
+    pub crc32: u32,
+    /// Where the answer's head begins, and its body.
+    pub head_start: u16,
+    pub body_start: u16,
+    pub etag: Vec<u8>,
+    pub vary: Vec<u8>,
+    /// Of the request's fields that `vary` names.
+    pub variant: Key,
+}
+
+/// Where the head begins behind a key of that length.
+pub fn head_start(key: usize) -> usize {
+    FIXED + KEY_LINE.len() + key + 1
+}
+
+impl Header {
+    fn fixed(&self) -> [u8; FIXED] {
+        let mut out = [0; FIXED];
+        let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, &VERSION.to_ne_bytes());
+        for (index, time) in
+            [self.valid, self.updating, self.error, self.last_modified, self.date].iter().enumerate()
+        {
+            put(8 + index * 8, &time.to_ne_bytes());
+        }
+        put(48, &self.crc32.to_ne_bytes());
+        put(54, &self.head_start.to_ne_bytes());
+        put(56, &self.body_start.to_ne_bytes());
+        for (at, text) in [(58, &self.etag), (187, &self.vary)] {
+            // What has no room is left out.
+            if text.len() <= ROOM {
+                put(at, &[text.len() as u8]);
+                put(at + 1, text);
+            }
+        }
+        put(316, &self.variant);
+        out
+    }
+
+    /// Reads the header of fixed size; `None` where it is none of this layout.
+    fn of_fixed(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; FIXED] = bytes.first_chunk()?;
+        let number = |at: usize| bytes[at..at + 8].try_into().map_or(0, i64::from_ne_bytes);
+        let short = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
+        let text = |at: usize| Some(bytes.get(at + 1..at + 1 + usize::from(bytes[at]))?.to_vec());
+        if number(0) != VERSION as i64 || usize::from(bytes[187]) > ROOM || usize::from(bytes[58]) > ROOM {
+            return None;
+        }
+        Some(Self {
+            valid: number(8),
+            updating: number(16),
+            error: number(24),
+            last_modified: number(32),
+            date: number(40),
+            crc32: bytes[48..52].try_into().map_or(0, u32::from_ne_bytes),
+            head_start: short(54),
+            body_start: short(56),
+            etag: text(58)?,
+            vary: text(187)?,
+            variant: bytes[316..332].try_into().ok()?,
+        })
+    }
+
+    /// All that stands before the body.
+    pub fn write(&self, key: &[u8], head: &[u8]) -> Vec<u8> {
+        [&self.fixed(), KEY_LINE, key, b"\n", head].concat()
+    }
+}
+
+/// The path of a key's file.
+pub fn path(below: &PathSpec, key: &Key) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = |byte: &u8| [byte >> 4, byte & 15].map(|digit| char::from(DIGITS[usize::from(digit)]));
+    let name: String = key.iter().flat_map(digits).collect();
+    crate::temp_file::below(below, &name)
+}
+
+/// The key that a file's name stands for.
+pub fn key_of(name: &[u8]) -> Option<Key> {
+    let name = name.get(name.len().checked_sub(32)?..)?;
+    let mut key = Key::default();
+    for (byte, pair) in key.iter_mut().zip(name.chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(key)
+}
+
+/// Temporary files in a cache's own folders end in a dot and ten digits.
+pub fn is_temporary(name: &[u8]) -> bool {
+    name.len() > 42 && name[name.len() - 11] == b'.'
+}
+
+/// A file that was opened, with all that stands before its body.
+#[derive(Debug)]
+pub struct Opened {
+    pub file: File,
+    pub length: u64,
+    pub id: u64,
+    pub disk: u64,
+    pub header: Header,
+    /// What stands before the body.
+    pub start: Vec<u8>,
+}
+
+/// Why a file is not to be used.
+#[derive(Debug)]
+pub enum Unusable {
+    /// There is none.
+    Absent,
+    Failed(io::Error),
+    /// It is not what its name says, for this reason.
+    Foreign(&'static str),
+}
+
+/// Opens the file of a key.
+///
+/// # Errors
+/// There is none, or it is not that key's.
+pub fn open(path: &str, key: &[u8], crc32: u32) -> Result<Opened, Unusable> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ENOTDIR)) => {
+            return Err(Unusable::Absent);
+        }
+        Err(error) => return Err(Unusable::Failed(error)),
+    };
+    let about = file.metadata().map_err(Unusable::Failed)?;
+    let length = about.len();
+    let head_start = head_start(key.len());
+    // Most heads are in the first read.
+    let mut start = vec![0; 4096.max(head_start)];
+    let read = fill(&file, &mut start, 0).map_err(Unusable::Failed)?;
+    start.truncate(read);
+    if read < head_start {
+        return Err(Unusable::Foreign("is too small"));
+    }
+    let header = Header::of_fixed(&start).ok_or(Unusable::Foreign("version mismatch"))?;
+    let own_key = start[FIXED + KEY_LINE.len()..].starts_with(key);
+    if header.crc32 != crc32 || usize::from(header.head_start) != head_start || !own_key {
+        return Err(Unusable::Foreign("has md5 collision"));
+    }
+    let body_start = usize::from(header.body_start);
+    if body_start < head_start || body_start as u64 > length {
+        return Err(Unusable::Foreign("has too long header"));
+    }
+    if start.len() < body_start {
+        let read = start.len();
+        start.resize(body_start, 0);
+        let rest = fill(&file, &mut start[read..], read as u64).map_err(Unusable::Failed)?;
+        if read + rest < body_start {
+            return Err(Unusable::Foreign("is too small"));
+        }
+    }
+    start.truncate(body_start);
+    Ok(Opened { file, length, id: about.ino(), disk: disk(&about), header, start })
+}
+
+fn fill(file: &File, into: &mut [u8], from: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while read < into.len() {
+        match file.read_at(&mut into[read..], from + read as u64) {
+            Ok(0) => break,
+            Ok(n) => read += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
+}
+
+/// Bytes that a file takes on its disk.
+fn disk(about: &std::fs::Metadata) -> u64 {
+    let taken = about.blocks() * 512;
+    let length = about.len();
+    // Some file systems tell of blocks that they only mean to use.
+    if length < taken && taken < length + 8 * about.blksize() { taken } else { length }
+}
+
+/// Bytes that a file takes on its disk, by its name.
+pub fn disk_of(path: &Path) -> io::Result<(u64, u64)> {
+    let about = path.metadata()?;
+    Ok((about.len(), disk(&about)))
+}
+
+/// Writes another header into a file, unless it was replaced meanwhile.
+///
+/// # Errors
+/// Those of the file system.
+pub fn update(path: &str, id: u64, length: u64, header: &Header) -> io::Result<()> {
+    let file = match File::options().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let about = file.metadata()?;
+    let mut fixed = [0; FIXED];
+    if about.ino() != id || about.len() != length || fill(&file, &mut fixed, 0)? < FIXED {
+        return Ok(());
+    }
+    let same = |found: Header| {
+        (found.last_modified, found.crc32, found.head_start, found.body_start)
+            == (header.last_modified, header.crc32, header.head_start, header.body_start)
+    };
+    if Header::of_fixed(&fixed).is_some_and(same) {
+        file.write_all_at(&header.fixed(), 0)?;
+    }
+    Ok(())
+}
+
+/// A file in the making.
+#[derive(Debug)]
+pub struct Writing(TempFile);
+
+/// What became of a file that was written.
+#[derive(Clone, Copy, Debug)]
+pub struct Stored {
+    pub id: u64,
+    pub disk: u64,
+}
+
+impl Writing {
+    /// Below a folder for temporary files, or beside the file that it will be.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn create(temp: Option<&PathSpec>, path: &str) -> io::Result<Self> {
+        if let Some(temp) = temp {
+            return TempFile::create(temp, Keep::WhileOpen).map(Self);
+        }
+        match TempFile::beside(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_folders(path)?;
+                TempFile::beside(path).map(Self)
+            }
+            made => made.map(Self),
+        }
+    }
+
+    /// # Errors
+    /// Those of the file system.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        (&self.0.file).write_all(bytes)
+    }
+
+    /// Puts it in its place, over another that may be there.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn place(self, path: &str) -> io::Result<Stored> {
+        let mut renamed = std::fs::rename(self.0.name(), path);
+        if renamed.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            make_folders(path)?;
+            renamed = std::fs::rename(self.0.name(), path);
+        }
+        let about = match renamed {
+            Ok(()) => self.0.file.metadata()?,
+            // It is on another disk.
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                let near = TempFile::beside(path)?;
+                std::fs::copy(self.0.name(), near.name())?;
+                std::fs::rename(near.name(), path)?;
+                near.file.metadata()?
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Stored { id: about.ino(), disk: disk(&about) })
+    }
+}
+
+fn make_folders(path: &str) -> io::Result<()> {
+    let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(key: &[u8], head: &[u8]) -> Header {
+        let start = head_start(key.len());
+        Header {
+            valid: 1_700_000_000,
+            updating: 1,
+            error: 2,
+            last_modified: -1,
+            date: 1_600_000_000,
+            crc32: 7,
+            head_start: start as u16,
+            body_start: (start + head.len()) as u16,
+            etag: b"\"tag\"".to_vec(),
+            vary: b"Accept".to_vec(),
+            variant: [9; 16],
+        }
+    }
+
+    #[test]
+    fn names() {
+        let below = PathSpec { path: "/c".into(), levels: [1, 2, 0], position: None };
+        let key = crate::md5::Md5::of(b"http://a/");
+        let path = path(&below, &key);
+        let name = path.rsplit('/').next().unwrap();
+        assert_eq!(path, format!("/c/{}/{}/{name}", &name[31..], &name[29..31]));
+        assert_eq!(key_of(path.as_bytes()), Some(key));
+        assert_eq!(key_of(b"/c/short"), None);
+        assert_eq!(key_of(&[b'x'; 40]), None);
+        assert!(is_temporary(format!("{path}.0000000001").as_bytes()) && !is_temporary(path.as_bytes()));
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_nothing_else() {
+        let folder = std::env::temp_dir().join(format!("weir-cache-file-{}", std::process::id()));
+        let path = folder.join("a/name").to_string_lossy().into_owned();
+        let (key, head) = (&b"http://a/"[..], &b"HTTP/1.1 200 OK\r\n\r\n"[..]);
+        let header = header(key, head);
+        let mut writing = Writing::create(None, &path).unwrap();
+        writing.write(&header.write(key, head)).unwrap();
+        writing.write(b"body").unwrap();
+        assert!(matches!(open(&path, key, 7), Err(Unusable::Absent)));
+        let stored = writing.place(&path).unwrap();
+        let opened = open(&path, key, 7).unwrap();
+        assert_eq!((&opened.header, opened.id), (&header, stored.id));
+        assert!(opened.start.ends_with(head) && opened.length == opened.start.len() as u64 + 4);
+        // Another key with the same digest, another sum, a file cut short, a file of something else.
+        assert!(matches!(open(&path, b"http://b/", 7), Err(Unusable::Foreign("has md5 collision"))));
+        assert!(matches!(open(&path, key, 8), Err(Unusable::Foreign("has md5 collision"))));
+        let other = Header { valid: 5, ..header.clone() };
+        update(&path, stored.id, opened.length, &other).unwrap();
+        assert_eq!(open(&path, key, 7).unwrap().header, other);
+        update(&path, stored.id + 1, opened.length, &header).unwrap();
+        assert_eq!(open(&path, key, 7).unwrap().header, other);
+        File::options().write(true).open(&path).unwrap().set_len(opened.start.len() as u64 - 1).unwrap();
+        assert!(matches!(open(&path, key, 7), Err(Unusable::Foreign("has too long header"))));
+        std::fs::write(&path, b"x").unwrap();
+        assert!(matches!(open(&path, key, 7), Err(Unusable::Foreign("is too small"))));
+        std::fs::write(&path, [b'x'; 500]).unwrap();
+        assert!(matches!(open(&path, key, 7), Err(Unusable::Foreign("version mismatch"))));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

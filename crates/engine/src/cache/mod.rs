@@ -1,0 +1,445 @@
+//! Caches of upstreams' answers (`…_cache_path`): the index of a zone in memory, shared by all threads and kept over reloads,
+//! and the files that it is about.
+//!
+//! The index knows of a key whether there is a file, who is fetching it and how often it was asked for; everything else is in
+//! the file. Its locks are short: no file is touched under them.
+
+mod file;
+mod manager;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use weir_ir::program::PathSpec;
+use weir_syntax::Level;
+
+use crate::errorlog::Log;
+
+pub use file::{Header, Opened, ROOM, Stored, Unusable, Writing, head_start, open, path, update};
+
+/// The MD5 of what an answer is known by.
+pub type Key = [u8; 16];
+
+/// How fast the manager or the loader goes on: files at once, milliseconds that they may take, milliseconds of rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    pub files: u64,
+    pub sleep: u64,
+    pub threshold: u64,
+}
+
+/// A cache as configured.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Whose it is.
+    pub module: &'static str,
+    pub name: Arc<str>,
+    pub path: PathSpec,
+    /// Bytes of the index.
+    pub size: u64,
+    pub use_temp_path: bool,
+    /// Seconds after which a file that nobody asked for is removed.
+    pub inactive: u64,
+    pub max_size: Option<u64>,
+    pub min_free: u64,
+    pub manager: Pace,
+    pub loader: Pace,
+}
+
+/// A cache in a generation.
+pub struct Zone {
+    pub spec: Arc<Spec>,
+    shared: Arc<Shared>,
+}
+
+/// What goes over from generation to generation.
+struct Shared {
+    index: Mutex<Index>,
+    /// The settings that the manager goes by: those of the last published generation.
+    spec: Mutex<Arc<Spec>>,
+    /// Somebody has fetched a key, or given it up.
+    released: Notify,
+    /// Not all files are known yet.
+    cold: AtomicBool,
+    managed: AtomicBool,
+    log: Log,
+}
+
+/// Bytes that a node takes of a zone.
+const NODE: u64 = 128;
+
+#[derive(Default)]
+struct Index {
+    nodes: HashMap<Key, Node>,
+    /// From the one not asked for in the longest time.
+    by_use: BTreeMap<u64, Key>,
+    uses: u64,
+    /// Bytes of all files.
+    size: u64,
+    most: usize,
+    /// So many nodes, that some are to be removed.
+    watermark: usize,
+}
+
+/// What is known of a key. Times are seconds since the epoch.
+#[derive(Debug, Default)]
+struct Node {
+    used_at: u64,
+    /// Requests that hold it.
+    count: u32,
+    uses: u64,
+    expires: i64,
+    exists: bool,
+    updating: bool,
+    /// Milliseconds since the epoch, until which others wait for who updates it.
+    locked_until: u64,
+    /// A status that is answered with until `valid`, in place of a file; 0 is none.
+    error: u16,
+    valid: i64,
+    disk: u64,
+}
+
+/// What the index says of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing before this request.
+    New,
+    /// It was asked for often enough to be worth a file, or has one.
+    Worth {
+        exists: bool,
+    },
+    /// Not often enough.
+    Scarce,
+    Error(u16),
+}
+
+/// What became of an attempt to fetch a key for others, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locked {
+    Mine,
+    /// Until about then another one has it; milliseconds since the epoch.
+    Until(u64),
+}
+
+impl Zone {
+    /// A cache that goes on from the generation before, where that had it.
+    ///
+    /// # Errors
+    /// It was somewhere else there.
+    pub fn open(spec: &Arc<Spec>, before: Option<&Zone>, log: &Log) -> Result<Self, String> {
+        if let Some(before) = before.filter(|before| before.spec.size == spec.size) {
+            let (name, path, was) = (&spec.name, &spec.path.path, &before.spec.path.path);
+            if path != was {
+                return Err(format!(
+                    "cache \"{name}\" uses the \"{path}\" cache path while previously it used the \"{was}\" cache path"
+                ));
+            }
+            if spec.path.levels != before.spec.path.levels {
+                return Err(format!("cache \"{name}\" had previously different levels"));
+            }
+            return Ok(Self { spec: Arc::clone(spec), shared: Arc::clone(&before.shared) });
+        }
+        let most = usize::try_from(spec.size / NODE).unwrap_or(usize::MAX);
+        let shared = Shared {
+            index: Mutex::new(Index { most, watermark: usize::MAX, ..Index::default() }),
+            spec: Mutex::new(Arc::clone(spec)),
+            released: Notify::new(),
+            cold: AtomicBool::new(true),
+            managed: AtomicBool::new(false),
+            log: log.clone(),
+        };
+        Ok(Self { spec: Arc::clone(spec), shared: Arc::new(shared) })
+    }
+
+    /// From now on files are managed by the settings of this generation.
+    pub(crate) fn publish(&self) {
+        *self.shared.spec.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&self.spec);
+        if !self.shared.managed.swap(true, Ordering::Relaxed) {
+            manager::start(&self.shared);
+        }
+    }
+
+    pub fn is_cold(&self) -> bool {
+        self.shared.cold.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request for a key and holds the key for it. `None`: there is no room, which is logged.
+    pub fn hold(self: &Arc<Self>, key: Key, min_uses: u64, now: i64) -> Option<(Hold, Known)> {
+        let mut index = self.shared.lock();
+        if !index.nodes.contains_key(&key) && index.nodes.len() >= index.most {
+            index.watermark = index.nodes.len() - index.nodes.len() / 8;
+            drop(index);
+            manager::remove_oldest(&self.shared, &self.spec);
+            index = self.shared.lock();
+            if index.nodes.len() >= index.most {
+                let message =
+                    format_args!("could not allocate node in cache keys zone \"{}\"", self.spec.name);
+                self.shared.log.write(Level::Alert, message);
+                return None;
+            }
+        }
+        let mut known = Known::New;
+        let expires = now.saturating_add_unsigned(self.spec.inactive);
+        let node = index.touch(key, expires);
+        node.count += 1;
+        node.uses += 1;
+        if node.uses > 1 {
+            known = node.known(min_uses, now);
+        }
+        let (zone, done) = (Arc::clone(self), false);
+        Some((Hold { zone, key, min_uses, updating: None, error: None, done }, known))
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Index {
+    /// The node of a key, made where there is none, as the one used last.
+    fn touch(&mut self, key: Key, expires: i64) -> &mut Node {
+        self.uses += 1;
+        let node = self.nodes.entry(key).or_default();
+        self.by_use.remove(&node.used_at);
+        self.by_use.insert(self.uses, key);
+        node.used_at = self.uses;
+        node.expires = expires;
+        node
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(node) = self.nodes.remove(key) {
+            self.by_use.remove(&node.used_at);
+            self.size -= node.disk;
+        }
+    }
+
+    fn set_disk(&mut self, key: &Key, disk: u64) {
+        if let Some(node) = self.nodes.get_mut(key) {
+            self.size = self.size + disk - node.disk;
+            node.disk = disk;
+        }
+    }
+}
+
+impl Node {
+    fn known(&mut self, min_uses: u64, now: i64) -> Known {
+        if self.error != 0 {
+            if self.valid >= now {
+                return Known::Error(self.error);
+            }
+            self.error = 0;
+            return Known::New;
+        }
+        match self.exists {
+            false if self.uses < min_uses => Known::Scarce,
+            exists => Known::Worth { exists },
+        }
+    }
+}
+
+/// A request's hold on a key. Dropped, it gives up what the request began to fetch.
+pub struct Hold {
+    pub zone: Arc<Zone>,
+    pub key: Key,
+    min_uses: u64,
+    /// This request fetches the key, and until when others wait for that.
+    updating: Option<u64>,
+    /// A status to be answered with for a while in place of a file.
+    pub error: Option<(u16, i64)>,
+    done: bool,
+}
+
+impl Hold {
+    /// What the index says of the key by now.
+    pub fn look(&self, now: i64) -> Known {
+        let mut index = self.zone.shared.lock();
+        let expires = now.saturating_add_unsigned(self.zone.spec.inactive);
+        index.touch(self.key, expires).known(self.min_uses, now)
+    }
+
+    /// Takes the key to fetch it, unless another request has it.
+    pub fn lock(&mut self, now_ms: u64, age: u64) -> Locked {
+        let mut index = self.zone.shared.lock();
+        let Some(node) = index.nodes.get_mut(&self.key) else { return Locked::Mine };
+        if node.updating && node.locked_until > now_ms {
+            return Locked::Until(node.locked_until);
+        }
+        node.updating = true;
+        node.locked_until = now_ms + age;
+        self.updating = Some(node.locked_until);
+        Locked::Mine
+    }
+
+    /// Whether another request fetches the key, until when it has it.
+    pub fn locked(&self, now_ms: u64) -> Option<u64> {
+        let index = self.zone.shared.lock();
+        let node = index.nodes.get(&self.key)?;
+        (node.updating && node.locked_until > now_ms).then_some(node.locked_until)
+    }
+
+    /// Takes a key whose file has expired; false where another request is at it.
+    pub fn update(&mut self) -> bool {
+        let mut index = self.zone.shared.lock();
+        let Some(node) = index.nodes.get_mut(&self.key) else { return true };
+        if node.updating {
+            return false;
+        }
+        node.updating = true;
+        self.updating = Some(node.locked_until);
+        true
+    }
+
+    /// Waits until somebody gave a key of the cache back.
+    pub fn released(&self) -> tokio::sync::futures::Notified<'_> {
+        self.zone.shared.released.notified()
+    }
+
+    /// A file was found that the index did not know of yet.
+    pub fn found(&self, disk: u64) {
+        let mut index = self.zone.shared.lock();
+        let Some(node) = index.nodes.get_mut(&self.key).filter(|node| !node.exists) else { return };
+        node.exists = true;
+        node.uses = 1;
+        index.set_disk(&self.key, disk);
+    }
+
+    /// The key has a new file.
+    pub fn stored(mut self, stored: Stored) {
+        self.done = true;
+        let mut index = self.zone.shared.lock();
+        if let Some(node) = index.nodes.get_mut(&self.key) {
+            node.count = node.count.saturating_sub(1);
+            node.error = 0;
+            node.exists = true;
+            node.updating = false;
+        }
+        index.set_disk(&self.key, stored.disk);
+        drop(index);
+        self.zone.shared.released.notify_waiters();
+    }
+
+    /// Another key of the same cache in place of this one.
+    pub fn other(&self, key: Key, now: i64) -> Option<(Hold, Known)> {
+        self.zone.hold(key, self.min_uses, now)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let mut index = self.zone.shared.lock();
+        let Some(node) = index.nodes.get_mut(&self.key) else { return };
+        node.count = node.count.saturating_sub(1);
+        if self.updating == Some(node.locked_until) {
+            node.updating = false;
+        }
+        if let Some((status, valid)) = self.error {
+            node.error = status;
+            node.valid = valid;
+        } else if !node.exists && node.count == 0 && self.min_uses == 1 && node.error == 0 {
+            index.remove(&self.key);
+        }
+        drop(index);
+        if self.updating.is_some() {
+            self.zone.shared.released.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn spec(path: &str) -> Arc<Spec> {
+        let pace = Pace { files: 100, sleep: 0, threshold: 1000 };
+        Arc::new(Spec {
+            module: "test",
+            name: "z".into(),
+            path: PathSpec { path: path.into(), levels: [0; 3], position: None },
+            size: NODE * 4,
+            use_temp_path: false,
+            inactive: 10,
+            max_size: None,
+            min_free: 0,
+            manager: pace,
+            loader: pace,
+        })
+    }
+
+    fn zone() -> Arc<Zone> {
+        Arc::new(Zone::open(&spec("/nowhere"), None, &Log::new("weir", vec![])).unwrap())
+    }
+
+    #[test]
+    fn keys_are_worth_a_file_from_so_many_uses_on() {
+        let zone = zone();
+        let mut held = vec![];
+        for expected in [Known::New, Known::Scarce, Known::Worth { exists: false }] {
+            let (hold, known) = zone.hold([1; 16], 3, 100).unwrap();
+            assert_eq!(known, expected);
+            held.push(hold);
+        }
+        held.pop().unwrap().stored(Stored { id: 1, disk: 5 });
+        drop(held);
+        assert_eq!(zone.hold([1; 16], 9, 100).unwrap().1, Known::Worth { exists: true });
+        assert_eq!(zone.shared.lock().size, 5);
+    }
+
+    #[test]
+    fn one_request_fetches_and_the_others_wait() {
+        let zone = zone();
+        let (mut first, _) = zone.hold([1; 16], 1, 100).unwrap();
+        let (mut second, _) = zone.hold([1; 16], 1, 100).unwrap();
+        assert_eq!(first.lock(1000, 50), Locked::Mine);
+        assert_eq!(second.lock(1000, 50), Locked::Until(1050));
+        assert_eq!(second.locked(1049), Some(1050));
+        // Who takes too long is overtaken, and does not take the lock away by giving up.
+        assert_eq!(second.lock(1050, 50), Locked::Mine);
+        drop(first);
+        assert_eq!(second.locked(1051), Some(1100));
+        drop(second);
+        assert!(zone.shared.lock().nodes.is_empty());
+    }
+
+    #[test]
+    fn errors_are_answered_for_a_while() {
+        let zone = zone();
+        let (mut hold, _) = zone.hold([1; 16], 1, 100).unwrap();
+        hold.error = Some((502, 105));
+        drop(hold);
+        assert_eq!(zone.hold([1; 16], 1, 105).unwrap().1, Known::Error(502));
+        assert_eq!(zone.hold([1; 16], 1, 106).unwrap().1, Known::New);
+    }
+
+    #[test]
+    fn the_index_is_bounded() {
+        let zone = zone();
+        let held: Vec<_> = (0..4).filter_map(|n| zone.hold([n; 16], 1, 100)).collect();
+        assert_eq!(held.len(), 4);
+        // All are in use.
+        assert!(zone.hold([9; 16], 1, 100).is_none());
+        held.into_iter().for_each(|(hold, _)| hold.stored(Stored { id: 1, disk: 1 }));
+        assert!(zone.hold([9; 16], 1, 100).is_some());
+        assert!(!zone.shared.lock().nodes.contains_key(&[0; 16]), "the oldest one made room");
+    }
+
+    #[test]
+    fn a_reload_keeps_what_is_known_but_not_elsewhere() {
+        let (zone, log) = (zone(), Log::new("weir", vec![]));
+        zone.hold([1; 16], 1, 100).unwrap().0.stored(Stored { id: 1, disk: 1 });
+        let next = Arc::new(Zone::open(&zone.spec, Some(&zone), &log).unwrap());
+        assert_eq!(next.hold([1; 16], 1, 100).unwrap().1, Known::Worth { exists: true });
+        let elsewhere = Zone::open(&spec("/elsewhere"), Some(&zone), &log).err().unwrap();
+        assert_eq!(
+            elsewhere,
+            "cache \"z\" uses the \"/elsewhere\" cache path while previously it used the \"/nowhere\" cache path"
+        );
+    }
+}

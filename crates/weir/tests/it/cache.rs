@@ -1,0 +1,181 @@
+//! Caches: what outlives clients, reloads and processes, and what is not believed.
+
+use std::path::PathBuf;
+use std::thread;
+
+use weir_testkit::{Client, Folder, Gate, Origin, Response, Server, until};
+
+use crate::{Test, executable};
+
+pub const TESTS: &[Test] = &[
+    ("a_client_that_leaves_does_not_keep_others_from_the_answer", a_client_that_leaves),
+    ("one_request_asks_for_all", one_request_asks_for_all),
+    ("what_is_kept_outlives_reloads_and_the_server", what_is_kept_outlives_reloads_and_the_server),
+    ("files_that_are_none_are_not_believed", files_that_are_none_are_not_believed),
+    ("what_breaks_off_is_not_kept", what_breaks_off_is_not_kept),
+    ("a_cache_does_not_move_with_a_reload", a_cache_does_not_move_with_a_reload),
+];
+
+const CONF: &str = "
+    error_log logs/error.log info;
+    worker_processes 4;
+    events {}
+    http {
+        proxy_cache_path {path} levels=1:2 keys_zone=one:1m use_temp_path={temp};
+        server {
+            listen {listen};
+            proxy_cache one;
+            proxy_cache_valid 1h;
+            proxy_cache_key $uri;
+            proxy_cache_lock on;
+            proxy_cache_lock_timeout 1h;
+            proxy_cache_lock_age 1h;
+            add_header X-Cache $upstream_cache_status;
+            location / { proxy_pass http://{origin}; }
+        }
+    }";
+
+#[track_caller]
+fn start(origin: &Origin, folder: &Folder, temp: &str) -> Server {
+    Server::start(&executable(), CONF, &names(origin, folder, temp))
+}
+
+fn names(origin: &Origin, folder: &Folder, temp: &str) -> [(&'static str, String); 3] {
+    let path = folder.path().join("cache").to_string_lossy().into_owned();
+    [("origin", origin.address().to_string()), ("path", path), ("temp", temp.to_owned())]
+}
+
+const GET: &str = "GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+#[track_caller]
+fn get(server: &Server) -> Response {
+    Client::connect(server.address()).ask(GET)
+}
+
+#[track_caller]
+fn check(server: &Server, status: &str, body: &str) {
+    let response = get(server);
+    assert_eq!((response.header("X-Cache"), &*response.text()), (Some(status), body));
+}
+
+/// The MD5 of `/x`, as nginx's users find it.
+fn file(folder: &Folder) -> PathBuf {
+    folder.path().join("cache/9/de/cc8755609ad61864910f145119713de9")
+}
+
+fn a_client_that_leaves() {
+    const LENGTH: usize = 1_000_000;
+    for (temp, begun) in [("on", true), ("off", true), ("on", false)] {
+        let (gate, folder) = (Gate::default(), Folder::new(&[]));
+        let opened = gate.clone();
+        let origin = Origin::start(move |visit| {
+            visit.request()?;
+            if !begun {
+                opened.wait();
+            }
+            visit.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\nbegun"))?;
+            opened.wait();
+            visit.send("x".repeat(LENGTH - 5))
+        });
+        let server = start(&origin, &folder, temp);
+        let mut client = Client::connect(server.address());
+        client.send(GET);
+        origin.visited(1);
+        if begun {
+            client.bytes(5);
+        }
+        client.reset();
+        let second = thread::spawn({
+            let address = server.address();
+            move || Client::connect(address).ask(GET)
+        });
+        gate.open();
+        let second = second.join().unwrap();
+        assert_eq!(second.header("X-Cache"), Some("HIT"));
+        assert_eq!(second.text(), format!("begun{}", "x".repeat(LENGTH - 5)));
+        assert_eq!(origin.connections(), 1);
+    }
+}
+
+fn one_request_asks_for_all() {
+    let (gate, folder) = (Gate::default(), Folder::new(&[]));
+    let opened = gate.clone();
+    let origin = Origin::start(move |visit| {
+        visit.request()?;
+        opened.wait();
+        visit.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    });
+    let server = start(&origin, &folder, "on");
+    let address = server.address();
+    let clients: Vec<_> =
+        (0..20).map(|_| thread::spawn(move || Client::connect(address).ask(GET).text())).collect();
+    origin.visited(1);
+    gate.open();
+    assert!(clients.into_iter().all(|client| client.join().unwrap() == "ok"));
+    assert_eq!(origin.connections(), 1);
+}
+
+fn what_is_kept_outlives_reloads_and_the_server() {
+    let (origin, folder) = (Origin::saying("text"), Folder::new(&[]));
+    let server = start(&origin, &folder, "on");
+    check(&server, "MISS", "text");
+    check(&server, "HIT", "text");
+    assert_eq!(server.reload().code, Some(0));
+    check(&server, "HIT", "text");
+    drop(server);
+    let server = start(&origin, &folder, "on");
+    check(&server, "HIT", "text");
+    let kept = std::fs::read(file(&folder)).unwrap();
+    let find = |text: &str| kept.windows(text.len()).any(|bytes| bytes == text.as_bytes());
+    assert!(find("\nKEY: /x\nHTTP/1.1 200 OK\r\n"));
+    assert_eq!(origin.connections(), 1);
+}
+
+fn files_that_are_none_are_not_believed() {
+    let (origin, folder) = (Origin::saying("text"), Folder::new(&[]));
+    let server = start(&origin, &folder, "off");
+    check(&server, "MISS", "text");
+    // The lock lets the next one wait until the file is there.
+    check(&server, "HIT", "text");
+    let (path, kept) = (file(&folder), std::fs::read(file(&folder)).unwrap());
+    let mut cut = kept.clone();
+    cut.pop();
+    let mut other_key = kept.clone();
+    let key = kept.windows(6).position(|bytes| bytes == b"\nKEY: ").unwrap() + 6;
+    other_key[key + 1] = b'y';
+    for (bytes, logged) in [
+        (&b"junk"[..], "is too small"),
+        (&[0; 1000][..], "version mismatch"),
+        (&other_key[..], "has md5 collision"),
+        (&cut[..], "contains invalid header"),
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        check(&server, "MISS", "text");
+        server.logged(&format!("cache file \"{}\" {logged}", path.display()));
+        until("the file is replaced", || get(&server).header("X-Cache") == Some("HIT"));
+    }
+}
+
+fn what_breaks_off_is_not_kept() {
+    let folder = Folder::new(&[]);
+    let origin = Origin::start(|visit| {
+        visit.request()?;
+        visit.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+    });
+    let server = start(&origin, &folder, "on");
+    for times in 1..=2 {
+        let mut client = Client::connect(server.address());
+        assert!(client.send(GET).last_words().contains("X-Cache: MISS"));
+        assert_eq!(origin.connections(), times);
+    }
+    assert!(!file(&folder).exists());
+}
+
+fn a_cache_does_not_move_with_a_reload() {
+    let (origin, folder, other) = (Origin::saying("text"), Folder::new(&[]), Folder::new(&[]));
+    let server = start(&origin, &folder, "on");
+    check(&server, "MISS", "text");
+    server.configure(CONF, &names(&origin, &other, "on"));
+    assert_eq!(server.reload().code, Some(1));
+    check(&server, "HIT", "text");
+}
