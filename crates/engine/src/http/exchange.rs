@@ -390,6 +390,7 @@ impl Exchange {
     }
 
     /// An empty buffer with room for a head.
+    #[inline]
     pub(crate) fn take_buf(&mut self) -> Buf {
         let mut buf = std::mem::take(&mut self.spare_buf);
         buf.reserve(HEAD);
@@ -397,6 +398,7 @@ impl Exchange {
     }
 
     /// Keeps a buffer for the next head, unless it has grown beyond that.
+    #[inline]
     pub(crate) fn keep_buf(&mut self, mut buf: Buf) {
         if buf.capacity() <= HEAD {
             buf.clear();

@@ -416,7 +416,7 @@ const AHEAD: usize = 32;
 /// The line at `pos` and where the next one starts, if all of it is there and it is as most are: a plain name, CR LF at its end.
 ///
 /// `padded` is what was received with `PADDING` behind it; no line runs into the padding, since a zero byte ends every search.
-#[inline]
+#[inline(always)]
 pub(crate) fn ordinary(padded: &[u8], pos: usize) -> Option<(Field, usize)> {
     let window: &[u8; AHEAD] = padded.get(pos..)?.first_chunk()?;
     let name_len = first_of(colons(window))?;

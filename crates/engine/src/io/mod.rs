@@ -144,6 +144,7 @@ impl Io {
 
     /// Whether a read would find something: plaintext held by the session, bytes, an end or an error on the socket.
     /// With TLS this may be an incomplete record, so a read after it may still wait.
+    #[inline]
     pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.plaintext_waiting() {
             return Poll::Ready(Ok(()));

@@ -93,6 +93,7 @@ impl Socket {
     }
 
     /// Waits until a read would not wait.
+    #[inline]
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if either!(&self.stream, s => s.try_io(Interest::READABLE, || Ok(()))).is_ok() {
             return Poll::Ready(Ok(()));

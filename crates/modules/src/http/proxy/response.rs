@@ -90,6 +90,7 @@ impl Rules {
         Some(to)
     }
 
+    #[inline]
     pub(super) fn make(
         &self,
         x: &Exchange,
