@@ -757,6 +757,7 @@ pub fn accepted(
         requests: Cell::new(0),
         address: Cell::new(address),
         tls: None,
+        proxy_protocol: None,
         log: generation.location(server).log.with_connection(number),
     }
 }

@@ -64,6 +64,8 @@ pub struct Connection {
     /// The address in the configuration that the connection arrived at.
     pub address: Cell<usize>,
     pub tls: Option<Rc<crate::tls::Session>>,
+    /// What a proxy in front told of its client.
+    pub proxy_protocol: Option<Box<crate::proxy_protocol::Header>>,
     /// Where messages about the connection go before a server is chosen.
     pub log: Log,
 }
