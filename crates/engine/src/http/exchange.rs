@@ -52,6 +52,7 @@ pub struct Tunnel {
 }
 
 /// What is known of the connection that the request came over.
+#[derive(Clone)]
 pub struct Connection {
     /// `$connection`: counted over the process.
     pub number: u64,

@@ -34,7 +34,7 @@ pub use client::{ClientSettings, ClientTls};
 pub use client_auth::{ClientAuth, ClientCertificate, Demand, Unauthorized, Whose};
 pub use pairs::{PairCache, Pairs};
 pub use resume::{Lifetime, TicketKey};
-pub use server::{Protocols, ServerTls, SessionCache, Settings};
+pub use server::{Computed, Protocols, ServerTls, SessionCache, Settings};
 pub use trust::{Reason, Trust};
 pub(crate) use words::failed;
 
@@ -59,7 +59,7 @@ pub struct Session {
 }
 
 /// The cipher suites and then the groups of a ClientHello, by their numbers, in one allocation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Offer {
     numbers: Box<[u16]>,
     ciphers: usize,
@@ -84,6 +84,20 @@ impl Offer {
 }
 
 impl Session {
+    /// What is known before a handshake.
+    fn before(server_name: Option<Box<str>>, offer: Offer) -> Self {
+        Self {
+            server_name,
+            alpn: None,
+            protocol: ProtocolVersion::Unknown(0),
+            cipher: rustls::CipherSuite::Unknown(0),
+            group: None,
+            resumed: false,
+            offer,
+            client: None,
+        }
+    }
+
     /// `TLSv1.3`
     pub fn protocol_name(&self) -> &'static str {
         match self.protocol {
