@@ -141,9 +141,9 @@ fn the_server_is_chosen_by_name() {
         for (sni, host, expected) in [
             ("a.example", "a.example", "a a.example on"),
             ("b.example", "b.example", "b b.example https"),
-            // The request decides among servers, the handshake where it names none.
+            // The request decides among servers, and the default one is asked where it names none.
             ("a.example", "b.example", "b a.example https"),
-            ("b.example", "nobody.example", "b b.example https"),
+            ("b.example", "nobody.example", "a b.example on"),
             ("unknown.example", "nobody.example", "a unknown.example on"),
         ] {
             assert_eq!(running.ask(&client, sni, host).await.unwrap(), expected, "{sni} {host}");
