@@ -58,11 +58,12 @@ pub struct Session {
     pub client: Option<Box<ClientCertificate>>,
 }
 
-/// The cipher suites and then the groups of a ClientHello, by their numbers, in one allocation.
+/// The cipher suites, then the groups and the signature algorithms of a ClientHello, by their numbers, in one allocation.
 #[derive(Clone, Debug)]
 pub struct Offer {
     numbers: Box<[u16]>,
     ciphers: usize,
+    groups: usize,
 }
 
 impl Offer {
@@ -70,7 +71,8 @@ impl Offer {
         let ciphers = hello.cipher_suites();
         let groups = hello.named_groups().unwrap_or_default();
         let numbers = ciphers.iter().map(|c| u16::from(*c)).chain(groups.iter().map(|g| u16::from(*g)));
-        Self { numbers: numbers.collect(), ciphers: ciphers.len() }
+        let numbers = numbers.chain(hello.signature_schemes().iter().map(|s| u16::from(*s)));
+        Self { numbers: numbers.collect(), ciphers: ciphers.len(), groups: groups.len() }
     }
 
     /// In the client's order, the signalling values that are no ciphers included.
@@ -79,7 +81,11 @@ impl Offer {
     }
 
     pub fn groups(&self) -> &[u16] {
-        &self.numbers[self.ciphers..]
+        &self.numbers[self.ciphers..][..self.groups]
+    }
+
+    pub fn signatures(&self) -> &[u16] {
+        &self.numbers[self.ciphers + self.groups..]
     }
 }
 

@@ -215,7 +215,7 @@ fn what_was_agreed_on_is_told() {
         let conf = format!(
             "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate a.crt; ssl_certificate_key a.key;
                 ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256; ssl_ecdh_curve prime256v1;
-                return 200 \"$ssl_protocol $ssl_cipher $ssl_curve $ssl_session_reused $ssl_alpn_protocol;$ssl_curves\"; }}"
+                return 200 \"$ssl_protocol $ssl_cipher $ssl_curve $ssl_session_reused $ssl_alpn_protocol;$ssl_curves|$ssl_sigalgs|$ssl_ciphers\"; }}"
         );
         let site = Site::with_files(&conf, &made.files());
         let running = Running::new(&site, listener);
@@ -227,6 +227,9 @@ fn what_was_agreed_on_is_told() {
             let (told, curves) = told.split_at(expected.len());
             assert_eq!(told, expected);
             assert!(curves.contains("X25519:prime256v1:secp384r1"), "{curves}");
+            assert!(curves.contains("|0x0503:0x0403:"), "{curves}");
+            let marked = curves.contains(":TLS_EMPTY_RENEGOTIATION_INFO_SCSV");
+            assert_eq!(marked, version.version == TLS12.version, "{curves}");
         }
         let mut client = ClientConfig::clone(&made.client(&[&TLS13]));
         client.alpn_protocols = vec![b"http/1.1".to_vec()];
