@@ -49,7 +49,7 @@ pub(super) const VARIABLES: &[Variable] = &[
         }
         true
     }),
-    Variable::new("ssl_client_raw_cert", |x, out| client(x, out, |c| c.pem().trim_end().to_owned())),
+    Variable::new("ssl_client_raw_cert", |x, out| client(x, out, ClientCertificate::pem)),
     // For headers: every line but the first begins with a tab.
     Variable::new("ssl_client_cert", |x, out| client(x, out, |c| c.pem().trim_end().replace('\n', "\n\t"))),
     Variable::new("ssl_client_escaped_cert", |x, out| {
