@@ -148,7 +148,7 @@ impl<'a> Site<'a> {
                 let port = self.port(port)?;
                 let wire = match tls {
                     None => Wire::connect(port)?,
-                    Some(host) => Wire::connect_tls(port, host, &self.prefix.join("certs/example.com.crt"))?,
+                    Some(tls) => Wire::connect_tls(port, tls, &self.prefix.join("certs/example.com.crt"))?,
                 };
                 self.wires.insert(name.clone(), wire);
             }

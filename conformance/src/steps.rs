@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! # a comment
-//! connect c 8080                 a step: a verb and its words
+//! connect c 8080                 a step: a verb and its words; with `tls HOST`, its block is sent before the handshake
 //! send c
 //! | GET / HTTP/1.1               a line of its block, ended by CRLF (LF in a file)
 //! | Host: a
@@ -53,6 +53,14 @@ pub enum After {
     Hang,
 }
 
+/// TLS on a connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tls {
+    pub host: String,
+    /// What is sent before the handshake: the PROXY protocol.
+    pub before: Vec<u8>,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verb {
     /// The server is not started before the first step.
@@ -69,7 +77,7 @@ pub enum Verb {
     Connect {
         name: String,
         port: String,
-        tls: Option<String>,
+        tls: Option<Tls>,
     },
     Send {
         name: String,
@@ -169,7 +177,7 @@ pub fn parse(text: &str) -> Result<Vec<Step>> {
 fn verb(head: &str, block: &[&str]) -> Result<Verb> {
     let words: Vec<&str> = head.split_whitespace().collect();
     let own = |s: &str| s.to_owned();
-    let takes_block = matches!(words[0], "ask" | "send" | "reply" | "file");
+    let takes_block = matches!(words[0], "ask" | "connect" | "send" | "reply" | "file");
     if !takes_block && !block.is_empty() {
         return Err(format!("\"{}\" takes no block", words[0]).into());
     }
@@ -182,9 +190,12 @@ fn verb(head: &str, block: &[&str]) -> Result<Verb> {
             let body = block.iter().any(|l| !l.starts_with('|')).then_some(sent);
             Verb::Ask { port: own(port), method: own(method), uri: own(uri), headers, body }
         }
-        ["connect", name, port] => Verb::Connect { name: own(name), port: own(port), tls: None },
+        ["connect", name, port] if block.is_empty() => {
+            Verb::Connect { name: own(name), port: own(port), tls: None }
+        }
         ["connect", name, port, "tls", host] => {
-            Verb::Connect { name: own(name), port: own(port), tls: Some(own(host)) }
+            let tls = Tls { host: own(host), before: bytes(block.iter(), "\r\n", true)? };
+            Verb::Connect { name: own(name), port: own(port), tls: Some(tls) }
         }
         ["send", name] => Verb::Send { name: own(name), bytes: bytes(block.iter(), "\r\n", true)? },
         ["recv", name] => Verb::Recv { name: own(name), take: Take::Response },
@@ -325,12 +336,20 @@ mod tests {
         };
         check("ask 8080 POST /\n| A: b\n", ask(None));
         check("ask 8080 POST /\n| A: b\n> hi\n", ask(Some(b"hi")));
+        let tls = |before: &[u8]| Verb::Connect {
+            name: "c".into(),
+            port: "8443".into(),
+            tls: Some(Tls { host: "a".into(), before: before.to_vec() }),
+        };
+        check("connect c 8443 tls a\n", tls(b""));
+        check("connect c 8443 tls a\n| PROXY UNKNOWN\n", tls(b"PROXY UNKNOWN\r\n"));
     }
 
     #[test]
     fn nonsense_is_refused_with_its_line() {
         check_refused("\nsned c\n", "line 2: not a step: sned c");
         check_refused("close c\n| x\n", "takes no block");
+        check_refused("connect c 8080\n| x\n", "not a step: connect c 8080");
         check_refused("send c\n> \\q\n", "unknown escape");
     }
 }

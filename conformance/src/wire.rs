@@ -3,6 +3,7 @@
 
 use crate::Result;
 use crate::clock::Deadline;
+use crate::steps::Tls;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use std::io::{self, ErrorKind, Read, Write};
@@ -138,12 +139,16 @@ impl Wire {
     }
 
     /// TLS to a server whose own certificate is the one trusted.
-    pub fn connect_tls(port: u16, host: &str, certificate: &Path) -> Result<Self> {
-        let Stream::Plain(stream) = Self::connect(port)?.stream else { unreachable!("a new wire is plain") };
+    pub fn connect_tls(port: u16, tls: &Tls, certificate: &Path) -> Result<Self> {
+        let Stream::Plain(mut stream) = Self::connect(port)?.stream else {
+            unreachable!("a new wire is plain")
+        };
+        stream.write_all(&tls.before)?;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(certificate)?)?;
         let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let client = rustls::ClientConnection::new(Arc::new(config), ServerName::try_from(host.to_owned())?)?;
+        let client =
+            rustls::ClientConnection::new(Arc::new(config), ServerName::try_from(tls.host.clone())?)?;
         let stream = Stream::Tls(Box::new(rustls::StreamOwned::new(client, stream)));
         Ok(Self { stream, buffer: Vec::new() })
     }

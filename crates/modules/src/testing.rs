@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 
@@ -177,6 +178,11 @@ impl Site {
     pub(crate) fn with(self, name: &str, text: impl AsRef<[u8]>) -> Self {
         self.folder.write(name, text);
         self
+    }
+
+    /// Where a file of the site's folder is.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
     }
 
     pub(crate) fn generation(&self) -> &Arc<Generation> {

@@ -1,10 +1,12 @@
-//! From an accepted socket to a served connection: its address in the configuration, TLS, then HTTP.
+//! From an accepted socket to a served connection: its address in the configuration, what a proxy in front tells, TLS,
+//! then HTTP.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::http::connection::{self, Start};
 use crate::io::{Address, Io, Socket};
+use crate::proxy_protocol;
 use crate::reactor::{Counts, Reactor};
 use crate::tls::{self, Accepted};
 
@@ -30,8 +32,16 @@ pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket
     // From here on, so that a handshake too ends with `worker_shutdown_timeout`.
     let idle = reactor.register_idle();
     let mut record = connection::accepted(&reactor, &generation, peer, local, address);
-    let (io, start) = if generation.addresses[address].protocols.ssl {
-        // Boxed, so that what a handshake takes is given back before the connection waits for requests.
+    let protocols = generation.addresses[address].protocols;
+    // Both boxed, so that what they take is given back before the connection waits for requests.
+    if protocols.proxy_protocol {
+        let mut told =
+            Box::pin(proxy_protocol::accept(&reactor, &generation, &listener, &mut record, &socket));
+        if idle.bounded(told.as_mut()).await != Some(true) {
+            return;
+        }
+    }
+    let (io, start) = if protocols.ssl {
         let accepted = {
             let mut handshake = Box::pin(tls::accept(&reactor, &generation, &listener, &mut record, socket));
             idle.bounded(handshake.as_mut()).await.flatten()

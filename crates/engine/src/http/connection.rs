@@ -168,7 +168,11 @@ impl Serving {
         self.connection.requests.set(requests);
         reactor.counts.requests.up();
         let found = router::find(&self.served, self.connection.address(), x.head.host());
-        let (server, regex) = found.unwrap_or((self.server, None));
+        let (server, regex) = found.unwrap_or_else(|| {
+            // A head that says nothing is the handshake's server's; one that names nobody, as in nginx, is not.
+            let default = self.served.addresses[self.connection.address()].default_server;
+            (if refused.is_some() { self.server } else { default }, None)
+        });
         x.begin(&self.served, server);
         // The client is to come back on a connection of the present generation.
         x.keepalive &= !outlived;
@@ -340,7 +344,7 @@ impl Serving {
             .server_name
             .as_deref()
             .filter(|name| crate::tls::by_name(&x.generation, self.connection.address(), name).is_some());
-        if named.is_some_and(|name| !x.host.is_empty() && !name.as_bytes().eq_ignore_ascii_case(&x.host)) {
+        if named.is_some_and(|name| !name.as_bytes().eq_ignore_ascii_case(&x.host)) {
             x.log(
                 Level::Info,
                 "client attempted to request the server name different from the one that was negotiated",
@@ -757,6 +761,7 @@ pub fn accepted(
         requests: Cell::new(0),
         address: Cell::new(address),
         tls: None,
+        proxy_protocol: None,
         log: generation.location(server).log.with_connection(number),
     }
 }

@@ -52,6 +52,7 @@ pub struct Tunnel {
 }
 
 /// What is known of the connection that the request came over.
+#[derive(Clone)]
 pub struct Connection {
     /// `$connection`: counted over the process.
     pub number: u64,
@@ -64,6 +65,8 @@ pub struct Connection {
     /// The address in the configuration that the connection arrived at.
     pub address: Cell<usize>,
     pub tls: Option<Rc<crate::tls::Session>>,
+    /// What a proxy in front told of its client.
+    pub proxy_protocol: Option<Box<crate::proxy_protocol::Header>>,
     /// Where messages about the connection go before a server is chosen.
     pub log: Log,
 }

@@ -10,6 +10,7 @@ use crate::http::Exchange;
 use crate::http1::{Known, date};
 use crate::io::Address;
 use crate::localtime;
+use crate::proxy_protocol::Header;
 
 /// Variables that need no declaration.
 pub const VARIABLES: &[Variable] = &[
@@ -63,6 +64,10 @@ pub const VARIABLES: &[Variable] = &[
         out.push(if x.pipelined { b'p' } else { b'.' });
         true
     }),
+    Variable::new("proxy_protocol_addr", |x, out| told(x, |told| &told.source, out)),
+    Variable::new("proxy_protocol_port", |x, out| told_port(x, |told| told.source_port, out)),
+    Variable::new("proxy_protocol_server_addr", |x, out| told(x, |told| &told.server, out)),
+    Variable::new("proxy_protocol_server_port", |x, out| told_port(x, |told| told.server_port, out)),
     Variable::new("realpath_root", |x, out| {
         use std::os::unix::ffi::{OsStrExt, OsStringExt};
         let root = x.location().core.root.value(x);
@@ -189,7 +194,30 @@ pub const FAMILIES: &[Family] = &[
     Family { prefix: "sent_trailer_", get: sent_trailer },
     Family { prefix: "cookie_", get: cookie },
     Family { prefix: "arg_", get: arg },
+    Family { prefix: "proxy_protocol_tlv_", get: proxy_protocol_tlv },
 ];
+
+fn told(x: &Exchange, value: fn(&Header) -> &[u8], out: &mut Vec<u8>) -> bool {
+    let header = x.connection.proxy_protocol.as_deref();
+    out.extend_from_slice(header.map(value).unwrap_or_default());
+    header.is_some()
+}
+
+fn told_port(x: &Exchange, port: fn(&Header) -> u16, out: &mut Vec<u8>) -> bool {
+    match x.connection.proxy_protocol.as_deref().map(port) {
+        Some(0) => true,
+        Some(port) => number(u64::from(port), out),
+        None => false,
+    }
+}
+
+fn proxy_protocol_tlv(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
+    let Some(header) = x.connection.proxy_protocol.as_deref() else { return false };
+    header.tlv(name, out).unwrap_or_else(|fault| {
+        x.log(Level::Error, fault);
+        false
+    })
+}
 
 fn set_limit_rate(x: &mut Exchange, text: &[u8]) {
     match weir_ir::value::size(text) {

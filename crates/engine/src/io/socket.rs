@@ -3,11 +3,12 @@
 use std::cell::Cell;
 use std::fmt;
 use std::io::{self, IoSlice, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -125,6 +126,19 @@ impl Socket {
                 return Poll::Pending;
             }
             ready!(self.wait(cx))?;
+        }
+    }
+
+    /// As [`Socket::poll_read`], but leaves what it reads where it is.
+    pub fn poll_peek(&self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.poll_read_ready(cx))?;
+            self.waits.set(NOBODY);
+            let peek = || Ok(recv(self.as_fd().as_raw_fd(), into, MsgFlags::MSG_PEEK)?);
+            match self.try_io(Interest::READABLE, peek) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                peeked => return Poll::Ready(peeked),
+            }
         }
     }
 

@@ -19,10 +19,10 @@ use weir_ir::LocationId;
 use weir_syntax::Level;
 
 use super::words::reason;
-use super::{ClientAuth, Offer, Session};
+use super::{Offer, ServerTls, Session};
 use crate::generation::Generation;
 use crate::http::exchange::Connection;
-use crate::http::router;
+use crate::http::{Client, Exchange, router};
 use crate::io::{Address, Buf, Io, Socket, scratch};
 use crate::reactor::Reactor;
 use crate::timer::Timer;
@@ -52,6 +52,8 @@ enum Failure {
     Late,
     /// No server wants this handshake.
     Rejected,
+    /// There is nothing to show, for this reason.
+    NoCertificate(String),
     Tls(Error),
     Read(io::Error),
 }
@@ -61,8 +63,8 @@ enum Failure {
 ///
 /// The server that the client asked for is found in `connection` afterwards: its log is the connection's.
 pub async fn accept(
-    reactor: &Reactor,
-    generation: &Generation,
+    reactor: &Rc<Reactor>,
+    generation: &Arc<Generation>,
     listener: &Address,
     connection: &mut Connection,
     socket: Socket,
@@ -70,7 +72,7 @@ pub async fn accept(
     let address = &generation.addresses[connection.address()];
     let timer = reactor.timers().register();
     timer.set_in(generation.location(address.default_server).core.client_header_timeout);
-    match handshake(generation, connection, socket, &timer).await {
+    match handshake(reactor, generation, connection, socket, &timer).await {
         Ok(accepted) => Some(accepted),
         Err(failure) => {
             log(connection, listener, &failure);
@@ -80,7 +82,8 @@ pub async fn accept(
 }
 
 async fn handshake(
-    generation: &Generation,
+    reactor: &Rc<Reactor>,
+    generation: &Arc<Generation>,
     connection: &mut Connection,
     mut socket: Socket,
     timer: &Timer,
@@ -96,19 +99,32 @@ async fn handshake(
     let client_hello = accepted.client_hello();
     let offer = Offer::of(&client_hello);
     let server_name: Option<Box<str>> = client_hello.server_name().map(Into::into);
-    let Some((config, client_auth)) = choose(generation, connection, &client_hello) else {
-        // RFC 6066 section 3: fatal(2) unrecognized_name(112), in a record of its own.
-        send(&mut socket, &[21, 3, 3, 0, 2, 2, 112], timer).await;
+    let Some(Chosen { server, tls, mut config }) = choose(generation, connection, &client_hello) else {
+        // RFC 6066 section 3: unrecognized_name(112).
+        send(&mut socket, &fatal(112), timer).await;
         return Err(Failure::Rejected);
     };
+    if let Some(computed) = &tls.computed {
+        let session = Session::before(server_name.clone(), offer.clone());
+        let x = nothing_asked(reactor, generation, connection, server, session);
+        match computed.config(&config, &x).await {
+            Ok(complete) => config = complete,
+            Err(reason) => {
+                // internal_error(80), as OpenSSL tells.
+                send(&mut socket, &fatal(80), timer).await;
+                return Err(Failure::NoCertificate(reason));
+            }
+        }
+    }
     let mut accept = StartHandshake::from_parts(*accepted, socket).into_stream(config);
-    let tls = poll_fn(|cx| match Pin::new(&mut accept).poll(cx) {
+    let stream = poll_fn(|cx| match Pin::new(&mut accept).poll(cx) {
         Poll::Ready(done) => Poll::Ready(done.map_err(Failure::of)),
         Poll::Pending => timer.poll_expired(cx).map(|()| Err(Failure::Late)),
     })
     .await?;
-    let state = tls.get_ref().1;
-    let shown = client_auth.and_then(|auth| auth.judge(state.peer_certificates().unwrap_or_default()));
+    let state = stream.get_ref().1;
+    let shown =
+        tls.client_auth.as_ref().and_then(|auth| auth.judge(state.peer_certificates().unwrap_or_default()));
     let session = Session {
         server_name,
         alpn: state.alpn_protocol().map(Into::into),
@@ -121,7 +137,7 @@ async fn handshake(
         offer,
         client: shown.map(Box::new),
     };
-    Ok(Accepted::Tls { io: Io::from(tls), session: Rc::new(session) })
+    Ok(Accepted::Tls { io: Io::from(stream), session: Rc::new(session) })
 }
 
 enum Hello {
@@ -186,26 +202,53 @@ fn read(
     })
 }
 
-/// The configuration of the server that the client asks for: by SNI, else the default one. `None` where that server
-/// takes no handshakes.
-fn choose(
-    generation: &Generation,
-    connection: &mut Connection,
-    hello: &ClientHello<'_>,
-) -> Option<(Arc<ServerConfig>, Option<Arc<ClientAuth>>)> {
+/// An exchange for what variables tell of a connection before its handshake.
+fn nothing_asked(
+    reactor: &Rc<Reactor>,
+    generation: &Arc<Generation>,
+    connection: &Connection,
+    server: LocationId,
+    session: Session,
+) -> Box<Exchange> {
+    let connection = Rc::new(Connection { tls: Some(Rc::new(session)), ..connection.clone() });
+    let client = Client {
+        io: Io::Absent,
+        input: Buf::new(),
+        timer: reactor.timers().register(),
+        look: None,
+        nodelay: false,
+    };
+    let mut x =
+        Box::new(Exchange::new(Rc::clone(reactor), Arc::clone(generation), connection, client, server));
+    x.begin(generation, server);
+    x
+}
+
+/// What a handshake is done with.
+struct Chosen {
+    /// The one that the client asks for.
+    server: LocationId,
+    /// Its own, or the default server's.
+    tls: Arc<ServerTls>,
+    config: Arc<ServerConfig>,
+}
+
+/// The server that the client asks for: by SNI, else the default one. `None` where that server takes no handshakes.
+fn choose(generation: &Generation, connection: &mut Connection, hello: &ClientHello<'_>) -> Option<Chosen> {
     let address = &generation.addresses[connection.address()];
     let by_name = hello.server_name().and_then(|name| by_name(generation, connection.address(), name));
     if let Some(server) = by_name {
         connection.log = generation.location(server).log.with_connection(connection.number);
     }
     let of = |server: LocationId| generation.location(server).tls.as_ref();
-    let named = of(by_name.unwrap_or(address.default_server));
+    let server = by_name.unwrap_or(address.default_server);
+    let named = of(server);
     if named.is_some_and(|tls| tls.reject_handshake) {
         return None;
     }
     // A server without certificates of its own shows those of the default server, and asks what that asks.
     let tls = named.filter(|tls| tls.config.is_some()).or_else(|| of(address.default_server))?;
-    Some((tls.config.clone()?, tls.client_auth.clone()))
+    Some(Chosen { server, tls: Arc::clone(tls), config: tls.config.clone()? })
 }
 
 /// The server that a client names in its ClientHello.
@@ -237,6 +280,11 @@ async fn send_alert(socket: &mut Socket, mut alert: AcceptedAlert, timer: &Timer
     send(socket, &bytes, timer).await;
 }
 
+/// An alert in a record of its own.
+fn fatal(alert: u8) -> [u8; 7] {
+    [21, 3, 3, 0, 2, 2, alert]
+}
+
 /// Sends a few last bytes; what the client does not take is its own loss.
 async fn send(socket: &mut Socket, bytes: &[u8], timer: &Timer) {
     poll_fn(|cx| match Pin::new(&mut *socket).poll_write(cx, bytes) {
@@ -247,6 +295,13 @@ async fn send(socket: &mut Socket, bytes: &[u8], timer: &Timer) {
 }
 
 fn log(connection: &Connection, listener: &Address, failure: &Failure) {
+    let write = |level, errno, message: &str| {
+        connection.log.write_with(level, errno, message, |line| {
+            line.bytes(b" while SSL handshaking");
+            line.field("client", connection.peer.text());
+            line.field("server", listener.to_string().as_bytes());
+        });
+    };
     let errno = |error: &io::Error| error.raw_os_error().map(Errno::from_raw);
     let (message, errno) = match failure {
         Failure::Closed => ("client closed connection".into(), None),
@@ -257,15 +312,15 @@ fn log(connection: &Connection, listener: &Address, failure: &Failure) {
         Failure::Rejected => {
             ("SSL_do_handshake() failed (SSL: error:0A0000EA:SSL routines::callback failed)".into(), None)
         }
+        Failure::NoCertificate(reason) => {
+            write(Level::Error, None, reason);
+            ("SSL_do_handshake() failed (SSL: error:0A000179:SSL routines::cert cb error)".into(), None)
+        }
         Failure::Tls(error) => (format!("SSL_do_handshake() failed (SSL: {})", reason(error)), None),
         Failure::Read(error) => match errno(error) {
             Some(errno) => ("recv() failed".into(), Some(errno)),
             None => (format!("SSL_do_handshake() failed (SSL: {error})"), None),
         },
     };
-    connection.log.write_with(Level::Info, errno, message, |line| {
-        line.bytes(b" while SSL handshaking");
-        line.field("client", connection.peer.text());
-        line.field("server", listener.to_string().as_bytes());
-    });
+    write(Level::Info, errno, &message);
 }

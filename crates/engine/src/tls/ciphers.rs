@@ -295,7 +295,10 @@ pub fn cipher_name(suite: CipherSuite) -> &'static str {
 }
 
 /// Suites that clients offer, by number and OpenSSL's name.
-const NAMES: [(u16, &str); 62] = [
+const NAMES: [(u16, &str); 64] = [
+    // Markers, which OpenSSL lists among the suites.
+    (0x00FF, "TLS_EMPTY_RENEGOTIATION_INFO_SCSV"),
+    (0x5600, "TLS_FALLBACK_SCSV"),
     (0x1301, "TLS_AES_128_GCM_SHA256"),
     (0x1302, "TLS_AES_256_GCM_SHA384"),
     (0x1303, "TLS_CHACHA20_POLY1305_SHA256"),

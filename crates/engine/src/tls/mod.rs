@@ -34,7 +34,7 @@ pub use client::{ClientSettings, ClientTls};
 pub use client_auth::{ClientAuth, ClientCertificate, Demand, Unauthorized, Whose};
 pub use pairs::{PairCache, Pairs};
 pub use resume::{Lifetime, TicketKey};
-pub use server::{Protocols, ServerTls, SessionCache, Settings};
+pub use server::{Computed, Protocols, ServerTls, SessionCache, Settings};
 pub use trust::{Reason, Trust};
 pub(crate) use words::failed;
 
@@ -58,11 +58,12 @@ pub struct Session {
     pub client: Option<Box<ClientCertificate>>,
 }
 
-/// The cipher suites and then the groups of a ClientHello, by their numbers, in one allocation.
-#[derive(Debug)]
+/// The cipher suites, then the groups and the signature algorithms of a ClientHello, by their numbers, in one allocation.
+#[derive(Clone, Debug)]
 pub struct Offer {
     numbers: Box<[u16]>,
     ciphers: usize,
+    groups: usize,
 }
 
 impl Offer {
@@ -70,7 +71,8 @@ impl Offer {
         let ciphers = hello.cipher_suites();
         let groups = hello.named_groups().unwrap_or_default();
         let numbers = ciphers.iter().map(|c| u16::from(*c)).chain(groups.iter().map(|g| u16::from(*g)));
-        Self { numbers: numbers.collect(), ciphers: ciphers.len() }
+        let numbers = numbers.chain(hello.signature_schemes().iter().map(|s| u16::from(*s)));
+        Self { numbers: numbers.collect(), ciphers: ciphers.len(), groups: groups.len() }
     }
 
     /// In the client's order, the signalling values that are no ciphers included.
@@ -79,11 +81,29 @@ impl Offer {
     }
 
     pub fn groups(&self) -> &[u16] {
-        &self.numbers[self.ciphers..]
+        &self.numbers[self.ciphers..][..self.groups]
+    }
+
+    pub fn signatures(&self) -> &[u16] {
+        &self.numbers[self.ciphers + self.groups..]
     }
 }
 
 impl Session {
+    /// What is known before a handshake.
+    fn before(server_name: Option<Box<str>>, offer: Offer) -> Self {
+        Self {
+            server_name,
+            alpn: None,
+            protocol: ProtocolVersion::Unknown(0),
+            cipher: rustls::CipherSuite::Unknown(0),
+            group: None,
+            resumed: false,
+            offer,
+            client: None,
+        }
+    }
+
     /// `TLSv1.3`
     pub fn protocol_name(&self) -> &'static str {
         match self.protocol {

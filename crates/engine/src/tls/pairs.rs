@@ -1,4 +1,4 @@
-//! Certificates and keys that a request names (variables in `proxy_ssl_certificate`): read when they are needed, away
+//! Certificates and keys that a request names or a handshake names (variables in `ssl_certificate` and `proxy_ssl_certificate`): read when they are needed, away
 //! from the reactor, and kept for a while where the configuration says so.
 
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use rustls::sign::CertifiedKey;
 
 use super::pem::{self, NoPair, Passwords};
 
-/// How many pairs are kept, and for how long (`proxy_ssl_certificate_cache`).
+/// How many pairs are kept, and for how long (`ssl_certificate_cache`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PairCache {
     pub max: usize,

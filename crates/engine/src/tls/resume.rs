@@ -4,17 +4,20 @@
 //! servers are sealed with the same keys: a session goes on only where the certificates and the demands on the
 //! client's certificate are those that it began under (RFC 8446 section 8.1, nginx: `ngx_ssl_session_id_context`).
 
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use aws_lc_rs::cipher::{
     AES_128, AES_256, DecryptionContext, PaddedBlockDecryptingKey, PaddedBlockEncryptingKey, UnboundCipherKey,
 };
-use aws_lc_rs::hmac;
 use aws_lc_rs::iv::FixedLength;
+use aws_lc_rs::{hmac, rand};
+use rustls::crypto::GetRandomFailed;
 use rustls::pki_types::UnixTime;
 use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSessions};
+use rustls::ticketer::TicketRotator;
 
 /// What a server's sessions are stamped with.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -90,26 +93,62 @@ impl ProducesTickets for Tickets {
     }
 }
 
-/// Tickets sealed with the process's own keys, which change every six hours, or with given ones: the first seals, all
-/// open.
+/// Tickets sealed with the process's own keys, or with given ones: the first seals, all open.
 pub(super) fn tickets(
     keys: &[Arc<TicketKey>],
     mark: Mark,
     lifetime: Lifetime,
 ) -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
     let keys: Arc<dyn ProducesTickets> =
-        if keys.is_empty() { own_keys()? } else { Arc::new(GivenKeys(keys.into())) };
+        if keys.is_empty() { own_keys(lifetime)? } else { Arc::new(GivenKeys(keys.into())) };
     Ok(Arc::new(Tickets { keys, stamp: Stamp { mark, lifetime, now } }))
 }
 
-/// One set for the process: a session begun on one thread, or before a reload, goes on at another.
-fn own_keys() -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
-    static KEYS: OnceLock<Arc<dyn ProducesTickets>> = OnceLock::new();
-    if let Some(keys) = KEYS.get() {
-        return Ok(Arc::clone(keys));
+/// Keys of the process for each lifetime of sessions: they change once a lifetime and open for one more, so no session
+/// ends before its time.
+static OWN_KEYS: Mutex<BTreeMap<u32, Arc<TicketRotator>>> = Mutex::new(BTreeMap::new());
+
+/// Those of one lifetime seal. All open, for a reload may have changed it: a session begun on one thread, or before,
+/// goes on at another.
+#[derive(Debug)]
+struct OwnKeys(Arc<TicketRotator>);
+
+fn own_keys(lifetime: Lifetime) -> Result<Arc<dyn ProducesTickets>, rustls::Error> {
+    let seconds = u32::try_from(lifetime.0).unwrap_or(u32::MAX).max(1);
+    let mut known = OWN_KEYS.lock().unwrap_or_else(PoisonError::into_inner);
+    let keys = match known.entry(seconds) {
+        Entry::Occupied(keys) => Arc::clone(keys.get()),
+        Entry::Vacant(place) => Arc::clone(place.insert(Arc::new(TicketRotator::new(seconds, random_key)?))),
+    };
+    Ok(Arc::new(OwnKeys(keys)))
+}
+
+impl ProducesTickets for OwnKeys {
+    fn enabled(&self) -> bool {
+        true
     }
-    let made = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-    Ok(Arc::clone(KEYS.get_or_init(|| made)))
+
+    fn lifetime(&self) -> u32 {
+        self.0.lifetime()
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.0.encrypt(plain)
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        self.0.decrypt(ticket).or_else(|| {
+            let known = OWN_KEYS.lock().unwrap_or_else(PoisonError::into_inner);
+            known.values().find_map(|keys| keys.decrypt(ticket))
+        })
+    }
+}
+
+fn random_key() -> Result<Box<dyn ProducesTickets>, GetRandomFailed> {
+    let mut file = [0; 80];
+    rand::fill(&mut file).map_err(|_| GetRandomFailed)?;
+    let key = TicketKey::read(&file).ok_or(GetRandomFailed)?;
+    Ok(Box::new(GivenKeys(vec![Arc::new(key)])))
 }
 
 /// A key of `ssl_session_ticket_key`: name, HMAC key and AES key of a file of 48 or 80 bytes.
@@ -287,6 +326,17 @@ mod tests {
             assert_eq!(both.decrypt(&ticket[..at]), None, "cut at {at}");
         }
         assert!(TicketKey::read(&[0; 47]).is_none());
+    }
+
+    #[test]
+    fn own_keys_go_on_with_another_lifetime() {
+        let own = |lifetime| tickets(&[], MARK, Lifetime(lifetime)).unwrap();
+        let ticket = own(300).encrypt(b"session").unwrap();
+        assert_eq!(own(300).decrypt(&ticket).as_deref(), Some(&b"session"[..]));
+        assert_eq!(own(301).decrypt(&ticket).as_deref(), Some(&b"session"[..]));
+        let other = |ticket: &[u8]| random_key().unwrap().decrypt(ticket);
+        assert_eq!(other(&ticket), None);
+        assert!(own(0).encrypt(b"session").is_some());
     }
 
     #[test]

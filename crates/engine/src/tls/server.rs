@@ -12,6 +12,7 @@ use rustls::{CipherSuite, ServerConfig, SignatureAlgorithm, SupportedCipherSuite
 
 use super::ClientAuth;
 use super::resume::{self, Lifetime, Mark, TicketKey};
+use crate::http::{Exchange, Template};
 
 /// Tickets after a full handshake of TLS 1.3, as OpenSSL sends.
 const TICKETS: usize = 2;
@@ -43,6 +44,8 @@ pub struct SessionCache {
 pub struct Settings<'a> {
     /// Chains with their keys; of several of a kind the last counts.
     pub pairs: &'a [Arc<CertifiedKey>],
+    /// Instead of them, those that a handshake names.
+    pub computed: Option<Computed>,
     pub protocols: Protocols,
     /// Most preferred first, of all versions.
     pub ciphers: Vec<SupportedCipherSuite>,
@@ -59,10 +62,20 @@ pub struct Settings<'a> {
     pub client_auth: Option<Arc<ClientAuth>>,
 }
 
+/// Certificates and keys that a handshake names (variables in `ssl_certificate`).
+pub struct Computed {
+    pub names: Vec<(Template, Template)>,
+    /// As written.
+    pub text: String,
+    pub pairs: Arc<super::Pairs>,
+}
+
 /// A server with `listen … ssl`, ready for handshakes.
 pub struct ServerTls {
     /// A server without certificates has none: it only refuses.
     pub config: Option<Arc<ServerConfig>>,
+    /// Names the certificates that `config` lacks.
+    pub(super) computed: Option<Computed>,
     /// Handshakes that are meant for this server are refused (`ssl_reject_handshake`).
     pub reject_handshake: bool,
     pub client_auth: Option<Arc<ClientAuth>>,
@@ -71,21 +84,45 @@ pub struct ServerTls {
 impl ServerTls {
     /// # Errors
     /// rustls refuses the combination, or the system gives no randomness.
-    pub fn new(settings: Settings<'_>) -> Result<Self, rustls::Error> {
+    pub fn new(mut settings: Settings<'_>) -> Result<Self, rustls::Error> {
         let reject_handshake = settings.reject_handshake;
         let client_auth = settings.client_auth.clone();
-        let config = if settings.pairs.is_empty() { None } else { Some(Arc::new(config(settings)?)) };
-        Ok(Self { config, reject_handshake, client_auth })
+        let computed = settings.computed.take();
+        let names = computed.as_ref().map(|computed| computed.text.as_str());
+        let shows = names.is_some() || !settings.pairs.is_empty();
+        let config = if shows { Some(Arc::new(config(settings, names)?)) } else { None };
+        Ok(Self { config, computed, reject_handshake, client_auth })
     }
 }
 
-fn config(settings: Settings<'_>) -> Result<ServerConfig, rustls::Error> {
+impl Computed {
+    /// What a handshake follows, with the certificates that are named by what is known of it.
+    ///
+    /// # Errors
+    /// What the log says of it.
+    pub(super) async fn config(
+        &self,
+        base: &ServerConfig,
+        x: &Exchange,
+    ) -> Result<Arc<ServerConfig>, String> {
+        let now = x.reactor.clock().now_ms();
+        let mut pairs = vec![];
+        for (certificate, key) in &self.names {
+            pairs.push(self.pairs.get(&certificate.value(x), &key.value(x), now).await?);
+        }
+        let mut config = base.clone();
+        config.cert_resolver = Arc::new(Pairs::new(&pairs));
+        Ok(Arc::new(config))
+    }
+}
+
+fn config(settings: Settings<'_>, names: Option<&str>) -> Result<ServerConfig, rustls::Error> {
     let provider = CryptoProvider {
         cipher_suites: settings.ciphers,
         kx_groups: settings.groups,
         ..rustls::crypto::aws_lc_rs::default_provider()
     };
-    let mark = mark(settings.pairs, settings.client_auth.as_deref());
+    let mark = mark(settings.pairs, names, settings.client_auth.as_deref());
     let verifier = match &settings.client_auth {
         Some(client_auth) => client_auth.verifier(),
         None => WebPkiClientVerifier::no_client_auth(),
@@ -112,13 +149,18 @@ fn config(settings: Settings<'_>) -> Result<ServerConfig, rustls::Error> {
 }
 
 /// What sessions of servers with these certificates and demands have in common.
-fn mark(pairs: &[Arc<CertifiedKey>], client_auth: Option<&ClientAuth>) -> Mark {
+///
+/// As in nginx, certificates that are computed are the same where their names are written alike.
+fn mark(pairs: &[Arc<CertifiedKey>], names: Option<&str>, client_auth: Option<&ClientAuth>) -> Mark {
     let mut hash = digest::Context::new(&digest::SHA256);
     for pair in pairs {
         for certificate in &pair.cert {
             hash.update(&certificate.len().to_be_bytes());
             hash.update(certificate);
         }
+    }
+    if let Some(names) = names {
+        hash.update(names.as_bytes());
     }
     if let Some(client_auth) = client_auth {
         client_auth.identify(|part| hash.update(part));

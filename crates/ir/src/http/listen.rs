@@ -139,6 +139,10 @@ pub(crate) fn read(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
                 protocols.ssl = true;
                 socket = false;
             }
+            ("proxy_protocol", None) => {
+                protocols.proxy_protocol = true;
+                socket = false;
+            }
             ("http2", None) => {
                 let message =
                     "the \"listen ... http2\" directive is deprecated, use the \"http2\" directive instead";
@@ -154,7 +158,7 @@ pub(crate) fn read(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
                     return Err(call.under(fault, index));
                 }
             },
-            ("quic" | "multipath" | "proxy_protocol", None) => {
+            ("quic" | "multipath", None) => {
                 let fault = call.fail(format!(
                     "the \"{key}\" parameter of \"listen\" is known but not supported by weir yet"
                 ));

@@ -8,11 +8,11 @@ use rustls::SupportedCipherSuite;
 use rustls::crypto::SupportedKxGroup;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::sign::CertifiedKey;
-use weir_engine::tls::Protocols;
 use weir_engine::tls::ciphers::{self, BadGroups, BadList};
 use weir_engine::tls::pem::{self, NoPair, Passwords};
+use weir_engine::tls::{PairCache, Pairs, Protocols};
 use weir_ir::value;
-use weir_ir::{Call, Fault, Merge};
+use weir_ir::{Call, Fault, Merge, Template};
 
 /// The versions by name, with whether rustls has them.
 const PROTOCOLS: [(&str, bool); 6] = [
@@ -250,6 +250,37 @@ impl CertificateCache {
             return Err(call.fail(format!("\"{name}\" must have the \"max\" parameter")));
         }
         Ok(Some(cache))
+    }
+}
+
+/// Where certificates come from that a request names.
+pub(super) fn computed_pairs(
+    cache: Option<CertificateCache>,
+    passwords: Arc<Passwords>,
+    merge: &Merge<'_>,
+) -> Pairs {
+    let cache = cache.map(|cache| PairCache {
+        max: usize::try_from(cache.max).unwrap_or(usize::MAX),
+        inactive: cache.inactive.saturating_mul(1000),
+        valid: cache.valid.saturating_mul(1000),
+    });
+    Pairs::new(Arc::clone(&merge.prefixes().conf), cache, passwords)
+}
+
+/// The name of a file, or what it would hold (`data:…`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct File {
+    pub(super) text: String,
+    pub(super) value: Template,
+}
+
+impl File {
+    pub(super) fn read(call: &mut Call<'_>) -> Result<Self, Fault> {
+        Ok(Self { text: call.text(0), value: call.template(0)? })
+    }
+
+    pub(super) fn is_computed(&self) -> bool {
+        self.value.as_literal().is_none()
     }
 }
 

@@ -1,4 +1,5 @@
-//! `ngx_http_realip_module`: takes the client's address from a header that a trusted proxy sent.
+//! `ngx_http_realip_module`: takes the client's address from a header that a trusted proxy sent, or from what it told in
+//! the PROXY protocol.
 
 use weir_engine::contract::{Check, Flow, Install, Step, Variable};
 use weir_engine::generation::Plan;
@@ -25,11 +26,8 @@ impl Module for RealIp {
         D::scope("set_real_ip_from", Contexts::SCOPES, Takes::ONE, set_real_ip_from),
         D::scope("real_ip_header", Contexts::SCOPES, Takes::ONE, |trust, call| {
             trust.header.put_with(call, |call| match call.arg(0) {
-                b"proxy_protocol" => {
-                    let message = "\"real_ip_header proxy_protocol\" is known but not supported by weir yet";
-                    Err(call.under(call.fail(message), 0))
-                }
                 // As written here, which nginx compares with case.
+                b"proxy_protocol" => Ok(Header::ProxyProtocol),
                 b"X-Forwarded-For" => Ok(Header::Forwarded),
                 name => Ok(Header::Named(name.to_ascii_lowercase().into())),
             })
@@ -44,6 +42,8 @@ impl Module for RealIp {
 enum Header {
     /// All `X-Forwarded-For` lines together.
     Forwarded,
+    /// What the PROXY protocol tells.
+    ProxyProtocol,
     /// The first line of that name, in lower case.
     Named(Box<[u8]>),
 }
@@ -131,11 +131,17 @@ impl Finder {
     }
 
     fn find(&self, x: &Exchange) -> Option<Address> {
+        let told = x.connection.proxy_protocol.as_deref();
         let lines: Vec<_> = match &self.header {
             Header::Forwarded => x.head.all(Known::XForwardedFor).collect(),
+            Header::ProxyProtocol => told.map(|told| &*told.source).into_iter().collect(),
             Header::Named(name) => x.head.named(name).take(1).collect(),
         };
-        forwarded::client(&x.peer().address, &lines, &self.from, self.recursive).map(Address::Ip)
+        let mut found = forwarded::client(&x.peer().address, &lines, &self.from, self.recursive)?;
+        if let (Header::ProxyProtocol, Some(told)) = (&self.header, told) {
+            found.set_port(told.source_port);
+        }
+        Some(Address::Ip(found))
     }
 }
 
@@ -159,6 +165,7 @@ mod tests {
         check_conf("set_real_ip_from 10.0.0.0/8; set_real_ip_from unix:; set_real_ip_from localhost;", "");
         check_conf("real_ip_header X-Forwarded-For; real_ip_recursive on;", "");
         check_conf("set_real_ip_from nix.example;", "host not found in set_real_ip_from \"nix.example\"");
+        check_conf("real_ip_header proxy_protocol;", "");
         check_conf("real_ip_header A; real_ip_header B;", "\"real_ip_header\" directive is duplicate");
     }
 

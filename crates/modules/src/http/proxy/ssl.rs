@@ -4,30 +4,13 @@ use std::sync::{Arc, OnceLock};
 
 use weir_engine::generation::Plan;
 use weir_engine::tls::pem::Passwords;
-use weir_engine::tls::{ClientSettings, ClientTls, PairCache, Pairs, Trust};
+use weir_engine::tls::{ClientSettings, ClientTls, Trust};
 use weir_engine::upstream::Tls;
 use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::{Setting, Template};
 
 use super::super::openssl::{self, Terms, Versions};
-pub(super) use super::super::openssl::{CertificateCache, passwords};
-
-/// The name of a file, or what it would hold (`data:…`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct File {
-    text: String,
-    value: Template,
-}
-
-impl File {
-    pub(super) fn read(call: &mut Call<'_>) -> Result<Self, Fault> {
-        Ok(Self { text: call.text(0), value: call.template(0)? })
-    }
-
-    fn is_computed(&self) -> bool {
-        self.value.as_literal().is_none()
-    }
-}
+pub(super) use super::super::openssl::{CertificateCache, File, passwords};
 
 /// The settings of a level.
 #[derive(Clone, Debug, Default)]
@@ -129,7 +112,9 @@ impl Ssl {
             ciphers: terms.ciphers(),
             groups: terms.groups,
             pair,
-            pairs: self.computed_pair().map(|_| self.pairs(merge)),
+            pairs: self
+                .computed_pair()
+                .map(|_| openssl::computed_pairs(self.certificate_cache.or(None), self.passwords(), merge)),
             trust,
             server_name: self.server_name.or(false),
             session_reuse: self.session_reuse.or(true),
@@ -164,15 +149,6 @@ impl Ssl {
 
     fn passwords(&self) -> Arc<Passwords> {
         self.passwords.get().map_or_else(|| [].into(), Arc::clone)
-    }
-
-    fn pairs(&self, merge: &Merge<'_>) -> Pairs {
-        let cache = self.certificate_cache.or(None).map(|cache| PairCache {
-            max: usize::try_from(cache.max).unwrap_or(usize::MAX),
-            inactive: cache.inactive.saturating_mul(1000),
-            valid: cache.valid.saturating_mul(1000),
-        });
-        Pairs::new(Arc::clone(&merge.prefixes().conf), cache, self.passwords())
     }
 
     /// Ready for requests.

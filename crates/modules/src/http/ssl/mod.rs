@@ -1,7 +1,8 @@
 //! `ngx_http_ssl_module`: TLS towards clients.
 //!
 //! The words are read as OpenSSL reads them and mean what rustls has for it. Files are read while levels inherit, by
-//! the master; what rustls has not is refused or warned of, never silently left out.
+//! the master, but for certificates with variables in their names, which each handshake asks for. What rustls has not is
+//! refused or warned of, never silently left out.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use weir_syntax::{Diagnostic, Level};
 mod ready;
 mod variables;
 
-use super::openssl::{self, CertificateCache, Versions};
+use super::openssl::{self, CertificateCache, File, Versions};
 use ready::Ready;
 
 const HTTP_SERVER: Contexts = Contexts::HTTP_SERVER;
@@ -34,17 +35,16 @@ impl Module for Ssl {
     type Scope = Server;
     const DIRECTIVES: &'static [Directive<Self>] = &[
         D::scope("ssl_certificate", HTTP_SERVER, Takes::ONE, |s, c| {
-            s.certificates.push(c.text(0));
+            s.certificates.push(File::read(c)?);
             Ok(())
         }),
         D::scope("ssl_certificate_key", HTTP_SERVER, Takes::ONE, |s, c| {
-            s.certificate_keys.push(c.text(0));
+            s.certificate_keys.push(File::read(c)?);
             Ok(())
         }),
         D::scope("ssl_certificate_cache", HTTP_SERVER, Takes::ONE_TO_THREE, |s, c| {
             s.certificate_cache.put_with(c, CertificateCache::read)
-        })
-        .accepted("certificates are read once, at load"),
+        }),
         D::scope("ssl_password_file", HTTP_SERVER, Takes::ONE, |s, c| {
             s.passwords.put_with(c, openssl::passwords)
         }),
@@ -110,9 +110,9 @@ impl Module for Ssl {
 /// The settings of a server, or of all of them at the `http` level.
 #[derive(Clone, Debug, Default)]
 pub struct Server {
-    /// As written; nginx lets an inner list replace an outer one.
-    certificates: Vec<String>,
-    certificate_keys: Vec<String>,
+    /// nginx lets an inner list replace an outer one.
+    certificates: Vec<File>,
+    certificate_keys: Vec<File>,
     certificate_cache: Setting<Option<CertificateCache>>,
     passwords: Setting<Arc<Passwords>>,
     certificate_compression: Setting<bool>,
@@ -210,6 +210,7 @@ impl Conf for Server {
             ($($field:ident),* $(,)?) => { $(self.$field.inherit(&outer.$field);)* };
         }
         settings!(
+            certificate_cache,
             passwords,
             certificate_compression,
             dhparam,
@@ -272,6 +273,7 @@ impl Install for Ssl {
         let (ScopeKind::Server, Some(ready)) = (plan.kind(), &server.ready) else { return Ok(()) };
         let settings = Settings {
             pairs: &ready.pairs,
+            computed: ready.computed.as_ref().map(|pairs| server.computed(pairs, plan)),
             protocols: ready.terms.protocols,
             ciphers: ready.terms.ciphers(),
             groups: ready.terms.groups.clone(),

@@ -4,16 +4,20 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use rustls::sign::CertifiedKey;
-use weir_engine::tls::{ClientAuth, Demand, SessionCache, TicketKey, Trust};
+use weir_engine::generation::Plan;
+use weir_engine::tls::pem::Passwords;
+use weir_engine::tls::{ClientAuth, Computed, Demand, Pairs, SessionCache, TicketKey, Trust};
 use weir_ir::{Fault, Merge};
 
-use super::super::openssl::{self, Terms};
+use super::super::openssl::{self, File, Terms};
 use super::{OwnCache, SESSION, Server};
 
 /// What a server's words mean.
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) pairs: Vec<Arc<CertifiedKey>>,
+    /// Where they come from instead, if handshakes name them.
+    pub(super) computed: Option<Arc<Pairs>>,
     pub(super) terms: Terms,
     pub(super) ticket_keys: Vec<Arc<TicketKey>>,
     pub(super) client_auth: Option<Arc<ClientAuth>>,
@@ -25,7 +29,8 @@ impl Server {
         match self.certificates.last() {
             Some(last) if self.certificate_keys.len() < self.certificates.len() => {
                 return Err(merge.fail_nowhere(format!(
-                    "no \"ssl_certificate_key\" is defined for certificate \"{last}\""
+                    "no \"ssl_certificate_key\" is defined for certificate \"{}\"",
+                    last.text
                 )));
             }
             None if !self.reject_handshake.or(false) => return Ok(None),
@@ -33,7 +38,13 @@ impl Server {
         }
         let list = self.ciphers.get().map_or("HIGH:!aNULL:!MD5", |list| list);
         let mut terms = Terms::new(("ssl_protocols", self.protocols), list, merge)?;
-        let pairs = self.pairs(merge)?;
+        let (mut pairs, mut computed) = (vec![], None);
+        if self.names().any(|(certificate, key)| certificate.is_computed() || key.is_computed()) {
+            let cache = self.certificate_cache.or(None);
+            computed = Some(Arc::new(openssl::computed_pairs(cache, self.passwords(), merge)));
+        } else {
+            pairs = self.pairs(merge)?;
+        }
         if self.certificate_compression.or(false) && !pairs.is_empty() {
             merge.warn_nowhere("\"ssl_certificate_compression\" is not supported on this platform, ignored");
         }
@@ -48,7 +59,7 @@ impl Server {
             merge.warn_nowhere("\"ssl_stapling\" ignored, weir asks no OCSP responder");
         }
         terms.run("ssl_conf_command", &self.conf_commands, merge)?;
-        Ok(Some(Ready { pairs, terms, ticket_keys, client_auth }))
+        Ok(Some(Ready { pairs, computed, terms, ticket_keys, client_auth }))
     }
 
     fn pairs(&self, merge: &Merge<'_>) -> Result<Vec<Arc<CertifiedKey>>, Fault> {
@@ -56,18 +67,27 @@ impl Server {
             Some(path) if self.stapling.or(false) => Some(staple(path, merge)?),
             Some(_) | None => None,
         };
-        let passwords = self.passwords.get().map_or(&[][..], |words| words);
-        let mut pairs = vec![];
-        for (certificate, key) in self.certificates.iter().zip(&self.certificate_keys) {
-            if certificate.contains('$') || key.contains('$') {
-                return Err(merge.fail_nowhere(
-                    "variables in \"ssl_certificate\" and \"ssl_certificate_key\" directives are known but not \
-                     supported by weir yet",
-                ));
-            }
-            pairs.push(openssl::pair(certificate, key, staple.clone(), passwords, merge)?);
-        }
-        Ok(pairs)
+        let passwords = self.passwords();
+        let pair = |(certificate, key): (&File, &File)| {
+            openssl::pair(&certificate.text, &key.text, staple.clone(), &passwords, merge)
+        };
+        self.names().map(pair).collect()
+    }
+
+    fn names(&self) -> impl Iterator<Item = (&File, &File)> {
+        self.certificates.iter().zip(&self.certificate_keys)
+    }
+
+    fn passwords(&self) -> Arc<Passwords> {
+        self.passwords.get().map_or_else(|| [].into(), Arc::clone)
+    }
+
+    /// Ready for handshakes that name their certificates.
+    pub(super) fn computed(&self, pairs: &Arc<Pairs>, plan: &Plan<'_, '_>) -> Computed {
+        let names = self.names();
+        let names = names.map(|(pem, key)| (plan.template(&pem.value), plan.template(&key.value))).collect();
+        let text = self.certificates.iter().map(|file| file.text.as_str()).collect::<Vec<_>>().join(" ");
+        Computed { names, text, pairs: Arc::clone(pairs) }
     }
 
     fn client_auth(&self, merge: &Merge<'_>) -> Result<Option<ClientAuth>, Fault> {

@@ -141,9 +141,9 @@ fn the_server_is_chosen_by_name() {
         for (sni, host, expected) in [
             ("a.example", "a.example", "a a.example on"),
             ("b.example", "b.example", "b b.example https"),
-            // The request decides among servers, the handshake where it names none.
+            // The request decides among servers, and the default one is asked where it names none.
             ("a.example", "b.example", "b a.example https"),
-            ("b.example", "nobody.example", "b b.example https"),
+            ("b.example", "nobody.example", "a b.example on"),
             ("unknown.example", "nobody.example", "a unknown.example on"),
         ] {
             assert_eq!(running.ask(&client, sni, host).await.unwrap(), expected, "{sni} {host}");
@@ -155,6 +155,59 @@ fn the_server_is_chosen_by_name() {
 }
 
 #[test]
+fn a_handshake_names_its_certificate() {
+    let made = Made::new(&["a", "b"]);
+    on_a_thread(async {
+        let (listener, port) = listener().await;
+        let pem = |file: &str| made.files.iter().find(|(path, _)| path.ends_with(file)).unwrap().1.clone();
+        let conf = format!(
+            "map $ssl_server_name $file {{ default none; a.example a; b.example b; shared.example mixed; }}
+             map $host$request_uri$args$uri$status$request_id$ssl_protocol$ssl_cipher$remote_addr $same {{ default a; }}
+             ssl_session_cache shared:SSL:1m;
+             server {{ listen 127.0.0.1:{port} ssl; ssl_certificate %DIR%/$file.crt;
+                ssl_certificate_key %DIR%/$file.key; return 200 \"$ssl_server_name $ssl_session_reused\"; }}
+             server {{ listen 127.0.0.1:{port} ssl; server_name unknown.example; ssl_certificate %DIR%/$same.crt;
+                ssl_certificate_key %DIR%/a.key; return 200 \"same\"; }}"
+        );
+        let site = Site::new(&conf);
+        for file in ["a.crt", "a.key", "b.crt", "b.key"] {
+            std::fs::write(site.path(file), pem(file)).unwrap();
+        }
+        std::fs::write(site.path("mixed.crt"), pem("a.crt")).unwrap();
+        std::fs::write(site.path("mixed.key"), pem("b.key")).unwrap();
+        let running = Running::new(&site, listener);
+        let client = made.client(&[&TLS13]);
+        assert_eq!(running.ask(&client, "a.example", "a").await.unwrap(), "a.example .");
+        assert_eq!(running.ask(&client, "b.example", "a").await.unwrap(), "b.example .");
+        assert_eq!(running.ask(&client, "a.example", "a").await.unwrap(), "a.example r");
+        assert_eq!(running.ask(&client, "unknown.example", "unknown.example").await.unwrap(), "same");
+        for name in ["shared.example", "nobody.example"] {
+            let error = running.ask(&client, name, "a").await.unwrap_err();
+            assert!(error.to_string().contains("InternalError"), "{error}");
+        }
+        let directory = site.path("");
+        let directory = directory.to_str().unwrap();
+        let doing = " while SSL handshaking";
+        let callback =
+            format!("SSL_do_handshake() failed (SSL: error:0A000179:SSL routines::cert cb error){doing}");
+        let expected = [
+            format!(
+                "SSL_use_PrivateKey(\"{directory}mixed.key\") failed (SSL: error:05800074:x509 certificate \
+                 routines::key values mismatch){doing}"
+            ),
+            callback.clone(),
+            format!(
+                "cannot load certificate \"{directory}none.crt\": BIO_new_file() failed (SSL: error:80000002:system \
+                 library::No such file or directory:calling fopen({directory}none.crt, r) error:10000080:BIO \
+                 routines::no such file){doing}"
+            ),
+            callback,
+        ];
+        assert_eq!(site.log(), expected);
+    });
+}
+
+#[test]
 fn what_was_agreed_on_is_told() {
     let made = Made::new(&["a"]);
     on_a_thread(async {
@@ -162,7 +215,7 @@ fn what_was_agreed_on_is_told() {
         let conf = format!(
             "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate a.crt; ssl_certificate_key a.key;
                 ssl_ciphers ECDHE-ECDSA-AES128-GCM-SHA256; ssl_ecdh_curve prime256v1;
-                return 200 \"$ssl_protocol $ssl_cipher $ssl_curve $ssl_session_reused $ssl_alpn_protocol;$ssl_curves\"; }}"
+                return 200 \"$ssl_protocol $ssl_cipher $ssl_curve $ssl_session_reused $ssl_alpn_protocol;$ssl_curves|$ssl_sigalgs|$ssl_ciphers\"; }}"
         );
         let site = Site::with_files(&conf, &made.files());
         let running = Running::new(&site, listener);
@@ -174,6 +227,9 @@ fn what_was_agreed_on_is_told() {
             let (told, curves) = told.split_at(expected.len());
             assert_eq!(told, expected);
             assert!(curves.contains("X25519:prime256v1:secp384r1"), "{curves}");
+            assert!(curves.contains("|0x0503:0x0403:"), "{curves}");
+            let marked = curves.contains(":TLS_EMPTY_RENEGOTIATION_INFO_SCSV");
+            assert_eq!(marked, version.version == TLS12.version, "{curves}");
         }
         let mut client = ClientConfig::clone(&made.client(&[&TLS13]));
         client.alpn_protocols = vec![b"http/1.1".to_vec()];

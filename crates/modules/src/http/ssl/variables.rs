@@ -14,6 +14,14 @@ pub(super) const VARIABLES: &[Variable] = &[
         })
     }),
     Variable::new("ssl_curves", |x, out| list(x, out, |tls| tls.offer.groups(), ciphers::group_name)),
+    // As nginx shows them before OpenSSL 4: numbers.
+    Variable::new("ssl_sigalgs", |x, out| list(x, out, |tls| tls.offer.signatures(), |_| None)),
+    // rustls keeps to itself which ones were chosen; nginx has no value either before OpenSSL 3.5.
+    Variable::new("ssl_sigalg", |_, _| false),
+    Variable::new("ssl_client_sigalg", |_, _| false),
+    // Encrypted ClientHello is not spoken.
+    Variable::new("ssl_ech_status", |_, _| false),
+    Variable::new("ssl_ech_outer_server_name", |_, _| false),
     // rustls keeps the id of a session to itself.
     Variable::new("ssl_session_id", |_, _| false),
     Variable::new("ssl_session_reused", |x, out| text(x, out, |tls| if tls.resumed { "r" } else { "." })),
@@ -41,7 +49,7 @@ pub(super) const VARIABLES: &[Variable] = &[
         }
         true
     }),
-    Variable::new("ssl_client_raw_cert", |x, out| client(x, out, |c| c.pem().trim_end().to_owned())),
+    Variable::new("ssl_client_raw_cert", |x, out| client(x, out, ClientCertificate::pem)),
     // For headers: every line but the first begins with a tab.
     Variable::new("ssl_client_cert", |x, out| client(x, out, |c| c.pem().trim_end().replace('\n', "\n\t"))),
     Variable::new("ssl_client_escaped_cert", |x, out| {
@@ -92,7 +100,7 @@ fn list(
     name: impl Fn(u16) -> Option<&'static str>,
 ) -> bool {
     let Some(tls) = &x.connection.tls else { return false };
-    // Fallback and renegotiation markers, and GREASE (RFC 8701), are shown as numbers too.
+    // GREASE (RFC 8701) is shown as numbers too.
     let names = of(tls).iter().map(|number| name(*number).map_or(format!("0x{number:04x}"), str::to_owned));
     let names: Vec<_> = names.collect();
     out.extend_from_slice(names.join(":").as_bytes());
