@@ -239,8 +239,8 @@ impl Rules {
 
 /// The URI: as the client sent it where nothing was said of one and nothing was rewritten, else the location's prefix
 /// replaced.
-pub(super) #[inline]
-fn write_uri(x: &Exchange, way: Way<'_>, out: &mut Vec<u8>) {
+#[inline]
+pub(super) fn write_uri(x: &Exchange, way: Way<'_>, out: &mut Vec<u8>) {
     if way.computed && !way.uri.is_empty() {
         out.extend_from_slice(way.uri);
         return;
