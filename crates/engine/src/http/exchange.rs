@@ -325,7 +325,8 @@ impl Exchange {
         self.background.clear();
         match Rc::get_mut(&mut self.shared) {
             Some(shared) => {
-                shared.values.get_mut().clear();
+                // Nearly always there will be as many again.
+                shared.values.get_mut().fill_with(Value::default);
                 shared.request_id.set(None);
                 shared.remembered.get_mut().clear();
             }
