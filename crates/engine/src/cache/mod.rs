@@ -121,6 +121,8 @@ pub enum Locked {
     Mine,
     /// Until about then another one has it; milliseconds since the epoch.
     Until(u64),
+    /// Another one has fetched it in the meantime.
+    Stored,
 }
 
 impl Zone {
@@ -262,12 +264,16 @@ impl Hold {
         index.touch(self.key, expires).known(self.min_uses, now)
     }
 
-    /// Takes the key to fetch it, unless another request has it.
-    pub fn lock(&mut self, now_ms: u64, age: u64) -> Locked {
+    /// Takes the key to fetch it, unless another request has it, or has it done. `looked` says that the file was looked
+    /// for, which the index knows of.
+    pub fn lock(&mut self, now_ms: u64, age: u64, looked: bool) -> Locked {
         let mut index = self.zone.shared.lock();
         let Some(node) = index.nodes.get_mut(&self.key) else { return Locked::Mine };
         if node.updating && node.locked_until > now_ms {
             return Locked::Until(node.locked_until);
+        }
+        if node.exists && !looked {
+            return Locked::Stored;
         }
         node.updating = true;
         node.locked_until = now_ms + age;
@@ -397,15 +403,28 @@ pub(crate) mod tests {
         let zone = zone();
         let (mut first, _) = zone.hold([1; 16], 1, 100).unwrap();
         let (mut second, _) = zone.hold([1; 16], 1, 100).unwrap();
-        assert_eq!(first.lock(1000, 50), Locked::Mine);
-        assert_eq!(second.lock(1000, 50), Locked::Until(1050));
+        assert_eq!(first.lock(1000, 50, false), Locked::Mine);
+        assert_eq!(second.lock(1000, 50, false), Locked::Until(1050));
         assert_eq!(second.locked(1049), Some(1050));
         // Who takes too long is overtaken, and does not take the lock away by giving up.
-        assert_eq!(second.lock(1050, 50), Locked::Mine);
+        assert_eq!(second.lock(1050, 50, false), Locked::Mine);
         drop(first);
         assert_eq!(second.locked(1051), Some(1100));
         drop(second);
         assert!(zone.shared.lock().nodes.is_empty());
+    }
+
+    #[test]
+    fn what_was_fetched_meanwhile_is_not_fetched_again() {
+        let zone = zone();
+        let (mut first, _) = zone.hold([1; 16], 1, 100).unwrap();
+        assert_eq!(first.lock(1000, 50, false), Locked::Mine);
+        let (mut second, known) = zone.hold([1; 16], 1, 100).unwrap();
+        assert_eq!(known, Known::Worth { exists: false });
+        first.stored(Stored { id: 1, disk: 1 });
+        assert_eq!(second.lock(1001, 50, false), Locked::Stored);
+        // The file may have been taken away since.
+        assert_eq!(second.lock(1001, 50, true), Locked::Mine);
     }
 
     #[test]

@@ -402,8 +402,14 @@ impl Cached {
                 return self.held(hold, Found::Nothing);
             }
             let now = x.reactor.clock().unix_ms();
-            if hold.lock(now, self.rules.lock_age) == Locked::Mine {
-                return self.held(hold, Found::Nothing);
+            let looked = matches!(known, KnownKey::Worth { exists: true });
+            match hold.lock(now, self.rules.lock_age, looked) {
+                Locked::Mine => return self.held(hold, Found::Nothing),
+                Locked::Until(_) => {}
+                Locked::Stored => {
+                    known = hold.look(x.now());
+                    continue;
+                }
             }
             if self.rules.lock_timeout == 0 || timed_out {
                 return self.held(hold, Found::Scarce);
