@@ -72,6 +72,7 @@ pub async fn serve_from(
         plain_on_tls: start.plain_on_tls,
         listener,
         reactor,
+        stage: Stage::Waiting,
     };
     let mut x = Box::new(Exchange::new(
         Rc::clone(&state.reactor),
@@ -80,8 +81,10 @@ pub async fn serve_from(
         client,
         state.server,
     ));
+    let idle = Rc::clone(&state.idle);
     loop {
-        match state.request(&mut x).await {
+        let ended = idle.bounded(pin!(state.request(&mut x))).await;
+        match ended.unwrap_or_else(|| state.cut_off(&x)) {
             Ended::KeepAlive => x.end(),
             ended => return state.close(x, ended).await,
         }
@@ -114,6 +117,16 @@ struct Serving {
     connection: Rc<Connection>,
     plain_on_tls: bool,
     idle: Rc<Idle>,
+    stage: Stage,
+}
+
+/// How far the present request is.
+#[derive(Clone, Copy)]
+enum Stage {
+    Waiting,
+    /// It is there and the log does not tell of it yet.
+    Answering,
+    Logged,
 }
 
 /// How waiting for a request ended.
@@ -140,22 +153,20 @@ impl Serving {
         let started = Cell::new(None);
         let reactor = Rc::clone(&self.reactor);
         let mut counted = During::new(&reactor.counts.waiting);
-        let idle = Rc::clone(&self.idle);
+        self.stage = Stage::Waiting;
         let reads = || counted = During::new(&reactor.counts.reading);
-        let arrival = idle.bounded(pin!(self.head(x, first, &started, reads))).await;
+        let arrival = self.head(x, first, &started, reads).await;
         drop(counted);
         let _writing = During::new(&reactor.counts.writing);
         self.idle.works();
         x.client.timer.clear();
         let refused = match arrival {
-            Some(Arrival::Complete) => None,
-            Some(Arrival::Rejected(reject)) => Some(Refusal::Answer(reject)),
-            Some(Arrival::Closed) if x.head.is_empty() => return Ended::Farewell,
+            Arrival::Complete => None,
+            Arrival::Rejected(reject) => Some(Refusal::Answer(reject)),
+            Arrival::Closed if x.head.is_empty() => return Ended::Farewell,
             // Of a request that began a line is logged, though nobody is there to be answered.
-            Some(Arrival::Closed) => Some(Refusal::Silence(400)),
-            // The time of a connection that outlived its generation is up.
-            None => return Ended::Farewell,
-            Some(Arrival::Late) => {
+            Arrival::Closed => Some(Refusal::Silence(400)),
+            Arrival::Late => {
                 self.log_client("client timed out", None);
                 if x.head.is_empty() {
                     return self.give_up();
@@ -174,6 +185,7 @@ impl Serving {
             (if refused.is_some() { self.server } else { default }, None)
         });
         x.begin(&self.served, server);
+        self.stage = Stage::Answering;
         // The client is to come back on a connection of the present generation.
         x.keepalive &= !outlived;
         x.pipelined = pipelined;
@@ -190,6 +202,18 @@ impl Serving {
             x.host = host;
         }
         self.exchange(x, refused, server, requests).await
+    }
+
+    /// What becomes of a connection that outlived its generation, now that its time is up.
+    fn cut_off(&self, x: &Exchange) -> Ended {
+        match self.stage {
+            Stage::Waiting => Ended::Farewell,
+            Stage::Answering => {
+                log(x);
+                Ended::Over
+            }
+            Stage::Logged => Ended::Over,
+        }
     }
 
     /// Ends the connection.
@@ -225,7 +249,6 @@ impl Serving {
     ) -> Ended {
         // Whoever is refused for a head may still be sending it, and has to see the answer.
         let linger = matches!(refused, Some(Refusal::Answer(_)));
-        let idle = Rc::clone(&self.idle);
         let response = match refused {
             Some(Refusal::Silence(status)) => {
                 x.status = status;
@@ -235,15 +258,13 @@ impl Serving {
             Some(Refusal::Answer(reject)) => {
                 x.log(Level::Info, String::from_utf8_lossy(&reject.message));
                 x.keepalive = false;
-                idle.bounded(pin!(phases::refuse(x, &self.served, reject.status))).await
+                phases::refuse(x, &self.served, reject.status).await
             }
             None if self.plain_on_tls => {
                 x.log(Level::Info, "client sent plain HTTP request to HTTPS port");
-                idle.bounded(pin!(phases::refuse(x, &self.served, 497))).await
+                phases::refuse(x, &self.served, 497).await
             }
-            None if let Some(code) = self.unauthorized(x) => {
-                idle.bounded(pin!(phases::refuse(x, &self.served, code))).await
-            }
+            None if let Some(code) = self.unauthorized(x) => phases::refuse(x, &self.served, code).await,
             None => {
                 let core = &x.generation.location(server).core;
                 let age = self.reactor.clock().now_ms().saturating_sub(self.connection.started);
@@ -254,12 +275,8 @@ impl Serving {
                 {
                     x.keepalive = false;
                 }
-                idle.bounded(pin!(phases::run(x, &self.served))).await
+                phases::run(x, &self.served).await
             }
-        };
-        let Some(response) = response else {
-            log(x);
-            return Ended::Over;
         };
         if response.unsent {
             x.status = response.status;
@@ -283,10 +300,7 @@ impl Serving {
         if x.keepalive && !x.discard_body_input() && (x.body.is_broken() || x.body.is_awaited()) {
             x.keepalive = false;
         }
-        let Some(sent) = idle.bounded(pin!(send::send(x, response))).await else {
-            log(x);
-            return Ended::Over;
-        };
+        let sent = send::send(x, response).await;
         x.complete = sent.is_ok();
         // A tunnel has log lines of its own; one that does not come about has the request's.
         if let Some(tunnel) = x.upgraded.take()
@@ -299,8 +313,9 @@ impl Serving {
             self.accompany(x).await;
         }
         log(x);
+        self.stage = Stage::Logged;
         match sent {
-            Ok(()) => idle.bounded(pin!(self.finish(x, linger))).await.unwrap_or(Ended::Over),
+            Ok(()) => self.finish(x, linger).await,
             Err(send::SendError::Timeout) if x.location().core.reset_timedout_connection => Ended::Reset,
             Err(_) => Ended::Over,
         }
@@ -309,7 +324,7 @@ impl Serving {
     /// Does what is to be done after the request, which is not over before.
     async fn post_actions(&self, x: &mut Exchange) {
         if x.location().core.post_action.is_some() {
-            self.idle.bounded(pin!(phases::post_actions(x, &self.served))).await;
+            phases::post_actions(x, &self.served).await;
         }
     }
 
@@ -317,7 +332,7 @@ impl Serving {
     async fn accompany(&self, x: &mut Exchange) {
         for over in std::mem::take(&mut x.background) {
             // A task that ended in a panic is over too.
-            let _ = self.idle.bounded(pin!(over)).await;
+            let _ = over.await;
         }
     }
 

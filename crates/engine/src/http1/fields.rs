@@ -64,16 +64,14 @@ pub struct Field {
     pub value: Span,
     /// Which header it is.
     pub known: Known,
+    /// Whether the line is as we would write it: `name: value`, CR LF at its end.
+    usual: bool,
 }
 
 impl Field {
     #[inline]
     pub(crate) fn line(self, raw: &[u8]) -> Option<&[u8]> {
-        let (start, end) = (self.name.start as usize, self.value.end as usize);
-        let plain = self.value.start == self.name.end + 2
-            && raw.get(self.name.end as usize..)?.first_chunk()? == b": "
-            && raw.get(end..)?.first_chunk()? == b"\r\n";
-        if plain { raw.get(start..end + 2) } else { None }
+        if self.usual { raw.get(self.name.start as usize..self.value.end as usize + 2) } else { None }
     }
 }
 
@@ -277,7 +275,7 @@ impl Scan {
         self.stage == Stage::Start
     }
 
-    /// Whether the empty line is next.
+    /// Whether the empty line is next, CR LF.
     #[inline]
     pub(crate) fn at_end(&self, buf: &[u8]) -> bool {
         buf.get(self.pos..).and_then(<[u8]>::first_chunk) == Some(b"\r\n")
@@ -399,7 +397,7 @@ impl Scan {
         let name = Span::raw(self.line, self.name_end);
         let known = if self.odd { Known::Other } else { Known::of(name.of(buf, &[])) };
         Line::Field {
-            field: Field { name, value: Span::raw(self.value, self.value_end), known },
+            field: Field { name, value: Span::raw(self.value, self.value_end), known, usual: false },
             odd: self.odd,
         }
     }
@@ -411,84 +409,91 @@ impl Scan {
 
 /// How many zero bytes must stand behind what was received, so that `ordinary` can look ahead without looking for the end.
 pub(crate) const PADDING: usize = 64;
+/// How long a name may be for `ordinary`.
 const AHEAD: usize = 32;
+const STEP: usize = 16;
 
-/// The line at `pos` and where the next one starts, if all of it is there and it is as most are: a plain name, CR LF at its end.
+/// The line at `pos` and where the next one starts, if all of it is there and it is as most are: a plain name, at most one
+/// space before the value and none behind it, CR LF at its end. Any other line, the empty one too, is `Scan::next`'s.
 ///
 /// `padded` is what was received with `PADDING` behind it; no line runs into the padding, since a zero byte ends every search.
 #[inline(always)]
 pub(crate) fn ordinary(padded: &[u8], pos: usize) -> Option<(Field, usize)> {
-    let window: &[u8; AHEAD] = padded.get(pos..)?.first_chunk()?;
-    let name_len = first_of(colons(window))?;
+    let ahead: &[u8; PADDING] = padded.get(pos..)?.first_chunk()?;
+    let window: &[u8; AHEAD] = ahead.first_chunk()?;
+    let (halves, _) = window.as_chunks::<STEP>();
+    let name_len = match first_of(colons(halves[0])) {
+        Some(found) => found,
+        None => STEP + first_of(colons(halves[1]))?,
+    };
     let known = Known::within(window, name_len);
     if known == Known::Other && !is_plain(window, name_len) {
         return None;
     }
-    let name_end = pos + name_len;
-    let mut value = name_end + 1;
-    if *padded.get(value)? == b' ' {
-        value += 1;
-        while *padded.get(value)? == b' ' {
-            value += 1;
+    let space = ahead[name_len + 1] == b' ';
+    let value = name_len + 1 + usize::from(space);
+    let mut cr = value + STEP;
+    if let Some(found) = first_of(controls(*ahead[value..].first_chunk()?)) {
+        cr = value + found;
+    } else {
+        loop {
+            let further = padded.get(pos + cr..)?.first_chunk()?;
+            if let Some(found) = first_of(controls(*further)) {
+                cr += found;
+                break;
+            }
+            cr += STEP;
         }
     }
-    let mut cr = value;
-    loop {
-        let ahead = padded.get(cr..)?.first_chunk()?;
-        if let Some(found) = first_of(controls(ahead)) {
-            cr += found;
-            break;
-        }
-        cr += AHEAD;
-    }
-    if *padded.get(cr..)?.first_chunk()? != *b"\r\n" {
+    let [last, b'\r', b'\n'] = *padded.get(pos + cr - 1..)?.first_chunk()? else { return None };
+    if last == b' ' || ahead[value] == b' ' {
         return None;
     }
-    let mut end = cr;
-    while *padded.get(end - 1)? == b' ' && end > value {
-        end -= 1;
-    }
-    Some((Field { name: Span::raw(pos, name_end), value: Span::raw(value, end), known }, cr + 2))
+    let field = Field {
+        name: Span::raw(pos, pos + name_len),
+        value: Span::raw(pos + value, pos + cr),
+        known,
+        usual: space,
+    };
+    Some((field, pos + cr + 2))
 }
 
 /// Whether the first `len` bytes are letters, digits and hyphens, and at least one.
 #[inline]
 fn is_plain(window: &[u8; AHEAD], len: usize) -> bool {
-    let plain = marks(window, |bytes| {
-        let within = |bytes: u8x16, least, most| {
-            bytes.max(u8x16::splat(least)).simd_eq(bytes) & bytes.min(u8x16::splat(most)).simd_eq(bytes)
-        };
+    let within = |bytes: u8x16, least, most| {
+        bytes.max(u8x16::splat(least)).simd_eq(bytes) & bytes.min(u8x16::splat(most)).simd_eq(bytes)
+    };
+    let (halves, _) = window.as_chunks::<STEP>();
+    let plain = halves.iter().rev().fold(0, |plain, half| {
+        let bytes = u8x16::new(*half);
         // Folding makes no other byte a letter.
-        within(bytes | u8x16::splat(0x20), b'a', b'z')
+        let marks = within(bytes | u8x16::splat(0x20), b'a', b'z')
             | within(bytes, b'0', b'9')
-            | bytes.simd_eq(u8x16::splat(b'-'))
+            | bytes.simd_eq(u8x16::splat(b'-'));
+        plain << STEP | marks.to_bitmask()
     });
     len > 0 && plain.trailing_ones() as usize >= len
 }
 
 /// Marks the colons.
 #[inline(always)]
-fn colons(window: &[u8; AHEAD]) -> u32 {
-    marks(window, |bytes| bytes.simd_eq(u8x16::splat(b':')))
+fn colons(bytes: [u8; STEP]) -> u32 {
+    u8x16::new(bytes).simd_eq(u8x16::splat(b':')).to_bitmask()
 }
 
 /// Marks the bytes below a space.
 #[inline(always)]
-fn controls(window: &[u8; AHEAD]) -> u32 {
-    marks(window, |bytes| bytes.min(u8x16::splat(b' ' - 1)).simd_eq(bytes))
+fn controls(bytes: [u8; STEP]) -> u32 {
+    let bytes = u8x16::new(bytes);
+    bytes.min(u8x16::splat(b' ' - 1)).simd_eq(bytes).to_bitmask()
 }
 
-/// One bit for each byte, that of the first the lowest.
-#[inline(always)]
-fn marks(window: &[u8; AHEAD], mark: impl Fn(u8x16) -> u8x16) -> u32 {
-    let (halves, _) = window.as_chunks::<16>();
-    mark(u8x16::new(halves[0])).to_bitmask() | mark(u8x16::new(halves[1])).to_bitmask() << 16
-}
-
-/// The place of the first mark.
+/// The place of the first mark: one bit stands for each byte, the lowest for the first.
 #[inline(always)]
 fn first_of(marks: u32) -> Option<usize> {
-    (marks != 0).then_some(marks.trailing_zeros() as usize)
+    // There are sixteen places, which spares the check of an index.
+    (marks != 0).then_some(marks.trailing_zeros() as usize % STEP)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Header names that the engine or a module asks for by name, found without hashing a string at request time.
 
+use wide::u8x16;
+
 macro_rules! known {
     ($($variant:ident = $name:literal,)*) => {
         /// A header name the house knows; everything else is `Other`.
@@ -122,30 +124,33 @@ const fn slots() -> [u8; 256] {
 
 static SLOTS: [u8; 256] = slots();
 
-/// A name laid out for comparison eight bytes at a time.
+/// A name laid out for comparison sixteen bytes at a time.
 struct Pattern {
     len: usize,
-    /// In lower case, as little-endian words, zero behind its end.
-    words: [u64; WORDS],
-    /// What counts of each word: all bits but the case of letters, nothing behind the end.
-    masks: [u64; WORDS],
+    /// In lower case, zero behind its end.
+    text: [[u8; 16]; HALVES],
+    /// What counts of each byte: all bits but the case of letters, nothing behind the end.
+    masks: [[u8; 16]; HALVES],
 }
 
 /// Enough for the longest name.
-const WORDS: usize = 4;
+const HALVES: usize = 2;
+
+/// How many bytes a name can have.
+const LONGEST: usize = 16 * HALVES;
 
 const fn patterns() -> [Pattern; NAMES.len()] {
-    let mut patterns = [const { Pattern { len: 0, words: [0; WORDS], masks: [0; WORDS] } }; NAMES.len()];
+    let mut patterns =
+        [const { Pattern { len: 0, text: [[0; 16]; HALVES], masks: [[0; 16]; HALVES] } }; NAMES.len()];
     let mut at = 0;
     while at < NAMES.len() {
         let name = NAMES[at].as_bytes();
         patterns[at].len = name.len();
         let mut byte = 0;
         while byte < name.len() {
-            let shift = byte % 8 * 8;
             let mask = if name[byte].is_ascii_alphabetic() { !0x20 } else { 0xff };
-            patterns[at].words[byte / 8] |= ((name[byte] & mask) as u64) << shift;
-            patterns[at].masks[byte / 8] |= (mask as u64) << shift;
+            patterns[at].text[byte / 16][byte % 16] = name[byte] & mask;
+            patterns[at].masks[byte / 16][byte % 16] = mask;
             byte += 1;
         }
         at += 1;
@@ -161,7 +166,7 @@ impl Known {
 
     /// The known header of this name in any case.
     pub fn of(name: &[u8]) -> Self {
-        let mut padded = [0; 8 * WORDS];
+        let mut padded = [0; LONGEST];
         match padded.get_mut(..name.len()) {
             Some(place) => place.copy_from_slice(name),
             None => return Self::Other,
@@ -171,7 +176,7 @@ impl Known {
 
     /// As `of` for the first `len` bytes of `text`, whatever stands behind them.
     #[inline(always)]
-    pub(crate) fn within(text: &[u8; 8 * WORDS], len: usize) -> Self {
+    pub(crate) fn within(text: &[u8; LONGEST], len: usize) -> Self {
         if len == 0 || len > text.len() {
             return Self::Other;
         }
@@ -180,13 +185,12 @@ impl Known {
         if pattern.len != len {
             return Self::Other;
         }
-        let (words, _) = text.as_chunks::<8>();
-        let patterns = pattern.words.iter().zip(&pattern.masks);
-        let differs = words
-            .iter()
-            .zip(patterns)
-            .fold(0, |all, (text, (word, mask))| all | ((u64::from_le_bytes(*text) & mask) ^ word));
-        if differs == 0 { VARIANTS[at] } else { Self::Other }
+        let (halves, _) = text.as_chunks::<16>();
+        let same = |half: usize| {
+            (u8x16::new(halves[half]) & u8x16::new(pattern.masks[half]))
+                .simd_eq(u8x16::new(pattern.text[half]))
+        };
+        if (same(0) & same(1)).all() { VARIANTS[at] } else { Self::Other }
     }
 
     /// The name in lower case, empty for `Other`.

@@ -280,18 +280,17 @@ impl Head {
         let rules = Rules { underscores: limits.underscores_in_headers, skip_status_lines: false };
         loop {
             if self.now.scan.at_line() {
-                loop {
-                    if self.now.scan.at_end(&self.raw) {
-                        self.now.scan.pos += 2;
-                        return self.end(2, limits).map(Some);
-                    }
-                    let Some((field, next)) = ordinary(&self.raw, self.now.scan.pos) else { break };
+                while let Some((field, next)) = ordinary(&self.raw, self.now.scan.pos) {
                     if !self.now.room.take(next - self.now.scan.pos, true, limits) {
                         self.now.scan = Scan::at(self.now.scan.pos);
                         return Err(self.too_large());
                     }
                     self.now.scan.pos = next;
                     self.field(field, limits)?;
+                }
+                if self.now.scan.at_end(&self.raw) {
+                    self.now.scan.pos += 2;
+                    return self.end(2, limits).map(Some);
                 }
             }
             let line = match self.now.scan.next(self.raw.get(..received).unwrap_or_default(), rules) {

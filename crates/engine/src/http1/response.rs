@@ -179,6 +179,9 @@ impl Head {
     /// True when the line is complete, `None` when it is no status line.
     fn read_status_line(&mut self) -> Option<bool> {
         self.skip_usual_start();
+        if self.now.stage == Stage::Fields {
+            return Some(true);
+        }
         while let Some(&byte) = self.raw.get(self.now.pos) {
             match self.now.stage {
                 Stage::Start | Stage::Protocol(_) => {
@@ -228,7 +231,7 @@ impl Head {
         Some(false)
     }
 
-    /// Takes `HTTP/1.1 200 OK` at once, as nearly all answers begin.
+    /// Takes `HTTP/1.1 200 OK` and the end of the line at once, as nearly all answers begin.
     fn skip_usual_start(&mut self) {
         if let [b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'0'..=b'9', b' ', rest @ ..] =
             &self.raw[..]
@@ -244,6 +247,11 @@ impl Head {
             self.now.stage = Stage::Text;
             let reason = self.raw[13..].iter().position(|byte| matches!(byte, b'\r' | b'\n'));
             self.now.pos += reason.unwrap_or(self.raw.len() - 13);
+            if self.raw.get(self.now.pos..).and_then(<[u8]>::first_chunk) == Some(b"\r\n") {
+                self.now.status_end = self.now.pos;
+                self.now.pos += 2;
+                self.now.stage = Stage::Fields;
+            }
         }
     }
 
@@ -262,13 +270,12 @@ impl Head {
     fn read_fields(&mut self, received: usize) -> Result<Option<usize>, Invalid> {
         loop {
             if self.now.scan.at_line() {
-                loop {
-                    if self.now.scan.at_end(&self.raw) {
-                        return Ok(Some(self.now.scan.pos + 2));
-                    }
-                    let Some((field, next)) = ordinary(&self.raw, self.now.scan.pos) else { break };
+                while let Some((field, next)) = ordinary(&self.raw, self.now.scan.pos) {
                     self.now.scan.pos = next;
                     self.field(field)?;
+                }
+                if self.now.scan.at_end(&self.raw) {
+                    return Ok(Some(self.now.scan.pos + 2));
                 }
             }
             match self.now.scan.next(self.raw.get(..received).unwrap_or_default(), RULES) {
