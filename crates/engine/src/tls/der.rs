@@ -29,6 +29,7 @@ pub(super) const SET: u8 = 0x31;
 pub(super) const OID: u8 = 0x06;
 const BOOLEAN: u8 = 0x01;
 pub(super) const OCTETS: u8 = 0x04;
+pub(super) const BIT_STRING: u8 = 0x03;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 /// `[3] EXPLICIT`, the extensions.
@@ -38,6 +39,8 @@ const DNS_NAME: u8 = 0x82;
 
 /// 2.5.4.3
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
+/// 2.5.29.15
+const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 /// 2.5.29.17
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
@@ -66,12 +69,11 @@ impl<'a> Fields<'a> {
 
     /// Whether a time (Unix seconds) is before, within or after those that the certificate is valid at.
     pub fn time_at(&self, unix: i64) -> Option<Ordering> {
-        let now: Vec<u8> =
-            date::iso8601(unix, 0).as_ref().iter().filter(|b| b.is_ascii_digit()).copied().collect();
+        let now = digits_of(unix);
         let [begin, end] = self.times()?;
-        Some(match now.get(..14)? {
-            now if *now < begin[..] => Ordering::Less,
-            now if *now > end[..] => Ordering::Greater,
+        Some(match now {
+            now if now < begin => Ordering::Less,
+            now if now > end => Ordering::Greater,
             _ => Ordering::Equal,
         })
     }
@@ -90,15 +92,29 @@ impl<'a> Fields<'a> {
         found.any(|name| matches(name, host)) || !any && self.common_names().any(|name| matches(name, host))
     }
 
-    fn dns_names(&self) -> impl Iterator<Item = &'a [u8]> {
-        let extensions = skip_to(self.rest, EXTENSIONS).and_then(|all| element(all, SEQUENCE));
-        let names = elements(extensions.map_or(&[], |(all, _)| all)).find_map(|(_, extension)| {
+    /// The value of an extension.
+    fn extension(&self, wanted: &[u8]) -> Option<&'a [u8]> {
+        let (extensions, _) = element(skip_to(self.rest, EXTENSIONS)?, SEQUENCE)?;
+        elements(extensions).find_map(|(_, extension)| {
             let (oid, rest) = element(extension, OID)?;
             let value = element(rest, BOOLEAN).map_or(rest, |(_, rest)| rest);
-            let (names, _) = element(element(value, OCTETS)?.0, SEQUENCE)?;
-            (oid == SUBJECT_ALT_NAME).then_some(names)
-        });
-        elements(names.unwrap_or_default()).filter(|(tag, _)| *tag == DNS_NAME).map(|(_, name)| name)
+            element(value, OCTETS).filter(|_| oid == wanted).map(|(value, _)| value)
+        })
+    }
+
+    /// Whether its key may sign revocation lists; one that says nothing of its use may be used for anything.
+    pub(super) fn may_sign_lists(&self) -> bool {
+        const CRL_SIGN: u8 = 0x80 >> 6;
+        let usage = self.extension(KEY_USAGE).map(|value| element(value, BIT_STRING));
+        // The first byte counts the bits that are none.
+        usage.is_none_or(|bits| matches!(bits, Some(([_, first, ..], _)) if first & CRL_SIGN != 0))
+    }
+
+    fn dns_names(&self) -> impl Iterator<Item = &'a [u8]> {
+        let names = self.extension(SUBJECT_ALT_NAME).and_then(|value| element(value, SEQUENCE));
+        elements(names.map_or(&[], |(names, _)| names))
+            .filter(|(tag, _)| *tag == DNS_NAME)
+            .map(|(_, name)| name)
     }
 
     fn common_names(&self) -> impl Iterator<Item = &'a [u8]> {
@@ -111,8 +127,19 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// A time (Unix seconds) as 14 digits.
+pub(super) fn digits_of(unix: i64) -> Vec<u8> {
+    date::iso8601(unix, 0).as_ref().iter().filter(|b| b.is_ascii_digit()).take(14).copied().collect()
+}
+
+/// Whether one of the extensions must not be passed over by who does not know it.
+pub(super) fn has_critical(extensions: &[u8]) -> bool {
+    let all = element(extensions, SEQUENCE).map_or(&[][..], |(all, _)| all);
+    elements(all).any(|(_, extension)| elements(extension).any(|(tag, value)| tag == BOOLEAN && value != [0]))
+}
+
 /// A time as 14 digits, and what comes after it. Of a year of two digits those before 50 are of this century.
-fn time(der: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+pub(super) fn time(der: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     let (digits, rest) = match element(der, UTC_TIME) {
         Some((short, rest)) => ([if short < &b"5"[..] { &b"20"[..] } else { b"19" }, short].concat(), rest),
         None => element(der, GENERALIZED_TIME).map(|(long, rest)| (long.to_vec(), rest))?,

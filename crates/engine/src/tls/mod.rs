@@ -16,6 +16,7 @@ mod accept;
 pub mod ciphers;
 mod client;
 mod client_auth;
+mod crl;
 pub mod der;
 mod encrypted;
 mod names;

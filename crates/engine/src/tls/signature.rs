@@ -1,6 +1,7 @@
-//! The signature in a handshake, which proves that the other side has the key of its certificate.
+//! The signature in a handshake, which proves that the other side has the key of its certificate, and signatures of what an
+//! authority says.
 //!
-//! Only the key is taken from the certificate, so that one that is not judged may be of any version, as with OpenSSL.
+//! Of a handshake only the key is taken from the certificate, so that one that is not judged may be of any version, as with OpenSSL.
 
 use std::sync::LazyLock;
 
@@ -40,6 +41,16 @@ pub(super) fn tls13(
     signed: &DigitallySignedStruct,
 ) -> Result<HandshakeSignatureValid, Error> {
     verify_tls13_signature_with_raw_key(message, &key(certificate)?, signed, &ALGORITHMS)
+}
+
+/// Whether a message was signed with a key (a whole `SubjectPublicKeyInfo`), by an algorithm (the content of its
+/// `AlgorithmIdentifier`).
+pub(super) fn is_by(key: &[u8], algorithm: &[u8], message: &[u8], signature: &[u8]) -> bool {
+    let key = SubjectPublicKeyInfoDer::from(key);
+    let Ok(key) = RawPublicKeyEntity::try_from(&key) else { return false };
+    let mut named = ALGORITHMS.all.iter().filter(|known| known.signature_alg_id().as_ref() == algorithm);
+    // A name leaves the curve open.
+    named.any(|algorithm| key.verify_signature(*algorithm, message, signature).is_ok())
 }
 
 const BAD: Error = Error::InvalidCertificate(CertificateError::BadEncoding);

@@ -7,10 +7,11 @@ use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
 };
 use webpki::{
-    CertRevocationList, EndEntityCert, Error, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
-    RevocationOptionsBuilder, VerifiedPath, anchor_from_trusted_cert,
+    Cert, CertRevocationList, EndEntityCert, Error, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
+    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath, anchor_from_trusted_cert,
 };
 
+use super::crl::PlainList;
 use super::der::Fields;
 
 /// Why a certificate is not accepted: OpenSSL's number and words.
@@ -88,6 +89,8 @@ pub struct Trust {
     /// Further certificates to build chains from.
     between: Vec<CertificateDer<'static>>,
     revoked: Vec<CertRevocationList<'static>>,
+    /// Further lists, which webpki does not read.
+    plain: Vec<PlainList>,
     /// What of all this tells it from others.
     mark: Box<[u8]>,
 }
@@ -110,13 +113,21 @@ impl Trust {
         let mark = mark.finish();
         let (roots, between): (Vec<_>, Vec<_>) = certificates.into_iter().partition(is_self_issued);
         let anchor = |root| Ok::<_, Error>(anchor_from_trusted_cert(root)?.to_owned());
-        let list = |crl: &CertificateRevocationListDer<'_>| OwnedCertRevocationList::from_der(crl);
+        let mut plain = vec![];
+        let mut lists = vec![];
+        for crl in revoked {
+            match PlainList::read(crl) {
+                Some(list) => plain.push(list),
+                None => lists.push(OwnedCertRevocationList::from_der(crl)?.into()),
+            }
+        }
         Ok(Self {
             depth,
             anchors: roots.iter().map(anchor).collect::<Result<_, _>>()?,
             roots,
             between,
-            revoked: revoked.iter().map(|crl| Ok(list(crl)?.into())).collect::<Result<_, Error>>()?,
+            revoked: lists,
+            plain,
             mark: mark.as_ref().into(),
         })
     }
@@ -130,7 +141,7 @@ impl Trust {
         let (shown, sent) = chain.split_first().ok_or(Error::UnknownIssuer)?;
         let now = UnixTime::now();
         // Who is trusted itself needs no issuer, whatever it says of its own purpose; its time has to be right.
-        if self.revoked.is_empty() && self.roots.contains(shown) {
+        if self.revoked.is_empty() && self.plain.is_empty() && self.roots.contains(shown) {
             return match Fields::of(shown).and_then(|fields| fields.time_at(now.as_secs() as i64)) {
                 Some(Ordering::Equal) => Ok(()),
                 Some(Ordering::Less) => Err(Error::CertNotValidYet { time: now, not_before: now }),
@@ -139,14 +150,19 @@ impl Trust {
             };
         }
         let between: Vec<_> = sent.iter().chain(&self.between).cloned().collect();
-        let short_enough = |path: &VerifiedPath<'_>| match path.intermediate_certificates().count() {
-            count if count <= self.depth => Ok(()),
+        let acceptable = |path: &VerifiedPath<'_>| match path.intermediate_certificates().count() {
+            count if count <= self.depth => self.ask_plain_lists(path, now),
             _ => Err(Error::MaximumPathDepthExceeded),
         };
         let lists: Vec<_> = self.revoked.iter().collect();
-        let revocation = RevocationOptionsBuilder::new(&lists)
-            .ok()
-            .map(|builder| builder.with_expiration_policy(ExpirationPolicy::Enforce).build());
+        let unknown = match self.plain.is_empty() {
+            true => UnknownStatusPolicy::Deny,
+            false => UnknownStatusPolicy::Allow,
+        };
+        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|builder| {
+            let builder = builder.with_expiration_policy(ExpirationPolicy::Enforce);
+            builder.with_status_policy(unknown).build()
+        });
         EndEntityCert::try_from(shown)?
             .verify_for_usage(
                 algorithms(),
@@ -155,9 +171,41 @@ impl Trust {
                 now,
                 usage,
                 revocation,
-                Some(&short_enough),
+                Some(&acceptable),
             )
             .map(drop)
+    }
+
+    /// Where there are lists that webpki does not read: whether each certificate of a path is on none, and has one
+    /// where it would be.
+    fn ask_plain_lists(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Error> {
+        if self.plain.is_empty() {
+            return Ok(());
+        }
+        let anchor = path.anchor();
+        let root = self.roots.iter().find(|root| {
+            Fields::of(root).is_some_and(|fields| {
+                fields.subject == anchor.subject.as_ref()
+                    && fields.public_key.ends_with(&anchor.subject_public_key_info)
+            })
+        });
+        let between: Vec<_> = path.intermediate_certificates().collect();
+        let issuers = between.iter().map(|c| c.der()).chain(root.cloned());
+        let judged = std::iter::once(&**path.end_entity()).chain(between.iter().copied());
+        for (certificate, issuer) in judged.zip(issuers) {
+            match self.plain.iter().find(|list| list.is_of(certificate)) {
+                Some(list) => list.judge(certificate, &issuer, now)?,
+                None if self.is_on_wide_list(certificate) => {}
+                None => return Err(Error::UnknownRevocationStatus),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether webpki has asked a list that is about everything of its issuer.
+    fn is_on_wide_list(&self, certificate: &Cert<'_>) -> bool {
+        let mut lists = self.revoked.iter();
+        lists.any(|list| list.issuer() == certificate.issuer() && list.issuing_distribution_point().is_none())
     }
 
     /// What distinguishes it from others.

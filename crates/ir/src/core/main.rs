@@ -55,6 +55,9 @@ impl Module for Main {
             .accepted("regular expressions are always compiled where the machine can"),
         D::main("thread_pool", MAIN, Takes::TWO_THREE, thread_pool)
             .accepted("file work has a pool of its own"),
+        D::main("ssl_object_cache_inheritable", MAIN, Takes::FLAG, |s, c| s.once.flag(c)).accepted(
+            "a reload reads certificates, keys and revocation lists anew, and what is unchanged is the same",
+        ),
         D::main("http", MAIN, Takes::BLOCK, |_, c| c.http_block()),
     ];
 

@@ -12,9 +12,9 @@ use weir_engine::http::{Body, Exchange, Response, Source};
 use weir_engine::http1::request::Version;
 use weir_engine::http1::{Known, date};
 use weir_ir::contract::{Directive, Module};
-use weir_syntax::{Diagnostic, Level};
+use weir_syntax::Diagnostic;
 
-use super::body::{Broken, Piece, Pieces};
+use super::body::{Piece, Pieces};
 
 /// `max_ranges` where it is not set; only then are many small ranges judged by what their framing costs.
 const UNBOUNDED: u64 = i32::MAX as u64;
@@ -76,7 +76,11 @@ impl Filter for RangeFilter {
             most = 1;
         }
         let asked = match asked_for(x, response) {
-            Some(text) => parse(text, length, most),
+            Some(text) => match parse(text, length, most) {
+                // A stream does not come twice.
+                Asked::Ranges(ranges) if is_stream(response) && !ascend(&ranges) => Asked::Whole,
+                asked => asked,
+            },
             None => Asked::Whole,
         };
         match asked {
@@ -92,11 +96,20 @@ impl Filter for RangeFilter {
                 response.headers.remove(b"Content-Range");
                 match ranges.as_slice() {
                     [range] => single(*range, length, response),
-                    ranges => multipart(ranges, length, x, response),
+                    ranges => multipart(ranges, length, response),
                 }
             }
         }
     }
+}
+
+fn is_stream(response: &Response) -> bool {
+    matches!(response.body, Body::Stream(_))
+}
+
+/// Whether each range begins behind the one before it.
+fn ascend(ranges: &[Range]) -> bool {
+    ranges.windows(2).all(|pair| pair[0].end <= pair[1].start)
 }
 
 /// The list of ranges in a `Range` header that holds for this response.
@@ -179,10 +192,7 @@ fn single(range: Range, length: u64, response: &mut Response) {
     response.body = match std::mem::take(&mut response.body) {
         Body::Bytes(bytes) => Body::Bytes(slice(&bytes, range).to_vec().into()),
         Body::File(part) => Body::File(cut(&part, range)),
-        Body::Stream(mut inner) => {
-            let skip = range.start - inner.skip(range.start);
-            Body::Stream(Box::new(Part { inner, skip, left: range.len() }))
-        }
+        Body::Stream(inner) => Body::Stream(Box::new(Parts::new(inner, vec![(vec![], range)], vec![]))),
         other @ (Body::Empty | Body::Tunnel(_)) => other,
     };
 }
@@ -201,7 +211,7 @@ fn next_boundary() -> u64 {
     LAST.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-fn multipart(ranges: &[Range], length: u64, x: &mut Exchange, response: &mut Response) {
+fn multipart(ranges: &[Range], length: u64, response: &mut Response) {
     let boundary = format!("{:020}", next_boundary());
     let mut opening = format!("\r\n--{boundary}\r\n").into_bytes();
     if let Some(content_type) = &response.content_type {
@@ -246,29 +256,55 @@ fn multipart(ranges: &[Range], length: u64, x: &mut Exchange, response: &mut Res
             parts.push(Piece::Text(closing.into()));
             Body::Stream(Box::new(Pieces::new(parts)))
         }
-        Body::Stream(mut source) => {
-            // Several ranges need the whole body at hand. The head is not sent yet, but promises ranges: end here.
-            source.finish(x, false);
-            x.log(Level::Alert, "range in overlapped buffers");
-            response.close = true;
-            Body::Stream(Box::new(Broken))
-        }
+        Body::Stream(inner) => Body::Stream(Box::new(Parts::new(inner, pieces, closing))),
         other @ (Body::Empty | Body::Tunnel(_)) => other,
     };
 }
 
-/// One range of a stream.
-struct Part {
+/// Ranges of a stream, in the order in which they come.
+struct Parts {
     inner: Box<dyn Source>,
+    /// What is sent before the bytes of the range.
+    text: Vec<u8>,
+    /// Where in it the bytes begin that were not taken yet.
+    at: usize,
     /// Bytes before the range that are still to come.
     skip: u64,
     /// Bytes of the range that are still to be taken.
     left: u64,
+    /// What follows, the next one last: a text, the bytes to pass over, the bytes to take.
+    rest: Vec<(Vec<u8>, u64, u64)>,
 }
 
-impl Source for Part {
+impl Parts {
+    /// Ranges that ascend, each with what stands before it, and what stands behind them all.
+    fn new(mut inner: Box<dyn Source>, ranges: Vec<(Vec<u8>, Range)>, closing: Vec<u8>) -> Self {
+        let first = ranges.first().map_or(0, |(_, range)| range.start);
+        let mut position = inner.skip(first);
+        let mut rest = Vec::with_capacity(ranges.len() + 1);
+        for (text, range) in ranges {
+            rest.push((text, range.start - position, range.len()));
+            position = range.end;
+        }
+        if !closing.is_empty() {
+            rest.push((closing, 0, 0));
+        }
+        rest.reverse();
+        Self { inner, text: vec![], at: 0, skip: 0, left: 0, rest }
+    }
+}
+
+impl Source for Parts {
     fn poll_ready(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        while self.left > 0 {
+        loop {
+            if self.at < self.text.len() {
+                return Poll::Ready(Ok(true));
+            }
+            if self.left == 0 {
+                let Some((text, skip, left)) = self.rest.pop() else { return Poll::Ready(Ok(false)) };
+                (self.text, self.at, self.skip, self.left) = (text, 0, skip, left);
+                continue;
+            }
             match self.inner.poll_ready(x, cx) {
                 Poll::Ready(Ok(true)) => {}
                 other => return other,
@@ -280,22 +316,33 @@ impl Source for Part {
                 return Poll::Ready(Ok(true));
             }
         }
-        Poll::Ready(Ok(false))
     }
 
     fn data(&self) -> &[u8] {
+        if self.at < self.text.len() {
+            return &self.text[self.at..];
+        }
         let data = self.inner.data();
         let length = usize::try_from(self.left).map_or(data.len(), |left| left.min(data.len()));
         &data[..length]
     }
 
     fn consume(&mut self, n: usize) {
-        self.inner.consume(n);
-        self.left -= n as u64;
+        if self.at < self.text.len() {
+            self.at += n;
+        } else {
+            self.inner.consume(n);
+            self.left -= n as u64;
+        }
     }
 
     fn is_last(&self) -> bool {
-        self.left <= self.inner.data().len() as u64
+        self.rest.is_empty()
+            && if self.at < self.text.len() {
+                self.left == 0
+            } else {
+                self.left <= self.inner.data().len() as u64
+            }
     }
 
     fn postpones(&self) -> bool {
@@ -392,5 +439,29 @@ mod tests {
         assert_eq!(length, body.replace('\n', "\r\n").len());
         let large = site.ask("GET /big", "Range: bytes=0-99999,100000-199998\r\n");
         assert_eq!(large.bytes().filter(|b| *b == b'z').count(), 199_999);
+    }
+
+    /// A file that is recoded on its way is a stream.
+    #[test]
+    fn of_streams() {
+        let folder = Folder::new(&[("a.html", b"X123456X89")]);
+        let site = Site::new(&format!(
+            "charset_map B A {{ 58 59; }} charset A; source_charset B; server {{ root {}; }}",
+            folder.path().display()
+        ));
+        let ask = |ranges: &str| site.ask("GET /a.html", &format!("Range: bytes={ranges}\r\n"));
+        assert!(ask("6-7").ends_with("Content-Range: bytes 6-7/10\n\n6Y"));
+        let answer = ask("0-1,7-8");
+        let (head, body) = answer.split_once("\n\n").unwrap();
+        let boundary = head.split_once("boundary=").unwrap().1.lines().next().unwrap();
+        let part = |range: &str| {
+            let content_type = "Content-Type: text/html; charset=A";
+            format!("\n--{boundary}\n{content_type}\nContent-Range: bytes {range}/10\n\n")
+        };
+        assert_eq!(body, format!("{}Y1{}Y8\n--{boundary}--\n", part("0-1"), part("7-8")));
+        // What is to come twice or backwards would have to be kept.
+        for ranges in ["0-1,1-2", "7-8,0-1"] {
+            assert!(ask(ranges).ends_with("\n\nY123456Y89"), "{ranges}");
+        }
     }
 }

@@ -1,0 +1,226 @@
+//! Revocation lists without extensions, version 1 among them, which webpki does not read and `openssl ca -gencrl` writes unless it
+//! is told otherwise (RFC 5280 section 5.1).
+
+use std::collections::BTreeSet;
+
+use rustls::pki_types::UnixTime;
+use webpki::{Cert, Error};
+
+use super::der::{self, BIT_STRING, Fields, INTEGER, SEQUENCE};
+use super::signature;
+
+#[derive(Debug)]
+pub(super) struct PlainList {
+    /// The content of the name.
+    issuer: Box<[u8]>,
+    /// 14 digits; a list may go without.
+    next_update: Option<Vec<u8>>,
+    /// Serial numbers of those that are revoked.
+    revoked: BTreeSet<Box<[u8]>>,
+    /// What is signed, by what algorithm, and the signature.
+    signed: Box<[u8]>,
+    algorithm: Box<[u8]>,
+    signature: Box<[u8]>,
+}
+
+impl PlainList {
+    /// `None` where it is none, or has extensions.
+    pub(super) fn read(der: &[u8]) -> Option<Self> {
+        let (whole, behind) = der::element(der, SEQUENCE)?;
+        let (list, rest) = der::element(whole, SEQUENCE)?;
+        let signed = &whole[..whole.len() - rest.len()];
+        let (algorithm, rest) = der::element(rest, SEQUENCE)?;
+        let (signature, end) = der::element(rest, BIT_STRING)?;
+        let list = der::element(list, INTEGER).map_or(list, |(_version, list)| list);
+        let (inner, list) = der::element(list, SEQUENCE)?;
+        let (issuer, list) = der::element(list, SEQUENCE)?;
+        let (_this_update, list) = der::time(list)?;
+        let (next_update, list) = der::time(list).map_or((None, list), |(time, list)| (Some(time), list));
+        let (entries, extensions) = der::element(list, SEQUENCE).unwrap_or((&[], list));
+        if inner != algorithm || !extensions.is_empty() || !end.is_empty() || !behind.is_empty() {
+            return None;
+        }
+        let mut revoked = BTreeSet::new();
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let (entry, others) = der::element(rest, SEQUENCE)?;
+            let (serial, entry) = der::element(entry, INTEGER)?;
+            let (_date, extensions) = der::time(entry)?;
+            // One that is critical may say that the certificate is another issuer's.
+            if der::has_critical(extensions) {
+                return None;
+            }
+            revoked.insert(serial.into());
+            rest = others;
+        }
+        Some(Self {
+            issuer: issuer.into(),
+            next_update,
+            revoked,
+            signed: signed.into(),
+            algorithm: algorithm.into(),
+            // The bits are whole bytes.
+            signature: signature.strip_prefix(&[0])?.into(),
+        })
+    }
+
+    /// Whether it is about certificates of this issuer.
+    pub(super) fn is_of(&self, certificate: &Cert<'_>) -> bool {
+        *self.issuer == *certificate.issuer()
+    }
+
+    /// Judges a certificate of this list's issuer, whose own certificate is given.
+    pub(super) fn judge(&self, certificate: &Cert<'_>, issuer: &[u8], now: UnixTime) -> Result<(), Error> {
+        let issuer = Fields::of(issuer).ok_or(Error::BadDer)?;
+        if !signature::is_by(issuer.public_key, &self.algorithm, &self.signed, &self.signature) {
+            return Err(Error::InvalidCrlSignatureForPublicKey);
+        }
+        if !issuer.may_sign_lists() {
+            return Err(Error::IssuerNotCrlSigner);
+        }
+        if self.next_update.as_ref().is_some_and(|end| der::digits_of(now.as_secs() as i64) > *end) {
+            return Err(Error::CrlExpired { time: now, next_update: now });
+        }
+        match self.revoked.contains(certificate.serial()) {
+            true => Err(Error::CertRevoked),
+            false => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+        SerialNumber, SigningKey,
+    };
+    use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+    use webpki::KeyUsage;
+
+    use super::*;
+    use crate::tls::Trust;
+
+    fn tagged(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+        let content = parts.concat();
+        let length = (content.len() as u32).to_be_bytes();
+        [&[tag, 0x84][..], &length, &content].concat()
+    }
+
+    /// ecdsa-with-SHA256
+    const ALGORITHM: &[u8] = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02";
+
+    struct Authority {
+        certificate: CertificateDer<'static>,
+        issuer: Issuer<'static, KeyPair>,
+    }
+
+    impl Authority {
+        fn params(name: &str, usages: &[KeyUsagePurpose]) -> CertificateParams {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = usages.to_vec();
+            params
+        }
+
+        fn root(usages: &[KeyUsagePurpose]) -> Self {
+            let (params, key) = (Self::params("root", usages), KeyPair::generate().unwrap());
+            let certificate = params.self_signed(&key).unwrap().der().clone();
+            Self { certificate, issuer: Issuer::new(params, key) }
+        }
+
+        fn below(&self, serial: u64) -> Self {
+            let (mut params, key) = (Self::params("between", &[]), KeyPair::generate().unwrap());
+            params.serial_number = Some(SerialNumber::from(serial));
+            let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+            Self { certificate, issuer: Issuer::new(params, key) }
+        }
+
+        fn client(&self, serial: u64) -> CertificateDer<'static> {
+            let mut params = CertificateParams::default();
+            params.serial_number = Some(SerialNumber::from(serial));
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            params.signed_by(&KeyPair::generate().unwrap(), &self.issuer).unwrap().der().clone()
+        }
+
+        /// A list of version 1 without `nextUpdate`, unless it is given.
+        fn list(&self, serials: &[u8], next: &[u8], entry: &[u8]) -> CertificateRevocationListDer<'static> {
+            let time = |time: &[u8]| tagged(0x17, &[time]);
+            let name = tagged(SEQUENCE, &[Fields::of(&self.certificate).unwrap().subject]);
+            let entries: Vec<_> = serials
+                .iter()
+                .map(|serial| {
+                    tagged(SEQUENCE, &[&tagged(INTEGER, &[&[*serial]]), &time(b"200101000000Z"), entry])
+                })
+                .collect();
+            let entries: Vec<_> = entries.iter().map(Vec::as_slice).collect();
+            let next = if next.is_empty() { vec![] } else { time(next) };
+            let revoked = if entries.is_empty() { vec![] } else { tagged(SEQUENCE, &entries) };
+            let list = tagged(SEQUENCE, &[ALGORITHM, &name, &time(b"200101000000Z"), &next, &revoked]);
+            let signature = self.issuer.key().sign(&list).unwrap();
+            tagged(SEQUENCE, &[&list, ALGORITHM, &tagged(BIT_STRING, &[&[0], &signature])]).into()
+        }
+    }
+
+    #[track_caller]
+    fn check(
+        root: &Authority,
+        lists: &[CertificateRevocationListDer<'static>],
+        chain: &[&CertificateDer<'static>],
+        expected: &str,
+    ) {
+        let trust = Trust::new(5, [&root.certificate].into_iter(), lists).unwrap();
+        let chain: Vec<_> = chain.iter().map(|c| (*c).clone()).collect();
+        let reason = trust.judge(&chain, KeyUsage::client_auth());
+        assert_eq!(reason.map_or("", |reason| reason.text), expected);
+    }
+
+    #[test]
+    fn lists_of_version_1() {
+        let root = Authority::root(&[]);
+        let between = root.below(3);
+        let (one, two, deep) = (root.client(1), root.client(2), between.client(1));
+        let list = root.list(&[2], b"", b"");
+        check(&root, &[list.clone()], &[&one], "");
+        check(&root, &[list.clone()], &[&two], "certificate revoked");
+        check(&root, &[root.list(&[], b"490101000000Z", b"")], &[&two], "");
+        check(&root, &[root.list(&[], b"210101000000Z", b"")], &[&two], "CRL has expired");
+        // Each issuer needs a list.
+        let chain = [&deep, &between.certificate];
+        check(&root, &[list.clone()], &chain, "unable to get certificate CRL");
+        check(&root, &[list.clone(), between.list(&[2], b"", b"")], &chain, "");
+        check(&root, &[list, between.list(&[1], b"", b"")], &chain, "certificate revoked");
+        check(
+            &root,
+            &[root.list(&[3], b"", b""), between.list(&[], b"", b"")],
+            &chain,
+            "certificate revoked",
+        );
+    }
+
+    #[test]
+    fn lists_that_do_not_count() {
+        let root = Authority::root(&[]);
+        let client = root.client(1);
+        // Of another key with the same name.
+        let forged = Authority::root(&[]).list(&[], b"", b"");
+        check(&root, &[forged], &[&client], "unspecified certificate verification error");
+        let silent = Authority::root(&[KeyUsagePurpose::KeyCertSign]);
+        let list = silent.list(&[], b"", b"");
+        check(&silent, &[list], &[&silent.client(1)], "unspecified certificate verification error");
+        let able = Authority::root(&[KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign]);
+        check(&able, &[able.list(&[], b"", b"")], &[&able.client(1)], "");
+        // Extensions of an entry: 2.5.29.29, critical and not.
+        let entry = |critical: &[u8]| {
+            let parts: [&[u8]; 3] = [b"\x06\x03\x55\x1d\x1d", critical, b"\x04\x00"];
+            tagged(SEQUENCE, &[&tagged(SEQUENCE, &parts)])
+        };
+        let read = |list: CertificateRevocationListDer<'_>| PlainList::read(&list).is_some();
+        assert!(read(root.list(&[1], b"", &entry(b"\x01\x01\x00"))));
+        assert!(!read(root.list(&[1], b"", &entry(b"\x01\x01\xff"))));
+        let list = root.list(&[1], b"490101000000Z", b"");
+        for at in 0..list.len() {
+            assert!(PlainList::read(&list[..at]).is_none(), "cut at {at}");
+        }
+    }
+}
