@@ -1,87 +1,83 @@
-//! Revocation lists without extensions, version 1 among them, which webpki does not read and `openssl ca -gencrl` writes unless it
-//! is told otherwise (RFC 5280 section 5.1).
+//! Revocation lists that are about all certificates of their issuer (RFC 5280 section 5.1), version 1 among them, which webpki does not
+//! read and `openssl ca -gencrl` writes unless it is told otherwise.
 
 use std::collections::BTreeSet;
 
 use rustls::pki_types::UnixTime;
-use webpki::{Cert, Error};
+use webpki::Error;
 
-use super::der::{self, BIT_STRING, Fields, INTEGER, SEQUENCE};
-use super::signature;
+use super::der::{self, Fields, INTEGER, SEQUENCE, Signed};
+
+/// `[0] EXPLICIT`, the extensions of a list.
+const EXTENSIONS: u8 = 0xa0;
+/// Of `KeyUsage`.
+const CRL_SIGN: u8 = 6;
 
 #[derive(Debug)]
 pub(super) struct PlainList {
+    der: Box<[u8]>,
     /// The content of the name.
     issuer: Box<[u8]>,
     /// 14 digits; a list may go without.
     next_update: Option<Vec<u8>>,
     /// Serial numbers of those that are revoked.
     revoked: BTreeSet<Box<[u8]>>,
-    /// What is signed, by what algorithm, and the signature.
-    signed: Box<[u8]>,
-    algorithm: Box<[u8]>,
-    signature: Box<[u8]>,
 }
 
 impl PlainList {
-    /// `None` where it is none, or has extensions.
+    /// `None` where it is none, or is about a part of the issuer's certificates, or of other issuers'.
     pub(super) fn read(der: &[u8]) -> Option<Self> {
-        let (whole, behind) = der::element(der, SEQUENCE)?;
-        let (list, rest) = der::element(whole, SEQUENCE)?;
-        let signed = &whole[..whole.len() - rest.len()];
-        let (algorithm, rest) = der::element(rest, SEQUENCE)?;
-        let (signature, end) = der::element(rest, BIT_STRING)?;
+        let (_, behind) = der::element(der, SEQUENCE)?;
+        let signed = Signed::of(der)?;
+        let list = signed.content;
         let list = der::element(list, INTEGER).map_or(list, |(_version, list)| list);
-        let (inner, list) = der::element(list, SEQUENCE)?;
+        let (algorithm, list) = der::element(list, SEQUENCE)?;
         let (issuer, list) = der::element(list, SEQUENCE)?;
         let (_this_update, list) = der::time(list)?;
         let (next_update, list) = der::time(list).map_or((None, list), |(time, list)| (Some(time), list));
-        let (entries, extensions) = der::element(list, SEQUENCE).unwrap_or((&[], list));
-        if inner != algorithm || !extensions.is_empty() || !end.is_empty() || !behind.is_empty() {
+        let (mut entries, list) = der::element(list, SEQUENCE).unwrap_or((&[], list));
+        let (extensions, list) = der::element(list, EXTENSIONS).unwrap_or((&[], list));
+        let whole = list.is_empty() && signed.rest.is_empty() && behind.is_empty();
+        if algorithm != signed.algorithm || !whole || der::critical(extensions).next().is_some() {
             return None;
         }
         let mut revoked = BTreeSet::new();
-        let mut rest = entries;
-        while !rest.is_empty() {
-            let (entry, others) = der::element(rest, SEQUENCE)?;
+        while !entries.is_empty() {
+            let (entry, others) = der::element(entries, SEQUENCE)?;
             let (serial, entry) = der::element(entry, INTEGER)?;
             let (_date, extensions) = der::time(entry)?;
             // One that is critical may say that the certificate is another issuer's.
-            if der::has_critical(extensions) {
+            if der::critical(extensions).next().is_some() {
                 return None;
             }
             revoked.insert(serial.into());
-            rest = others;
+            entries = others;
         }
-        Some(Self {
-            issuer: issuer.into(),
-            next_update,
-            revoked,
-            signed: signed.into(),
-            algorithm: algorithm.into(),
-            // The bits are whole bytes.
-            signature: signature.strip_prefix(&[0])?.into(),
-        })
+        Some(Self { der: der.into(), issuer: issuer.into(), next_update, revoked })
     }
 
     /// Whether it is about certificates of this issuer.
-    pub(super) fn is_of(&self, certificate: &Cert<'_>) -> bool {
-        *self.issuer == *certificate.issuer()
+    pub(super) fn is_of(&self, certificate: &Fields<'_>) -> bool {
+        *self.issuer == *certificate.issuer
     }
 
     /// Judges a certificate of this list's issuer, whose own certificate is given.
-    pub(super) fn judge(&self, certificate: &Cert<'_>, issuer: &[u8], now: UnixTime) -> Result<(), Error> {
-        let issuer = Fields::of(issuer).ok_or(Error::BadDer)?;
-        if !signature::is_by(issuer.public_key, &self.algorithm, &self.signed, &self.signature) {
+    pub(super) fn judge(
+        &self,
+        certificate: &Fields<'_>,
+        issuer: &Fields<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        if !Signed::of(&self.der).is_some_and(|signed| signed.is_by(issuer.public_key)) {
             return Err(Error::InvalidCrlSignatureForPublicKey);
         }
-        if !issuer.may_sign_lists() {
+        if !issuer.may(CRL_SIGN) {
             return Err(Error::IssuerNotCrlSigner);
         }
         if self.next_update.as_ref().is_some_and(|end| der::digits_of(now.as_secs() as i64) > *end) {
             return Err(Error::CrlExpired { time: now, next_update: now });
         }
-        match self.revoked.contains(certificate.serial()) {
+        match self.revoked.contains(certificate.serial) {
             true => Err(Error::CertRevoked),
             false => Ok(()),
         }
@@ -99,6 +95,7 @@ mod tests {
 
     use super::*;
     use crate::tls::Trust;
+    use crate::tls::der::BIT_STRING;
 
     fn tagged(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
         let content = parts.concat();
@@ -136,11 +133,34 @@ mod tests {
             Self { certificate, issuer: Issuer::new(params, key) }
         }
 
-        fn client(&self, serial: u64) -> CertificateDer<'static> {
-            let mut params = CertificateParams::default();
+        /// What a client has.
+        fn end(&self, serial: u64) -> Self {
+            let (mut params, key) = (CertificateParams::default(), KeyPair::generate().unwrap());
             params.serial_number = Some(SerialNumber::from(serial));
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-            params.signed_by(&KeyPair::generate().unwrap(), &self.issuer).unwrap().der().clone()
+            let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+            Self { certificate, issuer: Issuer::new(params, key) }
+        }
+
+        fn client(&self, serial: u64) -> CertificateDer<'static> {
+            self.end(serial).certificate
+        }
+
+        /// A certificate of version 1.
+        fn plain(&self, serial: u8, years: [&[u8]; 2]) -> CertificateDer<'static> {
+            let key = KeyPair::generate().unwrap();
+            let key = rcgen::PublicKeyData::subject_public_key_info(&key);
+            let name = tagged(SEQUENCE, &[Fields::of(&self.certificate).unwrap().subject]);
+            let [from, to] = years.map(|year| tagged(0x17, &[year, b"0101000000Z"]));
+            let times = tagged(SEQUENCE, &[&from, &to]);
+            let serial = tagged(INTEGER, &[&[serial]]);
+            self.sign(&tagged(SEQUENCE, &[&serial, ALGORITHM, &name, &times, &tagged(SEQUENCE, &[]), &key]))
+                .into()
+        }
+
+        fn sign(&self, message: &[u8]) -> Vec<u8> {
+            let signature = self.issuer.key().sign(message).unwrap();
+            tagged(SEQUENCE, &[message, ALGORITHM, &tagged(BIT_STRING, &[&[0], &signature])])
         }
 
         /// A list of version 1 without `nextUpdate`, unless it is given.
@@ -157,8 +177,7 @@ mod tests {
             let next = if next.is_empty() { vec![] } else { time(next) };
             let revoked = if entries.is_empty() { vec![] } else { tagged(SEQUENCE, &entries) };
             let list = tagged(SEQUENCE, &[ALGORITHM, &name, &time(b"200101000000Z"), &next, &revoked]);
-            let signature = self.issuer.key().sign(&list).unwrap();
-            tagged(SEQUENCE, &[&list, ALGORITHM, &tagged(BIT_STRING, &[&[0], &signature])]).into()
+            self.sign(&list).into()
         }
     }
 
@@ -222,5 +241,48 @@ mod tests {
         for at in 0..list.len() {
             assert!(PlainList::read(&list[..at]).is_none(), "cut at {at}");
         }
+    }
+
+    #[test]
+    fn certificates_that_webpki_does_not_judge() {
+        let root = Authority::root(&[]);
+        let between = root.below(7);
+        let name = |certificate: &CertificateDer<'_>| path_of(&root, Some(&between), certificate, 5);
+        assert_eq!(name(&root.plain(1, [b"20", b"49"])), "");
+        assert_eq!(name(&between.plain(1, [b"20", b"49"])), "");
+        assert_eq!(name(&between.certificate), "");
+        assert_eq!(name(&root.plain(1, [b"20", b"21"])), "certificate has expired");
+        assert_eq!(name(&root.plain(1, [b"48", b"49"])), "certificate is not yet valid");
+        assert_eq!(
+            path_of(&root, Some(&between), &between.plain(1, [b"20", b"49"]), 0),
+            "certificate chain too long"
+        );
+        let stranger = Authority::root(&[]);
+        // Of the same name, but not signed.
+        assert_eq!(name(&stranger.plain(1, [b"20", b"49"])), "unable to verify the first certificate");
+        assert_eq!(
+            path_of(&root, None, &between.plain(1, [b"20", b"49"]), 5),
+            "unable to verify the first certificate"
+        );
+        // What a client has makes nobody an authority.
+        let client = root.end(9);
+        let below = client.plain(1, [b"20", b"49"]);
+        assert_eq!(path_of(&root, Some(&client), &below, 5), "unspecified certificate verification error");
+        let plain = root.plain(2, [b"20", b"49"]);
+        check(&root, &[root.list(&[1], b"", b"")], &[&plain], "");
+        check(&root, &[root.list(&[2], b"", b"")], &[&plain], "certificate revoked");
+        check(&root, &[between.list(&[], b"", b"")], &[&plain], "unable to get certificate CRL");
+    }
+
+    /// What is told of a certificate where root and intermediate are named.
+    fn path_of(
+        root: &Authority,
+        between: Option<&Authority>,
+        shown: &CertificateDer<'_>,
+        depth: usize,
+    ) -> &'static str {
+        let named = std::iter::once(root).chain(between).map(|authority| &authority.certificate);
+        let trust = Trust::new(depth, named, &[]).unwrap();
+        trust.judge(&[shown.clone()], KeyUsage::client_auth()).map_or("", |reason| reason.text)
     }
 }

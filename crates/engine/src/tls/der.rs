@@ -1,8 +1,41 @@
-//! The few fields of an X.509 certificate that are shown or compared, out of its DER (RFC 5280 section 4.1).
+//! The few fields of an X.509 certificate that are shown, compared or judged, out of its DER (RFC 5280 section 4.1), and what else
+//! is read of DER.
 
 use std::cmp::Ordering;
 
+use super::signature;
 use crate::http1::date;
+
+/// What an authority signed: a certificate, a list of revoked ones, an answer of an OCSP responder.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Signed<'a> {
+    /// What is signed, its header included.
+    message: &'a [u8],
+    /// The content of the message.
+    pub content: &'a [u8],
+    /// The content of the `AlgorithmIdentifier`.
+    pub algorithm: &'a [u8],
+    signature: &'a [u8],
+    /// What comes behind the signature.
+    pub rest: &'a [u8],
+}
+
+impl<'a> Signed<'a> {
+    pub(super) fn of(der: &'a [u8]) -> Option<Self> {
+        let (whole, _) = element(der, SEQUENCE)?;
+        let (content, rest) = element(whole, SEQUENCE)?;
+        let message = &whole[..whole.len() - rest.len()];
+        let (algorithm, rest) = element(rest, SEQUENCE)?;
+        let (signature, rest) = element(rest, BIT_STRING)?;
+        // The bits are whole bytes.
+        Some(Self { message, content, algorithm, signature: signature.strip_prefix(&[0])?, rest })
+    }
+
+    /// Whether the key, a whole `SubjectPublicKeyInfo`, made the signature.
+    pub(super) fn is_by(&self, key: &[u8]) -> bool {
+        signature::is_by(key, self.algorithm, self.message, self.signature)
+    }
+}
 
 /// Views into a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +52,8 @@ pub struct Fields<'a> {
     pub public_key: &'a [u8],
     /// What comes after the key: extensions, mostly.
     rest: &'a [u8],
+    /// The content of the version, of which 2 is the third; the first is not told.
+    version: &'a [u8],
 }
 
 pub(super) const SEQUENCE: u8 = 0x30;
@@ -39,6 +74,12 @@ const DNS_NAME: u8 = 0x82;
 
 /// 2.5.4.3
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
+/// 2.5.29.19
+const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
+/// 2.5.29.37
+const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
+/// 2.5.29.37.0
+const ANY_USAGE: &[u8] = &[0x55, 0x1d, 0x25, 0x00];
 /// 2.5.29.15
 const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 /// 2.5.29.17
@@ -49,8 +90,9 @@ impl<'a> Fields<'a> {
     pub fn of(certificate: &'a [u8]) -> Option<Self> {
         let (certificate, _) = element(certificate, SEQUENCE)?;
         let (mut rest, _) = element(certificate, SEQUENCE)?;
-        if let Some((_, after)) = element(rest, VERSION) {
-            rest = after;
+        let mut version = &[][..];
+        if let Some((explicit, after)) = element(rest, VERSION) {
+            (version, rest) = (element(explicit, INTEGER)?.0, after);
         }
         let (serial, rest) = element(rest, INTEGER)?;
         let (_, rest) = element(rest, SEQUENCE)?;
@@ -59,7 +101,7 @@ impl<'a> Fields<'a> {
         let (subject, rest) = element(rest, SEQUENCE)?;
         let (_, after) = element(rest, SEQUENCE)?;
         let public_key = &rest[..rest.len() - after.len()];
-        Some(Self { serial, issuer, subject, validity, public_key, rest: after })
+        Some(Self { serial, issuer, subject, validity, public_key, rest: after, version })
     }
 
     /// Whether subject and issuer are the same, as of a root.
@@ -102,12 +144,40 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Whether its key may sign revocation lists; one that says nothing of its use may be used for anything.
-    pub(super) fn may_sign_lists(&self) -> bool {
-        const CRL_SIGN: u8 = 0x80 >> 6;
+    pub(super) fn is_version_3(&self) -> bool {
+        self.version == [2]
+    }
+
+    /// Whether it is an authority's, and how many others of authorities may stand below it.
+    pub(super) fn authority(&self) -> Option<u64> {
+        let (constraints, _) = element(self.extension(BASIC_CONSTRAINTS)?, SEQUENCE)?;
+        let (is_one, rest) = element(constraints, BOOLEAN)?;
+        let bound = element(rest, INTEGER)
+            .map_or(u64::MAX, |(n, _)| n.iter().take(8).fold(0, |all, byte| all << 8 | u64::from(*byte)));
+        (is_one != [0]).then_some(bound)
+    }
+
+    /// Whether the key may be used for this bit of `KeyUsage`; one that says nothing of its use may be used for anything.
+    pub(super) fn may(&self, bit: u8) -> bool {
         let usage = self.extension(KEY_USAGE).map(|value| element(value, BIT_STRING));
         // The first byte counts the bits that are none.
-        usage.is_none_or(|bits| matches!(bits, Some(([_, first, ..], _)) if first & CRL_SIGN != 0))
+        usage.is_none_or(|bits| matches!(bits, Some(([_, first, ..], _)) if first & 0x80 >> bit != 0))
+    }
+
+    /// Whether it is meant for that purpose (an object identifier); one that says nothing is for all.
+    pub(super) fn is_meant_for(&self, purpose: &[u8]) -> bool {
+        let purposes = self.extension(EXTENDED_KEY_USAGE).map(|value| element(value, SEQUENCE));
+        purposes.is_none_or(|all| {
+            let all = all.map_or(&[][..], |(all, _)| all);
+            elements(all).any(|(_, oid)| oid == purpose || oid == ANY_USAGE)
+        })
+    }
+
+    /// Whether nothing is demanded of who judges it that is not judged here.
+    pub(super) fn is_plain(&self) -> bool {
+        const JUDGED: [&[u8]; 4] = [BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE, SUBJECT_ALT_NAME];
+        let extensions = skip_to(self.rest, EXTENSIONS).unwrap_or_default();
+        critical(extensions).all(|oid| JUDGED.contains(&oid))
     }
 
     fn dns_names(&self) -> impl Iterator<Item = &'a [u8]> {
@@ -132,10 +202,13 @@ pub(super) fn digits_of(unix: i64) -> Vec<u8> {
     date::iso8601(unix, 0).as_ref().iter().filter(|b| b.is_ascii_digit()).take(14).copied().collect()
 }
 
-/// Whether one of the extensions must not be passed over by who does not know it.
-pub(super) fn has_critical(extensions: &[u8]) -> bool {
-    let all = element(extensions, SEQUENCE).map_or(&[][..], |(all, _)| all);
-    elements(all).any(|(_, extension)| elements(extension).any(|(tag, value)| tag == BOOLEAN && value != [0]))
+/// The identifiers of those extensions that must not be passed over by who does not know them.
+pub(super) fn critical(extensions: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let (all, _) = element(extensions, SEQUENCE).unwrap_or_default();
+    elements(all).filter_map(|(_, extension)| {
+        let (oid, rest) = element(extension, OID)?;
+        element(rest, BOOLEAN).filter(|(value, _)| *value != [0]).map(|_| oid)
+    })
 }
 
 /// A time as 14 digits, and what comes after it. Of a year of two digits those before 50 are of this century.

@@ -21,6 +21,7 @@ pub mod der;
 mod encrypted;
 mod names;
 mod pairs;
+mod path;
 pub mod pem;
 mod resume;
 mod server;

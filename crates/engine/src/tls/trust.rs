@@ -1,7 +1,5 @@
 //! Whom to believe: the other side's chain of certificates, judged as OpenSSL would and told in its words.
 
-use std::cmp::Ordering;
-
 use aws_lc_rs::digest;
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
@@ -13,6 +11,7 @@ use webpki::{
 
 use super::crl::PlainList;
 use super::der::Fields;
+use super::path::{self, Known};
 
 /// Why a certificate is not accepted: OpenSSL's number and words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,9 +87,9 @@ pub struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
     /// Further certificates to build chains from.
     between: Vec<CertificateDer<'static>>,
-    revoked: Vec<CertRevocationList<'static>>,
-    /// Further lists, which webpki does not read.
     plain: Vec<PlainList>,
+    /// Lists about a part of their issuer's certificates.
+    revoked: Vec<CertRevocationList<'static>>,
     /// What of all this tells it from others.
     mark: Box<[u8]>,
 }
@@ -140,18 +139,24 @@ impl Trust {
     fn verify(&self, chain: &[CertificateDer<'_>], usage: KeyUsage) -> Result<(), Error> {
         let (shown, sent) = chain.split_first().ok_or(Error::UnknownIssuer)?;
         let now = UnixTime::now();
+        let lists = !self.revoked.is_empty() || !self.plain.is_empty();
         // Who is trusted itself needs no issuer, whatever it says of its own purpose; its time has to be right.
-        if self.revoked.is_empty() && self.plain.is_empty() && self.roots.contains(shown) {
-            return match Fields::of(shown).and_then(|fields| fields.time_at(now.as_secs() as i64)) {
-                Some(Ordering::Equal) => Ok(()),
-                Some(Ordering::Less) => Err(Error::CertNotValidYet { time: now, not_before: now }),
-                Some(Ordering::Greater) => Err(Error::CertExpired { time: now, not_after: now }),
-                None => Err(Error::BadDer),
+        if !lists && self.roots.contains(shown) {
+            return path::check_time(&Fields::of(shown).ok_or(Error::BadDer)?, now);
+        }
+        if path::is_for(shown) {
+            let known = Known { roots: &self.roots, between: &self.between, depth: self.depth };
+            let path = known.path(shown, usage, now)?;
+            let judged = std::iter::once(&**shown).chain(path.iter().map(|c| &***c));
+            return if lists {
+                self.ask_plain_lists(judged.zip(path.iter().map(|c| &***c)), now)
+            } else {
+                Ok(())
             };
         }
         let between: Vec<_> = sent.iter().chain(&self.between).cloned().collect();
         let acceptable = |path: &VerifiedPath<'_>| match path.intermediate_certificates().count() {
-            count if count <= self.depth => self.ask_plain_lists(path, now),
+            count if count <= self.depth => self.ask_plain_lists_of(path, now),
             _ => Err(Error::MaximumPathDepthExceeded),
         };
         let lists: Vec<_> = self.revoked.iter().collect();
@@ -176,9 +181,8 @@ impl Trust {
             .map(drop)
     }
 
-    /// Where there are lists that webpki does not read: whether each certificate of a path is on none, and has one
-    /// where it would be.
-    fn ask_plain_lists(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Error> {
+    /// The same for a path that webpki has found.
+    fn ask_plain_lists_of(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Error> {
         if self.plain.is_empty() {
             return Ok(());
         }
@@ -189,23 +193,27 @@ impl Trust {
                     && fields.public_key.ends_with(&anchor.subject_public_key_info)
             })
         });
-        let between: Vec<_> = path.intermediate_certificates().collect();
-        let issuers = between.iter().map(|c| c.der()).chain(root.cloned());
-        let judged = std::iter::once(&**path.end_entity()).chain(between.iter().copied());
-        for (certificate, issuer) in judged.zip(issuers) {
-            match self.plain.iter().find(|list| list.is_of(certificate)) {
-                Some(list) => list.judge(certificate, &issuer, now)?,
-                None if self.is_on_wide_list(certificate) => {}
-                None => return Err(Error::UnknownRevocationStatus),
-            }
-        }
-        Ok(())
+        let between: Vec<_> = path.intermediate_certificates().map(Cert::der).collect();
+        let shown = path.end_entity().der();
+        let issuers = between.iter().map(|c| &**c).chain(root.map(|root| &**root));
+        let judged = std::iter::once(&*shown).chain(between.iter().map(|c| &**c));
+        self.ask_plain_lists(judged.zip(issuers), now)
     }
 
-    /// Whether webpki has asked a list that is about everything of its issuer.
-    fn is_on_wide_list(&self, certificate: &Cert<'_>) -> bool {
-        let mut lists = self.revoked.iter();
-        lists.any(|list| list.issuer() == certificate.issuer() && list.issuing_distribution_point().is_none())
+    /// Whether each certificate of a path, given with its issuer, has a list where it would be, and is not on it. As OpenSSL
+    /// is used by nginx, of several errors the one nearest to the root is told.
+    fn ask_plain_lists<'c>(
+        &self,
+        path: impl Iterator<Item = (&'c [u8], &'c [u8])>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        path.map(|(certificate, issuer)| {
+            let (certificate, issuer) =
+                Fields::of(certificate).zip(Fields::of(issuer)).ok_or(Error::BadDer)?;
+            let list = self.plain.iter().find(|list| list.is_of(&certificate));
+            list.ok_or(Error::UnknownRevocationStatus)?.judge(&certificate, &issuer, now)
+        })
+        .fold(Ok(()), |before, judged| judged.and(before))
     }
 
     /// What distinguishes it from others.

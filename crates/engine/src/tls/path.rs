@@ -1,0 +1,95 @@
+//! Paths of certificates that webpki takes for nobody's own, and OpenSSL does: of version 1, as `openssl x509 -req` makes them unless it
+//! is told otherwise, and of authorities. Their issuers are those that the configuration has, not what is sent along.
+
+use std::cmp::Ordering;
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+use webpki::{Error, KeyUsage, RequiredEkuNotFoundContext};
+
+use super::der::{Fields, Signed};
+
+/// Of `KeyUsage`.
+const CERT_SIGN: u8 = 5;
+
+/// Whether a certificate is to be judged here.
+pub(super) fn is_for(certificate: &[u8]) -> bool {
+    Fields::of(certificate).is_some_and(|fields| !fields.is_version_3() || fields.authority().is_some())
+}
+
+/// Whether it is the time of a certificate.
+pub(super) fn check_time(fields: &Fields<'_>, now: UnixTime) -> Result<(), Error> {
+    match fields.time_at(now.as_secs() as i64).ok_or(Error::BadDerTime)? {
+        Ordering::Equal => Ok(()),
+        Ordering::Less => Err(Error::CertNotValidYet { time: now, not_before: now }),
+        Ordering::Greater => Err(Error::CertExpired { time: now, not_after: now }),
+    }
+}
+
+/// Whom to trust.
+pub(super) struct Known<'t> {
+    pub roots: &'t [CertificateDer<'static>],
+    /// They end no path.
+    pub between: &'t [CertificateDer<'static>],
+    /// Certificates of the latter kind in a path, at most.
+    pub depth: usize,
+}
+
+impl<'t> Known<'t> {
+    /// The issuers of a certificate, its own first, a root last.
+    pub(super) fn path(
+        &self,
+        shown: &[u8],
+        usage: KeyUsage,
+        now: UnixTime,
+    ) -> Result<Vec<&'t CertificateDer<'static>>, Error> {
+        let fields = Fields::of(shown).ok_or(Error::BadDer)?;
+        check_time(&fields, now)?;
+        let purpose: Vec<u8> = oid(usage.oid_values());
+        if !fields.is_plain() {
+            return Err(Error::UnsupportedCriticalExtension);
+        }
+        if !fields.is_meant_for(&purpose) {
+            let context = RequiredEkuNotFoundContext { required: usage, present: vec![] };
+            return Err(Error::RequiredEkuNotFoundContext(context));
+        }
+        let mut path = vec![];
+        let mut below = shown;
+        loop {
+            if let Some(root) = self.roots.iter().find(|root| issued(root, below)) {
+                path.push(root);
+                return Ok(path);
+            }
+            let issuer = self.between.iter().find(|c| issued(c, below)).ok_or(Error::UnknownIssuer)?;
+            let fields = Fields::of(issuer).ok_or(Error::BadDer)?;
+            check_time(&fields, now)?;
+            if !fields.is_plain() {
+                return Err(Error::UnsupportedCriticalExtension);
+            }
+            if !fields.may(CERT_SIGN) || !fields.is_meant_for(&purpose) {
+                return Err(Error::EndEntityUsedAsCa);
+            }
+            match fields.authority() {
+                None => return Err(Error::EndEntityUsedAsCa),
+                Some(most) if most < path.len() as u64 => return Err(Error::PathLenConstraintViolated),
+                Some(_) => {}
+            }
+            path.push(issuer);
+            // A circle ends here, too.
+            if path.len() > self.depth {
+                return Err(Error::MaximumPathDepthExceeded);
+            }
+            below = issuer;
+        }
+    }
+}
+
+fn issued(issuer: &[u8], certificate: &[u8]) -> bool {
+    let (Some(issuer), Some(fields)) = (Fields::of(issuer), Fields::of(certificate)) else { return false };
+    issuer.subject == fields.issuer && Signed::of(certificate).is_some_and(|s| s.is_by(issuer.public_key))
+}
+
+/// An identifier of small numbers as it is encoded.
+fn oid(mut values: impl Iterator<Item = usize>) -> Vec<u8> {
+    let first = values.next().unwrap_or(0) * 40 + values.next().unwrap_or(0);
+    std::iter::once(first).chain(values).map(|n| n as u8).collect()
+}
