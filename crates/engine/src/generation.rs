@@ -91,6 +91,8 @@ pub struct Location {
     regex: bool,
     pub core: CoreSettings,
     pub server: LocationId,
+    /// Of a server: CONNECT is not refused.
+    pub(crate) allows_connect: bool,
     pub log: Log,
     pub children: Locations,
     pub handlers: Handlers,
@@ -306,6 +308,7 @@ fn compile_location(
         regex,
         core,
         server: scope.server.unwrap_or(id),
+        allows_connect: scope.allows_connect,
         log,
         children: Locations::new(http, id),
         handlers,

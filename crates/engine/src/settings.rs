@@ -115,7 +115,6 @@ impl CoreSettings {
                 merge_slashes: core.merge_slashes.or(true),
                 ignore_invalid_headers: core.ignore_invalid_headers.or(true),
                 underscores_in_headers: core.underscores_in_headers.or(false),
-                allow_connect: false,
             }),
             client_header_timeout: core.client_header_timeout.or(60_000),
             client_body_timeout: core.client_body_timeout.or(60_000),

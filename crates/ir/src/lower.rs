@@ -134,6 +134,7 @@ impl Call<'_> {
             kind: crate::program::ScopeKind::Http,
             parent: None,
             children: vec![],
+            allows_connect: false,
             server: None,
             confs: crate::contract::Confs::default(),
             position,

@@ -199,6 +199,15 @@ impl<'a> Call<'a> {
     }
 
     /// The program being made.
+    /// Lets the server that the directive stands in take CONNECT.
+    pub fn allow_connect(&mut self) {
+        let location = self.location();
+        let http = self.http();
+        if let Some(server) = http.scope(location).server {
+            http.scope_mut(server).allows_connect = true;
+        }
+    }
+
     pub fn program(&mut self) -> &mut Program {
         &mut self.state.program
     }
@@ -236,6 +245,7 @@ impl<'a> Call<'a> {
             parent: Some(parent),
             children: vec![],
             server,
+            allows_connect: false,
             confs: Confs::default(),
             position,
         });

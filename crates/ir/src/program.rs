@@ -113,6 +113,8 @@ pub struct Scope {
     pub children: Vec<LocationId>,
     /// The server that the level is part of; the `http` level has none.
     pub server: Option<LocationId>,
+    /// Of a server: CONNECT is not refused.
+    pub allows_connect: bool,
     pub confs: Confs,
     pub position: Position,
 }

@@ -40,6 +40,7 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::AuthRequest,
     // Each takes its location whole, so their places among the content handlers do not matter.
     &http::Proxy,
+    &http::Tunnel,
     &http::temp_paths::Fastcgi,
     &http::temp_paths::Uwsgi,
     &http::temp_paths::Scgi,

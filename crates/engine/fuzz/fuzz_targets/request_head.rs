@@ -12,7 +12,6 @@ fuzz_target!(|input: (u8, u8, &[u8])| {
         merge_slashes: options & 4 == 0,
         ignore_invalid_headers: options & 8 == 0,
         underscores_in_headers: options & 16 == 0,
-        allow_connect: options & 32 == 0,
         ..Limits::default()
     };
     let mut whole = Head::new();

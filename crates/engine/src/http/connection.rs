@@ -184,6 +184,8 @@ impl Serving {
             let default = self.served.addresses[self.connection.address()].default_server;
             (if refused.is_some() { self.server } else { default }, None)
         });
+        let allowed = self.served.location(server).allows_connect;
+        let refused = refused.or_else(|| x.head.judge_connect(allowed).err().map(Refusal::Answer));
         x.begin(&self.served, server);
         self.stage = Stage::Answering;
         // The client is to come back on a connection of the present generation.

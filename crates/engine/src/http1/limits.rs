@@ -18,8 +18,6 @@ pub struct Limits {
     pub ignore_invalid_headers: bool,
     /// `underscores_in_headers`: `_` is no odd character.
     pub underscores_in_headers: bool,
-    /// `allow_connect`: CONNECT over HTTP/1.1 is not answered with 405.
-    pub allow_connect: bool,
 }
 
 impl Default for Limits {
@@ -32,7 +30,6 @@ impl Default for Limits {
             merge_slashes: true,
             ignore_invalid_headers: true,
             underscores_in_headers: false,
-            allow_connect: false,
         }
     }
 }

@@ -327,7 +327,7 @@ impl Head {
         if !self.now.room.take(line, true, limits) {
             return Err(self.too_large());
         }
-        self.judge(limits)?;
+        self.judge()?;
         Ok(self.now.scan.pos)
     }
 
@@ -412,7 +412,7 @@ impl Head {
     }
 
     /// What can only be said of the head as a whole.
-    fn judge(&mut self, limits: &Limits) -> Result<(), Reject> {
+    fn judge(&mut self) -> Result<(), Reject> {
         if !self.fields.has(Known::Host) && self.now.version > Version::HTTP_10 {
             return Err(Reject::new(400, "client sent HTTP/1.1 request without \"Host\" header"));
         }
@@ -440,16 +440,25 @@ impl Head {
             }
             self.now.chunked = true;
         }
-        if self.now.method == Method::Connect {
-            if self.now.version != Version::HTTP_11 || !limits.allow_connect {
-                return Err(Reject::new(405, "client sent CONNECT method"));
-            }
-            if self.now.content_length.is_some_and(|length| length > 0) || self.now.chunked {
-                return Err(Reject::new(400, "client sent CONNECT request with body"));
-            }
-        }
         if self.now.method == Method::Trace {
             return Err(Reject::new(405, "client sent TRACE method"));
+        }
+        Ok(())
+    }
+
+    /// What is wrong with a CONNECT, which its server has to allow.
+    ///
+    /// # Errors
+    /// It is not allowed, or has a body.
+    pub fn judge_connect(&self, allowed: bool) -> Result<(), Reject> {
+        if self.now.method != Method::Connect {
+            return Ok(());
+        }
+        if self.now.version != Version::HTTP_11 || !allowed {
+            return Err(Reject::new(405, "client sent CONNECT method"));
+        }
+        if self.now.content_length.is_some_and(|length| length > 0) || self.now.chunked {
+            return Err(Reject::new(400, "client sent CONNECT request with body"));
         }
         Ok(())
     }

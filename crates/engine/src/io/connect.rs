@@ -23,6 +23,8 @@ pub struct ConnectOptions {
     pub keepalive: bool,
     /// `SO_RCVBUF` in bytes.
     pub receive_buffer: Option<usize>,
+    /// `SO_SNDBUF` in bytes.
+    pub send_buffer: Option<usize>,
 }
 
 /// A connection on its way.
@@ -119,6 +121,9 @@ fn open(domain: Domain, options: &ConnectOptions) -> Result<socket2::Socket, Con
     }
     if let Some(bytes) = options.receive_buffer {
         socket.set_recv_buffer_size(bytes).map_err(at(ConnectCall::Setsockopt))?;
+    }
+    if let Some(bytes) = options.send_buffer {
+        socket.set_send_buffer_size(bytes).map_err(at(ConnectCall::Setsockopt))?;
     }
     Ok(socket)
 }

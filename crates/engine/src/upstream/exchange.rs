@@ -90,7 +90,7 @@ pub mod ignore {
 }
 
 /// What a `…_pass` module's directives say of the exchange. Times are milliseconds, sizes bytes.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Settings {
     pub connect_timeout: u64,
     pub send_timeout: u64,
@@ -206,6 +206,11 @@ pub trait Protocol: Send + Sync {
     /// Where the upstream sends the request on within the server (`X-Accel-Redirect`); what goes along was put aside.
     fn redirect(&self, x: &mut Exchange, head: &Head) -> Option<Vec<u8>> {
         let _ = (x, head);
+        None
+    }
+
+    /// Nothing is asked: the connection is the client's as soon as it is up, who is told so with this status (CONNECT).
+    fn tunnels_with(&self) -> Option<u16> {
         None
     }
 
@@ -496,6 +501,9 @@ impl Asking<'_> {
         if self.identity != 0 && !attempt.cached {
             self.doing = "SSL handshaking to upstream";
             Box::pin(self.shake_hands(x, &mut attempt)).await?;
+        }
+        if let Some(status) = self.protocol.tunnels_with() {
+            return self.connected(x, attempt, status);
         }
         self.doing = "sending request to upstream";
         if x.body.exists() && x.location().core.tcp_nodelay {

@@ -267,6 +267,12 @@ fn resolve(merge: &mut Merge<'_>) -> Result<(), Fault> {
         let upstream = &merge.http().upstreams[index];
         let (false, Some(authority)) = (upstream.explicit, upstream.authority.clone()) else { continue };
         let default_port = upstream.default_port;
+        if upstream.port == 0 && default_port == 0 && !matches!(authority.host, Host::Unix(_)) {
+            let (name, at) = (upstream.name.clone(), upstream.position.clone());
+            return Err(
+                merge.fail_nowhere(format!("no port in upstream \"{name}\" in {}:{}", at.file, at.line))
+            );
+        }
         let addresses = crate::lowering::addresses(merge.world(), &authority, default_port);
         let addresses = addresses.map_err(|reason| {
             let upstream = &merge.http().upstreams[index];

@@ -3,7 +3,11 @@ use crate::http1::request::{Head, Limits, Method, Parsed, Persistence};
 use crate::http1::{Known, Reject, Version};
 
 fn show(head: &Head, parsed: Result<Parsed, Reject>) -> Vec<u8> {
-    match parsed {
+    let judged = parsed.and_then(|parsed| match parsed {
+        Parsed::Complete(_) => head.judge_connect(false).map(|()| parsed),
+        Parsed::Partial => Ok(parsed),
+    });
+    match judged {
         Ok(Parsed::Partial) => b"partial".to_vec(),
         Ok(Parsed::Complete(_)) => {
             let len = head.raw().len().to_string();
@@ -48,7 +52,6 @@ const LENIENT: Limits = Limits {
     merge_slashes: false,
     ignore_invalid_headers: false,
     underscores_in_headers: true,
-    allow_connect: false,
 };
 
 const TIGHT: Limits = Limits {
@@ -59,7 +62,6 @@ const TIGHT: Limits = Limits {
     merge_slashes: true,
     ignore_invalid_headers: true,
     underscores_in_headers: false,
-    allow_connect: false,
 };
 
 fn default_tables() -> impl Iterator<Item = &'static (&'static [u8], &'static [u8])> {
@@ -195,13 +197,18 @@ fn absolute_forms() {
 
 #[test]
 fn connect() {
-    let limits = Limits { allow_connect: true, ..Limits::default() };
-    let (head, shown) = whole(b"CONNECT B.example:443 HTTP/1.1\r\nHost: c:1\r\n\r\n", &limits);
-    same(&shown, b"CONNECT|HTTP/1.1|/||/|b.example|45", b"");
-    assert_eq!((head.method(), head.port()), (Method::Connect, 443));
+    let (head, _) = whole(b"CONNECT B.example:443 HTTP/1.1\r\nHost: c:1\r\n\r\n", &Limits::default());
+    assert_eq!((head.method(), head.host(), head.port()), (Method::Connect, &b"b.example"[..], 443));
+    assert_eq!((head.path(), head.unparsed_uri()), (&b"/"[..], &b"/"[..]));
+    let judge = |wire: &[u8], allowed| {
+        let judged = whole(wire, &Limits::default()).0.judge_connect(allowed);
+        judged.err().map_or("".into(), |reject| String::from_utf8_lossy(&reject.message).into_owned())
+    };
     let body = b"CONNECT b:443 HTTP/1.1\r\nHost: c\r\nContent-Length: 1\r\n\r\n";
-    check(body, &limits, b"400 client sent CONNECT request with body");
-    check(b"CONNECT b:443 HTTP/1.0\r\n\r\n", &limits, b"405 client sent CONNECT method");
+    assert_eq!(judge(head.raw(), true), "");
+    assert_eq!(judge(body, true), "client sent CONNECT request with body");
+    assert_eq!(judge(body, false), "client sent CONNECT method");
+    assert_eq!(judge(b"CONNECT b:443 HTTP/1.0\r\n\r\n", true), "client sent CONNECT method");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use weir_ir::value;
 use weir_syntax::Level;
 
-use super::{Answered, Asking, Attempt, Failure, ignore, next};
+use super::{Answered, Asking, Attempt, Failure, Settings, ignore, next};
 use crate::contract::Flow;
 use crate::http::exchange::Tunnel;
 use crate::http::{Body, Exchange, special};
@@ -93,9 +93,7 @@ impl Asking<'_> {
         let mut response = self.protocol.response(x, head);
         let framing = head.framing(self.to_head);
         if framing == Framing::Tunnel && x.is_subrequest() {
-            let doing = "reading response header from upstream";
-            x.log_while(Level::Error, None, "connection upgrade in subrequest", doing);
-            return Err(Failure::end(444));
+            return Err(upgrade_in_subrequest(x));
         }
         if framing == Framing::Tunnel && x.header(Known::Upgrade).is_none() {
             // Nobody asked for another protocol, so nobody speaks it: the connections end with this head.
@@ -103,23 +101,8 @@ impl Asking<'_> {
             return Ok(Flow::Respond(response));
         }
         if framing == Framing::Tunnel {
-            if x.location().core.tcp_nodelay {
-                attempt.line.set_nodelay();
-                x.set_nodelay();
-            }
             let read = block.as_ref().map_or(&[][..], |b| &b[raw]);
-            let tunnel = Tunnel {
-                upstream: attempt.line.io,
-                from_upstream: Buf::copy_of(read),
-                options: tunnel::Options {
-                    read_timeout: settings.read_timeout,
-                    send_timeout: settings.send_timeout,
-                    client_send_timeout: x.location().core.send_timeout,
-                    half_close: false,
-                },
-                peer: attempt.line.guard,
-            };
-            response.body = Body::Tunnel(Box::new(tunnel));
+            response.body = tunnel(x, attempt.line, read, settings);
             return Ok(Flow::Respond(response));
         }
         let mut line = attempt.line;
@@ -170,6 +153,18 @@ impl Asking<'_> {
             Some(store) => Box::new(Fill::new(body, store)),
             None => Box::new(body),
         });
+        Ok(Flow::Respond(response))
+    }
+
+    /// The client has its connection.
+    pub(super) fn connected(&self, x: &mut Exchange, attempt: Attempt, status: u16) -> Result<Flow, Failure> {
+        if x.is_subrequest() {
+            return Err(upgrade_in_subrequest(x));
+        }
+        self.succeeded(x, &attempt, x.reactor.clock().now_ms());
+        x.keepalive = false;
+        let mut response = x.new_response(status);
+        response.body = tunnel(x, attempt.line, &[], self.protocol.settings());
         Ok(Flow::Respond(response))
     }
 
@@ -224,6 +219,29 @@ impl Asking<'_> {
         response.body = Body::Stream(Box::new(body));
         Flow::Respond(response)
     }
+}
+
+fn upgrade_in_subrequest(x: &Exchange) -> Failure {
+    let doing = "reading response header from upstream";
+    x.log_while(Level::Error, None, "connection upgrade in subrequest", doing);
+    Failure::end(444)
+}
+
+/// A connection that goes on as a tunnel, with what was read of it.
+fn tunnel(x: &mut Exchange, mut line: Box<Line>, read: &[u8], settings: &Settings) -> Body {
+    let core = &x.location().core;
+    let options = tunnel::Options {
+        read_timeout: settings.read_timeout,
+        send_timeout: settings.send_timeout,
+        client_send_timeout: core.send_timeout,
+        half_close: false,
+    };
+    if core.tcp_nodelay {
+        line.set_nodelay();
+        x.set_nodelay();
+    }
+    let from_upstream = Buf::copy_of(read);
+    Body::Tunnel(Box::new(Tunnel { upstream: line.io, from_upstream, options, peer: line.guard }))
 }
 
 /// The upstream says how fast its answer goes to the client.

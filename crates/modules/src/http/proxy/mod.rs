@@ -55,7 +55,7 @@ impl Module for Proxy {
         D::scope("proxy_cookie_flags", SCOPES, Takes::ONE_TO_FOUR, |s, c| {
             cookie::read_flags(&mut s.cookie_flags, c)
         }),
-        D::scope("proxy_bind", SCOPES, Takes::ONE_TWO, bind),
+        D::scope("proxy_bind", SCOPES, Takes::ONE_TWO, |s, c| bind(&mut s.bind, c)),
         D::scope("proxy_set_header", SCOPES, Takes::TWO, set_header),
         D::scope("proxy_set_body", SCOPES, Takes::ONE, |s, c| s.set_body.put_with(c, |c| c.template(0))),
         D::scope("proxy_method", SCOPES, Takes::ONE, |s, c| s.method.put_with(c, |c| c.template(0))),
@@ -516,8 +516,12 @@ fn http_version(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault>
     })
 }
 
-fn bind(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
-    passing.bind.put_with(call, |call| {
+/// Reads a `…_bind`; `None` is `off`.
+pub(super) fn bind(
+    setting: &mut Setting<Option<weir_ir::Template>>,
+    call: &mut Call<'_>,
+) -> Result<(), Fault> {
+    setting.put_with(call, |call| {
         if call.args().len() == 1 && call.arg(0) == b"off" {
             return Ok(None);
         }
@@ -529,7 +533,9 @@ fn bind(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
         match call.args().get(1) {
             None => Ok(Some(from)),
             Some(_) if call.arg(1) == b"transparent" => {
-                let message = "\"proxy_bind\" with \"transparent\" is known but not supported by weir yet";
+                let name = String::from_utf8_lossy(call.name());
+                let message =
+                    format!("\"{name}\" with \"transparent\" is known but not supported by weir yet");
                 Err(call.under(call.fail(message), 1))
             }
             Some(_) => Err(call.invalid_parameter(1)),
@@ -668,7 +674,7 @@ impl Handler {
 }
 
 /// A group of the configuration by that name, or a group of the one address; none for any other name.
-fn group(x: &Exchange, authority: &Authority, default_port: u16) -> Option<Arc<Upstream>> {
+pub(super) fn group(x: &Exchange, authority: &Authority, default_port: u16) -> Option<Arc<Upstream>> {
     let port = authority.port.unwrap_or(default_port);
     let named = |u: &&Arc<Upstream>| {
         u.name.eq_ignore_ascii_case(&authority.host_text)

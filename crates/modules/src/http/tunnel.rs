@@ -1,0 +1,276 @@
+//! `ngx_http_tunnel_module`: passes what clients send behind a CONNECT to the host that they name, or to one that is given.
+
+use std::sync::Arc;
+
+use weir_engine::contract::Install;
+use weir_engine::generation::{ContentHandler, Plan};
+use weir_engine::http::{Exchange, Response, Template};
+use weir_engine::http1::{Method, response::Head};
+use weir_engine::io::ConnectOptions;
+use weir_engine::upstream::exchange::{RequestLength, next};
+use weir_engine::upstream::{Protocol, Settings, Target, Unresolved, Upstream, Whom, Written};
+use weir_ir::address::{self, Form, Host};
+use weir_ir::lowering::{Call, Fault, Merge};
+use weir_ir::program::ScopeKind;
+use weir_ir::{Conf, Contexts, Directive, Module, Once, Setting, Takes};
+use weir_syntax::{Diagnostic, Level};
+
+use super::proxy::{bind, group};
+
+pub struct Tunnel;
+
+type D = Directive<Tunnel>;
+
+const SCOPES: Contexts = Contexts::SCOPES;
+const PASS: Contexts = Contexts::SERVER.or(Contexts::LOCATION).or(Contexts::LOCATION_IF);
+
+impl Module for Tunnel {
+    const NAME: &'static str = "http_tunnel";
+    type Main = ();
+    type Scope = Passing;
+    const DIRECTIVES: &'static [D] = &[
+        D::scope("tunnel_pass", PASS, Takes::of(0, 1), pass),
+        D::scope("tunnel_bind", SCOPES, Takes::ONE_TWO, |s, c| bind(&mut s.bind, c)),
+        D::scope("tunnel_socket_keepalive", SCOPES, Takes::FLAG, |s, c| s.socket_keepalive.flag(c)),
+        D::scope("tunnel_socket_rcvbuf", SCOPES, Takes::ONE, |s, c| s.socket_rcvbuf.size(c)),
+        D::scope("tunnel_socket_sndbuf", SCOPES, Takes::ONE, |s, c| s.socket_sndbuf.size(c)),
+        D::scope("tunnel_connect_timeout", SCOPES, Takes::ONE, |s, c| s.connect_timeout.msec(c)),
+        D::scope("tunnel_send_timeout", SCOPES, Takes::ONE, |s, c| s.send_timeout.msec(c)),
+        D::scope("tunnel_send_lowat", SCOPES, Takes::ONE, |s, c| {
+            s.once.size(c)?;
+            c.warn("\"tunnel_send_lowat\" is not supported, ignored");
+            Ok(())
+        })
+        .accepted("it has no effect on Linux"),
+        D::scope("tunnel_buffer_size", SCOPES, Takes::ONE, |s, c| s.once.size(c))
+            .accepted("tunnels copy through memory of their thread"),
+        D::scope("tunnel_read_timeout", SCOPES, Takes::ONE, |s, c| s.read_timeout.msec(c)),
+        D::scope("tunnel_next_upstream", SCOPES, Takes::ONE_MORE, next_upstream),
+        D::scope("tunnel_next_upstream_tries", SCOPES, Takes::ONE, |s, c| s.next_tries.number(c)),
+        D::scope("tunnel_next_upstream_timeout", SCOPES, Takes::ONE, |s, c| s.next_timeout.msec(c)),
+    ];
+}
+
+/// Where `tunnel_pass` leads.
+#[derive(Clone, Debug)]
+enum Pass {
+    /// An upstream known at load.
+    Known(usize),
+    Computed(weir_ir::Template),
+}
+
+/// The module's settings at one level.
+#[derive(Clone, Debug, Default)]
+pub struct Passing {
+    pass: Option<Pass>,
+    /// `None` is `off`.
+    bind: Setting<Option<weir_ir::Template>>,
+    socket_keepalive: Setting<bool>,
+    socket_rcvbuf: Setting<u64>,
+    socket_sndbuf: Setting<u64>,
+    connect_timeout: Setting<u64>,
+    send_timeout: Setting<u64>,
+    read_timeout: Setting<u64>,
+    next_upstream: Setting<u32>,
+    next_tries: Setting<u64>,
+    next_timeout: Setting<u64>,
+    once: Once,
+}
+
+impl Conf for Passing {
+    const EVERY_LEVEL: bool = true;
+
+    fn inherit(&mut self, outer: &Self, merge: &mut Merge<'_>) -> Result<(), Fault> {
+        self.bind.inherit(&outer.bind);
+        self.socket_keepalive.inherit(&outer.socket_keepalive);
+        self.socket_rcvbuf.inherit(&outer.socket_rcvbuf);
+        self.socket_sndbuf.inherit(&outer.socket_sndbuf);
+        self.connect_timeout.inherit(&outer.connect_timeout);
+        self.send_timeout.inherit(&outer.send_timeout);
+        self.read_timeout.inherit(&outer.read_timeout);
+        self.next_upstream.inherit(&outer.next_upstream);
+        self.next_tries.inherit(&outer.next_tries);
+        self.next_timeout.inherit(&outer.next_timeout);
+        // Blocks without a name of their own pass where their location does.
+        if self.pass.is_none() && matches!(merge.kind(), ScopeKind::If | ScopeKind::LimitExcept) {
+            self.pass.clone_from(&outer.pass);
+        }
+        Ok(())
+    }
+}
+
+fn pass(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
+    if passing.pass.is_some() {
+        return Err(call.duplicate());
+    }
+    call.allow_connect();
+    if call.args().is_empty() {
+        passing.pass = Some(Pass::Computed(weir_ir::Template::parse(b"$host:$request_port", call)?));
+        return Ok(());
+    }
+    if memchr::memchr(b'$', call.arg(0)).is_some() {
+        passing.pass = Some(Pass::Computed(call.template(0)?));
+        return Ok(());
+    }
+    let authority = address::parse(call.arg(0), Form { listen: false, uri: false }).map_err(|reason| {
+        let shown = call.text(0);
+        call.under(call.fail(format!("{reason} in upstream \"{shown}\"")), 0)
+    })?;
+    passing.pass = Some(Pass::Known(call.upstream_of(&authority, 0)?));
+    Ok(())
+}
+
+fn next_upstream(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
+    // A second directive of a level adds to the first.
+    let mut bits = passing.next_upstream.or(0);
+    call.add_bits(&mut bits, &[("error", next::ERROR), ("timeout", next::TIMEOUT), ("off", next::OFF)])?;
+    passing.next_upstream.replace(bits);
+    Ok(())
+}
+
+impl Install for Tunnel {
+    fn install(passing: &Passing, plan: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
+        let Some(pass) = &passing.pass else { return Ok(()) };
+        let bind = passing.bind.get().and_then(Option::as_ref);
+        let settings = Settings {
+            connect_timeout: passing.connect_timeout.or(60_000),
+            send_timeout: passing.send_timeout.or(60_000),
+            read_timeout: passing.read_timeout.or(60_000),
+            next_upstream: match passing.next_upstream.or(next::ERROR | next::TIMEOUT) {
+                bits if bits & next::OFF != 0 => next::OFF,
+                bits => bits,
+            },
+            next_upstream_tries: passing.next_tries.or(0),
+            next_upstream_timeout: passing.next_timeout.or(0),
+            socket: ConnectOptions {
+                keepalive: passing.socket_keepalive.or(false),
+                receive_buffer: passing.socket_rcvbuf.get().map(|n| *n as usize),
+                send_buffer: passing.socket_sndbuf.get().map(|n| *n as usize),
+                ..ConnectOptions::default()
+            },
+            bind: bind.map(|from| Arc::new(plan.template(from))),
+            ..Settings::default()
+        };
+        let to = match pass {
+            Pass::Known(upstream) => To::Known(plan.build.upstream(*upstream)),
+            Pass::Computed(template) => To::Computed(plan.template(template)),
+        };
+        plan.handlers.handler = Some(ContentHandler::Upstream(Arc::new(Handler { to, settings })));
+        Ok(())
+    }
+}
+
+/// Where a location's requests go.
+enum To {
+    Known(Arc<Upstream>),
+    Computed(Template),
+}
+
+struct Handler {
+    to: To,
+    settings: Settings,
+}
+
+fn target(group: Arc<Upstream>) -> Target {
+    Target { group, scheme: "", tls: false }
+}
+
+impl Protocol for Handler {
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn target(&self, x: &mut Exchange) -> Result<Whom, u16> {
+        if x.method != Method::Connect {
+            return Err(405);
+        }
+        x.keepalive = false;
+        let template = match &self.to {
+            To::Known(group) => return Ok(Whom::Known(target(Arc::clone(group)))),
+            To::Computed(template) => template,
+        };
+        let text = template.value(x);
+        let authority = address::parse(&text, Form { listen: false, uri: false }).map_err(|reason| {
+            let text = String::from_utf8_lossy(&text);
+            x.log(Level::Info, format_args!("{reason} in upstream \"{text}\""));
+            500_u16
+        })?;
+        if let Some(group) = group(x, &authority, 0) {
+            let own_port = group.explicit || matches!(authority.host, Host::Unix(_));
+            if own_port || authority.port.is_some() {
+                return Ok(Whom::Known(target(group)));
+            }
+        }
+        let host = authority.host_text;
+        let Some(port) = authority.port else {
+            x.log(Level::Error, format_args!("no port in upstream \"{host}\""));
+            return Err(500);
+        };
+        Ok(Whom::Unresolved(Box::new(Unresolved { host, port, scheme: "", tls: false })))
+    }
+
+    fn tunnels_with(&self) -> Option<u16> {
+        Some(200)
+    }
+
+    /// None: what the client sends is for whom it is connected to.
+    fn request(&self, _: &mut Exchange, _: RequestLength, _: &mut Vec<u8>) -> Result<Written, u16> {
+        Ok(Written { uri: 0..0, to_head: false })
+    }
+
+    fn cache_key(&self, _: &mut Exchange, _: &'static str, _: &mut Vec<u8>) {}
+
+    fn response(&self, x: &mut Exchange, head: &Head) -> Box<Response> {
+        x.new_response(head.status())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{Site, check_conf, code};
+
+    #[test]
+    fn messages() {
+        check_conf(
+            "upstream u { server 127.0.0.1:1; } server { tunnel_pass u; location / { tunnel_pass; } }",
+            "",
+        );
+        check_conf("server { location / { if ($host) { tunnel_pass $host:1; } } }", "");
+        for (conf, message) in [
+            ("tunnel_pass; tunnel_pass 127.0.0.1:1;", "\"tunnel_pass\" directive is duplicate"),
+            ("tunnel_pass 127.0.0.1:0;", "invalid port in upstream \"127.0.0.1:0\""),
+            ("tunnel_pass 127.0.0.1:1/a;", "invalid host in upstream \"127.0.0.1:1/a\""),
+            ("tunnel_pass 127.0.0.1;", "no port in upstream \"127.0.0.1\" in /conf/nginx.conf:1"),
+            ("tunnel_pass $nothing:1;", "unknown \"nothing\" variable"),
+            ("tunnel_next_upstream http_500;", "invalid value \"http_500\""),
+            ("tunnel_send_lowat 1;", "\"tunnel_send_lowat\" is not supported, ignored"),
+            ("tunnel_read_timeout a;", "\"tunnel_read_timeout\" directive invalid value"),
+        ] {
+            check_conf(&format!("server {{ {conf} }}"), message);
+        }
+    }
+
+    #[test]
+    fn who_is_let_through() {
+        let site = Site::new(
+            "server { server_name a; location / { tunnel_pass 127.0.0.1:1; } location /x { return 204; } }
+             server { server_name b; }
+             server { server_name c; tunnel_pass $arg_none; }
+             server { server_name d; tunnel_pass name.example; }
+             upstream name.example { server 127.0.0.1:1; }",
+        );
+        let ask = |host: &str| {
+            code(&site.raw(format!("CONNECT {host}:9 HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()))
+                .to_owned()
+        };
+        assert_eq!(ask("a"), "502");
+        assert_eq!(ask("b"), "405");
+        assert_eq!(ask("c"), "500");
+        assert_eq!(ask("d"), "502");
+        assert_eq!(code(&site.get("/", "")), "405");
+        assert_eq!(code(&site.get("/x", "")), "204");
+        let log = site.log();
+        assert!(log.contains(&"client sent CONNECT method".to_owned()), "{log:?}");
+        assert!(log.contains(&"no host in upstream \"\"".to_owned()), "{log:?}");
+    }
+}
