@@ -200,13 +200,13 @@ mod tests {
         let between = root.below(3);
         let (one, two, deep) = (root.client(1), root.client(2), between.client(1));
         let list = root.list(&[2], b"", b"");
-        check(&root, &[list.clone()], &[&one], "");
-        check(&root, &[list.clone()], &[&two], "certificate revoked");
+        check(&root, std::slice::from_ref(&list), &[&one], "");
+        check(&root, std::slice::from_ref(&list), &[&two], "certificate revoked");
         check(&root, &[root.list(&[], b"490101000000Z", b"")], &[&two], "");
         check(&root, &[root.list(&[], b"210101000000Z", b"")], &[&two], "CRL has expired");
         // Each issuer needs a list.
         let chain = [&deep, &between.certificate];
-        check(&root, &[list.clone()], &chain, "unable to get certificate CRL");
+        check(&root, std::slice::from_ref(&list), &chain, "unable to get certificate CRL");
         check(&root, &[list.clone(), between.list(&[2], b"", b"")], &chain, "");
         check(&root, &[list, between.list(&[1], b"", b"")], &chain, "certificate revoked");
         check(
@@ -283,6 +283,6 @@ mod tests {
     ) -> &'static str {
         let named = std::iter::once(root).chain(between).map(|authority| &authority.certificate);
         let trust = Trust::new(depth, named, &[]).unwrap();
-        trust.judge(&[shown.clone()], KeyUsage::client_auth()).map_or("", |reason| reason.text)
+        trust.judge(std::slice::from_ref(shown), KeyUsage::client_auth()).map_or("", |reason| reason.text)
     }
 }

@@ -207,13 +207,15 @@ impl Trust {
         path: impl Iterator<Item = (&'c [u8], &'c [u8])>,
         now: UnixTime,
     ) -> Result<(), Error> {
-        path.map(|(certificate, issuer)| {
+        let mut last = Ok(());
+        for (certificate, issuer) in path {
             let (certificate, issuer) =
                 Fields::of(certificate).zip(Fields::of(issuer)).ok_or(Error::BadDer)?;
             let list = self.plain.iter().find(|list| list.is_of(&certificate));
-            list.ok_or(Error::UnknownRevocationStatus)?.judge(&certificate, &issuer, now)
-        })
-        .fold(Ok(()), |before, judged| judged.and(before))
+            let judged = list.map(|list| list.judge(&certificate, &issuer, now));
+            last = judged.unwrap_or(Err(Error::UnknownRevocationStatus)).and(last);
+        }
+        last
     }
 
     /// What distinguishes it from others.

@@ -102,7 +102,7 @@ impl Asking<'_> {
         }
         if framing == Framing::Tunnel {
             let read = block.as_ref().map_or(&[][..], |b| &b[raw]);
-            response.body = tunnel(x, attempt.line, read, settings);
+            response.body = tunnel(x, *attempt.line, read, settings);
             return Ok(Flow::Respond(response));
         }
         let mut line = attempt.line;
@@ -164,7 +164,7 @@ impl Asking<'_> {
         self.succeeded(x, &attempt, x.reactor.clock().now_ms());
         x.keepalive = false;
         let mut response = x.new_response(status);
-        response.body = tunnel(x, attempt.line, &[], self.protocol.settings());
+        response.body = tunnel(x, *attempt.line, &[], self.protocol.settings());
         Ok(Flow::Respond(response))
     }
 
@@ -228,7 +228,7 @@ fn upgrade_in_subrequest(x: &Exchange) -> Failure {
 }
 
 /// A connection that goes on as a tunnel, with what was read of it.
-fn tunnel(x: &mut Exchange, mut line: Box<Line>, read: &[u8], settings: &Settings) -> Body {
+fn tunnel(x: &mut Exchange, mut line: Line, read: &[u8], settings: &Settings) -> Body {
     let core = &x.location().core;
     let options = tunnel::Options {
         read_timeout: settings.read_timeout,
