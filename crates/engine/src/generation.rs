@@ -11,6 +11,7 @@ use weir_ir::core::error_log::{ErrorLog, Target};
 use weir_ir::core::syslog::Syslog;
 use weir_ir::core::{Events, Main};
 use weir_ir::http::HttpCore;
+use weir_ir::http::core::OpenFileCache;
 use weir_ir::http::listen::{Protocols, Socket};
 use weir_ir::program::{Http, LocationMatch, Origin, Program, ScopeKind};
 use weir_ir::{LocationId, VariableId};
@@ -24,6 +25,7 @@ use crate::http::router::{Locations, ServerNames};
 use crate::http::template::{Assign, Piece, Reference};
 use crate::http::{Template, variables};
 use crate::http1::Known;
+use crate::open_files;
 use crate::resolver::Resolver;
 use crate::settings::CoreSettings;
 use crate::syslog::{Peer, Peers};
@@ -329,6 +331,7 @@ pub struct Build<'p> {
     keeps_upstream_headers: bool,
     /// By the directives that they are of.
     resolvers: Vec<(Arc<weir_ir::http::resolver::Resolver>, Arc<Resolver>)>,
+    open_files: Vec<(Arc<OpenFileCache>, Arc<open_files::Cache>)>,
     pub before: Option<Arc<Generation>>,
     pub log: Log,
 }
@@ -361,6 +364,7 @@ impl<'p> Build<'p> {
             kept,
             keeps_upstream_headers,
             resolvers: vec![],
+            open_files: vec![],
             before,
             log,
         }
@@ -433,6 +437,17 @@ impl<'p> Build<'p> {
         let resolver = Arc::new(Resolver::open(of, self.log.clone()));
         self.resolvers.push((Arc::clone(of), Arc::clone(&resolver)));
         resolver
+    }
+
+    /// The cache of a directive, the same for all levels that share it.
+    pub(crate) fn open_files(&mut self, of: &Arc<OpenFileCache>) -> Arc<open_files::Cache> {
+        if let Some((_, cache)) = self.open_files.iter().find(|(known, _)| Arc::ptr_eq(known, of)) {
+            return Arc::clone(cache);
+        }
+        let max = usize::try_from(of.max).unwrap_or(usize::MAX);
+        let cache = Arc::new(open_files::Cache::new(max, of.inactive.saturating_mul(1000)));
+        self.open_files.push((Arc::clone(of), Arc::clone(&cache)));
+        cache
     }
 
     pub fn upstream(&self, index: usize) -> Arc<Upstream> {

@@ -10,6 +10,7 @@ pub mod http1;
 pub mod io;
 pub mod localtime;
 pub mod md5;
+pub mod open_files;
 pub mod proxy_protocol;
 pub mod reactor;
 pub mod resolver;

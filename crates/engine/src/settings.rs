@@ -12,11 +12,14 @@ use weir_ir::program::PathSpec;
 use crate::generation::Build;
 use crate::http::Template;
 use crate::http1;
+use crate::open_files::OpenFiles;
 use crate::resolver::Resolver;
 
 /// Settings of a level. Times are milliseconds, sizes are bytes.
 pub struct CoreSettings {
     pub limits: Arc<http1::Limits>,
+    /// Files stay open.
+    pub open_files: Option<OpenFiles>,
     pub client_header_timeout: u64,
     pub client_body_timeout: u64,
     pub client_max_body_size: u64,
@@ -115,6 +118,12 @@ impl CoreSettings {
                 merge_slashes: core.merge_slashes.or(true),
                 ignore_invalid_headers: core.ignore_invalid_headers.or(true),
                 underscores_in_headers: core.underscores_in_headers.or(false),
+            }),
+            open_files: core.open_file_cache.get().and_then(Option::as_ref).map(|cache| OpenFiles {
+                cache: build.open_files(cache),
+                valid: core.open_file_cache_valid.or(60) * 1000,
+                min_uses: core.open_file_cache_min_uses.or(1),
+                errors: core.open_file_cache_errors.or(false),
             }),
             client_header_timeout: core.client_header_timeout.or(60_000),
             client_body_timeout: core.client_body_timeout.or(60_000),

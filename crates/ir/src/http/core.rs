@@ -18,7 +18,6 @@ const SCOPES: Contexts = Contexts::SCOPES;
 const SCOPES_IF: Contexts = SCOPES.or(Contexts::LOCATION_IF);
 
 const HASH: &str = "weir's tables size themselves";
-const NO_FILE_CACHE: &str = "files are opened anew for each request";
 const POOL: &str = "weir has no memory pools to size";
 
 pub struct HttpCore;
@@ -137,14 +136,12 @@ impl Module for HttpCore {
         }),
         D::scope("resolver_timeout", SCOPES, Takes::ONE, |s, c| s.resolver_timeout.msec(c)),
         D::scope("disable_symlinks", SCOPES, Takes::ONE_TWO, disable_symlinks),
-        D::scope("open_file_cache", SCOPES, Takes::ONE_TWO, open_file_cache).accepted(NO_FILE_CACHE),
-        D::scope("open_file_cache_valid", SCOPES, Takes::ONE, |s, c| s.once.sec(c)).accepted(NO_FILE_CACHE),
-        D::scope("open_file_cache_min_uses", SCOPES, Takes::ONE, |s, c| s.once.number(c))
-            .accepted(NO_FILE_CACHE),
-        D::scope("open_file_cache_errors", SCOPES, Takes::FLAG, |s, c| s.once.flag(c))
-            .accepted(NO_FILE_CACHE),
+        D::scope("open_file_cache", SCOPES, Takes::ONE_TWO, open_file_cache),
+        D::scope("open_file_cache_valid", SCOPES, Takes::ONE, |s, c| s.open_file_cache_valid.sec(c)),
+        D::scope("open_file_cache_min_uses", SCOPES, Takes::ONE, |s, c| s.open_file_cache_min_uses.number(c)),
+        D::scope("open_file_cache_errors", SCOPES, Takes::FLAG, |s, c| s.open_file_cache_errors.flag(c)),
         D::scope("open_file_cache_events", SCOPES, Takes::FLAG, |s, c| s.once.flag(c))
-            .accepted(NO_FILE_CACHE),
+            .accepted("Linux has no such events"),
         D::scope("subrequest_output_buffer_size", SCOPES, Takes::ONE, |s, c| {
             s.subrequest_output_buffer_size.size(c)
         }),
@@ -246,6 +243,14 @@ pub enum Alias {
     Whole,
 }
 
+/// `open_file_cache`.
+#[derive(Debug)]
+pub struct OpenFileCache {
+    pub max: u64,
+    /// Seconds.
+    pub inactive: u64,
+}
+
 /// One `error_page`: what to do instead of the plain page of some codes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ErrorPage {
@@ -328,6 +333,12 @@ pub struct Core {
     pub if_modified_since: Setting<IfModifiedSince>,
     /// Conditions on which what upstreams hint at goes on.
     pub early_hints: Vec<Template>,
+    /// `None` is `off`. All levels that inherit it have one cache.
+    pub open_file_cache: Setting<Option<Arc<OpenFileCache>>>,
+    /// Seconds.
+    pub open_file_cache_valid: Setting<u64>,
+    pub open_file_cache_min_uses: Setting<u64>,
+    pub open_file_cache_errors: Setting<bool>,
     /// The path, or the named location, of what is done after a request.
     pub post_action: Setting<Box<[u8]>>,
     pub max_ranges: Setting<u64>,
@@ -350,6 +361,10 @@ impl Conf for Core {
             ($($field:ident),* $(,)?) => { $(self.$field.inherit(&outer.$field);)* };
         }
         settings!(
+            open_file_cache,
+            open_file_cache_valid,
+            open_file_cache_min_uses,
+            open_file_cache_errors,
             client_header_timeout,
             client_header_buffer_size,
             large_client_header_buffers,
@@ -721,15 +736,15 @@ fn disable_symlinks(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
 }
 
 fn open_file_cache(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
-    core.once.read(call, |call| {
-        let (mut max, mut off) = (false, false);
+    core.open_file_cache.put_with(call, |call| {
+        let (mut max, mut inactive, mut off) = (None, 60, false);
         for index in 0..call.args().len() {
             let text = call.arg(index);
             let known = if let Some(number) = text.strip_prefix(b"max=") {
-                max = true;
-                value::number(number).is_some_and(|n| n > 0)
+                max = value::number(number).filter(|n| *n > 0);
+                max.is_some()
             } else if let Some(time) = text.strip_prefix(b"inactive=") {
-                value::sec(time).is_some()
+                value::sec(time).map(|seconds| inactive = seconds).is_some()
             } else {
                 off |= text == b"off";
                 text == b"off"
@@ -738,10 +753,10 @@ fn open_file_cache(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
                 return Err(call.fail_at(index, "invalid \"open_file_cache\" parameter"));
             }
         }
-        if max || off {
-            Ok(())
-        } else {
-            Err(call.fail("\"open_file_cache\" must have the \"max\" parameter"))
+        match max {
+            _ if off => Ok(None),
+            Some(max) => Ok(Some(Arc::new(OpenFileCache { max, inactive }))),
+            None => Err(call.fail("\"open_file_cache\" must have the \"max\" parameter")),
         }
     })
 }

@@ -7,12 +7,14 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use weir_engine::contract::Flow;
 use weir_engine::http::Exchange;
+use weir_engine::open_files::Opened;
 use weir_syntax::Level;
 
 use super::symlinks;
@@ -42,27 +44,40 @@ impl Reach {
     }
 }
 
-/// Opens a file, or tells which call failed.
-pub(super) fn open(name: &[u8], x: &Exchange) -> Result<(File, Metadata), (&'static str, io::Error)> {
-    // Without O_NONBLOCK opening a pipe would wait for its writer.
-    let file = match symlinks::of(name, x) {
+/// Opens a file, or tells which call failed. It may be open already (`open_file_cache`).
+pub(super) fn open(name: &[u8], x: &Exchange) -> Opened {
+    let strict = symlinks::of(name, x);
+    let Some(files) = &x.location().core.open_files else { return open_anew(name, strict) };
+    let look = || match strict {
+        None => std::fs::metadata(path(name)),
+        Some(strict) => strict.open(name, PLAIN, Mode::empty()).map_err(|(_, error)| error)?.metadata(),
+    };
+    let way = strict.map(symlinks::Strict::way);
+    files.open(name, way, x.reactor.clock().now_ms(), || open_anew(name, strict), look)
+}
+
+// Without O_NONBLOCK opening a pipe would wait for its writer.
+const PLAIN: OFlag = OFlag::O_RDONLY.union(OFlag::O_NONBLOCK);
+
+fn open_anew(name: &[u8], strict: Option<symlinks::Strict>) -> Opened {
+    let file = match strict {
         None => {
             let mut options = File::options();
-            options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+            options.read(true).custom_flags(PLAIN.bits());
             options.open(path(name)).map_err(|error| ("open()", error))?
         }
-        Some(strict) => strict.open(name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty())?,
+        Some(strict) => strict.open(name, PLAIN, Mode::empty())?,
     };
     let metadata = file.metadata().map_err(|error| ("fstat()", error))?;
-    Ok((file, metadata))
+    Ok((Arc::new(file), metadata))
 }
 
 /// Asks for a file's metadata, or tells which call failed.
 pub(super) fn metadata(name: &[u8], x: &Exchange) -> Result<Metadata, (&'static str, io::Error)> {
-    match symlinks::of(name, x) {
-        None => std::fs::metadata(path(name)).map_err(|error| ("stat()", error)),
-        Some(_) => open(name, x).map(|(_, metadata)| metadata),
+    if x.location().core.open_files.is_none() && symlinks::of(name, x).is_none() {
+        return std::fs::metadata(path(name)).map_err(|error| ("stat()", error));
     }
+    open(name, x).map(|(_, metadata)| metadata)
 }
 
 /// Asks for a file's metadata where it is expected that it may not be there; any other failure is logged.

@@ -91,7 +91,7 @@ fn to_directory(x: &mut Exchange) -> Flow {
 }
 
 /// The response of a regular file.
-pub(super) fn send(file: File, metadata: &Metadata, x: &Exchange) -> Response {
+pub(super) fn send(file: Arc<File>, metadata: &Metadata, x: &Exchange) -> Response {
     let (length, modified) = (metadata.len(), metadata.mtime());
     let mut response = Response {
         status: 200,
@@ -105,7 +105,7 @@ pub(super) fn send(file: File, metadata: &Metadata, x: &Exchange) -> Response {
         response.headers.push(b"ETag", format!("\"{modified:x}-{length:x}\"").as_bytes());
     }
     if length > 0 {
-        response.body = Body::File(FilePart { file: Arc::new(file), offset: 0, length });
+        response.body = Body::File(FilePart { file, offset: 0, length });
     }
     response
 }

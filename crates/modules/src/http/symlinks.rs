@@ -43,6 +43,11 @@ fn length_of(from: &[u8], path: &[u8]) -> Option<usize> {
 const SEARCH: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NONBLOCK);
 
 impl Strict {
+    /// What tells it from others.
+    pub(super) fn way(self) -> (bool, usize) {
+        (self.same_owner, self.from)
+    }
+
     /// Opens the file, or tells which call failed. A link that may not be followed is `ELOOP`, or
     /// `ENOTDIR` on the way.
     pub(super) fn open(
