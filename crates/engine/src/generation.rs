@@ -21,6 +21,7 @@ use crate::cache::{Spec, Zone};
 use crate::contract::{AnyInstall, Check, Content, Evaluate, Family, Filter, LogHandler, Variable};
 use crate::errorlog::{self, Log, LogFile};
 use crate::http::Exchange;
+use crate::http::early_body::EarlyBody;
 use crate::http::router::{Locations, ServerNames};
 use crate::http::template::{Assign, Piece, Reference};
 use crate::http::{Template, variables};
@@ -291,7 +292,11 @@ fn compile_location(
     let core_conf = scope.confs.get::<HttpCore>();
     let core = CoreSettings::compile(&core_conf, build);
     let log = with_logs(&build.log, &core_conf.error_logs, &build.files, &mut build.peers);
+    let early: Vec<_> = core_conf.early_read.iter().map(|value| build.template(value)).collect();
     let mut plan = Plan { build, id, handlers: Handlers::default(), tls: None };
+    if !early.is_empty() {
+        plan.handlers.post_read.push(Box::new(EarlyBody(early)));
+    }
     for module in modules {
         module.install(&scope.confs, &mut plan)?;
     }

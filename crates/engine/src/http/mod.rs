@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod connection;
+pub(crate) mod early_body;
 pub mod exchange;
 mod pace;
 pub mod phases;

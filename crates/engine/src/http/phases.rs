@@ -267,10 +267,16 @@ fn find_location(x: &mut Exchange, generation: &Generation) -> Option<Flow> {
     if core.internal && !x.internal {
         return Some(Flow::Answer(404));
     }
+    too_large(x)
+}
+
+/// Refuses a body that is known to be longer than it may be.
+pub(crate) fn too_large(x: &mut Exchange) -> Option<Flow> {
+    let most = x.location().core.client_max_body_size;
     if x.body.exists()
-        && core.client_max_body_size > 0
+        && most > 0
         && let Some(length) = x.body.known_length().or(x.head.content_length())
-        && length > core.client_max_body_size
+        && length > most
     {
         x.log(Level::Error, format_args!("client intended to send too large body: {length} bytes"));
         x.body.discard();

@@ -161,7 +161,10 @@ impl Module for HttpCore {
             ];
             s.if_modified_since.one_of(c, &words)
         }),
-        D::scope("early_hints", SCOPES, Takes::ONE_MORE, early_hints),
+        D::scope("early_hints", SCOPES, Takes::ONE_MORE, |s, c| predicates(&mut s.early_hints, c)),
+        D::scope("client_body_early_read", HTTP_SERVER, Takes::ONE_MORE, |s, c| {
+            predicates(&mut s.early_read, c)
+        }),
         D::scope("post_action", SCOPES_IF, Takes::ONE, |s, c| {
             s.post_action.put_with(c, |c| Ok(c.arg(0).into()))
         }),
@@ -333,6 +336,8 @@ pub struct Core {
     pub if_modified_since: Setting<IfModifiedSince>,
     /// Conditions on which what upstreams hint at goes on.
     pub early_hints: Vec<Template>,
+    /// `client_body_early_read`
+    pub early_read: Vec<Template>,
     /// `None` is `off`. All levels that inherit it have one cache.
     pub open_file_cache: Setting<Option<Arc<OpenFileCache>>>,
     /// Seconds.
@@ -421,6 +426,9 @@ impl Conf for Core {
         if self.early_hints.is_empty() {
             self.early_hints.clone_from(&outer.early_hints);
         }
+        if self.early_read.is_empty() {
+            self.early_read.clone_from(&outer.early_read);
+        }
         if self.error_pages.is_empty() {
             self.error_pages.clone_from(&outer.error_pages);
         }
@@ -470,9 +478,10 @@ fn pool_size(call: &mut Call<'_>) -> Result<u64, Fault> {
     Ok(size)
 }
 
-fn early_hints(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
+/// Adds values of which one that is neither empty nor `0` is enough.
+pub fn predicates(list: &mut Vec<Template>, call: &mut Call<'_>) -> Result<(), Fault> {
     for index in 0..call.args().len() {
-        core.early_hints.push(call.template(index)?);
+        list.push(call.template(index)?);
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use weir_engine::generation::{Build, Plan};
 use weir_engine::upstream::caching::{Caching, Place};
 use weir_engine::upstream::exchange::{ignore, next};
 use weir_ir::contract::{Conf, Setting};
+use weir_ir::http::core;
 use weir_ir::program::PathSpec;
 use weir_ir::{Call, Fault, Merge, value};
 use weir_syntax::Diagnostic;
@@ -210,11 +211,11 @@ impl Settings {
     }
 
     pub(super) fn add_bypass(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
-        predicates(&mut self.bypass, call)
+        core::predicates(&mut self.bypass, call)
     }
 
     pub(super) fn add_no_cache(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
-        predicates(&mut self.no_cache, call)
+        core::predicates(&mut self.no_cache, call)
     }
 
     /// The words are those of the protocol's `…_next_upstream`.
@@ -326,14 +327,6 @@ impl Settings {
             temp_path: Arc::new(temp_path.clone()),
         }))
     }
-}
-
-fn predicates(list: &mut Vec<weir_ir::Template>, call: &mut Call<'_>) -> Result<(), Fault> {
-    for index in 0..call.args().len() {
-        let predicate = call.template(index)?;
-        list.push(predicate);
-    }
-    Ok(())
 }
 
 #[cfg(test)]
