@@ -209,8 +209,8 @@ mod tests {
             Self { files, folder, opened: Cell::new(0), looked: Cell::new(0) }
         }
 
-        /// The length of a file, or the error; then how often one was opened and looked for since the last time.
-        fn ask(&self, name: &str, now: u64) -> (Result<u64, i32>, u32, u32) {
+        /// The length of a file, or the error as a negative number; then how often one was opened and looked for since the last time.
+        fn ask(&self, name: &str, now: u64) -> (i64, u32, u32) {
             let path = self.folder.path().join(name);
             let open = || {
                 self.opened.set(self.opened.get() + 1);
@@ -223,8 +223,11 @@ mod tests {
                 fs::metadata(&path)
             };
             let found = self.files.open(name.as_bytes(), None, now, open, stat);
-            let found = found.map(|(_, m)| m.len()).map_err(|(_, error)| error.raw_os_error().unwrap_or(0));
-            (found, self.opened.take(), self.looked.take())
+            let length = match found {
+                Ok((_, metadata)) => metadata.len() as i64,
+                Err((_, error)) => -i64::from(error.raw_os_error().unwrap_or(0)),
+            };
+            (length, self.opened.take(), self.looked.take())
         }
 
         fn replace(&self, name: &str, text: &str) {
@@ -236,29 +239,29 @@ mod tests {
     #[test]
     fn a_file_is_what_it_was_until_it_is_looked_at_again() {
         let asked = Asked::new(9, 1, false);
-        assert_eq!(asked.ask("a", 0), (Ok(3), 1, 0));
-        assert_eq!(asked.ask("a", 9), (Ok(3), 0, 0));
+        assert_eq!(asked.ask("a", 0), (3, 1, 0));
+        assert_eq!(asked.ask("a", 9), (3, 0, 0));
         asked.replace("a", "other");
-        assert_eq!(asked.ask("a", 9), (Ok(3), 0, 0));
-        assert_eq!(asked.ask("a", 10), (Ok(5), 1, 1));
+        assert_eq!(asked.ask("a", 9), (3, 0, 0));
+        assert_eq!(asked.ask("a", 10), (5, 1, 1));
         // The same file with another length is not opened anew.
         asked.folder.write("a", "x");
-        assert_eq!(asked.ask("a", 19), (Ok(5), 0, 0));
-        assert_eq!(asked.ask("a", 20), (Ok(1), 0, 1));
-        assert_eq!(asked.ask("a", 29), (Ok(1), 0, 0));
+        assert_eq!(asked.ask("a", 19), (5, 0, 0));
+        assert_eq!(asked.ask("a", 20), (1, 0, 1));
+        assert_eq!(asked.ask("a", 29), (1, 0, 0));
     }
 
     #[test]
     fn errors_are_kept_where_that_is_asked_for() {
         for errors in [false, true] {
             let asked = Asked::new(9, 1, errors);
-            assert_eq!(asked.ask("none", 0), (Err(2), 1, 0));
-            assert_eq!(asked.ask("none", 1), (Err(2), u32::from(!errors), 0));
+            assert_eq!(asked.ask("none", 0), (-2, 1, 0));
+            assert_eq!(asked.ask("none", 1), (-2, u32::from(!errors), 0));
             asked.folder.write("none", "now");
-            assert_eq!(asked.ask("none", 11), (Ok(3), 1, 0));
+            assert_eq!(asked.ask("none", 11), (3, 1, 0));
             fs::remove_file(asked.folder.path().join("none")).unwrap();
-            assert_eq!(asked.ask("none", 12), (Ok(3), 0, 0));
-            assert_eq!(asked.ask("none", 30), (Err(2), 1, 1));
+            assert_eq!(asked.ask("none", 12), (3, 0, 0));
+            assert_eq!(asked.ask("none", 30), (-2, 1, 1));
         }
     }
 
@@ -266,11 +269,11 @@ mod tests {
     fn what_is_seldom_asked_for_is_not_kept_open() {
         let asked = Asked::new(9, 3, false);
         for (now, opened) in [(0, 1), (1, 1), (2, 1), (3, 0), (4, 0)] {
-            assert_eq!(asked.ask("a", now), (Ok(3), opened, 0), "{now}");
+            assert_eq!(asked.ask("a", now), (3, opened, 0), "{now}");
         }
         // After a while without use its uses are counted anew.
         asked.ask("b", 200);
-        assert_eq!(asked.ask("a", 201), (Ok(3), 1, 0));
+        assert_eq!(asked.ask("a", 201), (3, 1, 0));
     }
 
     #[test]
@@ -281,8 +284,8 @@ mod tests {
         }
         let open = || asked.files.lock().by_name.len();
         assert_eq!(open(), 2);
-        assert_eq!((asked.ask("a", 1), asked.ask("c", 1)), ((Ok(3), 0, 0), (Ok(5), 0, 0)));
-        assert_eq!(asked.ask("b", 1), (Ok(3), 1, 0));
+        assert_eq!((asked.ask("a", 1), asked.ask("c", 1)), ((3, 0, 0), (5, 0, 0)));
+        assert_eq!(asked.ask("b", 1), (3, 1, 0));
         // One or two go whenever a file is opened that nobody asked for in time.
         asked.ask("b", 500);
         assert_eq!(open(), 1);
