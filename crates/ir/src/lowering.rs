@@ -706,6 +706,14 @@ impl<'a> Merge<'a> {
         Diagnostic { level, message, errno: None, place, span: None, help: None }
     }
 
+    /// The socket addresses of an authority; names are resolved.
+    ///
+    /// # Errors
+    /// `host not found`.
+    pub fn addresses(&self, authority: &Authority, default_port: u16) -> Result<Vec<Address>, &'static str> {
+        addresses(self.input.world, authority, default_port)
+    }
+
     /// A fault at the end of the block.
     pub fn fail(&self, message: impl Into<Vec<u8>>) -> Fault {
         Fault(Box::new(self.diagnostic(Level::Emerg, message.into(), self.place)))

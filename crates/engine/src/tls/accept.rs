@@ -122,6 +122,9 @@ async fn handshake(
         Poll::Pending => timer.poll_expired(cx).map(|()| Err(Failure::Late)),
     })
     .await?;
+    for staple in &tls.staples {
+        staple.refresh(reactor);
+    }
     let state = stream.get_ref().1;
     let shown =
         tls.client_auth.as_ref().and_then(|auth| auth.judge(state.peer_certificates().unwrap_or_default()));

@@ -11,11 +11,11 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 use webpki::KeyUsage;
 
-use super::der::Fields;
+use super::der::{self, Fields};
 use super::names;
 use super::signature;
 use super::trust::{Reason, Trust};
-use crate::http1::date::{self, MONTHS};
+use crate::http1::date::MONTHS;
 
 /// `ssl_verify_client`, where it is not off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,11 +107,7 @@ impl ClientCertificate {
     /// The last second (Unix) that it is valid at.
     pub fn end(&self) -> Option<i64> {
         let [_, end] = Fields::of(&self.der)?.times()?;
-        let part = |range: std::ops::Range<usize>| std::str::from_utf8(&end[range]).ok();
-        let month = MONTHS[(part(4..6)?.parse::<usize>().ok()? + 11) % 12];
-        let (day, year) = (part(6..8)?, part(0..4)?);
-        let (hour, minute, second) = (part(8..10)?, part(10..12)?, part(12..14)?);
-        date::parse_http(format!("-, {day} {month} {year} {hour}:{minute}:{second} GMT").as_bytes())
+        der::unix_of(&end)
     }
 
     /// Its serial number in hexadecimal, as OpenSSL prints it.

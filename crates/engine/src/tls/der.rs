@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 
 use super::signature;
-use crate::http1::date;
+use crate::http1::date::{self, MONTHS};
 
 /// What an authority signed: a certificate, a list of revoked ones, an answer of an OCSP responder.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +71,8 @@ const GENERALIZED_TIME: u8 = 0x18;
 const EXTENSIONS: u8 = 0xa3;
 /// `[2] IMPLICIT IA5String` of a `GeneralName`.
 const DNS_NAME: u8 = 0x82;
+/// `[6] IMPLICIT IA5String` of a `GeneralName`.
+const URI: u8 = 0x86;
 
 /// 2.5.4.3
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
@@ -80,6 +82,10 @@ const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
 /// 2.5.29.37.0
 const ANY_USAGE: &[u8] = &[0x55, 0x1d, 0x25, 0x00];
+/// 1.3.6.1.5.5.7.1.1
+const AUTHORITY_ACCESS: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x01\x01";
+/// 1.3.6.1.5.5.7.48.1
+const OCSP: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x30\x01";
 /// 2.5.29.15
 const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
 /// 2.5.29.17
@@ -164,6 +170,20 @@ impl<'a> Fields<'a> {
         usage.is_none_or(|bits| matches!(bits, Some(([_, first, ..], _)) if first & 0x80 >> bit != 0))
     }
 
+    /// Where its issuer's responder is asked.
+    pub fn ocsp_responder(&self) -> Option<&'a [u8]> {
+        let (all, _) = element(self.extension(AUTHORITY_ACCESS)?, SEQUENCE)?;
+        elements(all).find_map(|(_, description)| {
+            let (method, place) = element(description, OID)?;
+            element(place, URI).filter(|_| method == OCSP).map(|(uri, _)| uri)
+        })
+    }
+
+    /// Whether it says that it is meant for that purpose.
+    pub(super) fn has_purpose(&self, purpose: &[u8]) -> bool {
+        self.extension(EXTENDED_KEY_USAGE).is_some() && self.is_meant_for(purpose)
+    }
+
     /// Whether it is meant for that purpose (an object identifier); one that says nothing is for all.
     pub(super) fn is_meant_for(&self, purpose: &[u8]) -> bool {
         let purposes = self.extension(EXTENDED_KEY_USAGE).map(|value| element(value, SEQUENCE));
@@ -200,6 +220,15 @@ impl<'a> Fields<'a> {
 /// A time (Unix seconds) as 14 digits.
 pub(super) fn digits_of(unix: i64) -> Vec<u8> {
     date::iso8601(unix, 0).as_ref().iter().filter(|b| b.is_ascii_digit()).take(14).copied().collect()
+}
+
+/// What 14 digits are as a time (Unix seconds).
+pub(super) fn unix_of(digits: &[u8]) -> Option<i64> {
+    let part = |range: std::ops::Range<usize>| std::str::from_utf8(digits.get(range)?).ok();
+    let month = MONTHS[(part(4..6)?.parse::<usize>().ok()? + 11) % 12];
+    let (day, year) = (part(6..8)?, part(0..4)?);
+    let (hour, minute, second) = (part(8..10)?, part(10..12)?, part(12..14)?);
+    date::parse_http(format!("-, {day} {month} {year} {hour}:{minute}:{second} GMT").as_bytes())
 }
 
 /// The identifiers of those extensions that must not be passed over by who does not know them.
@@ -240,6 +269,16 @@ pub(super) fn elements(mut der: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
         let (content, rest) = element(der, tag)?;
         der = rest;
         Some((tag, content))
+    })
+}
+
+/// The elements of a content, each with its header, up to the first that is none.
+pub(super) fn items(mut der: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (_, rest) = element(der, *der.first()?)?;
+        let (item, rest) = der.split_at(der.len() - rest.len());
+        der = rest;
+        Some(item)
     })
 }
 

@@ -20,12 +20,14 @@ mod crl;
 pub mod der;
 mod encrypted;
 mod names;
+mod ocsp;
 mod pairs;
 mod path;
 pub mod pem;
 mod resume;
 mod server;
 mod signature;
+mod staple;
 mod trust;
 mod words;
 
@@ -35,8 +37,10 @@ pub(crate) use client::Distrust;
 pub use client::{ClientSettings, ClientTls};
 pub use client_auth::{ClientAuth, ClientCertificate, Demand, Unauthorized, Whose};
 pub use pairs::{PairCache, Pairs};
+pub use path::issuer_of;
 pub use resume::{Lifetime, TicketKey};
 pub use server::{Computed, Protocols, ServerTls, SessionCache, Settings};
+pub use staple::{Responder, Staple};
 pub use trust::{Reason, Trust};
 pub(crate) use words::failed;
 

@@ -35,20 +35,21 @@ pub(super) struct Known<'t> {
 }
 
 impl<'t> Known<'t> {
-    /// The issuers of a certificate, its own first, a root last.
+    /// The issuers of a certificate, its own first, a root last; `usage` is asked of all but the root.
     pub(super) fn path(
         &self,
         shown: &[u8],
-        usage: KeyUsage,
+        usage: Option<KeyUsage>,
         now: UnixTime,
     ) -> Result<Vec<&'t CertificateDer<'static>>, Error> {
         let fields = Fields::of(shown).ok_or(Error::BadDer)?;
         check_time(&fields, now)?;
-        let purpose: Vec<u8> = oid(usage.oid_values());
         if !fields.is_plain() {
             return Err(Error::UnsupportedCriticalExtension);
         }
-        if !fields.is_meant_for(&purpose) {
+        let purpose = usage.map(|usage| oid(usage.oid_values()));
+        let is_meant = |fields: &Fields<'_>| purpose.as_ref().is_none_or(|p| fields.is_meant_for(p));
+        if let Some(usage) = usage.filter(|_| !is_meant(&fields)) {
             let context = RequiredEkuNotFoundContext { required: usage, present: vec![] };
             return Err(Error::RequiredEkuNotFoundContext(context));
         }
@@ -65,7 +66,7 @@ impl<'t> Known<'t> {
             if !fields.is_plain() {
                 return Err(Error::UnsupportedCriticalExtension);
             }
-            if !fields.may(CERT_SIGN) || !fields.is_meant_for(&purpose) {
+            if !fields.may(CERT_SIGN) || !is_meant(&fields) {
                 return Err(Error::EndEntityUsedAsCa);
             }
             match fields.authority() {
@@ -83,7 +84,16 @@ impl<'t> Known<'t> {
     }
 }
 
-fn issued(issuer: &[u8], certificate: &[u8]) -> bool {
+/// The issuer of a certificate among others.
+pub fn issuer_of<'c>(
+    certificate: &[u8],
+    mut others: impl Iterator<Item = &'c CertificateDer<'static>>,
+) -> Option<&'c CertificateDer<'static>> {
+    others.find(|other| issued(other, certificate))
+}
+
+/// Whether a certificate is an issuer's.
+pub(super) fn issued(issuer: &[u8], certificate: &[u8]) -> bool {
     let (Some(issuer), Some(fields)) = (Fields::of(issuer), Fields::of(certificate)) else { return false };
     issuer.subject == fields.issuer && Signed::of(certificate).is_some_and(|s| s.is_by(issuer.public_key))
 }

@@ -10,8 +10,8 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, ServerConfig, SignatureAlgorithm, SupportedCipherSuite, SupportedProtocolVersion};
 
-use super::ClientAuth;
 use super::resume::{self, Lifetime, Mark, TicketKey};
+use super::{ClientAuth, Staple};
 use crate::http::{Exchange, Template};
 
 /// Tickets after a full handshake of TLS 1.3, as OpenSSL sends.
@@ -44,6 +44,8 @@ pub struct SessionCache {
 pub struct Settings<'a> {
     /// Chains with their keys; of several of a kind the last counts.
     pub pairs: &'a [Arc<CertifiedKey>],
+    /// Of which answers of OCSP responders are fetched, by their places among the pairs.
+    pub staples: Vec<(usize, Arc<Staple>)>,
     /// Instead of them, those that a handshake names.
     pub computed: Option<Computed>,
     pub protocols: Protocols,
@@ -74,6 +76,8 @@ pub struct Computed {
 pub struct ServerTls {
     /// A server without certificates has none: it only refuses.
     pub config: Option<Arc<ServerConfig>>,
+    /// What is fetched once handshakes ask for it.
+    pub(super) staples: Vec<Arc<Staple>>,
     /// Names the certificates that `config` lacks.
     pub(super) computed: Option<Computed>,
     /// Handshakes that are meant for this server are refused (`ssl_reject_handshake`).
@@ -88,10 +92,11 @@ impl ServerTls {
         let reject_handshake = settings.reject_handshake;
         let client_auth = settings.client_auth.clone();
         let computed = settings.computed.take();
+        let staples = settings.staples.iter().map(|(_, staple)| Arc::clone(staple)).collect();
         let names = computed.as_ref().map(|computed| computed.text.as_str());
         let shows = names.is_some() || !settings.pairs.is_empty();
         let config = if shows { Some(Arc::new(config(settings, names)?)) } else { None };
-        Ok(Self { config, computed, reject_handshake, client_auth })
+        Ok(Self { config, staples, computed, reject_handshake, client_auth })
     }
 }
 
@@ -111,7 +116,7 @@ impl Computed {
             pairs.push(self.pairs.get(&certificate.value(x), &key.value(x), now).await?);
         }
         let mut config = base.clone();
-        config.cert_resolver = Arc::new(Pairs::new(&pairs));
+        config.cert_resolver = Arc::new(Pairs::new(&pairs, &[]));
         Ok(Arc::new(config))
     }
 }
@@ -130,7 +135,7 @@ fn config(settings: Settings<'_>, names: Option<&str>) -> Result<ServerConfig, r
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(settings.protocols.versions())?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(Pairs::new(settings.pairs)));
+        .with_cert_resolver(Arc::new(Pairs::new(settings.pairs, &settings.staples)));
     config.alpn_protocols = [&b"http/1.1"[..], b"http/1.0", b"http/0.9"].map(<[u8]>::to_vec).into();
     config.ignore_client_order = settings.prefer_server_ciphers;
     config.send_tls13_tickets = TICKETS;
@@ -171,7 +176,19 @@ fn mark(pairs: &[Arc<CertifiedKey>], names: Option<&str>, client_auth: Option<&C
 }
 
 /// Chooses among certificates of different kinds by what the client can check.
-struct Pairs(Vec<(SignatureAlgorithm, Arc<CertifiedKey>)>);
+struct Pairs(Vec<Pair>);
+
+struct Pair {
+    kind: SignatureAlgorithm,
+    pair: Arc<CertifiedKey>,
+    staple: Option<Arc<Staple>>,
+}
+
+impl Pair {
+    fn show(&self) -> Arc<CertifiedKey> {
+        self.staple.as_ref().map_or_else(|| Arc::clone(&self.pair), |staple| staple.show())
+    }
+}
 
 impl fmt::Debug for Pairs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -180,15 +197,16 @@ impl fmt::Debug for Pairs {
 }
 
 impl Pairs {
-    fn new(pairs: &[Arc<CertifiedKey>]) -> Self {
-        let mut kept: Vec<(SignatureAlgorithm, Arc<CertifiedKey>)> = vec![];
-        for pair in pairs {
-            let algorithm = pair.key.algorithm();
-            kept.retain(|(kind, _)| *kind != algorithm);
-            kept.push((algorithm, Arc::clone(pair)));
+    fn new(pairs: &[Arc<CertifiedKey>], staples: &[(usize, Arc<Staple>)]) -> Self {
+        let mut kept: Vec<Pair> = vec![];
+        for (index, pair) in pairs.iter().enumerate() {
+            let kind = pair.key.algorithm();
+            kept.retain(|other| other.kind != kind);
+            let staple = staples.iter().find(|(of, _)| *of == index).map(|(_, staple)| Arc::clone(staple));
+            kept.push(Pair { kind, pair: Arc::clone(pair), staple });
         }
         // Clients name their curves before RSA, and it is the cheaper signature.
-        kept.sort_by_key(|(kind, _)| *kind == SignatureAlgorithm::RSA);
+        kept.sort_by_key(|pair| pair.kind == SignatureAlgorithm::RSA);
         Self(kept)
     }
 }
@@ -197,10 +215,10 @@ impl ResolvesServerCert for Pairs {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let offers =
             |kind: SignatureAlgorithm| hello.cipher_suites().iter().any(|suite| carries(*suite, kind));
-        let usable = self.0.iter().find(|(kind, pair)| {
+        let usable = self.0.iter().find(|Pair { kind, pair, .. }| {
             pair.key.choose_scheme(hello.signature_schemes()).is_some() && offers(*kind)
         });
-        usable.or(self.0.first()).map(|(_, pair)| Arc::clone(pair))
+        usable.or(self.0.first()).map(Pair::show)
     }
 }
 

@@ -73,7 +73,7 @@ impl Reason {
     }
 }
 
-fn is_self_issued(certificate: &CertificateDer<'_>) -> bool {
+pub(super) fn is_self_issued(certificate: &CertificateDer<'_>) -> bool {
     Fields::of(certificate).is_some_and(|fields| fields.is_self_issued())
 }
 
@@ -146,7 +146,7 @@ impl Trust {
         }
         if path::is_for(shown) {
             let known = Known { roots: &self.roots, between: &self.between, depth: self.depth };
-            let path = known.path(shown, usage, now)?;
+            let path = known.path(shown, Some(usage), now)?;
             let judged = std::iter::once(&**shown).chain(path.iter().map(|c| &***c));
             return if lists {
                 self.ask_plain_lists(judged.zip(path.iter().map(|c| &***c)), now)

@@ -342,10 +342,15 @@ fn source(text: &str, merge: &Merge<'_>) -> (String, Result<Arc<[u8]>, pem::Faul
     if let Some(data) = text.strip_prefix("data:") {
         return (text.to_owned(), Ok(data.as_bytes().into()));
     }
-    let path =
-        if text.starts_with('/') { text.to_owned() } else { format!("{}{text}", merge.prefixes().conf) };
+    let path = shown(text, merge);
     let content = read(merge, &path);
     (path, content)
+}
+
+/// The name that nginx shows for a certificate or key.
+pub(super) fn shown(text: &str, merge: &Merge<'_>) -> String {
+    let whole = text.starts_with('/') || text.starts_with("data:");
+    if whole { text.to_owned() } else { format!("{}{text}", merge.prefixes().conf) }
 }
 
 pub(super) fn read(merge: &Merge<'_>, path: &str) -> Result<Arc<[u8]>, pem::Fault> {

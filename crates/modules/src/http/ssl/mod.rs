@@ -23,7 +23,6 @@ use super::openssl::{self, CertificateCache, File, Versions};
 use ready::Ready;
 
 const HTTP_SERVER: Contexts = Contexts::HTTP_SERVER;
-const NO_OCSP: &str = "weir staples what ssl_stapling_file holds and asks no responder";
 
 pub struct Ssl;
 
@@ -93,10 +92,8 @@ impl Module for Ssl {
         D::scope("ssl_stapling_file", HTTP_SERVER, Takes::ONE, |s, c| s.stapling_file.put(c, c.conf_path(0))),
         D::scope("ssl_stapling_responder", HTTP_SERVER, Takes::ONE, |s, c| {
             s.stapling_responder.put(c, c.text(0).into())
-        })
-        .accepted(NO_OCSP),
-        D::scope("ssl_stapling_verify", HTTP_SERVER, Takes::FLAG, |s, c| s.stapling_verify.flag(c))
-            .accepted(NO_OCSP),
+        }),
+        D::scope("ssl_stapling_verify", HTTP_SERVER, Takes::FLAG, |s, c| s.stapling_verify.flag(c)),
         D::scope("ssl_early_data", HTTP_SERVER, Takes::FLAG, |s, c| s.early_data.flag(c))
             .accepted("early data is declined, which costs the client one round trip"),
         D::scope("ssl_conf_command", HTTP_SERVER, Takes::TWO, |s, c| {
@@ -228,6 +225,8 @@ impl Conf for Server {
             session_timeout,
             stapling,
             stapling_file,
+            stapling_responder,
+            stapling_verify,
             reject_handshake,
         );
         macro_rules! lists {
@@ -273,6 +272,7 @@ impl Install for Ssl {
         let (ScopeKind::Server, Some(ready)) = (plan.kind(), &server.ready) else { return Ok(()) };
         let settings = Settings {
             pairs: &ready.pairs,
+            staples: ready.staples(plan),
             computed: ready.computed.as_ref().map(|pairs| server.computed(pairs, plan)),
             protocols: ready.terms.protocols,
             ciphers: ready.terms.ciphers(),

@@ -3,10 +3,16 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
+use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use weir_engine::generation::Plan;
+use weir_engine::tls::der::Fields;
 use weir_engine::tls::pem::Passwords;
-use weir_engine::tls::{ClientAuth, Computed, Demand, Pairs, SessionCache, TicketKey, Trust};
+use weir_engine::tls::{
+    ClientAuth, Computed, Demand, Pairs, Responder, SessionCache, Staple, TicketKey, Trust, issuer_of,
+};
+use weir_ir::address::{self, Form};
+use weir_ir::http::HttpCore;
 use weir_ir::{Fault, Merge};
 
 use super::super::openssl::{self, File, Terms};
@@ -16,11 +22,31 @@ use super::{OwnCache, SESSION, Server};
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) pairs: Vec<Arc<CertifiedKey>>,
+    /// Who is asked for what is stapled, by the places of the pairs.
+    responders: Vec<(usize, Responder)>,
     /// Where they come from instead, if handshakes name them.
     pub(super) computed: Option<Arc<Pairs>>,
     pub(super) terms: Terms,
     pub(super) ticket_keys: Vec<Arc<TicketKey>>,
     pub(super) client_auth: Option<Arc<ClientAuth>>,
+}
+
+impl Ready {
+    pub(super) fn staples(&self, plan: &mut Plan<'_, '_>) -> Vec<(usize, Arc<Staple>)> {
+        if self.responders.is_empty() {
+            return vec![];
+        }
+        let core = plan.scope().confs.get::<HttpCore>();
+        let timeout = core.resolver_timeout.or(30_000);
+        let resolver = core.resolver.get().cloned();
+        let resolver = resolver.map(|resolver| (plan.build.resolver(&resolver), timeout));
+        let staple = |(index, responder): &(usize, Responder)| {
+            let pair = Arc::clone(&self.pairs[*index]);
+            let log = plan.build.log.clone();
+            (*index, Arc::new(Staple::new(pair, responder.clone(), resolver.clone(), log)))
+        };
+        self.responders.iter().map(staple).collect()
+    }
 }
 
 impl Server {
@@ -55,11 +81,9 @@ impl Server {
         }
         terms.set_groups(self.ecdh_curve.get().map_or("auto", |list| list), merge)?;
         let ticket_keys = self.ticket_keys(merge)?;
-        if self.stapling.or(false) && !self.stapling_file.is_set() && !pairs.is_empty() {
-            merge.warn_nowhere("\"ssl_stapling\" ignored, weir asks no OCSP responder");
-        }
+        let responders = self.responders(&pairs, merge)?;
         terms.run("ssl_conf_command", &self.conf_commands, merge)?;
-        Ok(Some(Ready { pairs, computed, terms, ticket_keys, client_auth }))
+        Ok(Some(Ready { pairs, responders, computed, terms, ticket_keys, client_auth }))
     }
 
     fn pairs(&self, merge: &Merge<'_>) -> Result<Vec<Arc<CertifiedKey>>, Fault> {
@@ -72,6 +96,75 @@ impl Server {
             openssl::pair(&certificate.text, &key.text, staple.clone(), &passwords, merge)
         };
         self.names().map(pair).collect()
+    }
+
+    /// Who is asked what of which certificate; where nobody can be, that is told.
+    fn responders(
+        &self,
+        pairs: &[Arc<CertifiedKey>],
+        merge: &mut Merge<'_>,
+    ) -> Result<Vec<(usize, Responder)>, Fault> {
+        if !self.stapling.or(false) {
+            return Ok(vec![]);
+        }
+        if self.certificate_compression.or(false) {
+            return Err(
+                merge.fail_nowhere("\"ssl_stapling\" is incompatible with \"ssl_certificate_compression\"")
+            );
+        }
+        let mut responders = vec![];
+        if self.stapling_file.is_set() {
+            return Ok(responders);
+        }
+        let mut trusted = vec![];
+        let of_clients = self.client_certificate.get().filter(|_| self.verify_client.or(None).is_some());
+        for path in of_clients.into_iter().chain(self.trusted_certificate.get()) {
+            trusted.extend(openssl::certificates(path, merge)?);
+        }
+        for (index, pair) in pairs.iter().enumerate() {
+            let name = openssl::shown(&self.certificates[index].text, merge);
+            match self.responder(pair, &trusted, &name, merge) {
+                Ok(responder) => responders.push((index, responder)),
+                Err(reason) => merge.warn_nowhere(format!("\"ssl_stapling\" ignored, {reason} \"{name}\"")),
+            }
+        }
+        Ok(responders)
+    }
+
+    /// Who is asked about a certificate, or why nobody is.
+    fn responder(
+        &self,
+        pair: &CertifiedKey,
+        trusted: &[CertificateDer<'static>],
+        name: &str,
+        merge: &Merge<'_>,
+    ) -> Result<Responder, String> {
+        let (certificate, chain) =
+            pair.cert.split_first().ok_or("no OCSP responder URL in the certificate")?;
+        let issuer = issuer_of(certificate, chain.iter().chain(trusted));
+        let issuer = issuer.ok_or("issuer certificate not found for certificate")?;
+        let url = match self.stapling_responder.get().filter(|url| !url.is_empty()) {
+            Some(url) => url.as_bytes(),
+            None => Fields::of(certificate)
+                .and_then(|fields| fields.ocsp_responder())
+                .ok_or("no OCSP responder URL in the certificate")?,
+        };
+        let bad = |reason: &str, url: &[u8]| {
+            let url = String::from_utf8_lossy(url);
+            format!("{reason} in OCSP responder \"{url}\" in the certificate")
+        };
+        let prefix = url.split_at_checked(7).filter(|(prefix, _)| prefix.eq_ignore_ascii_case(b"http://"));
+        let (_, rest) = prefix.ok_or_else(|| bad("invalid URL prefix", url))?;
+        let authority = address::parse(rest, Form { listen: false, uri: true }).map_err(|e| bad(e, rest))?;
+        Ok(Responder {
+            name: name.to_owned(),
+            issuer: issuer.clone(),
+            addresses: merge.addresses(&authority, 80).map_err(|e| bad(e, rest))?,
+            port: authority.port.unwrap_or(80),
+            uri: if authority.uri.is_empty() { b"/"[..].into() } else { authority.uri },
+            host: authority.host_text,
+            verify: self.stapling_verify.or(false).then(|| trusted.to_vec()),
+        })
     }
 
     fn names(&self) -> impl Iterator<Item = (&File, &File)> {

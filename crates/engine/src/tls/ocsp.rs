@@ -1,0 +1,237 @@
+//! The words of OCSP (RFC 6960): what is asked about a certificate, and what a responder says of it.
+
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY as SHA1, digest};
+use rustls::pki_types::{CertificateDer, UnixTime};
+
+use super::der::{self, Fields, INTEGER, OCTETS, OID, SEQUENCE, Signed};
+use super::path::Known;
+
+const ENUMERATED: u8 = 0x0a;
+/// `[0] EXPLICIT`, `[1] EXPLICIT`, `[2] EXPLICIT`.
+const TAGGED: [u8; 3] = [0xa0, 0xa1, 0xa2];
+/// `good` of a `CertStatus`, `[0] IMPLICIT NULL`.
+const GOOD: u8 = 0x80;
+/// `revoked`, `[1] IMPLICIT`.
+const REVOKED: u8 = 0xa1;
+
+/// 1.3.14.3.2.26 with its NULL: SHA-1, in which certificates are named here as OpenSSL names them.
+const SHA1_IDENTIFIER: &[u8] = b"\x06\x05\x2b\x0e\x03\x02\x1a\x05\x00";
+/// 1.3.6.1.5.5.7.48.1.1
+const BASIC: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x30\x01\x01";
+/// 1.3.6.1.5.5.7.3.9
+const OCSP_SIGNING: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x03\x09";
+
+/// Seconds by which the clocks of responders may differ.
+const SKEW: i64 = 300;
+
+/// How a certificate is named to a responder (`CertID`).
+#[derive(Debug)]
+pub(super) struct CertificateId {
+    /// Of the issuer's name.
+    name: Vec<u8>,
+    /// Of the issuer's key.
+    key: Vec<u8>,
+    serial: Vec<u8>,
+}
+
+impl CertificateId {
+    /// `None` where one of the two is no certificate.
+    pub(super) fn of(certificate: &[u8], issuer: &[u8]) -> Option<Self> {
+        let (certificate, issuer) = Fields::of(certificate).zip(Fields::of(issuer))?;
+        Some(Self {
+            name: digest(&SHA1, &element(SEQUENCE, &[issuer.subject])).as_ref().to_vec(),
+            key: key_hash(&issuer)?,
+            serial: certificate.serial.to_vec(),
+        })
+    }
+
+    /// An `OCSPRequest` for it.
+    pub(super) fn request(&self) -> Vec<u8> {
+        let algorithm = element(SEQUENCE, &[SHA1_IDENTIFIER]);
+        let (name, key) = (element(OCTETS, &[&self.name]), element(OCTETS, &[&self.key]));
+        let id = element(SEQUENCE, &[&algorithm, &name, &key, &element(INTEGER, &[&self.serial])]);
+        // The request, the list of them, what is signed of it, the whole.
+        (0..4).fold(id, |inner, _| element(SEQUENCE, &[&inner]))
+    }
+
+    /// Whether the content of a `CertID` names it.
+    fn is(&self, id: &[u8]) -> bool {
+        let read = || {
+            let (algorithm, rest) = der::element(id, SEQUENCE)?;
+            let (oid, _) = der::element(algorithm, OID)?;
+            let (name, rest) = der::element(rest, OCTETS)?;
+            let (key, rest) = der::element(rest, OCTETS)?;
+            let (serial, _) = der::element(rest, INTEGER)?;
+            Some(
+                *oid == SHA1_IDENTIFIER[2..7] && (name, key, serial) == (&self.name, &self.key, &self.serial),
+            )
+        };
+        read().unwrap_or(false)
+    }
+}
+
+/// The SHA-1 of a public key, the bits alone.
+fn key_hash(fields: &Fields<'_>) -> Option<Vec<u8>> {
+    let (_algorithm, rest) = der::element(der::element(fields.public_key, SEQUENCE)?.0, SEQUENCE)?;
+    let (bits, _) = der::element(rest, der::BIT_STRING)?;
+    Some(digest(&SHA1, bits.get(1..)?).as_ref().to_vec())
+}
+
+/// An element in DER.
+fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let content = parts.concat();
+    let length = (content.len() as u32).to_be_bytes();
+    let significant = &length[length.iter().take_while(|byte| **byte == 0).count()..];
+    let mut out = vec![tag];
+    if content.len() >= 0x80 {
+        out.push(0x80 | significant.len() as u8);
+        out.extend_from_slice(significant);
+    } else {
+        out.push(content.len() as u8);
+    }
+    out.extend_from_slice(&content);
+    out
+}
+
+/// Who is to be believed.
+pub(super) struct Believed<'t> {
+    pub issuer: &'t CertificateDer<'static>,
+    /// What is shown with the certificate.
+    pub chain: &'t [CertificateDer<'static>],
+    /// Whether the signer has to be somebody whom the issuer or these allow to; else its signature is enough.
+    pub verify: Option<Known<'t>>,
+}
+
+/// Reads a response that says of a certificate that it is good, and until when (Unix seconds).
+///
+/// # Errors
+/// What is wrong with the response or the certificate, in nginx's words.
+pub(super) fn read(
+    response: &[u8],
+    id: &CertificateId,
+    believed: &Believed<'_>,
+    now: UnixTime,
+) -> Result<Option<i64>, String> {
+    let (whole, rest) = der::element(response, SEQUENCE).ok_or("d2i_OCSP_RESPONSE() failed")?;
+    let (status, bytes) = der::element(whole, ENUMERATED).ok_or("d2i_OCSP_RESPONSE() failed")?;
+    if !rest.is_empty() {
+        return Err("d2i_OCSP_RESPONSE() failed".into());
+    }
+    let [0] = status else {
+        let code = status.first().copied().unwrap_or_default();
+        let word = match code {
+            1 => "malformedrequest",
+            2 => "internalerror",
+            3 => "trylater",
+            5 => "sigrequired",
+            6 => "unauthorized",
+            _ => "(UNKNOWN)",
+        };
+        return Err(format!("OCSP response not successful ({code}: {word})"));
+    };
+    let basic = basic(bytes).ok_or("OCSP_response_get1_basic() failed")?;
+    let signed = Signed::of(basic).ok_or("OCSP_response_get1_basic() failed")?;
+    let said = Said::of(&signed).ok_or("OCSP_response_get1_basic() failed")?;
+    said.verify(&signed, believed, now).map_err(|reason| format!("OCSP_basic_verify() failed ({reason})"))?;
+    let (status, this, next) = said.about(id).ok_or("certificate status not found in the OCSP response")?;
+    let now = now.as_secs() as i64;
+    let from = der::unix_of(&this).ok_or("OCSP_check_validity() failed (invalid thisUpdate)")?;
+    if from > now + SKEW {
+        return Err("OCSP_check_validity() failed (status not yet valid)".into());
+    }
+    let until = match next {
+        Some(next) => Some(der::unix_of(&next).ok_or("invalid nextUpdate time in certificate status")?),
+        None => None,
+    };
+    if until.is_some_and(|until| until < now - SKEW || until < from) {
+        return Err("OCSP_check_validity() failed (status expired)".into());
+    }
+    match status {
+        GOOD => Ok(until),
+        other => {
+            let word = if other == REVOKED { "revoked" } else { "unknown" };
+            Err(format!("certificate status \"{word}\" in the OCSP response"))
+        }
+    }
+}
+
+/// The `BasicOCSPResponse` in the `responseBytes`.
+fn basic(bytes: &[u8]) -> Option<&[u8]> {
+    let (bytes, _) = der::element(der::element(bytes, TAGGED[0])?.0, SEQUENCE)?;
+    let (kind, rest) = der::element(bytes, OID)?;
+    der::element(rest, OCTETS).filter(|_| kind == BASIC).map(|(basic, _)| basic)
+}
+
+/// The `ResponseData`.
+struct Said<'a> {
+    /// By which of the two the responder names itself, and what.
+    responder: (u8, &'a [u8]),
+    responses: &'a [u8],
+}
+
+impl<'a> Said<'a> {
+    fn of(signed: &Signed<'a>) -> Option<Self> {
+        let data = signed.content;
+        let data = der::element(data, TAGGED[0]).map_or(data, |(_version, data)| data);
+        let tag = *data.first()?;
+        let (responder, data) = der::element(data, tag)?;
+        let (_produced, data) = der::time(data)?;
+        let (responses, _) = der::element(data, SEQUENCE)?;
+        Some(Self { responder: (tag, responder), responses })
+    }
+
+    /// Whether the responder named itself by this certificate.
+    fn is_by(&self, certificate: &[u8]) -> bool {
+        let Some(fields) = Fields::of(certificate) else { return false };
+        match self.responder {
+            (tag, name) if tag == TAGGED[1] => {
+                der::element(name, SEQUENCE).is_some_and(|(name, _)| name == fields.subject)
+            }
+            (tag, key) if tag == TAGGED[2] => {
+                der::element(key, OCTETS).zip(key_hash(&fields)).is_some_and(|((key, _), hash)| key == hash)
+            }
+            _ => false,
+        }
+    }
+
+    fn verify(
+        &self,
+        signed: &Signed<'_>,
+        believed: &Believed<'_>,
+        now: UnixTime,
+    ) -> Result<(), &'static str> {
+        let known = believed.chain.iter().chain([believed.issuer]).find(|c| self.is_by(c));
+        let sent = der::element(signed.rest, TAGGED[0]).and_then(|(certs, _)| der::element(certs, SEQUENCE));
+        let mut sent = der::items(sent.map_or(&[], |(certificates, _)| certificates));
+        let signer = known.map(|c| &**c).or_else(|| sent.find(|c| self.is_by(c)));
+        let signer = signer.ok_or("signer certificate not found")?;
+        let fields = Fields::of(signer).ok_or("signer certificate not found")?;
+        if !signed.is_by(fields.public_key) {
+            return Err("signature failure");
+        }
+        // What is shown to clients is trusted.
+        let Some(trusted) = believed.verify.as_ref().filter(|_| known.is_none()) else { return Ok(()) };
+        if !super::path::issued(believed.issuer, signer) {
+            return Err("root ca not trusted");
+        }
+        if !fields.has_purpose(OCSP_SIGNING) {
+            return Err("missing ocspsigning usage");
+        }
+        trusted.path(signer, None, now).map(drop).map_err(|_| "certificate verify error")
+    }
+
+    /// What is said of a certificate: its status, since when and until when that is known.
+    fn about(&self, id: &CertificateId) -> Option<(u8, Vec<u8>, Option<Vec<u8>>)> {
+        der::elements(self.responses).find_map(|(_, single)| {
+            let (named, rest) = der::element(single, SEQUENCE)?;
+            if !id.is(named) {
+                return None;
+            }
+            let status = *rest.first()?;
+            let (_, rest) = der::element(rest, status)?;
+            let (this, rest) = der::time(rest)?;
+            let next = der::element(rest, TAGGED[0]).and_then(|(next, _)| der::time(next));
+            Some((status, this, next.map(|(time, _)| time)))
+        })
+    }
+}
