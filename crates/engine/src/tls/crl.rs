@@ -86,99 +86,34 @@ impl PlainList {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{
-        BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-        SerialNumber, SigningKey,
-    };
+    use rcgen::KeyUsagePurpose;
     use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
     use webpki::KeyUsage;
 
     use super::*;
     use crate::tls::Trust;
-    use crate::tls::der::BIT_STRING;
+    use crate::tls::testing::{ALGORITHM, Authority, tagged};
 
-    fn tagged(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
-        let content = parts.concat();
-        let length = (content.len() as u32).to_be_bytes();
-        [&[tag, 0x84][..], &length, &content].concat()
-    }
-
-    /// ecdsa-with-SHA256
-    const ALGORITHM: &[u8] = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02";
-
-    struct Authority {
-        certificate: CertificateDer<'static>,
-        issuer: Issuer<'static, KeyPair>,
-    }
-
-    impl Authority {
-        fn params(name: &str, usages: &[KeyUsagePurpose]) -> CertificateParams {
-            let mut params = CertificateParams::default();
-            params.distinguished_name.push(rcgen::DnType::CommonName, name);
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages = usages.to_vec();
-            params
-        }
-
-        fn root(usages: &[KeyUsagePurpose]) -> Self {
-            let (params, key) = (Self::params("root", usages), KeyPair::generate().unwrap());
-            let certificate = params.self_signed(&key).unwrap().der().clone();
-            Self { certificate, issuer: Issuer::new(params, key) }
-        }
-
-        fn below(&self, serial: u64) -> Self {
-            let (mut params, key) = (Self::params("between", &[]), KeyPair::generate().unwrap());
-            params.serial_number = Some(SerialNumber::from(serial));
-            let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
-            Self { certificate, issuer: Issuer::new(params, key) }
-        }
-
-        /// What a client has.
-        fn end(&self, serial: u64) -> Self {
-            let (mut params, key) = (CertificateParams::default(), KeyPair::generate().unwrap());
-            params.serial_number = Some(SerialNumber::from(serial));
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-            let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
-            Self { certificate, issuer: Issuer::new(params, key) }
-        }
-
-        fn client(&self, serial: u64) -> CertificateDer<'static> {
-            self.end(serial).certificate
-        }
-
-        /// A certificate of version 1.
-        fn plain(&self, serial: u8, years: [&[u8]; 2]) -> CertificateDer<'static> {
-            let key = KeyPair::generate().unwrap();
-            let key = rcgen::PublicKeyData::subject_public_key_info(&key);
-            let name = tagged(SEQUENCE, &[Fields::of(&self.certificate).unwrap().subject]);
-            let [from, to] = years.map(|year| tagged(0x17, &[year, b"0101000000Z"]));
-            let times = tagged(SEQUENCE, &[&from, &to]);
-            let serial = tagged(INTEGER, &[&[serial]]);
-            self.sign(&tagged(SEQUENCE, &[&serial, ALGORITHM, &name, &times, &tagged(SEQUENCE, &[]), &key]))
-                .into()
-        }
-
-        fn sign(&self, message: &[u8]) -> Vec<u8> {
-            let signature = self.issuer.key().sign(message).unwrap();
-            tagged(SEQUENCE, &[message, ALGORITHM, &tagged(BIT_STRING, &[&[0], &signature])])
-        }
-
-        /// A list of version 1 without `nextUpdate`, unless it is given.
-        fn list(&self, serials: &[u8], next: &[u8], entry: &[u8]) -> CertificateRevocationListDer<'static> {
-            let time = |time: &[u8]| tagged(0x17, &[time]);
-            let name = tagged(SEQUENCE, &[Fields::of(&self.certificate).unwrap().subject]);
-            let entries: Vec<_> = serials
-                .iter()
-                .map(|serial| {
-                    tagged(SEQUENCE, &[&tagged(INTEGER, &[&[*serial]]), &time(b"200101000000Z"), entry])
-                })
-                .collect();
-            let entries: Vec<_> = entries.iter().map(Vec::as_slice).collect();
-            let next = if next.is_empty() { vec![] } else { time(next) };
-            let revoked = if entries.is_empty() { vec![] } else { tagged(SEQUENCE, &entries) };
-            let list = tagged(SEQUENCE, &[ALGORITHM, &name, &time(b"200101000000Z"), &next, &revoked]);
-            self.sign(&list).into()
-        }
+    /// A list of version 1 without `nextUpdate`, unless it is given.
+    fn list_of(
+        authority: &Authority,
+        serials: &[u8],
+        next: &[u8],
+        entry: &[u8],
+    ) -> CertificateRevocationListDer<'static> {
+        let time = |time: &[u8]| tagged(0x17, &[time]);
+        let name = tagged(SEQUENCE, &[Fields::of(&authority.certificate).unwrap().subject]);
+        let entries: Vec<_> = serials
+            .iter()
+            .map(|serial| {
+                tagged(SEQUENCE, &[&tagged(INTEGER, &[&[*serial]]), &time(b"200101000000Z"), entry])
+            })
+            .collect();
+        let entries: Vec<_> = entries.iter().map(Vec::as_slice).collect();
+        let next = if next.is_empty() { vec![] } else { time(next) };
+        let revoked = if entries.is_empty() { vec![] } else { tagged(SEQUENCE, &entries) };
+        let list = tagged(SEQUENCE, &[ALGORITHM, &name, &time(b"200101000000Z"), &next, &revoked]);
+        authority.sign(&list).into()
     }
 
     #[track_caller]
@@ -199,19 +134,19 @@ mod tests {
         let root = Authority::root(&[]);
         let between = root.below(3);
         let (one, two, deep) = (root.client(1), root.client(2), between.client(1));
-        let list = root.list(&[2], b"", b"");
+        let list = list_of(&root, &[2], b"", b"");
         check(&root, std::slice::from_ref(&list), &[&one], "");
         check(&root, std::slice::from_ref(&list), &[&two], "certificate revoked");
-        check(&root, &[root.list(&[], b"490101000000Z", b"")], &[&two], "");
-        check(&root, &[root.list(&[], b"210101000000Z", b"")], &[&two], "CRL has expired");
+        check(&root, &[list_of(&root, &[], b"490101000000Z", b"")], &[&two], "");
+        check(&root, &[list_of(&root, &[], b"210101000000Z", b"")], &[&two], "CRL has expired");
         // Each issuer needs a list.
         let chain = [&deep, &between.certificate];
         check(&root, std::slice::from_ref(&list), &chain, "unable to get certificate CRL");
-        check(&root, &[list.clone(), between.list(&[2], b"", b"")], &chain, "");
-        check(&root, &[list, between.list(&[1], b"", b"")], &chain, "certificate revoked");
+        check(&root, &[list.clone(), list_of(&between, &[2], b"", b"")], &chain, "");
+        check(&root, &[list, list_of(&between, &[1], b"", b"")], &chain, "certificate revoked");
         check(
             &root,
-            &[root.list(&[3], b"", b""), between.list(&[], b"", b"")],
+            &[list_of(&root, &[3], b"", b""), list_of(&between, &[], b"", b"")],
             &chain,
             "certificate revoked",
         );
@@ -222,22 +157,22 @@ mod tests {
         let root = Authority::root(&[]);
         let client = root.client(1);
         // Of another key with the same name.
-        let forged = Authority::root(&[]).list(&[], b"", b"");
+        let forged = list_of(&Authority::root(&[]), &[], b"", b"");
         check(&root, &[forged], &[&client], "unspecified certificate verification error");
         let silent = Authority::root(&[KeyUsagePurpose::KeyCertSign]);
-        let list = silent.list(&[], b"", b"");
+        let list = list_of(&silent, &[], b"", b"");
         check(&silent, &[list], &[&silent.client(1)], "unspecified certificate verification error");
         let able = Authority::root(&[KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign]);
-        check(&able, &[able.list(&[], b"", b"")], &[&able.client(1)], "");
+        check(&able, &[list_of(&able, &[], b"", b"")], &[&able.client(1)], "");
         // Extensions of an entry: 2.5.29.29, critical and not.
         let entry = |critical: &[u8]| {
             let parts: [&[u8]; 3] = [b"\x06\x03\x55\x1d\x1d", critical, b"\x04\x00"];
             tagged(SEQUENCE, &[&tagged(SEQUENCE, &parts)])
         };
         let read = |list: CertificateRevocationListDer<'_>| PlainList::read(&list).is_some();
-        assert!(read(root.list(&[1], b"", &entry(b"\x01\x01\x00"))));
-        assert!(!read(root.list(&[1], b"", &entry(b"\x01\x01\xff"))));
-        let list = root.list(&[1], b"490101000000Z", b"");
+        assert!(read(list_of(&root, &[1], b"", &entry(b"\x01\x01\x00"))));
+        assert!(!read(list_of(&root, &[1], b"", &entry(b"\x01\x01\xff"))));
+        let list = list_of(&root, &[1], b"490101000000Z", b"");
         for at in 0..list.len() {
             assert!(PlainList::read(&list[..at]).is_none(), "cut at {at}");
         }
@@ -269,9 +204,9 @@ mod tests {
         let below = client.plain(1, [b"20", b"49"]);
         assert_eq!(path_of(&root, Some(&client), &below, 5), "unspecified certificate verification error");
         let plain = root.plain(2, [b"20", b"49"]);
-        check(&root, &[root.list(&[1], b"", b"")], &[&plain], "");
-        check(&root, &[root.list(&[2], b"", b"")], &[&plain], "certificate revoked");
-        check(&root, &[between.list(&[], b"", b"")], &[&plain], "unable to get certificate CRL");
+        check(&root, &[list_of(&root, &[1], b"", b"")], &[&plain], "");
+        check(&root, &[list_of(&root, &[2], b"", b"")], &[&plain], "certificate revoked");
+        check(&root, &[list_of(&between, &[], b"", b"")], &[&plain], "unable to get certificate CRL");
     }
 
     /// What is told of a certificate where root and intermediate are named.

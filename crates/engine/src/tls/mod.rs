@@ -28,6 +28,8 @@ mod resume;
 mod server;
 mod signature;
 mod staple;
+#[cfg(test)]
+mod testing;
 mod trust;
 mod words;
 

@@ -235,3 +235,141 @@ impl<'a> Said<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::ExtendedKeyUsagePurpose;
+
+    use super::*;
+    use crate::http::base64_encode;
+    use crate::tls::testing::{Authority, tagged};
+
+    const THIS: &[u8] = b"20200101000000Z";
+    /// 2020-01-01, and a day later.
+    const NOW: u64 = 1_577_836_800;
+    const NEXT: &[u8] = b"20200102000000Z";
+
+    fn time(time: &[u8]) -> Vec<u8> {
+        tagged(0x18, &[time])
+    }
+
+    struct Case {
+        root: Authority,
+        shown: Authority,
+        other: Authority,
+    }
+
+    impl Case {
+        fn new() -> Self {
+            let root = Authority::root(&[]);
+            let (shown, other) = (root.end(1), root.end(2));
+            Self { root, shown, other }
+        }
+
+        /// What a signer says of a certificate.
+        fn response(
+            &self,
+            signer: &Authority,
+            about: &Authority,
+            status: &[u8],
+            times: [&[u8]; 2],
+        ) -> Vec<u8> {
+            let id = CertificateId::of(&about.certificate, &self.root.certificate).unwrap();
+            let request = id.request();
+            let mut id = &request[..];
+            for _ in 0..4 {
+                id = der::element(id, SEQUENCE).unwrap().0;
+            }
+            let next = if times[1].is_empty() { vec![] } else { tagged(TAGGED[0], &[&time(times[1])]) };
+            let single = tagged(SEQUENCE, &[id, status, &time(times[0]), &next]);
+            let name = tagged(SEQUENCE, &[Fields::of(&signer.certificate).unwrap().subject]);
+            let data = [&tagged(TAGGED[1], &[&name])[..], &time(THIS), &tagged(SEQUENCE, &[&single])];
+            let data = tagged(SEQUENCE, &data);
+            let signed = signer.sign(&data);
+            let signature = der::element(&signed, SEQUENCE).unwrap().0;
+            let certificates = tagged(TAGGED[0], &[&tagged(SEQUENCE, &[&signer.certificate])]);
+            let basic = tagged(SEQUENCE, &[signature, &certificates]);
+            let bytes = tagged(SEQUENCE, &[&tagged(OID, &[BASIC]), &tagged(OCTETS, &[&basic])]);
+            tagged(SEQUENCE, &[b"\x0a\x01\x00", &tagged(TAGGED[0], &[&bytes])])
+        }
+
+        fn read(&self, response: &[u8], verify: bool) -> Result<Option<i64>, String> {
+            let id = CertificateId::of(&self.shown.certificate, &self.root.certificate).unwrap();
+            let roots = [self.root.certificate.clone()];
+            let known = Known { roots: &roots, between: &[], depth: 9 };
+            let believed =
+                Believed { issuer: &self.root.certificate, chain: &[], verify: verify.then_some(known) };
+            read(response, &id, &believed, UnixTime::since_unix_epoch(std::time::Duration::from_secs(NOW)))
+        }
+
+        #[track_caller]
+        fn check(&self, status: &[u8], times: [&[u8]; 2], expected: Result<Option<i64>, &str>) {
+            let response = self.response(&self.root, &self.shown, status, times);
+            assert_eq!(self.read(&response, true), expected.map_err(str::to_owned));
+        }
+    }
+
+    #[test]
+    fn what_is_said() {
+        let case = Case::new();
+        let tomorrow = Some(NOW as i64 + 86_400);
+        case.check(b"\x80\x00", [THIS, NEXT], Ok(tomorrow));
+        case.check(b"\x80\x00", [THIS, b""], Ok(None));
+        let revoked = tagged(REVOKED, &[&time(THIS)]);
+        case.check(&revoked, [THIS, NEXT], Err("certificate status \"revoked\" in the OCSP response"));
+        case.check(b"\x82\x00", [THIS, NEXT], Err("certificate status \"unknown\" in the OCSP response"));
+        let (early, late) = ("(status not yet valid)", "(status expired)");
+        let invalid = |why: &str| format!("OCSP_check_validity() failed {why}");
+        case.check(b"\x80\x00", [NEXT, b"20200103000000Z"], Err(&invalid(early)));
+        case.check(b"\x80\x00", [b"20191201000000Z", b"20191202000000Z"], Err(&invalid(late)));
+        // Clocks differ a little.
+        case.check(b"\x80\x00", [b"20200101000459Z", NEXT], Ok(tomorrow));
+        let other = case.response(&case.root, &case.other, b"\x80\x00", [THIS, NEXT]);
+        let missing = "certificate status not found in the OCSP response";
+        assert_eq!(case.read(&other, true), Err(missing.to_owned()));
+        let refused = case.read(b"\x30\x03\x0a\x01\x06", true);
+        assert_eq!(refused, Err("OCSP response not successful (6: unauthorized)".to_owned()));
+    }
+
+    #[test]
+    fn who_says_it() {
+        let case = Case::new();
+        let by = |signer: &Authority, verify| {
+            let read = case.read(&case.response(signer, &case.shown, b"\x80\x00", [THIS, b""]), verify);
+            read.err().unwrap_or_default()
+        };
+        let stranger = Authority::root(&[]).end(3);
+        let trouble = |why: &str| format!("OCSP_basic_verify() failed ({why})");
+        assert_eq!(
+            (by(&stranger, false), by(&stranger, true)),
+            (String::new(), trouble("root ca not trusted"))
+        );
+        assert_eq!(by(&case.other, true), trouble("missing ocspsigning usage"));
+        // Certificates made here begin in 1975.
+        let delegate = case.root.end_for(4, ExtendedKeyUsagePurpose::OcspSigning);
+        assert_eq!(by(&delegate, true), "");
+        // One that has the issuer's name is not the issuer.
+        assert_eq!(by(&Authority::root(&[]), true), trouble("signature failure"));
+        let response = case.response(&case.root, &case.shown, b"\x80\x00", [THIS, b""]);
+        for at in 0..response.len() {
+            assert!(case.read(&response[..at], true).is_err(), "cut at {at}");
+        }
+        for at in 0..response.len() {
+            let mut changed = response.clone();
+            changed[at] ^= 1;
+            // Whatever it means then, it does not panic.
+            let _ = case.read(&changed, true);
+        }
+    }
+
+    #[test]
+    fn a_request_names_the_certificate() {
+        let case = Case::new();
+        let id = CertificateId::of(&case.shown.certificate, &case.root.certificate).unwrap();
+        let request = id.request();
+        // Version and extensions are left out, as OpenSSL leaves them out.
+        assert!(base64_encode(&request).starts_with("MEIwQDA+MDwwOjAJBgUrDgMCGgUABBQ"));
+        assert!(memchr::memmem::find(&request, &id.name).is_some());
+        assert!(memchr::memmem::find(&request, &[INTEGER, 1, 1]).is_some());
+    }
+}

@@ -298,3 +298,52 @@ fn check_type(head: &Head) -> Result<(), Trouble> {
         false => Err(("OCSP responder sent invalid \"Content-Type\" header", None)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::timer::{Clock, Timers};
+
+    /// What becomes of a responder's answer, and the request that it got.
+    fn asked(answer: &[u8]) -> (Result<Option<Vec<u8>>, &'static str>, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address::Ip(listener.local_addr().unwrap());
+        let answer = answer.to_vec();
+        let responder = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut request = [0; 100];
+            let n = client.read(&mut request).unwrap();
+            // Who has read enough may be gone.
+            let _ = client.write_all(&answer);
+            String::from_utf8_lossy(&request[..n]).into_owned()
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let answered = runtime.block_on(async {
+            let timers = Timers::new(Clock::new());
+            exchange(&address, b"GET / HTTP/1.0\r\n\r\n", &timers.register()).await
+        });
+        (answered.map_err(|(message, _)| message), responder.join().unwrap())
+    }
+
+    #[test]
+    fn answers_of_responders() {
+        #[track_caller]
+        fn check(answer: &str, expected: Result<Option<&[u8]>, &'static str>) {
+            let (answered, request) = asked(answer.as_bytes());
+            assert_eq!(answered.as_ref().map(Option::as_deref).map_err(|m| *m), expected, "{answer}");
+            assert_eq!(request, "GET / HTTP/1.0\r\n\r\n");
+        }
+        check("HTTP/1.1 200 OK\r\nContent-Type: application/OCSP-response\r\n\r\nabc", Ok(Some(b"abc")));
+        check("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nab", Ok(Some(b"ab")));
+        check("HTTP/1.0 404 Not Found\r\n\r\nabc", Ok(None));
+        let bad_type = "OCSP responder sent invalid \"Content-Type\" header";
+        check("HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\nabc", Err(bad_type));
+        check("HTTP/1.0 200 OK\r\nContent-Type:", Err("OCSP responder prematurely closed connection"));
+        check("<html>", Err("OCSP responder sent invalid response"));
+        let long = format!("HTTP/1.0 200 OK\r\n\r\n{}", "x".repeat(LONGEST + 1));
+        check(&long, Err("OCSP responder sent too big response"));
+    }
+}

@@ -153,7 +153,9 @@ impl Server {
             let url = String::from_utf8_lossy(url);
             format!("{reason} in OCSP responder \"{url}\" in the certificate")
         };
-        let prefix = url.split_at_checked(7).filter(|(prefix, _)| prefix.eq_ignore_ascii_case(b"http://"));
+        let prefix = url
+            .split_at_checked(7)
+            .filter(|(prefix, rest)| prefix.eq_ignore_ascii_case(b"http://") && !rest.is_empty());
         let (_, rest) = prefix.ok_or_else(|| bad("invalid URL prefix", url))?;
         let authority = address::parse(rest, Form { listen: false, uri: true }).map_err(|e| bad(e, rest))?;
         Ok(Responder {

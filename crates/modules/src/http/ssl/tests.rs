@@ -567,7 +567,27 @@ fn words_are_checked_as_nginx_checks_them() {
             "ssl_crl junk;",
             "cannot load CRL \"/conf/junk\": PEM_read_bio_X509_CRL() failed (SSL: error:0480006C:PEM routines::no start line:Expecting: X509 CRL)",
         ),
-        ("ssl_stapling on;", "\"ssl_stapling\" ignored, weir asks no OCSP responder"),
+        (
+            "ssl_stapling on;",
+            "\"ssl_stapling\" ignored, issuer certificate not found for certificate \"/conf/a.crt\"",
+        ),
+        (
+            "ssl_stapling on; ssl_trusted_certificate a.crt;",
+            "\"ssl_stapling\" ignored, no OCSP responder URL in the certificate \"/conf/a.crt\"",
+        ),
+        (
+            "ssl_stapling on; ssl_trusted_certificate a.crt; ssl_stapling_responder http://;",
+            "\"ssl_stapling\" ignored, invalid URL prefix in OCSP responder \"http://\" in the certificate \"/conf/a.crt\"",
+        ),
+        (
+            "ssl_stapling on; ssl_trusted_certificate a.crt; ssl_stapling_responder http://127.0.0.1:x;",
+            "\"ssl_stapling\" ignored, invalid port in OCSP responder \"127.0.0.1:x\" in the certificate \"/conf/a.crt\"",
+        ),
+        ("ssl_stapling on; ssl_trusted_certificate a.crt; ssl_stapling_responder http://127.0.0.1;", ""),
+        (
+            "ssl_stapling on; ssl_stapling_verify on; ssl_stapling_responder http://a.invalid; ssl_stapling off;",
+            "\"ssl_stapling\" directive is duplicate",
+        ),
         ("ssl_stapling off;", ""),
         (
             "ssl_conf_command foo bar;",

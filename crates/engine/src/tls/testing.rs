@@ -1,0 +1,80 @@
+//! For tests: authorities that issue certificates, and DER that no library would write.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SerialNumber, SigningKey,
+};
+use rustls::pki_types::CertificateDer;
+
+use super::der::{BIT_STRING, Fields, INTEGER, SEQUENCE};
+
+pub(super) fn tagged(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let content = parts.concat();
+    let length = (content.len() as u32).to_be_bytes();
+    [&[tag, 0x84][..], &length, &content].concat()
+}
+
+/// ecdsa-with-SHA256
+pub(super) const ALGORITHM: &[u8] = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02";
+
+pub(super) struct Authority {
+    pub(super) certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub(super) fn params(name: &str, usages: &[KeyUsagePurpose]) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = usages.to_vec();
+        params
+    }
+
+    pub(super) fn root(usages: &[KeyUsagePurpose]) -> Self {
+        let (params, key) = (Self::params("root", usages), KeyPair::generate().unwrap());
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        Self { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    pub(super) fn below(&self, serial: u64) -> Self {
+        let (mut params, key) = (Self::params("between", &[]), KeyPair::generate().unwrap());
+        params.serial_number = Some(SerialNumber::from(serial));
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        Self { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    /// What a client has.
+    pub(super) fn end(&self, serial: u64) -> Self {
+        self.end_for(serial, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    pub(super) fn end_for(&self, serial: u64, purpose: ExtendedKeyUsagePurpose) -> Self {
+        let (mut params, key) = (CertificateParams::default(), KeyPair::generate().unwrap());
+        params.serial_number = Some(SerialNumber::from(serial));
+        params.extended_key_usages = vec![purpose];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        Self { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    pub(super) fn client(&self, serial: u64) -> CertificateDer<'static> {
+        self.end(serial).certificate
+    }
+
+    /// A certificate of version 1.
+    pub(super) fn plain(&self, serial: u8, years: [&[u8]; 2]) -> CertificateDer<'static> {
+        let key = KeyPair::generate().unwrap();
+        let key = rcgen::PublicKeyData::subject_public_key_info(&key);
+        let name = tagged(SEQUENCE, &[Fields::of(&self.certificate).unwrap().subject]);
+        let [from, to] = years.map(|year| tagged(0x17, &[year, b"0101000000Z"]));
+        let times = tagged(SEQUENCE, &[&from, &to]);
+        let serial = tagged(INTEGER, &[&[serial]]);
+        self.sign(&tagged(SEQUENCE, &[&serial, ALGORITHM, &name, &times, &tagged(SEQUENCE, &[]), &key]))
+            .into()
+    }
+
+    pub(super) fn sign(&self, message: &[u8]) -> Vec<u8> {
+        let signature = self.issuer.key().sign(message).unwrap();
+        tagged(SEQUENCE, &[message, ALGORITHM, &tagged(BIT_STRING, &[&[0], &signature])])
+    }
+}
