@@ -374,6 +374,10 @@ impl Serving {
                 x.log(Level::Info, "client sent no required SSL certificate");
                 Some(496)
             }
+            Err(Unauthorized::BadStatus(status)) => {
+                x.log(Level::Info, format_args!("client SSL certificate verify error: {status}"));
+                Some(495)
+            }
             Err(Unauthorized::BadCertificate(reason)) => {
                 let (code, text) = (reason.code, reason.text);
                 x.log(Level::Info, format_args!("client SSL certificate verify error: ({code}:{text})"));

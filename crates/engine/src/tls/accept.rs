@@ -126,8 +126,14 @@ async fn handshake(
         staple.refresh(reactor);
     }
     let state = stream.get_ref().1;
-    let shown =
-        tls.client_auth.as_ref().and_then(|auth| auth.judge(state.peer_certificates().unwrap_or_default()));
+    let chain = state.peer_certificates().unwrap_or_default();
+    let mut shown = tls.client_auth.as_ref().and_then(|auth| auth.judge(chain));
+    if let (Some(statuses), Some(auth)) = (&tls.statuses, &tls.client_auth)
+        && let Some(shown) = shown.as_mut().filter(|shown| shown.fault.is_none())
+    {
+        let check = statuses.check(reactor, chain, auth.trust(), &connection.log);
+        shown.status = Box::pin(check).await;
+    }
     let session = Session {
         server_name,
         alpn: state.alpn_protocol().map(Into::into),

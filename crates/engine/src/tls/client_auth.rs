@@ -47,6 +47,8 @@ pub struct ClientCertificate {
     pub der: CertificateDer<'static>,
     /// What is wrong with it.
     pub fault: Option<Reason>,
+    /// What its responder has against it, in nginx's words (`ssl_ocsp`).
+    pub status: Option<&'static str>,
 }
 
 impl ClientCertificate {
@@ -137,6 +139,8 @@ pub enum Unauthorized {
     NoCertificate,
     /// 495
     BadCertificate(Reason),
+    /// 495
+    BadStatus(&'static str),
 }
 
 impl ClientAuth {
@@ -160,7 +164,12 @@ impl ClientAuth {
     /// Judges what a client showed.
     pub(super) fn judge(&self, chain: &[CertificateDer<'static>]) -> Option<ClientCertificate> {
         let der = chain.first()?.clone();
-        Some(ClientCertificate { der, fault: self.trust.judge(chain, KeyUsage::client_auth()) })
+        let fault = self.trust.judge(chain, KeyUsage::client_auth());
+        Some(ClientCertificate { der, fault, status: None })
+    }
+
+    pub(super) fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// Whether a request to a server with this demand may be served over a connection.
@@ -168,6 +177,9 @@ impl ClientAuth {
     /// # Errors
     /// The certificate is missing or bad.
     pub fn admit(&self, shown: Option<&ClientCertificate>) -> Result<(), Unauthorized> {
+        if let Some(status) = shown.and_then(|certificate| certificate.status) {
+            return Err(Unauthorized::BadStatus(status));
+        }
         match shown.map(|certificate| certificate.fault) {
             Some(Some(reason)) if self.demand != Demand::OptionalNoCa || !reason.is_about_issuer() => {
                 Err(Unauthorized::BadCertificate(reason))
@@ -248,7 +260,7 @@ mod tests {
         for name in ["a.example", "ab.example", "abc.example"] {
             let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
             let der = CertificateDer::from(made.cert.der().to_vec());
-            let shown = ClientCertificate { der: der.clone(), fault: None };
+            let shown = ClientCertificate { der: der.clone(), fault: None, status: None };
             assert_eq!(CertificateDer::from_pem_slice(shown.pem().as_bytes()).unwrap(), der);
             assert_eq!(shown.fingerprint().len(), 40);
             assert!(!shown.serial().is_empty());

@@ -24,10 +24,12 @@ mod ocsp;
 mod pairs;
 mod path;
 pub mod pem;
+mod responder;
 mod resume;
 mod server;
 mod signature;
 mod staple;
+mod status;
 #[cfg(test)]
 mod testing;
 mod trust;
@@ -40,9 +42,11 @@ pub use client::{ClientSettings, ClientTls};
 pub use client_auth::{ClientAuth, ClientCertificate, Demand, Unauthorized, Whose};
 pub use pairs::{PairCache, Pairs};
 pub use path::issuer_of;
+pub use responder::{Names, Responder};
 pub use resume::{Lifetime, TicketKey};
 pub use server::{Computed, Protocols, ServerTls, SessionCache, Settings};
-pub use staple::{Responder, Staple};
+pub use staple::{Staple, Stapled};
+pub use status::{StatusCache, Statuses};
 pub use trust::{Reason, Trust};
 pub(crate) use words::failed;
 

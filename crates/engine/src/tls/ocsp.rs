@@ -25,7 +25,7 @@ const OCSP_SIGNING: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x03\x09";
 const SKEW: i64 = 300;
 
 /// How a certificate is named to a responder (`CertID`).
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct CertificateId {
     /// Of the issuer's name.
     name: Vec<u8>,
@@ -93,25 +93,53 @@ fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     out
 }
 
+/// What a responder knows of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    Good,
+    Revoked,
+    Unknown,
+}
+
+impl Status {
+    /// As OpenSSL calls it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Revoked => "revoked",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// And until when that is valid (Unix seconds).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub status: Status,
+    pub until: Option<i64>,
+}
+
 /// Who is to be believed.
 pub(super) struct Believed<'t> {
     pub issuer: &'t CertificateDer<'static>,
     /// What is shown with the certificate.
     pub chain: &'t [CertificateDer<'static>],
+    /// Whoever is in the chain may sign.
+    pub trusts_chain: bool,
     /// Whether the signer has to be somebody whom the issuer or these allow to; else its signature is enough.
     pub verify: Option<Known<'t>>,
 }
 
-/// Reads a response that says of a certificate that it is good, and until when (Unix seconds).
+/// Reads what a response says of a certificate.
 ///
 /// # Errors
-/// What is wrong with the response or the certificate, in nginx's words.
+/// What is wrong with the response, in nginx's words.
 pub(super) fn read(
     response: &[u8],
     id: &CertificateId,
     believed: &Believed<'_>,
     now: UnixTime,
-) -> Result<Option<i64>, String> {
+) -> Result<Answer, String> {
     let (whole, rest) = der::element(response, SEQUENCE).ok_or("d2i_OCSP_RESPONSE() failed")?;
     let (status, bytes) = der::element(whole, ENUMERATED).ok_or("d2i_OCSP_RESPONSE() failed")?;
     if !rest.is_empty() {
@@ -132,27 +160,31 @@ pub(super) fn read(
     let basic = basic(bytes).ok_or("OCSP_response_get1_basic() failed")?;
     let signed = Signed::of(basic).ok_or("OCSP_response_get1_basic() failed")?;
     let said = Said::of(&signed).ok_or("OCSP_response_get1_basic() failed")?;
-    said.verify(&signed, believed, now).map_err(|reason| format!("OCSP_basic_verify() failed ({reason})"))?;
+    said.verify(&signed, believed, now).map_err(|reason| failed("OCSP_basic_verify()", reason))?;
     let (status, this, next) = said.about(id).ok_or("certificate status not found in the OCSP response")?;
     let now = now.as_secs() as i64;
-    let from = der::unix_of(&this).ok_or("OCSP_check_validity() failed (invalid thisUpdate)")?;
+    let from = der::unix_of(&this).ok_or("OCSP_check_validity() failed")?;
     if from > now + SKEW {
-        return Err("OCSP_check_validity() failed (status not yet valid)".into());
+        return Err(failed("OCSP_check_validity()", (126, "status not yet valid")));
     }
     let until = match next {
         Some(next) => Some(der::unix_of(&next).ok_or("invalid nextUpdate time in certificate status")?),
         None => None,
     };
     if until.is_some_and(|until| until < now - SKEW || until < from) {
-        return Err("OCSP_check_validity() failed (status expired)".into());
+        return Err(failed("OCSP_check_validity()", (125, "status expired")));
     }
-    match status {
-        GOOD => Ok(until),
-        other => {
-            let word = if other == REVOKED { "revoked" } else { "unknown" };
-            Err(format!("certificate status \"{word}\" in the OCSP response"))
-        }
-    }
+    let status = match status {
+        GOOD => Status::Good,
+        REVOKED => Status::Revoked,
+        _ => Status::Unknown,
+    };
+    Ok(Answer { status, until })
+}
+
+/// A failure by OpenSSL's number and words.
+fn failed(call: &str, (code, words): (u8, &str)) -> String {
+    format!("{call} failed (SSL: error:138000{code:02X}:OCSP routines::{words})")
 }
 
 /// The `BasicOCSPResponse` in the `responseBytes`.
@@ -199,25 +231,27 @@ impl<'a> Said<'a> {
         signed: &Signed<'_>,
         believed: &Believed<'_>,
         now: UnixTime,
-    ) -> Result<(), &'static str> {
+    ) -> Result<(), (u8, &'static str)> {
         let known = believed.chain.iter().chain([believed.issuer]).find(|c| self.is_by(c));
         let sent = der::element(signed.rest, TAGGED[0]).and_then(|(certs, _)| der::element(certs, SEQUENCE));
         let mut sent = der::items(sent.map_or(&[], |(certificates, _)| certificates));
         let signer = known.map(|c| &**c).or_else(|| sent.find(|c| self.is_by(c)));
-        let signer = signer.ok_or("signer certificate not found")?;
-        let fields = Fields::of(signer).ok_or("signer certificate not found")?;
+        let signer = signer.ok_or((118, "signer certificate not found"))?;
+        let fields = Fields::of(signer).ok_or((118, "signer certificate not found"))?;
         if !signed.is_by(fields.public_key) {
-            return Err("signature failure");
+            return Err((117, "signature failure"));
         }
-        // What is shown to clients is trusted.
-        let Some(trusted) = believed.verify.as_ref().filter(|_| known.is_none()) else { return Ok(()) };
+        let Some(trusted) = &believed.verify else { return Ok(()) };
+        if known.is_some() && believed.trusts_chain || *signer == **believed.issuer {
+            return Ok(());
+        }
         if !super::path::issued(believed.issuer, signer) {
-            return Err("root ca not trusted");
+            return Err((112, "root ca not trusted"));
         }
         if !fields.has_purpose(OCSP_SIGNING) {
-            return Err("missing ocspsigning usage");
+            return Err((103, "missing ocspsigning usage"));
         }
-        trusted.path(signer, None, now).map(drop).map_err(|_| "certificate verify error")
+        trusted.path(signer, None, now).map(drop).map_err(|_| (101, "certificate verify error"))
     }
 
     /// What is said of a certificate: its status, since when and until when that is known.
@@ -293,17 +327,21 @@ mod tests {
             tagged(SEQUENCE, &[b"\x0a\x01\x00", &tagged(TAGGED[0], &[&bytes])])
         }
 
-        fn read(&self, response: &[u8], verify: bool) -> Result<Option<i64>, String> {
+        fn read(&self, response: &[u8], verify: bool) -> Result<Answer, String> {
             let id = CertificateId::of(&self.shown.certificate, &self.root.certificate).unwrap();
             let roots = [self.root.certificate.clone()];
             let known = Known { roots: &roots, between: &[], depth: 9 };
-            let believed =
-                Believed { issuer: &self.root.certificate, chain: &[], verify: verify.then_some(known) };
+            let believed = Believed {
+                issuer: &self.root.certificate,
+                chain: &[],
+                trusts_chain: false,
+                verify: verify.then_some(known),
+            };
             read(response, &id, &believed, UnixTime::since_unix_epoch(std::time::Duration::from_secs(NOW)))
         }
 
         #[track_caller]
-        fn check(&self, status: &[u8], times: [&[u8]; 2], expected: Result<Option<i64>, &str>) {
+        fn check(&self, status: &[u8], times: [&[u8]; 2], expected: Result<Answer, &str>) {
             let response = self.response(&self.root, &self.shown, status, times);
             assert_eq!(self.read(&response, true), expected.map_err(str::to_owned));
         }
@@ -313,17 +351,18 @@ mod tests {
     fn what_is_said() {
         let case = Case::new();
         let tomorrow = Some(NOW as i64 + 86_400);
-        case.check(b"\x80\x00", [THIS, NEXT], Ok(tomorrow));
-        case.check(b"\x80\x00", [THIS, b""], Ok(None));
+        let said = |status, until| Ok(Answer { status, until });
+        case.check(b"\x80\x00", [THIS, NEXT], said(Status::Good, tomorrow));
+        case.check(b"\x80\x00", [THIS, b""], said(Status::Good, None));
         let revoked = tagged(REVOKED, &[&time(THIS)]);
-        case.check(&revoked, [THIS, NEXT], Err("certificate status \"revoked\" in the OCSP response"));
-        case.check(b"\x82\x00", [THIS, NEXT], Err("certificate status \"unknown\" in the OCSP response"));
-        let (early, late) = ("(status not yet valid)", "(status expired)");
-        let invalid = |why: &str| format!("OCSP_check_validity() failed {why}");
+        case.check(&revoked, [THIS, NEXT], said(Status::Revoked, tomorrow));
+        case.check(b"\x82\x00", [THIS, NEXT], said(Status::Unknown, tomorrow));
+        let (early, late) = ("7E:OCSP routines::status not yet valid", "7D:OCSP routines::status expired");
+        let invalid = |why: &str| format!("OCSP_check_validity() failed (SSL: error:138000{why})");
         case.check(b"\x80\x00", [NEXT, b"20200103000000Z"], Err(&invalid(early)));
         case.check(b"\x80\x00", [b"20191201000000Z", b"20191202000000Z"], Err(&invalid(late)));
         // Clocks differ a little.
-        case.check(b"\x80\x00", [b"20200101000459Z", NEXT], Ok(tomorrow));
+        case.check(b"\x80\x00", [b"20200101000459Z", NEXT], said(Status::Good, tomorrow));
         let other = case.response(&case.root, &case.other, b"\x80\x00", [THIS, NEXT]);
         let missing = "certificate status not found in the OCSP response";
         assert_eq!(case.read(&other, true), Err(missing.to_owned()));
@@ -339,17 +378,17 @@ mod tests {
             read.err().unwrap_or_default()
         };
         let stranger = Authority::root(&[]).end(3);
-        let trouble = |why: &str| format!("OCSP_basic_verify() failed ({why})");
+        let trouble = |why: &str| format!("OCSP_basic_verify() failed (SSL: error:138000{why})");
         assert_eq!(
             (by(&stranger, false), by(&stranger, true)),
-            (String::new(), trouble("root ca not trusted"))
+            (String::new(), trouble("70:OCSP routines::root ca not trusted"))
         );
-        assert_eq!(by(&case.other, true), trouble("missing ocspsigning usage"));
+        assert_eq!(by(&case.other, true), trouble("67:OCSP routines::missing ocspsigning usage"));
         // Certificates made here begin in 1975.
         let delegate = case.root.end_for(4, ExtendedKeyUsagePurpose::OcspSigning);
         assert_eq!(by(&delegate, true), "");
         // One that has the issuer's name is not the issuer.
-        assert_eq!(by(&Authority::root(&[]), true), trouble("signature failure"));
+        assert_eq!(by(&Authority::root(&[]), true), trouble("75:OCSP routines::signature failure"));
         let response = case.response(&case.root, &case.shown, b"\x80\x00", [THIS, b""]);
         for at in 0..response.len() {
             assert!(case.read(&response[..at], true).is_err(), "cut at {at}");
@@ -368,7 +407,7 @@ mod tests {
         let id = CertificateId::of(&case.shown.certificate, &case.root.certificate).unwrap();
         let request = id.request();
         // Version and extensions are left out, as OpenSSL leaves them out.
-        assert!(base64_encode(&request).starts_with("MEIwQDA+MDwwOjAJBgUrDgMCGgUABBQ"));
+        assert!(base64_encode(&request).starts_with("MEIwQDA+MDwwOjAJBgUrDgMCGgUABB"));
         assert!(memchr::memmem::find(&request, &id.name).is_some());
         assert!(memchr::memmem::find(&request, &[INTEGER, 1, 1]).is_some());
     }

@@ -11,7 +11,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, ServerConfig, SignatureAlgorithm, SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::resume::{self, Lifetime, Mark, TicketKey};
-use super::{ClientAuth, Staple};
+use super::{ClientAuth, Staple, Statuses};
 use crate::http::{Exchange, Template};
 
 /// Tickets after a full handshake of TLS 1.3, as OpenSSL sends.
@@ -62,6 +62,8 @@ pub struct Settings<'a> {
     pub reject_handshake: bool,
     /// What clients have to show.
     pub client_auth: Option<Arc<ClientAuth>>,
+    /// Who is asked about it.
+    pub statuses: Option<Statuses>,
 }
 
 /// Certificates and keys that a handshake names (variables in `ssl_certificate`).
@@ -83,6 +85,8 @@ pub struct ServerTls {
     /// Handshakes that are meant for this server are refused (`ssl_reject_handshake`).
     pub reject_handshake: bool,
     pub client_auth: Option<Arc<ClientAuth>>,
+    /// Who is asked about what clients show.
+    pub(super) statuses: Option<Statuses>,
 }
 
 impl ServerTls {
@@ -91,12 +95,13 @@ impl ServerTls {
     pub fn new(mut settings: Settings<'_>) -> Result<Self, rustls::Error> {
         let reject_handshake = settings.reject_handshake;
         let client_auth = settings.client_auth.clone();
+        let statuses = settings.statuses.take();
         let computed = settings.computed.take();
         let staples = settings.staples.iter().map(|(_, staple)| Arc::clone(staple)).collect();
         let names = computed.as_ref().map(|computed| computed.text.as_str());
         let shows = names.is_some() || !settings.pairs.is_empty();
         let config = if shows { Some(Arc::new(config(settings, names)?)) } else { None };
-        Ok(Self { config, staples, computed, reject_handshake, client_auth })
+        Ok(Self { config, staples, computed, reject_handshake, client_auth, statuses })
     }
 }
 

@@ -145,8 +145,7 @@ impl Trust {
             return path::check_time(&Fields::of(shown).ok_or(Error::BadDer)?, now);
         }
         if path::is_for(shown) {
-            let known = Known { roots: &self.roots, between: &self.between, depth: self.depth };
-            let path = known.path(shown, Some(usage), now)?;
+            let path = self.known().path(shown, Some(usage), now)?;
             let judged = std::iter::once(&**shown).chain(path.iter().map(|c| &***c));
             return if lists {
                 self.ask_plain_lists(judged.zip(path.iter().map(|c| &***c)), now)
@@ -216,6 +215,24 @@ impl Trust {
             last = judged.unwrap_or(Err(Error::UnknownRevocationStatus)).and(last);
         }
         last
+    }
+
+    /// Whom it trusts.
+    pub(super) fn known(&self) -> Known<'_> {
+        Known { roots: &self.roots, between: &self.between, depth: self.depth }
+    }
+
+    /// A chain that was judged and found good, as it leads to its root.
+    pub(super) fn path_of(&self, chain: &[CertificateDer<'static>]) -> Vec<CertificateDer<'static>> {
+        let mut path: Vec<_> = chain.first().into_iter().cloned().collect();
+        while let Some(last) = path.last().filter(|last| !self.roots.contains(last)) {
+            let others = self.roots.iter().chain(chain).chain(&self.between);
+            let Some(issuer) = path::issuer_of(last, others).filter(|issuer| !path.contains(issuer)) else {
+                break;
+            };
+            path.push(issuer.clone());
+        }
+        path
     }
 
     /// What distinguishes it from others.

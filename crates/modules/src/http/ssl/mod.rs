@@ -88,6 +88,14 @@ impl Module for Ssl {
             Ok(())
         }),
         D::scope("ssl_session_timeout", HTTP_SERVER, Takes::ONE, |s, c| s.session_timeout.sec(c)),
+        D::scope("ssl_ocsp", HTTP_SERVER, Takes::ONE, |s, c| {
+            let (leaf, all) = (Some(Asked::Leaf), Some(Asked::All));
+            s.ocsp.one_of(c, &[("off", None), ("on", all), ("leaf", leaf)])
+        }),
+        D::scope("ssl_ocsp_responder", HTTP_SERVER, Takes::ONE, |s, c| {
+            s.ocsp_responder.put(c, c.text(0).into())
+        }),
+        D::scope("ssl_ocsp_cache", HTTP_SERVER, Takes::ONE, ocsp_cache),
         D::scope("ssl_stapling", HTTP_SERVER, Takes::FLAG, |s, c| s.stapling.flag(c)),
         D::scope("ssl_stapling_file", HTTP_SERVER, Takes::ONE, |s, c| s.stapling_file.put(c, c.conf_path(0))),
         D::scope("ssl_stapling_responder", HTTP_SERVER, Takes::ONE, |s, c| {
@@ -102,6 +110,13 @@ impl Module for Ssl {
         }),
         D::scope("ssl_reject_handshake", HTTP_SERVER, Takes::FLAG, |s, c| s.reject_handshake.flag(c)),
     ];
+}
+
+/// About which of a client's certificates responders are asked, `ssl_ocsp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    All,
+    Leaf,
 }
 
 /// The settings of a server, or of all of them at the `http` level.
@@ -131,6 +146,10 @@ pub struct Server {
     session_ticket_keys: Vec<Arc<str>>,
     /// Seconds.
     session_timeout: Setting<u64>,
+    ocsp: Setting<Option<Asked>>,
+    ocsp_responder: Setting<Box<str>>,
+    /// A zone and its size.
+    ocsp_cache: Setting<Option<(Arc<str>, u64)>>,
     stapling: Setting<bool>,
     stapling_file: Setting<Arc<str>>,
     stapling_responder: Setting<Box<str>>,
@@ -195,6 +214,27 @@ fn session_cache(server: &mut Server, call: &mut Call<'_>) -> Result<(), Fault> 
     Ok(())
 }
 
+fn ocsp_cache(server: &mut Server, call: &mut Call<'_>) -> Result<(), Fault> {
+    server.ocsp_cache.put_with(call, |call| {
+        let text = call.text(0);
+        if text == "off" {
+            return Ok(None);
+        }
+        let zone = text.strip_prefix("shared:").and_then(|rest| rest.split_once(':'));
+        let zone = zone.filter(|(name, _)| !name.is_empty());
+        let size = zone.and_then(|(_, size)| value::size(size.as_bytes()));
+        let Some(((name, _), size)) = zone.zip(size) else {
+            return Err(call.fail(format!("invalid OCSP cache \"{text}\"")));
+        };
+        // Eight pages.
+        if size < 8 * 4096 {
+            return Err(call.fail(format!("OCSP cache \"{text}\" is too small")));
+        }
+        call.zone(name, size, Ssl::NAME)?;
+        Ok(Some((name.into(), size)))
+    })
+}
+
 impl Conf for Server {
     const EVERY_LEVEL: bool = true;
 
@@ -223,6 +263,9 @@ impl Conf for Server {
             shared_cache,
             session_tickets,
             session_timeout,
+            ocsp,
+            ocsp_responder,
+            ocsp_cache,
             stapling,
             stapling_file,
             stapling_responder,
@@ -284,6 +327,7 @@ impl Install for Ssl {
             ticket_keys: &ready.ticket_keys,
             reject_handshake: server.reject_handshake.or(false),
             client_auth: ready.client_auth.clone(),
+            statuses: server.statuses(ready, plan),
         };
         let tls =
             ServerTls::new(settings).map_err(|error| plan.fail(format!("SSL_CTX_new() failed ({error})")))?;

@@ -9,43 +9,50 @@ use weir_engine::generation::Plan;
 use weir_engine::tls::der::Fields;
 use weir_engine::tls::pem::Passwords;
 use weir_engine::tls::{
-    ClientAuth, Computed, Demand, Pairs, Responder, SessionCache, Staple, TicketKey, Trust, issuer_of,
+    ClientAuth, Computed, Demand, Names, Pairs, Responder, SessionCache, Staple, Stapled, StatusCache,
+    Statuses, TicketKey, Trust, issuer_of,
 };
-use weir_ir::address::{self, Form};
 use weir_ir::http::HttpCore;
 use weir_ir::{Fault, Merge};
 
 use super::super::openssl::{self, File, Terms};
-use super::{OwnCache, SESSION, Server};
+use super::{Asked, OwnCache, SESSION, Server};
 
 /// What a server's words mean.
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) pairs: Vec<Arc<CertifiedKey>>,
     /// Who is asked for what is stapled, by the places of the pairs.
-    responders: Vec<(usize, Responder)>,
+    stapled: Vec<(usize, Stapled)>,
     /// Where they come from instead, if handshakes name them.
     pub(super) computed: Option<Arc<Pairs>>,
     pub(super) terms: Terms,
     pub(super) ticket_keys: Vec<Arc<TicketKey>>,
     pub(super) client_auth: Option<Arc<ClientAuth>>,
+    /// Who is asked about clients' certificates in place of those that they name.
+    ocsp_responder: Option<Responder>,
+}
+
+/// Who knows addresses at run time.
+pub(super) fn names(plan: &mut Plan<'_, '_>) -> Names {
+    let core = plan.scope().confs.get::<HttpCore>();
+    let timeout = core.resolver_timeout.or(30_000);
+    let resolver = core.resolver.get().cloned();
+    resolver.map(|resolver| (plan.build.resolver(&resolver), timeout))
 }
 
 impl Ready {
     pub(super) fn staples(&self, plan: &mut Plan<'_, '_>) -> Vec<(usize, Arc<Staple>)> {
-        if self.responders.is_empty() {
+        if self.stapled.is_empty() {
             return vec![];
         }
-        let core = plan.scope().confs.get::<HttpCore>();
-        let timeout = core.resolver_timeout.or(30_000);
-        let resolver = core.resolver.get().cloned();
-        let resolver = resolver.map(|resolver| (plan.build.resolver(&resolver), timeout));
-        let staple = |(index, responder): &(usize, Responder)| {
+        let names = names(plan);
+        let staple = |(index, stapled): &(usize, Stapled)| {
             let pair = Arc::clone(&self.pairs[*index]);
             let log = plan.build.log.clone();
-            (*index, Arc::new(Staple::new(pair, responder.clone(), resolver.clone(), log)))
+            (*index, Arc::new(Staple::new(pair, stapled.clone(), names.clone(), log)))
         };
-        self.responders.iter().map(staple).collect()
+        self.stapled.iter().map(staple).collect()
     }
 }
 
@@ -75,15 +82,16 @@ impl Server {
             merge.warn_nowhere("\"ssl_certificate_compression\" is not supported on this platform, ignored");
         }
         let client_auth = self.client_auth(merge)?.map(Arc::new);
+        let ocsp_responder = self.ocsp_responder(merge)?;
         self.check_dhparam(merge)?;
         if self.ech_file {
             merge.warn_nowhere("\"ssl_ech_file\" is not supported on this platform, ignored");
         }
         terms.set_groups(self.ecdh_curve.get().map_or("auto", |list| list), merge)?;
         let ticket_keys = self.ticket_keys(merge)?;
-        let responders = self.responders(&pairs, merge)?;
+        let stapled = self.stapled(&pairs, merge)?;
         terms.run("ssl_conf_command", &self.conf_commands, merge)?;
-        Ok(Some(Ready { pairs, responders, computed, terms, ticket_keys, client_auth }))
+        Ok(Some(Ready { pairs, stapled, computed, terms, ticket_keys, client_auth, ocsp_responder }))
     }
 
     fn pairs(&self, merge: &Merge<'_>) -> Result<Vec<Arc<CertifiedKey>>, Fault> {
@@ -99,11 +107,11 @@ impl Server {
     }
 
     /// Who is asked what of which certificate; where nobody can be, that is told.
-    fn responders(
+    fn stapled(
         &self,
         pairs: &[Arc<CertifiedKey>],
         merge: &mut Merge<'_>,
-    ) -> Result<Vec<(usize, Responder)>, Fault> {
+    ) -> Result<Vec<(usize, Stapled)>, Fault> {
         if !self.stapling.or(false) {
             return Ok(vec![]);
         }
@@ -112,9 +120,9 @@ impl Server {
                 merge.fail_nowhere("\"ssl_stapling\" is incompatible with \"ssl_certificate_compression\"")
             );
         }
-        let mut responders = vec![];
+        let mut stapled = vec![];
         if self.stapling_file.is_set() {
-            return Ok(responders);
+            return Ok(stapled);
         }
         let mut trusted = vec![];
         let of_clients = self.client_certificate.get().filter(|_| self.verify_client.or(None).is_some());
@@ -124,11 +132,11 @@ impl Server {
         for (index, pair) in pairs.iter().enumerate() {
             let name = openssl::shown(&self.certificates[index].text, merge);
             match self.responder(pair, &trusted, &name, merge) {
-                Ok(responder) => responders.push((index, responder)),
+                Ok(known) => stapled.push((index, known)),
                 Err(reason) => merge.warn_nowhere(format!("\"ssl_stapling\" ignored, {reason} \"{name}\"")),
             }
         }
-        Ok(responders)
+        Ok(stapled)
     }
 
     /// Who is asked about a certificate, or why nobody is.
@@ -138,7 +146,7 @@ impl Server {
         trusted: &[CertificateDer<'static>],
         name: &str,
         merge: &Merge<'_>,
-    ) -> Result<Responder, String> {
+    ) -> Result<Stapled, String> {
         let (certificate, chain) =
             pair.cert.split_first().ok_or("no OCSP responder URL in the certificate")?;
         let issuer = issuer_of(certificate, chain.iter().chain(trusted));
@@ -149,22 +157,16 @@ impl Server {
                 .and_then(|fields| fields.ocsp_responder())
                 .ok_or("no OCSP responder URL in the certificate")?,
         };
-        let bad = |reason: &str, url: &[u8]| {
-            let url = String::from_utf8_lossy(url);
-            format!("{reason} in OCSP responder \"{url}\" in the certificate")
-        };
-        let prefix = url
-            .split_at_checked(7)
-            .filter(|(prefix, rest)| prefix.eq_ignore_ascii_case(b"http://") && !rest.is_empty());
-        let (_, rest) = prefix.ok_or_else(|| bad("invalid URL prefix", url))?;
-        let authority = address::parse(rest, Form { listen: false, uri: true }).map_err(|e| bad(e, rest))?;
-        Ok(Responder {
+        let in_certificate = |reason: String| format!("{reason} in the certificate");
+        let authority = Responder::split(url).map_err(in_certificate)?;
+        let addresses = merge.addresses(&authority, 80).map_err(|reason| {
+            let rest = String::from_utf8_lossy(&url[7..]);
+            in_certificate(format!("{reason} in OCSP responder \"{rest}\""))
+        })?;
+        Ok(Stapled {
             name: name.to_owned(),
             issuer: issuer.clone(),
-            addresses: merge.addresses(&authority, 80).map_err(|e| bad(e, rest))?,
-            port: authority.port.unwrap_or(80),
-            uri: if authority.uri.is_empty() { b"/"[..].into() } else { authority.uri },
-            host: authority.host_text,
+            responder: Responder::new(authority, addresses),
             verify: self.stapling_verify.or(false).then(|| trusted.to_vec()),
         })
     }
@@ -212,6 +214,39 @@ impl Server {
             |error: &dyn Display| merge.fail_nowhere(format!("\"ssl_verify_client\" failed ({error})"));
         let trust = Trust::new(depth, named.iter().chain(&trusted), &revoked).map_err(|e| failed(&e))?;
         ClientAuth::new(demand, &named, trust).map(Some).map_err(|e| failed(&e))
+    }
+
+    fn ocsp_responder(&self, merge: &Merge<'_>) -> Result<Option<Responder>, Fault> {
+        if self.ocsp.or(None).is_none() {
+            return Ok(None);
+        }
+        if self.verify_client.or(None) == Some(Demand::OptionalNoCa) {
+            return Err(
+                merge.fail_nowhere("\"ssl_ocsp\" is incompatible with \"ssl_verify_client optional_no_ca\"")
+            );
+        }
+        let Some(url) = self.ocsp_responder.get().filter(|url| !url.is_empty()) else { return Ok(None) };
+        let here = |reason: String| merge.fail_nowhere(format!("{reason} in \"ssl_ocsp_responder\""));
+        let authority = Responder::split(url.as_bytes()).map_err(here)?;
+        let addresses = merge
+            .addresses(&authority, 80)
+            .map_err(|reason| here(format!("{reason} in OCSP responder \"{}\"", &url[7..])))?;
+        Ok(Some(Responder::new(authority, addresses)))
+    }
+
+    /// Who is asked about clients' certificates.
+    pub(super) fn statuses(&self, ready: &Ready, plan: &mut Plan<'_, '_>) -> Option<Statuses> {
+        let asked = self.ocsp.or(None)?;
+        let cache = self.ocsp_cache.or(None).map(|(name, size)| {
+            // It goes on over a reload, and is the same for all servers that name it.
+            let kept = plan.build.kept::<StatusCache>(&name);
+            let cache = kept.or_else(|| plan.build.kept_before::<StatusCache>(&name));
+            let cache = cache.unwrap_or_else(|| Arc::new(StatusCache::new(size)));
+            plan.build.keep(&name, Arc::clone(&cache));
+            cache
+        });
+        let responder = ready.ocsp_responder.clone();
+        Some(Statuses { leaf: asked == Asked::Leaf, responder, cache, names: names(plan) })
     }
 
     /// The parameters are never used, but a wrong path is told as nginx tells it.

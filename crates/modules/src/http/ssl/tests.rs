@@ -567,6 +567,24 @@ fn words_are_checked_as_nginx_checks_them() {
             "ssl_crl junk;",
             "cannot load CRL \"/conf/junk\": PEM_read_bio_X509_CRL() failed (SSL: error:0480006C:PEM routines::no start line:Expecting: X509 CRL)",
         ),
+        ("ssl_ocsp maybe;", "invalid value \"maybe\""),
+        ("ssl_ocsp leaf; ssl_ocsp_cache shared:a:64k; ssl_ocsp_responder http://127.0.0.1;", ""),
+        (
+            "ssl_ocsp on; ssl_ocsp_responder https://127.0.0.1;",
+            "invalid URL prefix in OCSP responder \"https://127.0.0.1\" in \"ssl_ocsp_responder\"",
+        ),
+        (
+            "ssl_ocsp on; ssl_ocsp_responder http://127.0.0.1:0/a;",
+            "invalid port in OCSP responder \"127.0.0.1:0/a\" in \"ssl_ocsp_responder\"",
+        ),
+        (
+            "ssl_ocsp on; ssl_verify_client optional_no_ca;",
+            "\"ssl_ocsp\" is incompatible with \"ssl_verify_client optional_no_ca\"",
+        ),
+        ("ssl_ocsp_cache shared;", "invalid OCSP cache \"shared\""),
+        ("ssl_ocsp_cache shared:a;", "invalid OCSP cache \"shared:a\""),
+        ("ssl_ocsp_cache shared:a:1k;", "OCSP cache \"shared:a:1k\" is too small"),
+        ("ssl_ocsp_cache off; ssl_ocsp_cache off;", "\"ssl_ocsp_cache\" directive is duplicate"),
         (
             "ssl_stapling on;",
             "\"ssl_stapling\" ignored, issuer certificate not found for certificate \"/conf/a.crt\"",

@@ -39,12 +39,13 @@ pub(super) const VARIABLES: &[Variable] = &[
     }),
     Variable::new("ssl_client_verify", |x, out| {
         let Some(tls) = &x.connection.tls else { return false };
-        match tls.client.as_ref().map(|client| client.fault) {
+        let fault = |client: &ClientCertificate| client.fault.map(|reason| reason.text).or(client.status);
+        match tls.client.as_deref().map(fault) {
             None => out.extend_from_slice(b"NONE"),
             Some(None) => out.extend_from_slice(b"SUCCESS"),
             Some(Some(reason)) => {
                 out.extend_from_slice(b"FAILED:");
-                out.extend_from_slice(reason.text.as_bytes());
+                out.extend_from_slice(reason.as_bytes());
             }
         }
         true

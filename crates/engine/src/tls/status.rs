@@ -1,0 +1,182 @@
+//! What responders say of clients' certificates (`ssl_ocsp`), asked between the handshake and the first request.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+use weir_ir::address::{Address, Host};
+use weir_syntax::Level;
+
+use super::der::Fields;
+use super::ocsp::{self, Believed, CertificateId, Status};
+use super::responder::{Names, Question, Responder};
+use super::trust::Trust;
+use crate::errorlog::Log;
+use crate::reactor::Reactor;
+
+/// Seconds for which an answer is kept that is valid for ever.
+const FOREVER: i64 = 3600;
+
+/// Who is asked about clients' certificates.
+pub struct Statuses {
+    /// The client's own certificate only, not those between it and the root.
+    pub leaf: bool,
+    /// In place of those that the certificates name.
+    pub responder: Option<Responder>,
+    pub cache: Option<Arc<StatusCache>>,
+    pub names: Names,
+}
+
+/// What was said, for all connections (`ssl_ocsp_cache`).
+#[derive(Debug)]
+pub struct StatusCache {
+    max: usize,
+    /// Each with its end as Unix seconds.
+    kept: Mutex<HashMap<CertificateId, (Status, i64)>>,
+}
+
+impl StatusCache {
+    /// A cache in a zone of so many bytes.
+    pub fn new(size: u64) -> Self {
+        /// What an entry takes in nginx's zone.
+        const ENTRY: u64 = 192;
+        let max = usize::try_from((size / ENTRY).max(1)).unwrap_or(usize::MAX);
+        Self { max, kept: Mutex::default() }
+    }
+
+    fn find(&self, id: &CertificateId, now: i64) -> Option<Status> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get(id).filter(|(_, until)| *until > now).map(|(status, _)| *status)
+    }
+
+    fn keep(&self, id: CertificateId, status: Status, until: i64, now: i64) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= self.max && !kept.contains_key(&id) {
+            kept.retain(|_, (_, until)| *until > now);
+            // What ends first is worth least.
+            let first = kept.iter().min_by_key(|(_, (_, until))| *until).map(|(id, _)| id.clone());
+            if let Some(first) = first.filter(|_| kept.len() >= self.max) {
+                kept.remove(&first);
+            }
+        }
+        kept.insert(id, (status, until));
+    }
+}
+
+impl Statuses {
+    /// What is wrong with a chain that is otherwise fine, in nginx's words.
+    pub(super) async fn check(
+        &self,
+        reactor: &Rc<Reactor>,
+        chain: &[CertificateDer<'static>],
+        trust: &Trust,
+        log: &Log,
+    ) -> Option<&'static str> {
+        let path = trust.path_of(chain);
+        let most = if self.leaf { 1 } else { usize::MAX };
+        for index in (1..path.len()).take(most) {
+            match self.ask(reactor, &path, index, trust, log).await {
+                Some(Status::Good) => {}
+                Some(Status::Revoked) => return Some("certificate revoked"),
+                Some(Status::Unknown) => return Some("certificate status unknown"),
+                None => return Some("certificate status request failed"),
+            }
+        }
+        None
+    }
+
+    /// Asks about the certificate before that place in the path, where its issuer is. What goes wrong is logged.
+    async fn ask(
+        &self,
+        reactor: &Rc<Reactor>,
+        path: &[CertificateDer<'static>],
+        index: usize,
+        trust: &Trust,
+        log: &Log,
+    ) -> Option<Status> {
+        let (certificate, issuer) = (&path[index - 1], &path[index]);
+        let named;
+        let responder = match &self.responder {
+            Some(responder) => responder,
+            None => {
+                named = named_by(certificate).map_err(|reason| log.write(Level::Error, reason)).ok()?;
+                &named
+            }
+        };
+        let id = CertificateId::of(certificate, issuer)?;
+        let now = reactor.clock().unix_secs() as i64;
+        if let Some(status) = self.cache.as_ref().and_then(|cache| cache.find(&id, now)) {
+            return Some(status);
+        }
+        let question = Question { responder, names: &self.names, log, certificate: None };
+        let (answer, peer) = question.ask(reactor, &id).await?;
+        let verify = Some(trust.known());
+        let believed = Believed { issuer, chain: path, trusts_chain: false, verify };
+        let said = ocsp::read(&answer, &id, &believed, UnixTime::now())
+            .map_err(|trouble| question.tell(Level::Error, None, Some(&peer), &trouble))
+            .ok()?;
+        if let Some(cache) = &self.cache {
+            let now = reactor.clock().unix_secs() as i64;
+            cache.keep(id, said.status, said.until.unwrap_or(now + FOREVER), now);
+        }
+        Some(said.status)
+    }
+}
+
+/// The responder that a certificate names; its host's addresses are asked for when they are needed.
+fn named_by(certificate: &[u8]) -> Result<Responder, String> {
+    let url = Fields::of(certificate).and_then(|fields| fields.ocsp_responder());
+    let url = url.ok_or("no OCSP responder URL in certificate")?;
+    let authority = Responder::split(url).map_err(|reason| format!("{reason} in certificate"))?;
+    let addresses = match authority.host {
+        Host::Ip(ip) => vec![Address::Ip((ip, authority.port.unwrap_or(80)).into())],
+        Host::Any | Host::Name(_) | Host::Unix(_) => vec![],
+    };
+    Ok(Responder::new(authority, addresses))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::testing::Authority;
+
+    #[test]
+    fn what_is_kept() {
+        let root = Authority::root(&[]);
+        let id = |serial| CertificateId::of(&root.client(serial), &root.certificate).unwrap();
+        let cache = StatusCache::new(2 * 192);
+        cache.keep(id(1), Status::Good, 10, 0);
+        cache.keep(id(2), Status::Revoked, 20, 0);
+        assert_eq!((cache.find(&id(1), 9), cache.find(&id(1), 10)), (Some(Status::Good), None));
+        // The one that ends first makes room, whether it has ended or not.
+        cache.keep(id(3), Status::Unknown, 30, 5);
+        assert_eq!((cache.find(&id(1), 5), cache.find(&id(2), 5)), (None, Some(Status::Revoked)));
+        assert_eq!(cache.find(&id(3), 5), Some(Status::Unknown));
+        cache.keep(id(3), Status::Good, 40, 5);
+        assert_eq!(
+            (cache.find(&id(2), 5), cache.find(&id(3), 5)),
+            (Some(Status::Revoked), Some(Status::Good))
+        );
+    }
+
+    #[test]
+    fn about_whom_is_asked() {
+        let root = Authority::root(&[]);
+        let between = root.below(2);
+        let deep = between.client(3);
+        let trust = Trust::new(5, [&root.certificate].into_iter(), &[]).unwrap();
+        let whole = [deep, between.certificate, root.certificate.clone()];
+        assert_eq!(trust.path_of(&whole[..2]), whole);
+        assert_eq!(trust.path_of(&whole[1..2]), whole[1..]);
+        assert_eq!(trust.path_of(&whole[2..]), whole[2..]);
+        assert_eq!(trust.path_of(&[]), []);
+    }
+
+    #[test]
+    fn responders_that_certificates_name() {
+        let certificate = Authority::root(&[]).client(1);
+        let reason = named_by(&certificate).err();
+        assert_eq!(reason.as_deref(), Some("no OCSP responder URL in certificate"));
+    }
+}
