@@ -57,7 +57,7 @@ fn declared() -> Vec<(&'static str, Declared)> {
 /// stands beside those who ask for it.
 fn home(row: &Row) -> &'static str {
     match row.module {
-        "log" | "regex" | "thread_pool" | "http" => "nginx",
+        "log" | "regex" | "thread_pool" | "http" | "event_openssl_cache" => "nginx",
         "epoll" => "event",
         "http_core" if row.name.starts_with("gzip_") => "http_gzip_ok",
         "http_copy_filter" => "http_core",
