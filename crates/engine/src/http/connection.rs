@@ -19,7 +19,7 @@ use crate::generation::Generation;
 use crate::http::exchange::{Connection, Tunnel};
 use crate::http::{Client, Exchange, phases, router, send};
 use crate::http1::request::{Head, Parsed, Reject};
-use crate::http1::{Browser, Known};
+use crate::http1::{Browser, Known, Method};
 use crate::io::{Address, Buf, Io, scratch};
 use crate::reactor::{Count, Idle, Peer, Reactor};
 use crate::tls::Unauthorized;
@@ -184,8 +184,11 @@ impl Serving {
             let default = self.served.addresses[self.connection.address()].default_server;
             (if refused.is_some() { self.server } else { default }, None)
         });
-        let allowed = self.served.location(server).allows_connect;
-        let refused = refused.or_else(|| x.head.judge_connect(allowed).err().map(Refusal::Answer));
+        let mut refused = refused;
+        if x.head.method() == Method::Connect && refused.is_none() {
+            let allowed = self.served.location(server).allows_connect;
+            refused = x.head.judge_connect(allowed).err().map(Refusal::Answer);
+        }
         x.begin(&self.served, server);
         self.stage = Stage::Answering;
         // The client is to come back on a connection of the present generation.
@@ -398,13 +401,12 @@ impl Serving {
     fn is_disabled(&self, x: &Exchange) -> bool {
         let disable = x.location().core.keepalive_disable;
         // The one browser lost the connection after a POST, the other for good; most requests need no search.
-        if !(disable.msie6 && x.method == crate::http1::Method::Post || disable.safari) {
+        if !(disable.msie6 && x.method == Method::Post || disable.safari) {
             return false;
         }
         let Some(agent) = x.header(Known::UserAgent) else { return false };
         let browser = Browser::of(agent);
-        browser.msie6 && disable.msie6 && x.method == crate::http1::Method::Post
-            || browser.safari && disable.safari
+        browser.msie6 && disable.msie6 && x.method == Method::Post || browser.safari && disable.safari
     }
 
     /// Takes over the present generation where it still has the address that the connection came to; whether the

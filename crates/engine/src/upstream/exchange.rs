@@ -129,6 +129,8 @@ pub struct Settings {
     pub ignore_headers: u32,
     /// Where answers are kept for others.
     pub cache: Option<Arc<Caching>>,
+    /// Nothing is asked: the connection is the client's as soon as it is up, who is told so with this status (CONNECT).
+    pub tunnels_with: Option<u16>,
 }
 
 /// Where a request goes.
@@ -206,11 +208,6 @@ pub trait Protocol: Send + Sync {
     /// Where the upstream sends the request on within the server (`X-Accel-Redirect`); what goes along was put aside.
     fn redirect(&self, x: &mut Exchange, head: &Head) -> Option<Vec<u8>> {
         let _ = (x, head);
-        None
-    }
-
-    /// Nothing is asked: the connection is the client's as soon as it is up, who is told so with this status (CONNECT).
-    fn tunnels_with(&self) -> Option<u16> {
         None
     }
 
@@ -502,7 +499,7 @@ impl Asking<'_> {
             self.doing = "SSL handshaking to upstream";
             Box::pin(self.shake_hands(x, &mut attempt)).await?;
         }
-        if let Some(status) = self.protocol.tunnels_with() {
+        if let Some(status) = self.protocol.settings().tunnels_with {
             return self.connected(x, attempt, status);
         }
         self.doing = "sending request to upstream";

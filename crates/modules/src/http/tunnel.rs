@@ -149,6 +149,7 @@ impl Install for Tunnel {
                 ..ConnectOptions::default()
             },
             bind: bind.map(|from| Arc::new(plan.template(from))),
+            tunnels_with: Some(200),
             ..Settings::default()
         };
         let to = match pass {
@@ -207,10 +208,6 @@ impl Protocol for Handler {
             return Err(500);
         };
         Ok(Whom::Unresolved(Box::new(Unresolved { host, port, scheme: "", tls: false })))
-    }
-
-    fn tunnels_with(&self) -> Option<u16> {
-        Some(200)
     }
 
     /// None: what the client sends is for whom it is connected to.

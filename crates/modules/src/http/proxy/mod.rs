@@ -407,6 +407,7 @@ impl Passing {
             opened_by: opened_by.finish(),
             tls,
             ignore_headers: self.cache.ignore_headers,
+            tunnels_with: None,
             cache: self.temp_path.get().and_then(|temp| self.cache.compile(Proxy::NAME, "proxy", temp, plan)),
         }
     }
