@@ -134,6 +134,7 @@ enum Arrival {
     Complete,
     Rejected(Reject),
     Closed,
+    Broken(io::Error),
     /// No head within `client_header_timeout`, though a part of it came.
     Late,
 }
@@ -141,8 +142,8 @@ enum Arrival {
 /// What becomes of a request that no phase sees.
 enum Refusal {
     Answer(Reject),
-    /// Only the log hears of it.
-    Silence(u16),
+    /// Only the log hears of it, and of what happened.
+    Silence(u16, &'static str, Option<io::Error>),
 }
 
 impl Serving {
@@ -165,13 +166,19 @@ impl Serving {
             Arrival::Rejected(reject) => Some(Refusal::Answer(reject)),
             Arrival::Closed if x.head.is_empty() => return Ended::Farewell,
             // Of a request that began a line is logged, though nobody is there to be answered.
-            Arrival::Closed => Some(Refusal::Silence(400)),
+            Arrival::Closed => Some(Refusal::Silence(400, "client prematurely closed connection", None)),
+            Arrival::Broken(error) if x.head.is_empty() => {
+                self.log_waiting("recv() failed", &error);
+                return Ended::Farewell;
+            }
+            Arrival::Broken(error) => Some(Refusal::Silence(400, "recv() failed", Some(error))),
             Arrival::Late => {
-                self.log_client("client timed out", None);
+                let error = io::Error::from_raw_os_error(nix::libc::ETIMEDOUT);
                 if x.head.is_empty() {
+                    self.log_waiting("client timed out", &error);
                     return self.give_up();
                 }
-                Some(Refusal::Silence(408))
+                Some(Refusal::Silence(408, "client timed out", Some(error)))
             }
         };
         let outlived = self.adopt();
@@ -255,13 +262,15 @@ impl Serving {
         // Whoever is refused for a head may still be sending it, and has to see the answer.
         let linger = matches!(refused, Some(Refusal::Answer(_)));
         let response = match refused {
-            Some(Refusal::Silence(status)) => {
+            Some(Refusal::Silence(status, message, error)) => {
+                x.log_while(Level::Info, error.as_ref(), message, x.head.reading());
                 x.status = status;
                 log(x);
                 return self.give_up();
             }
             Some(Refusal::Answer(reject)) => {
-                x.log(Level::Info, String::from_utf8_lossy(&reject.message));
+                let message = String::from_utf8_lossy(&reject.message);
+                x.log_while(Level::Info, None, message, x.head.reading());
                 x.keepalive = false;
                 phases::refuse(x, &self.served, reject.status).await
             }
@@ -550,28 +559,18 @@ impl Serving {
         });
         match read {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(None)) => {
-                if !head.is_empty() {
-                    self.log_client(
-                        "client prematurely closed connection while reading client request headers",
-                        None,
-                    );
-                }
-                Poll::Ready(Some(Arrival::Closed))
-            }
-            Poll::Ready(Err(error)) => {
-                self.log_client("recv() failed while waiting for request", Some(&error));
-                Poll::Ready(Some(Arrival::Closed))
-            }
+            Poll::Ready(Ok(None)) => Poll::Ready(Some(Arrival::Closed)),
+            Poll::Ready(Err(error)) => Poll::Ready(Some(Arrival::Broken(error))),
             Poll::Ready(Ok(Some(Ok(Parsed::Complete(_))))) => Poll::Ready(Some(Arrival::Complete)),
             Poll::Ready(Ok(Some(Ok(Parsed::Partial)))) => Poll::Ready(None),
             Poll::Ready(Ok(Some(Err(reject)))) => Poll::Ready(Some(Arrival::Rejected(reject))),
         }
     }
 
-    fn log_client(&self, message: &str, error: Option<&io::Error>) {
-        let errno = error.and_then(io::Error::raw_os_error).map(nix::errno::Errno::from_raw);
+    fn log_waiting(&self, message: &str, error: &io::Error) {
+        let errno = error.raw_os_error().map(nix::errno::Errno::from_raw);
         self.connection.log.write_with(Level::Info, errno, message, |line| {
+            line.bytes(b" while waiting for request");
             line.field("client", self.connection.peer.text());
             line.field("server", self.connection.local.to_string().as_bytes());
         });

@@ -57,20 +57,16 @@ impl PlainList {
     }
 
     /// Whether it is about certificates of this issuer.
-    pub(super) fn is_of(&self, certificate: &Fields<'_>) -> bool {
+    fn is_of(&self, certificate: &Fields<'_>) -> bool {
         *self.issuer == *certificate.issuer
     }
 
-    /// Judges a certificate of this list's issuer, whose own certificate is given.
-    pub(super) fn judge(
-        &self,
-        certificate: &Fields<'_>,
-        issuer: &Fields<'_>,
-        now: UnixTime,
-    ) -> Result<(), Error> {
-        if !Signed::of(&self.der).is_some_and(|signed| signed.is_by(issuer.public_key)) {
-            return Err(Error::InvalidCrlSignatureForPublicKey);
-        }
+    fn is_signed_by(&self, issuer: &Fields<'_>) -> bool {
+        Signed::of(&self.der).is_some_and(|signed| signed.is_by(issuer.public_key))
+    }
+
+    /// Judges a certificate, whose issuer's own is given.
+    fn judge(&self, certificate: &Fields<'_>, issuer: &Fields<'_>, now: UnixTime) -> Result<(), Error> {
         if !issuer.may(CRL_SIGN) {
             return Err(Error::IssuerNotCrlSigner);
         }
@@ -82,6 +78,24 @@ impl PlainList {
             false => Ok(()),
         }
     }
+}
+
+/// Judges a certificate, whose issuer's own is given, by that of its issuer's lists which is good for the longest time.
+pub(super) fn judge(
+    lists: &[PlainList],
+    certificate: &Fields<'_>,
+    issuer: &Fields<'_>,
+    now: UnixTime,
+) -> Result<(), Error> {
+    let mut named = lists.iter().filter(|list| list.is_of(certificate)).peekable();
+    if named.peek().is_none() {
+        return Err(Error::UnknownRevocationStatus);
+    }
+    // Another key may have had the same name.
+    let signed = named.filter(|list| list.is_signed_by(issuer));
+    // One without an end is good for ever.
+    let last = signed.max_by_key(|list| (list.next_update.is_none(), &list.next_update));
+    last.ok_or(Error::InvalidCrlSignatureForPublicKey)?.judge(certificate, issuer, now)
 }
 
 #[cfg(test)]
@@ -175,6 +189,18 @@ mod tests {
         let list = list_of(&root, &[1], b"490101000000Z", b"");
         for at in 0..list.len() {
             assert!(PlainList::read(&list[..at]).is_none(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn several_lists_of_one_name() {
+        let (root, earlier) = (Authority::root(&[]), Authority::root(&[]));
+        let client = root.client(1);
+        let (old, new) =
+            (list_of(&root, &[], b"210101000000Z", b""), list_of(&root, &[1], b"490101000000Z", b""));
+        let foreign = list_of(&earlier, &[], b"490101000000Z", b"");
+        for lists in [[&old, &new], [&new, &old], [&foreign, &new], [&new, &foreign]] {
+            check(&root, &lists.map(Clone::clone), &[&client], "certificate revoked");
         }
     }
 

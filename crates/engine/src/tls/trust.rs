@@ -9,7 +9,7 @@ use webpki::{
     RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath, anchor_from_trusted_cert,
 };
 
-use super::crl::PlainList;
+use super::crl::{self, PlainList};
 use super::der::Fields;
 use super::path::{self, Known};
 
@@ -210,9 +210,7 @@ impl Trust {
         for (certificate, issuer) in path {
             let (certificate, issuer) =
                 Fields::of(certificate).zip(Fields::of(issuer)).ok_or(Error::BadDer)?;
-            let list = self.plain.iter().find(|list| list.is_of(&certificate));
-            let judged = list.map(|list| list.judge(&certificate, &issuer, now));
-            last = judged.unwrap_or(Err(Error::UnknownRevocationStatus)).and(last);
+            last = crl::judge(&self.plain, &certificate, &issuer, now).and(last);
         }
         last
     }

@@ -267,7 +267,10 @@ mod tests {
         assert_eq!(code(&site.get("/", "")), "405");
         assert_eq!(code(&site.get("/x", "")), "204");
         let log = site.log();
-        assert!(log.contains(&"client sent CONNECT method".to_owned()), "{log:?}");
+        assert!(
+            log.contains(&"client sent CONNECT method while reading client request headers".to_owned()),
+            "{log:?}"
+        );
         assert!(log.contains(&"no host in upstream \"\"".to_owned()), "{log:?}");
     }
 }
