@@ -182,17 +182,30 @@ pub struct Upstream {
     pub servers: Vec<Server>,
     /// The modules that say who is asked, by name; what comes later wraps what was there before.
     pub balancers: Vec<&'static str>,
-    /// The method that was named last has no use for backups.
-    pub no_backups: bool,
+    /// Parameters of servers that the method that was named last has no use for.
+    pub unsupported: &'static [&'static str],
     /// Its peers are known to all who serve it (`zone`), so that they can come and go.
     pub shared: bool,
     /// Whom to ask for the names that are to be resolved at run time, its own or that of `http`.
     pub resolver: Option<Arc<Resolver>>,
     /// Milliseconds.
     pub resolver_timeout: Option<u64>,
+    /// What looks after the health of its servers.
+    pub checks: Arc<[Check]>,
     /// The confs of the modules of the `upstream` context.
     pub confs: Confs,
     pub position: Position,
+}
+
+/// A check of the servers of an upstream, as far as their state depends on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What another configuration knows the same check by.
+    pub key: Box<str>,
+    /// A server is asked by nobody else before its first check.
+    pub mandatory: bool,
+    /// One that was healthy before a reload needs no such first check.
+    pub persistent: bool,
 }
 
 /// A `server` of an upstream.
@@ -209,6 +222,8 @@ pub struct Server {
     pub max_fails: u32,
     /// Seconds.
     pub fail_timeout: u64,
+    /// Milliseconds in which its weight recovers after it was gone.
+    pub slow_start: u64,
     pub down: bool,
     /// Only requests that belong to it are still sent to it.
     pub drain: bool,
@@ -228,6 +243,7 @@ impl Server {
             max_conns: 0,
             max_fails: 1,
             fail_timeout: 10,
+            slow_start: 0,
             down: false,
             drain: false,
             backup: false,

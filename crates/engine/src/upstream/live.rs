@@ -99,9 +99,10 @@ impl Live {
             let port = server.resolve.as_ref().map_or(0, |(_, port)| *port);
             found.iter().map(move |ip| (server, Address::Ip((*ip, port).into())))
         });
-        let peers = peers_of(&self.servers, resolved, before);
+        let peers = peers_of(&self.servers, &of.checks, resolved, before);
         let mut group = Upstream::of_peers(Arc::clone(&of.name), of.port, of.explicit, peers, before);
         group.pool_id = PoolId::of(&of.name, of.port);
+        group.checks = Arc::clone(&of.checks);
         for edit in &self.edits {
             edit(&mut group);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use weir_ir::address::Address;
-use weir_ir::program::Server;
+use weir_ir::program::{Check, Server};
 
 use crate::http1::{Known, KnownSet};
 use crate::md5::Md5;
@@ -15,6 +15,7 @@ pub mod balance;
 mod body;
 pub mod caching;
 pub mod exchange;
+pub mod health;
 mod live;
 pub mod pool;
 pub mod variables;
@@ -22,6 +23,7 @@ pub mod variables;
 pub use balance::{Balance, Look, Picked, RoundRobin, Tried};
 pub use caching::Caching;
 pub use exchange::{Protocol, Settings, Target, Tls, Unresolved, Whom, Written, run};
+pub use health::Health;
 pub use live::Edit;
 pub(crate) use live::{Live, follow};
 pub use pool::{PoolId, PoolSettings, Pools};
@@ -36,6 +38,8 @@ pub struct Peer {
     pub max_fails: u32,
     /// Seconds.
     pub fail_timeout: u64,
+    /// Milliseconds in which its weight recovers after it was gone; 0 is at once.
+    pub slow_start: u64,
     pub max_conns: u32,
     pub down: bool,
     /// Only requests that belong to it are still sent to it.
@@ -45,6 +49,8 @@ pub struct Peer {
     pub server: Arc<str>,
     /// What sessions know it by: its route, or the digest of its address.
     pub sid: Box<[u8]>,
+    /// What checks say of it, where the group has any.
+    pub health: Option<Arc<Health>>,
     /// Connections and tunnels that are open to it now.
     pub conns: Arc<AtomicU32>,
 }
@@ -52,7 +58,7 @@ pub struct Peer {
 impl Peer {
     /// Whether another generation's peer is this one with the same parameters.
     fn is_as(&self, other: &Peer) -> bool {
-        let numbers = |p: &Peer| (p.weight, p.max_fails, p.fail_timeout, p.max_conns);
+        let numbers = |p: &Peer| (p.weight, p.max_fails, p.fail_timeout, p.slow_start, p.max_conns);
         let kind = |p: &Peer| (p.down, p.drain, p.backup);
         self.address == other.address
             && numbers(self) == numbers(other)
@@ -62,7 +68,12 @@ impl Peer {
 
     /// Whether requests that belong to nobody pass it over.
     pub(crate) fn is_down(&self) -> bool {
-        self.down || self.drain
+        self.down || self.drain || !self.is_healthy()
+    }
+
+    /// Whether no check says otherwise.
+    pub fn is_healthy(&self) -> bool {
+        self.health.as_ref().is_none_or(|health| health.is_good())
     }
 
     /// Connections that are open to it now, tunnels among them.
@@ -115,6 +126,8 @@ pub struct Upstream {
     pub port: u16,
     pub explicit: bool,
     pub peers: Arc<[Peer]>,
+    /// What looks after the health of its peers; the same list for as long as the generation is.
+    pub(crate) checks: Arc<[Check]>,
     pub balance: Arc<dyn Balance>,
     /// The balancer that the group has of itself; others may wrap it or stand in its place.
     pub round_robin: Arc<RoundRobin>,
@@ -132,7 +145,7 @@ impl Upstream {
         live: Option<Live>,
         before: Option<&Upstream>,
     ) -> Self {
-        let peers = peers_of(&upstream.servers, [], before);
+        let peers = peers_of(&upstream.servers, &upstream.checks, [], before);
         let same = |b: &&Upstream| {
             b.peers.len() == peers.len() && b.peers.iter().zip(&peers).all(|(old, new)| old.is_as(new))
         };
@@ -141,6 +154,7 @@ impl Upstream {
         let mut group =
             Self::of_peers(Arc::clone(&upstream.name), upstream.port, upstream.explicit, peers, before);
         group.pool_id = PoolId::of(&upstream.name, upstream.port);
+        group.checks = Arc::clone(&upstream.checks);
         group.live = live;
         group
     }
@@ -165,6 +179,7 @@ impl Upstream {
             balance: Arc::clone(&round_robin) as Arc<dyn Balance>,
             round_robin,
             peers,
+            checks: Arc::default(),
             pool: PoolSettings::default(),
             pool_id: PoolId::NONE,
             live: None,
@@ -179,12 +194,14 @@ impl Upstream {
             weight: 1,
             max_fails: 1,
             fail_timeout: 10,
+            slow_start: 0,
             max_conns: 0,
             down: false,
             drain: false,
             backup: false,
             server: name.into(),
             sid: Box::default(),
+            health: None,
             conns: Arc::default(),
         };
         let peers = addresses.into_iter().map(peer).collect();
@@ -200,6 +217,7 @@ impl Upstream {
 /// The peers of servers, those whose addresses were resolved at run time behind the others.
 fn peers_of<'s>(
     servers: &'s [Server],
+    checks: &Arc<[Check]>,
     resolved: impl IntoIterator<Item = (&'s Server, Address)>,
     before: Option<&Upstream>,
 ) -> Vec<Peer> {
@@ -218,10 +236,12 @@ fn peers_of<'s>(
             weight: server.weight,
             max_fails: server.max_fails,
             fail_timeout: server.fail_timeout,
+            slow_start: server.slow_start,
             max_conns: server.max_conns,
             down: server.down,
             drain: server.drain,
             backup: server.backup,
+            health: health::of_peer(checks, before, known),
             conns: known.map_or_else(Arc::default, |p| Arc::clone(&p.conns)),
         });
     }

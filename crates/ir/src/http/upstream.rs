@@ -60,10 +60,11 @@ fn upstream((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
                 explicit: true,
                 servers: vec![],
                 balancers: vec![],
-                no_backups: false,
+                unsupported: &[],
                 shared: false,
                 resolver: None,
                 resolver_timeout: None,
+                checks: Arc::default(),
                 confs: Confs::default(),
                 position,
             });
@@ -93,10 +94,11 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
             ("max_conns", Some(v)) => number(v).map(|n| server.max_conns = n),
             ("max_fails", Some(v)) => number(v).map(|n| server.max_fails = n),
             ("fail_timeout", Some(v)) => value::sec(v.as_bytes()).map(|n| server.fail_timeout = n),
-            ("backup", None) if call.upstream().no_backups => {
-                let message = "balancing method does not support parameter \"backup\"";
+            ("backup" | "slow_start", _) if call.upstream().unsupported.contains(&key) => {
+                let message = format!("balancing method does not support parameter \"{text}\"");
                 return Err(call.under(call.fail(message), index));
             }
+            ("slow_start", Some(v)) => value::msec(v.as_bytes()).map(|n| server.slow_start = n),
             ("backup", None) => {
                 server.backup = true;
                 Some(())
@@ -120,7 +122,7 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
                 }
                 Some(())
             }
-            ("service" | "slow_start", Some(_)) => {
+            ("service", Some(_)) => {
                 let fault =
                     call.fail(format!("the \"{key}\" parameter is known but not supported by weir yet"));
                 return Err(call.under(fault, index));
@@ -148,14 +150,15 @@ fn route(text: &str, call: &Call<'_>) -> Result<Arc<[u8]>, Fault> {
 }
 
 impl Call<'_> {
-    /// Makes a module the balancer of the upstream block that the directive stands in.
-    pub fn balance(&mut self, module: &'static str, backups: bool) {
+    /// Makes a module the balancer of the upstream block that the directive stands in. Some have no use for some
+    /// parameters of the servers that follow.
+    pub fn balance(&mut self, module: &'static str, unsupported: &'static [&'static str]) {
         if !self.upstream().balancers.is_empty() {
             self.warn("load balancing method redefined");
         }
         let upstream = self.upstream();
         upstream.balancers = vec![module];
-        upstream.no_backups = !backups;
+        upstream.unsupported = unsupported;
     }
 
     /// The upstream that an address of a `…_pass` directive names: a block of that name, now or further down,
@@ -196,10 +199,11 @@ impl Call<'_> {
             explicit: false,
             servers: vec![],
             balancers: vec![],
-            no_backups: false,
+            unsupported: &[],
             shared: false,
             resolver: None,
             resolver_timeout: None,
+            checks: Arc::default(),
             confs: Confs::default(),
             position,
         });
@@ -262,6 +266,16 @@ fn resolve(merge: &mut Merge<'_>) -> Result<(), Fault> {
             return Err(
                 merge.fail_nowhere(format!("no servers in upstream \"{name}\" in {}:{}", at.file, at.line))
             );
+        }
+        // The method may have been named behind the servers.
+        let slowly = upstream.servers.iter().any(|server| server.slow_start > 0);
+        if slowly && upstream.unsupported.contains(&"slow_start") {
+            let (name, at) = (&upstream.name, &upstream.position);
+            let message = format!(
+                "balancing method does not support parameter \"slow_start\" in upstream \"{name}\" in {}:{}",
+                at.file, at.line
+            );
+            return Err(merge.fail_nowhere(message));
         }
         resolve_later(merge, index)?;
         let upstream = &merge.http().upstreams[index];
