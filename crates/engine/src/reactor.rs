@@ -16,7 +16,7 @@ use crate::http1::response;
 use crate::io::Address;
 use crate::timer::{Clock, Timers};
 use crate::tunnel;
-use crate::upstream::{self, Pools};
+use crate::upstream::Pools;
 
 /// A number that only the thread of its reactor changes, and any thread may read.
 #[derive(Debug, Default)]
@@ -87,8 +87,8 @@ pub struct Reactor {
     all_done: RefCell<Option<Waker>>,
     pub counters: Arc<Counters>,
     pub counts: Arc<Counts>,
-    /// Tasks that ask for names at run time.
-    following: RefCell<Vec<tokio::task::AbortHandle>>,
+    /// What the present generation has done here.
+    chores: RefCell<Vec<tokio::task::AbortHandle>>,
     pub pools: Pools,
     /// Heads of upstream responses that wait for their next use; boxed, as they travel.
     #[expect(clippy::vec_box, reason = "a head is large and is handed from task to task")]
@@ -173,7 +173,7 @@ impl Reactor {
             all_done: RefCell::default(),
             counts: counters.join(),
             counters,
-            following: RefCell::default(),
+            chores: RefCell::default(),
             pools: Pools::default(),
             heads: RefCell::default(),
         })
@@ -218,9 +218,9 @@ impl Reactor {
         let before = self.current.replace(generation);
         if !self.is_current(&before) {
             self.bound(before.shutdown_timeout);
-            self.following.borrow_mut().drain(..).for_each(|task| task.abort());
+            self.chores.borrow_mut().drain(..).for_each(|task| task.abort());
         }
-        self.follow();
+        self.do_chores();
         self.pools.retain(&self.current.borrow());
         self.wake_idle();
     }
@@ -230,20 +230,16 @@ impl Reactor {
         self.quitting.set(true);
         let timeout = self.current.borrow().shutdown_timeout;
         self.end.set(self.bound(timeout));
-        self.following.borrow_mut().drain(..).for_each(|task| task.abort());
+        self.chores.borrow_mut().drain(..).for_each(|task| task.abort());
         self.pools.clear();
         self.wake_idle();
     }
 
-    /// Asks for the names that the generation resolves at run time, unless another thread does.
-    fn follow(self: &Rc<Self>) {
+    /// Does what the generation has to be done, unless another thread does.
+    fn do_chores(self: &Rc<Self>) {
         let generation = self.current();
-        for group in &generation.upstreams {
-            for index in group.to_follow() {
-                let (group, log) = (Arc::clone(group), generation.log.clone());
-                let task = tokio::task::spawn_local(upstream::follow(group, index, Rc::clone(self), log));
-                self.following.borrow_mut().push(task.abort_handle());
-            }
+        for work in generation.chores.iter().filter_map(|chore| chore.take(self, &generation)) {
+            self.chores.borrow_mut().push(tokio::task::spawn_local(work).abort_handle());
         }
     }
 

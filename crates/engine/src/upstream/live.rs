@@ -8,7 +8,6 @@ use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -31,8 +30,6 @@ pub struct Live {
     /// Milliseconds; 0 is no bound.
     timeout: u64,
     pub(crate) edits: Vec<Edit>,
-    /// A thread asks for the names.
-    followed: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -64,7 +61,6 @@ impl Live {
             resolver,
             timeout: upstream.resolver_timeout.unwrap_or(30_000),
             edits: vec![],
-            followed: AtomicBool::new(false),
             state: Mutex::new(State { found, group: None }),
         }
     }
@@ -125,18 +121,15 @@ impl Upstream {
         state.group = Some(Arc::new(group));
     }
 
-    /// The servers whose names a thread has to ask for; none where another one does.
+    /// The servers whose names have to be asked for.
     pub(crate) fn to_follow(&self) -> Vec<usize> {
         let Some(live) = &self.live else { return vec![] };
-        if live.followed.swap(true, Ordering::Relaxed) {
-            return vec![];
-        }
         let is_resolved = |(index, server): (usize, &Server)| server.resolve.as_ref().map(|_| index);
         live.servers.iter().enumerate().filter_map(is_resolved).collect()
     }
 }
 
-/// Asks for the name of a server for as long as its generation is served by; whoever runs it ends it.
+/// Asks for the name of a server; a chore of its generation.
 pub(crate) async fn follow(group: Arc<Upstream>, index: usize, reactor: Rc<Reactor>, log: Log) {
     let Some(live) = &group.live else { return };
     let Some((host, _)) = &live.servers[index].resolve else { return };
