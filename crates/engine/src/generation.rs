@@ -19,7 +19,9 @@ use weir_ir::{LocationId, VariableId};
 use weir_syntax::{Diagnostic, Level};
 
 use crate::cache::{Spec, Zone};
-use crate::contract::{AnyInstall, BoxFuture, Check, Content, Evaluate, Family, Filter, LogHandler, Variable};
+use crate::contract::{
+    AnyInstall, BoxFuture, Check, Content, Evaluate, Family, Filter, LogHandler, Variable,
+};
 use crate::errorlog::{self, Log, LogFile};
 use crate::http::Exchange;
 use crate::http::router::{Locations, ServerNames};

@@ -377,6 +377,11 @@ impl Peer {
         Self { address, text: text.into_bytes().into() }
     }
 
+    /// In the place of a client where there is none.
+    pub(crate) fn nobody() -> Self {
+        Self { address: Address::Unix("".into()), text: Box::default() }
+    }
+
     /// `$remote_addr`.
     pub fn text(&self) -> &[u8] {
         &self.text

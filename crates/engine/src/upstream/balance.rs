@@ -381,8 +381,8 @@ mod tests {
     use weir_ir::address::Address;
 
     use super::{Outcome, RoundRobin, Tried};
-    use crate::upstream::health::{Health, State};
     use crate::upstream::Peer;
+    use crate::upstream::health::{Health, State};
 
     /// A peer with nginx's defaults.
     fn peer(weight: u32) -> Peer {

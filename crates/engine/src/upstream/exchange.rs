@@ -191,6 +191,11 @@ pub trait Protocol: Send + Sync {
     /// The status to answer with; the reason was logged.
     fn target(&self, x: &mut Exchange) -> Result<Whom, u16>;
 
+    /// Where all requests go, where that is known before them.
+    fn known(&self) -> Option<&Target> {
+        None
+    }
+
     /// Appends the request's head.
     ///
     /// # Errors

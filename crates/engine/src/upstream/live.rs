@@ -107,8 +107,13 @@ impl Live {
 }
 
 impl Upstream {
+    /// Whether its peers come and go.
+    pub fn is_live(&self) -> bool {
+        self.live.is_some()
+    }
+
     /// The group with the peers that there are now.
-    pub(crate) fn current(self: &Arc<Self>) -> Arc<Upstream> {
+    pub fn current(self: &Arc<Self>) -> Arc<Upstream> {
         let Some(live) = &self.live else { return Arc::clone(self) };
         live.state().group.as_ref().map_or_else(|| Arc::clone(self), Arc::clone)
     }

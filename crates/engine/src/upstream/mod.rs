@@ -18,6 +18,7 @@ pub mod exchange;
 pub mod health;
 mod live;
 pub mod pool;
+pub mod probe;
 pub mod variables;
 
 pub use balance::{Balance, Look, Picked, RoundRobin, Tried};

@@ -217,7 +217,9 @@ mod tests {
                 &format!("{not} \"slow_start\" in upstream \"u\" in /conf/nginx.conf:1"),
             );
         }
-        for good in ["least_conn; server 127.0.0.1 slow_start=1m;", "server 127.0.0.1 slow_start=500ms backup;"] {
+        for good in
+            ["least_conn; server 127.0.0.1 slow_start=1m;", "server 127.0.0.1 slow_start=500ms backup;"]
+        {
             refused(good, "");
         }
         refused("server 127.0.0.1 slow_start=x;", "invalid parameter \"slow_start=x\"");

@@ -10,6 +10,7 @@
 mod cache;
 mod demo;
 mod drain;
+mod health;
 mod http1;
 mod locations;
 mod persistence;
@@ -58,12 +59,13 @@ fn main() -> ExitCode {
             filter => filters.push(filter),
         }
     }
-    let all: [&[Test]; 11] = [
+    let all: [&[Test]; 12] = [
         cache::TESTS,
         processes::TESTS,
         reload::TESTS,
         drain::TESTS,
         upstreams::TESTS,
+        health::TESTS,
         persistence::TESTS,
         websocket::TESTS,
         http1::TESTS,

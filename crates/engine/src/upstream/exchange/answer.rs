@@ -92,7 +92,7 @@ impl Asking<'_> {
         }
         let mut response = self.protocol.response(x, head);
         let framing = head.framing(self.to_head);
-        if framing == Framing::Tunnel && x.is_subrequest() {
+        if framing == Framing::Tunnel && x.is_subrequest() && !x.is_probe() {
             let doing = "reading response header from upstream";
             x.log_while(Level::Error, None, "connection upgrade in subrequest", doing);
             return Err(Failure::end(444));
