@@ -51,6 +51,8 @@ pub struct Counts {
 pub struct Counters {
     reactors: Mutex<Vec<Arc<Counts>>>,
     numbers: AtomicU64,
+    /// How often peers were gone that are not to have tunnels then.
+    departures: AtomicU64,
 }
 
 impl Counters {
@@ -65,6 +67,11 @@ impl Counters {
     pub fn sum(&self, count: impl Fn(&Counts) -> &Count) -> u64 {
         let reactors = self.reactors.lock().unwrap_or_else(PoisonError::into_inner);
         reactors.iter().map(|counts| count(counts).0.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Lets every thread look for tunnels of peers that are gone.
+    pub fn depart(&self) {
+        self.departures.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The next `$connection`.
@@ -83,6 +90,8 @@ pub struct Reactor {
     end: Cell<Option<u64>>,
     idle: RefCell<Vec<Weak<Idle>>>,
     tunnels: RefCell<Vec<Weak<tunnel::Control>>>,
+    /// The departures that were looked at.
+    departures: Cell<u64>,
     tasks: Cell<usize>,
     all_done: RefCell<Option<Waker>>,
     pub counters: Arc<Counters>,
@@ -169,6 +178,7 @@ impl Reactor {
             end: Cell::new(None),
             idle: RefCell::default(),
             tunnels: RefCell::default(),
+            departures: Cell::new(0),
             tasks: Cell::new(0),
             all_done: RefCell::default(),
             counts: counters.join(),
@@ -221,8 +231,23 @@ impl Reactor {
             self.chores.borrow_mut().drain(..).for_each(|task| task.abort());
         }
         self.do_chores();
+        self.look_for_departures();
         self.pools.retain(&self.current.borrow());
         self.wake_idle();
+    }
+
+    /// Ends the tunnels of peers that are gone, where any are gone since the last look.
+    pub(crate) fn look_for_departures(&self) {
+        let departures = self.counters.departures.load(Ordering::Relaxed);
+        if self.departures.replace(departures) == departures {
+            return;
+        }
+        // Those that end take themselves off no list meanwhile: they are only woken.
+        for tunnel in self.tunnels.borrow().iter().filter_map(Weak::upgrade) {
+            if tunnel.is_left_behind() {
+                tunnel.finish();
+            }
+        }
     }
 
     /// Takes no new request; idle connections close, tunnels go on until they end or their time is up.

@@ -227,6 +227,8 @@ pub struct Server {
     pub down: bool,
     /// Only requests that belong to it are still sent to it.
     pub drain: bool,
+    /// Its tunnels end when it is gone: removed, marked down or found unhealthy.
+    pub closes: bool,
     pub backup: bool,
     /// What sessions that belong to it are known by, where it is not the address's digest.
     pub route: Option<Arc<[u8]>>,
@@ -246,6 +248,7 @@ impl Server {
             slow_start: 0,
             down: false,
             drain: false,
+            closes: false,
             backup: false,
             route: None,
         }

@@ -381,8 +381,8 @@ mod tests {
     use weir_ir::address::Address;
 
     use super::{Outcome, RoundRobin, Tried};
-    use crate::upstream::Peer;
     use crate::upstream::health::{Health, State};
+    use crate::upstream::{Peer, PeerGuard};
 
     /// A peer with nginx's defaults.
     fn peer(weight: u32) -> Peer {
@@ -396,11 +396,12 @@ mod tests {
             max_conns: 0,
             down: false,
             drain: false,
+            closes: false,
             backup: false,
             server: "peer".into(),
             sid: [].into(),
             health: None,
-            conns: Arc::default(),
+            load: Arc::default(),
         }
     }
 
@@ -606,11 +607,10 @@ mod tests {
     fn a_full_peer_is_passed_over() {
         let mut small = peer(1);
         small.max_conns = 1;
-        let conns = Arc::clone(&small.conns);
+        let connection = PeerGuard::new(&small);
         let group = group(vec![small, peer(1)]);
-        conns.store(1, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(run(&group, 3, 0), "bbb");
-        conns.store(0, std::sync::atomic::Ordering::Relaxed);
+        drop(connection);
         assert!(run(&group, 2, 0).contains('a'));
     }
 

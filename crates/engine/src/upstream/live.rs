@@ -15,7 +15,7 @@ use weir_ir::address::Address;
 use weir_ir::program::Server;
 use weir_syntax::Level;
 
-use super::{PoolId, Upstream, peers_of};
+use super::{Peer, PoolId, Upstream, peers_of};
 use crate::errorlog::Log;
 use crate::reactor::Reactor;
 use crate::resolver::{Failure, Resolver, name_of};
@@ -70,15 +70,15 @@ impl Live {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the group anew where the addresses of a server are others than before.
-    fn update(&self, of: &Upstream, index: usize, addresses: &[IpAddr]) {
+    /// Makes the group anew where the addresses of a server are others than before; whether any peer has left.
+    fn update(&self, of: &Upstream, index: usize, addresses: &[IpAddr]) -> bool {
         let mut state = self.state();
         let known = &mut state.found[index];
         let (before, count) = (known.len(), addresses.len());
         // Those that stay keep their places.
         known.retain(|ip| addresses.contains(ip));
         if known.len() == before && addresses.iter().all(|ip| known.contains(ip)) {
-            return;
+            return false;
         }
         known.reserve(count);
         for ip in addresses {
@@ -87,7 +87,11 @@ impl Live {
             }
         }
         let group = self.make(of, &state.found, state.group.as_deref());
+        let stays = |peer: &Peer| group.peers.iter().any(|p| Arc::ptr_eq(&p.load, &peer.load));
+        let before = state.group.iter().flat_map(|before| before.peers.iter());
+        let left = before.filter(|peer| !stays(peer)).inspect(|peer| peer.set_gone(true)).count();
         state.group = Some(Arc::new(group));
+        left > 0
     }
 
     fn make(&self, of: &Upstream, found: &[Vec<IpAddr>], before: Option<&Upstream>) -> Upstream {
@@ -158,19 +162,21 @@ pub(crate) async fn follow(group: Arc<Upstream>, index: usize, reactor: Rc<React
             let name = String::from_utf8_lossy(&name);
             log.write(Level::Error, format_args!("{name} could not be resolved ({failure})"));
         }
-        let rest = match resolved {
+        let (left, rest) = match resolved {
             Ok(resolved) => {
-                live.update(&group, index, &resolved.addresses);
-                let left = resolved.until.saturating_sub(reactor.clock().unix_secs());
-                left.saturating_add(u64::from(left > 0)).max(1).saturating_mul(1000)
+                let left = live.update(&group, index, &resolved.addresses);
+                let holds = resolved.until.saturating_sub(reactor.clock().unix_secs());
+                (left, holds.saturating_add(u64::from(holds > 0)).max(1).saturating_mul(1000))
             }
             Err(failure) if failure.is_certain() => {
-                live.update(&group, index, &[]);
-                (live.resolver.failures_hold() + 1) * 1000
+                (live.update(&group, index, &[]), (live.resolver.failures_hold() + 1) * 1000)
             }
             // What is known may still be true.
-            Err(_) => live.timeout.max(1000),
+            Err(_) => (false, live.timeout.max(1000)),
         };
+        if left {
+            reactor.counters.depart();
+        }
         reactor.timers().sleep(rest).await;
     }
 }

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use weir_ir::address::Address;
 use weir_ir::program::{Check, Server};
@@ -52,15 +52,32 @@ pub struct Peer {
     pub sid: Box<[u8]>,
     /// What checks say of it, where the group has any.
     pub health: Option<Arc<Health>>,
-    /// Connections and tunnels that are open to it now.
-    pub conns: Arc<AtomicU32>,
+    /// Its tunnels end when it is gone.
+    pub closes: bool,
+    /// What is open to it now.
+    pub(crate) load: Arc<Load>,
+}
+
+/// What is open to a peer, in whatever generations it is.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    /// Connections and tunnels.
+    conns: AtomicU32,
+    /// Its tunnels are to end.
+    gone: AtomicBool,
+}
+
+impl Load {
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
 }
 
 impl Peer {
     /// Whether another generation's peer is this one with the same parameters.
     fn is_as(&self, other: &Peer) -> bool {
         let numbers = |p: &Peer| (p.weight, p.max_fails, p.fail_timeout, p.slow_start, p.max_conns);
-        let kind = |p: &Peer| (p.down, p.drain, p.backup);
+        let kind = |p: &Peer| (p.down, p.drain, p.backup, p.closes);
         self.address == other.address
             && numbers(self) == numbers(other)
             && kind(self) == kind(other)
@@ -77,9 +94,14 @@ impl Peer {
         self.health.as_ref().is_none_or(|health| health.is_good())
     }
 
+    /// Says whether it is there. The tunnels of one that is gone end, where it is so configured.
+    pub fn set_gone(&self, gone: bool) {
+        self.load.gone.store(gone && self.closes, Ordering::Relaxed);
+    }
+
     /// Connections that are open to it now, tunnels among them.
     pub fn conns(&self) -> u32 {
-        self.conns.load(Ordering::Relaxed)
+        self.load.conns.load(Ordering::Relaxed)
     }
 
     /// Whether it has all the connections that `max_conns` allows.
@@ -91,15 +113,20 @@ impl Peer {
 /// Counts a connection to a peer for as long as it lives.
 #[derive(Debug)]
 pub struct PeerGuard {
-    conns: Arc<AtomicU32>,
+    load: Arc<Load>,
     /// What else is over with it.
     held: Option<Rc<dyn Any>>,
 }
 
 impl PeerGuard {
     pub fn new(peer: &Peer) -> Self {
-        peer.conns.fetch_add(1, Ordering::Relaxed);
-        Self { conns: Arc::clone(&peer.conns), held: None }
+        peer.load.conns.fetch_add(1, Ordering::Relaxed);
+        Self { load: Arc::clone(&peer.load), held: None }
+    }
+
+    /// What the connection is a part of.
+    pub(crate) fn load(&self) -> &Arc<Load> {
+        &self.load
     }
 
     /// Keeps something of a balancer for as long.
@@ -109,15 +136,15 @@ impl PeerGuard {
 
     /// Of a peer that has not all the connections that it may have; others may be after the last one, too.
     fn of_free(peer: &Peer) -> Option<Self> {
-        let before = peer.conns.fetch_add(1, Ordering::Relaxed);
-        let guard = Self { conns: Arc::clone(&peer.conns), held: None };
+        let before = peer.load.conns.fetch_add(1, Ordering::Relaxed);
+        let guard = Self { load: Arc::clone(&peer.load), held: None };
         (peer.max_conns == 0 || before < peer.max_conns).then_some(guard)
     }
 }
 
 impl Drop for PeerGuard {
     fn drop(&mut self) {
-        self.conns.fetch_sub(1, Ordering::Relaxed);
+        self.load.conns.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -203,7 +230,8 @@ impl Upstream {
             server: name.into(),
             sid: Box::default(),
             health: None,
-            conns: Arc::default(),
+            closes: false,
+            load: Arc::default(),
         };
         let peers = addresses.into_iter().map(peer).collect();
         Self::of_peers(name.into(), port, false, peers, None)
@@ -243,7 +271,8 @@ fn peers_of<'s>(
             drain: server.drain,
             backup: server.backup,
             health: health::of_peer(checks, before, known),
-            conns: known.map_or_else(Arc::default, |p| Arc::clone(&p.conns)),
+            closes: server.closes,
+            load: known.map_or_else(Arc::default, |p| Arc::clone(&p.load)),
         });
     }
     peers
@@ -296,5 +325,19 @@ impl UpstreamState {
     pub fn url(&self, uri: &[u8]) -> Option<Vec<u8>> {
         let peer = self.peer.as_ref()?;
         Some([self.scheme.as_bytes(), peer, uri].concat())
+    }
+}
+
+/// Says which peers of groups are gone in those that take their places; one that stays may be down there.
+pub(crate) fn succeed<'g>(before: &[Arc<Upstream>], after: impl Fn(&Upstream) -> Option<&'g Arc<Upstream>>) {
+    for group in before {
+        let successor = after(group).map(Upstream::current);
+        for peer in group.current().peers.iter() {
+            let same = |p: &&Peer| Arc::ptr_eq(&p.load, &peer.load);
+            match successor.as_ref().and_then(|group| group.peers.iter().find(same)) {
+                Some(peer) => peer.set_gone(peer.down || !peer.is_healthy()),
+                None => peer.set_gone(true),
+            }
+        }
     }
 }

@@ -111,6 +111,10 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
                 (server.down, server.drain) = (false, true);
                 Some(())
             }
+            ("down_action", Some(action @ ("keep" | "close"))) => {
+                server.closes = action == "close";
+                Some(())
+            }
             ("route", Some(route)) => {
                 server.route = Some(self::route(route, call)?);
                 Some(())

@@ -1,5 +1,6 @@
 //! Active checks of servers: who is passed over, for how long, and what of it a reload keeps.
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -171,16 +172,15 @@ fn checks_ask_as_the_location_does() {
     until("it is asked so", || a.origin.heard().starts_with(expected));
     drop(server);
     // Elsewhere, for who answers checks on another port.
-    let (b, c) = (Patient::new("b"), Patient::new("c"));
-    let port = c.origin.address().port();
-    c.is_sick();
-    let peers = format!("{} server {} backup;", b.server(), Patient::new("d").origin.address());
-    let server = start(&peers, &format!("health_check uri=/health interval=20ms port={port};"), "");
-    if c.origin.address().ip() == b.origin.address().ip() {
-        let of = format!("of peer {} in upstream \"u\", port {port}\n", b.origin.address());
-        server.logged(&of);
-        assert_eq!(b.checks(), 0);
-    }
+    let (b, port) = (Patient::new("b"), free_address().port());
+    let _doctor = Origin::start_at((Ipv4Addr::UNSPECIFIED, port).into(), |visit| {
+        visit.request()?;
+        visit.send("HTTP/1.1 503 Sick\r\nContent-Length: 0\r\n\r\n")
+    });
+    let server = start(&b.server(), &format!("health_check uri=/health interval=20ms port={port};"), "");
+    let of = format!("of peer {} in upstream \"u\", port {port}\n", b.origin.address());
+    server.logged(&format!("peer is unhealthy while checking status code, health check \"\" {of}"));
+    assert_eq!(b.checks(), 0);
 }
 
 fn an_answer_has_to_pass_all_tests() {

@@ -53,6 +53,10 @@ impl Drop for Watching {
     }
 }
 
+fn is_of(peer: &Peer, health: &Arc<Health>) -> bool {
+    peer.health.as_ref().is_some_and(|own| Arc::ptr_eq(own, health))
+}
+
 /// Has a task for each server that there is.
 pub(super) async fn run(
     checker: Arc<Checker>,
@@ -63,9 +67,7 @@ pub(super) async fn run(
     let mut watching: Vec<Watching> = vec![];
     loop {
         let group = probe.group().current();
-        let is =
-            |peer: &Peer, health: &Arc<Health>| peer.health.as_ref().is_some_and(|h| Arc::ptr_eq(h, health));
-        watching.retain(|watched| group.peers.iter().any(|peer| is(peer, &watched.health)));
+        watching.retain(|watched| group.peers.iter().any(|peer| is_of(peer, &watched.health)));
         // One that the configuration says is down is not asked for anything.
         for peer in group.peers.iter().filter(|peer| !peer.down) {
             let Some(health) = &peer.health else { continue };
@@ -148,8 +150,9 @@ impl Watch {
         let before = self.health.set(self.checker.spec.number, State::Healthy);
         self.log(Level::Notice, format_args!("peer is healthy, {}", self.label));
         let group = self.probe.group().current();
-        let own = |peer: &Peer| peer.health.as_ref().is_some_and(|health| Arc::ptr_eq(health, &self.health));
+        let own = |peer: &Peer| is_of(peer, &self.health);
         for (index, peer) in group.peers.iter().enumerate().filter(|(_, peer)| own(peer)) {
+            peer.set_gone(!peer.is_healthy());
             if before == State::Unhealthy && peer.is_healthy() {
                 group.round_robin.revive(index, self.reactor.clock().now_ms());
             }
@@ -158,6 +161,10 @@ impl Watch {
 
     fn unhealthy(&self, doing: &str) {
         self.health.set(self.checker.spec.number, State::Unhealthy);
+        for peer in self.probe.group().current().peers.iter().filter(|peer| is_of(peer, &self.health)) {
+            peer.set_gone(true);
+        }
+        self.reactor.counters.depart();
         self.log(Level::Warn, format_args!("peer is unhealthy while {doing}, {}", self.label));
     }
 
