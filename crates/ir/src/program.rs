@@ -215,8 +215,8 @@ pub struct Server {
     pub name: Arc<str>,
     /// Every address that the name stands for at load; each is a peer.
     pub addresses: Vec<Address>,
-    /// The name is resolved at run time instead, again and again: its host and port.
-    pub resolve: Option<(Arc<str>, u16)>,
+    /// The name is resolved at run time instead, again and again.
+    pub resolve: Option<Resolve>,
     pub weight: u32,
     pub max_conns: u32,
     pub max_fails: u32,
@@ -232,6 +232,15 @@ pub struct Server {
     pub backup: bool,
     /// What sessions that belong to it are known by, where it is not the address's digest.
     pub route: Option<Arc<[u8]>>,
+}
+
+/// A name that is resolved at run time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolve {
+    pub host: Arc<str>,
+    pub port: u16,
+    /// Its records of this service say which hosts and ports to ask.
+    pub service: Option<Arc<str>>,
 }
 
 impl Server {

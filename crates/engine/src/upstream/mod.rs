@@ -173,7 +173,7 @@ impl Upstream {
         live: Option<Live>,
         before: Option<&Upstream>,
     ) -> Self {
-        let peers = peers_of(&upstream.servers, &upstream.checks, [], before);
+        let peers = peers_of(&upstream.servers, &upstream.checks, before);
         let same = |b: &&Upstream| {
             b.peers.len() == peers.len() && b.peers.iter().zip(&peers).all(|(old, new)| old.is_as(new))
         };
@@ -243,22 +243,21 @@ impl Upstream {
     }
 }
 
-/// The peers of servers, those whose addresses were resolved at run time behind the others.
+/// The peers of servers.
 fn peers_of<'s>(
-    servers: &'s [Server],
+    servers: impl IntoIterator<Item = &'s Server>,
     checks: &Arc<[Check]>,
-    resolved: impl IntoIterator<Item = (&'s Server, Address)>,
     before: Option<&Upstream>,
 ) -> Vec<Peer> {
-    let fixed = servers.iter().flat_map(|server| server.addresses.iter().map(move |a| (server, a.clone())));
+    let addresses = servers.into_iter().flat_map(|server| server.addresses.iter().map(move |a| (server, a)));
     let mut peers: Vec<Peer> = vec![];
-    for (server, address) in fixed.chain(resolved) {
+    for (server, address) in addresses {
         // Of several of one address each has its own.
-        let earlier = peers.iter().filter(|p| *p.address == address).count();
-        let known = before.and_then(|b| b.peers.iter().filter(|p| *p.address == address).nth(earlier));
+        let earlier = peers.iter().filter(|p| *p.address == *address).count();
+        let known = before.and_then(|b| b.peers.iter().filter(|p| *p.address == *address).nth(earlier));
         let text = address.to_string().into_bytes();
         peers.push(Peer {
-            address: known.map_or_else(|| Arc::new(address), |p| Arc::clone(&p.address)),
+            address: known.map_or_else(|| Arc::new(address.clone()), |p| Arc::clone(&p.address)),
             server: Arc::clone(&server.name),
             sid: server.route.as_deref().map_or_else(|| digest(&text), Box::from),
             text: text.into(),

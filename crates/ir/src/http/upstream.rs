@@ -6,7 +6,7 @@ use crate::address::{self, Authority, Form, Host};
 use crate::contract::{Confs, Contexts, Directive, Module, Takes};
 use crate::http::HttpCore;
 use crate::lowering::{At, Call, Fault, Merge};
-use crate::program::{Server, Upstream};
+use crate::program::{Resolve, Server, Upstream};
 use crate::value;
 
 pub struct HttpUpstream;
@@ -85,6 +85,7 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
     };
     let authority = address::parse(call.arg(0), Form::default()).map_err(|reason| bad(reason, call))?;
     let mut server = Server::new(call.text(0).into(), vec![]);
+    let (mut resolves, mut service) = (false, None);
     for index in 1..call.args().len() {
         let text = call.text(index);
         let (key, val) = text.split_once('=').map_or((text.as_str(), None), |(k, v)| (k, Some(v)));
@@ -120,22 +121,34 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
                 Some(())
             }
             ("resolve", None) => {
-                // An address needs no resolving.
-                if let Host::Name(host) = &authority.host {
-                    server.resolve = Some(((&**host).into(), authority.port.unwrap_or(80)));
-                }
+                resolves = true;
                 Some(())
             }
-            ("service", Some(_)) => {
-                let fault =
-                    call.fail(format!("the \"{key}\" parameter is known but not supported by weir yet"));
-                return Err(call.under(fault, index));
+            ("service", Some("")) => return Err(call.under(call.fail("service is empty"), index)),
+            ("service", Some(name)) => {
+                service = Some(name.into());
+                Some(())
             }
             _ => None,
         };
         if parsed.is_none() {
             return Err(call.invalid_parameter(index));
         }
+    }
+    let refused = |reason: &str| {
+        let message = [b"service upstream \"", call.arg(0), b"\" ", reason.as_bytes()].concat();
+        Err(call.under(call.fail(message), 0))
+    };
+    match (&service, &authority.host) {
+        (Some(_), _) if !resolves => return refused("requires \"resolve\" parameter"),
+        (Some(_), _) if authority.port.is_some() => return refused("may not have port"),
+        (Some(_), Host::Any | Host::Ip(_) | Host::Unix(_)) => return refused("requires domain name"),
+        // An address needs no resolving.
+        (_, Host::Name(host)) if resolves => {
+            let port = authority.port.unwrap_or(80);
+            server.resolve = Some(Resolve { host: (&**host).into(), port, service });
+        }
+        _ => {}
     }
     if server.resolve.is_none() {
         server.addresses = call.addresses(&authority, 80).map_err(|reason| bad(reason, call))?;
