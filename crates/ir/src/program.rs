@@ -192,6 +192,8 @@ pub struct Upstream {
     pub resolver_timeout: Option<u64>,
     /// What looks after the health of its servers.
     pub checks: Arc<[Check]>,
+    /// How many requests wait for a server, and for how many milliseconds.
+    pub queue: Option<(usize, u64)>,
     /// The confs of the modules of the `upstream` context.
     pub confs: Confs,
     pub position: Position,

@@ -150,6 +150,8 @@ impl Live {
         let mut group = Upstream::of_peers(Arc::clone(&of.name), of.port, of.explicit, peers, before);
         group.pool_id = PoolId::of(&of.name, of.port);
         group.checks = Arc::clone(&of.checks);
+        (group.queue, group.waiting) = (of.queue.clone(), of.waiting.clone());
+        group.tell_of_queue();
         for edit in &self.edits {
             edit(&mut group);
         }

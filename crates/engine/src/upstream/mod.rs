@@ -2,8 +2,8 @@
 
 use std::any::Any;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use weir_ir::address::Address;
 use weir_ir::program::{Check, Server};
@@ -19,6 +19,7 @@ pub mod health;
 mod live;
 pub mod pool;
 pub mod probe;
+mod queue;
 pub mod variables;
 
 pub use balance::{Balance, Look, Picked, RoundRobin, Tried};
@@ -28,6 +29,7 @@ pub use health::Health;
 pub use live::Edit;
 pub(crate) use live::{Live, follow};
 pub use pool::{PoolId, PoolSettings, Pools};
+use queue::{Queue, Waiting};
 
 /// A peer: one address of a server. Its state is shared by all threads, and carried over to the next generation.
 #[derive(Debug)]
@@ -65,6 +67,8 @@ pub(crate) struct Load {
     conns: AtomicU32,
     /// Its tunnels are to end.
     gone: AtomicBool,
+    /// Who waits for one of them to end.
+    waiting: OnceLock<Arc<Waiting>>,
 }
 
 impl Load {
@@ -136,15 +140,21 @@ impl PeerGuard {
 
     /// Of a peer that has not all the connections that it may have; others may be after the last one, too.
     fn of_free(peer: &Peer) -> Option<Self> {
-        let before = peer.load.conns.fetch_add(1, Ordering::Relaxed);
-        let guard = Self { load: Arc::clone(&peer.load), held: None };
-        (peer.max_conns == 0 || before < peer.max_conns).then_some(guard)
+        if peer.max_conns == 0 {
+            return Some(Self::new(peer));
+        }
+        let more = |conns: u32| (conns < peer.max_conns).then_some(conns + 1);
+        peer.load.conns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self { load: Arc::clone(&peer.load), held: None })
     }
 }
 
 impl Drop for PeerGuard {
     fn drop(&mut self) {
         self.load.conns.fetch_sub(1, Ordering::Relaxed);
+        if let Some(waiting) = self.load.waiting.get() {
+            waiting.free();
+        }
     }
 }
 
@@ -156,6 +166,9 @@ pub struct Upstream {
     pub peers: Arc<[Peer]>,
     /// What looks after the health of its peers; the same list for as long as the generation is.
     pub(crate) checks: Arc<[Check]>,
+    queue: Option<Queue>,
+    /// Also where there is no queue any more: peers know it from when there was one.
+    waiting: Option<Arc<Waiting>>,
     pub balance: Arc<dyn Balance>,
     /// The balancer that the group has of itself; others may wrap it or stand in its place.
     pub round_robin: Arc<RoundRobin>,
@@ -174,6 +187,7 @@ impl Upstream {
         before: Option<&Upstream>,
     ) -> Self {
         let peers = peers_of(&upstream.servers, &upstream.checks, before);
+        let waiting = before.and_then(|before| before.waiting.clone());
         let same = |b: &&Upstream| {
             b.peers.len() == peers.len() && b.peers.iter().zip(&peers).all(|(old, new)| old.is_as(new))
         };
@@ -183,6 +197,13 @@ impl Upstream {
             Self::of_peers(Arc::clone(&upstream.name), upstream.port, upstream.explicit, peers, before);
         group.pool_id = PoolId::of(&upstream.name, upstream.port);
         group.checks = Arc::clone(&upstream.checks);
+        group.waiting = waiting.or_else(|| upstream.queue.as_ref().map(|_| Arc::default()));
+        group.queue = upstream.queue.zip(group.waiting.clone()).map(|((most, timeout), waiting)| Queue {
+            most,
+            timeout,
+            waiting,
+        });
+        group.tell_of_queue();
         group.live = live;
         group
     }
@@ -208,6 +229,8 @@ impl Upstream {
             round_robin,
             peers,
             checks: Arc::default(),
+            queue: None,
+            waiting: None,
             pool: PoolSettings::default(),
             pool_id: PoolId::NONE,
             live: None,
@@ -235,6 +258,14 @@ impl Upstream {
         };
         let peers = addresses.into_iter().map(peer).collect();
         Self::of_peers(name.into(), port, false, peers, None)
+    }
+
+    /// Lets those who wait hear of what becomes free.
+    fn tell_of_queue(&self) {
+        let Some(waiting) = &self.waiting else { return };
+        for peer in self.peers.iter() {
+            peer.load.waiting.get_or_init(|| Arc::clone(waiting));
+        }
     }
 
     /// Whether this is the same group in an earlier generation.

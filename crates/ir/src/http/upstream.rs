@@ -20,6 +20,7 @@ impl Module for HttpUpstream {
     const DIRECTIVES: &'static [Directive<Self>] = &[
         D::scope("upstream", Contexts::HTTP, Takes::ONE.with_block(), upstream),
         D::scope("server", Contexts::UPSTREAM, Takes::ONE_MORE, server),
+        D::scope("queue", Contexts::UPSTREAM, Takes::ONE_TWO, queue),
         D::scope("resolver", Contexts::UPSTREAM, Takes::ONE_MORE, resolver),
         D::scope("resolver_timeout", Contexts::UPSTREAM, Takes::ONE, resolver_timeout),
     ];
@@ -65,6 +66,7 @@ fn upstream((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
                 resolver: None,
                 resolver_timeout: None,
                 checks: Arc::default(),
+                queue: None,
                 confs: Confs::default(),
                 position,
             });
@@ -141,8 +143,10 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
     };
     match (&service, &authority.host) {
         (Some(_), _) if !resolves => return refused("requires \"resolve\" parameter"),
+        // A path counts as one.
+        (Some(_), Host::Unix(_)) => return refused("may not have port"),
         (Some(_), _) if authority.port.is_some() => return refused("may not have port"),
-        (Some(_), Host::Any | Host::Ip(_) | Host::Unix(_)) => return refused("requires domain name"),
+        (Some(_), Host::Any | Host::Ip(_)) => return refused("requires domain name"),
         // An address needs no resolving.
         (_, Host::Name(host)) if resolves => {
             let port = authority.port.unwrap_or(80);
@@ -221,6 +225,7 @@ impl Call<'_> {
             resolver: None,
             resolver_timeout: None,
             checks: Arc::default(),
+            queue: None,
             confs: Confs::default(),
             position,
         });
@@ -242,6 +247,21 @@ fn resolver_timeout((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
         return Err(call.duplicate());
     }
     call.upstream().resolver_timeout = Some(call.msec()?);
+    Ok(())
+}
+
+fn queue((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
+    if call.upstream().queue.is_some() {
+        return Err(call.duplicate());
+    }
+    let most = value::number(call.arg(0)).filter(|most| *most > 0);
+    let most = most.ok_or_else(|| call.invalid_value(0))?;
+    let timeout = match call.args().get(1).map(|word| word.value.strip_prefix(b"timeout=")) {
+        None => Some(60_000),
+        Some(text) => text.and_then(value::msec).filter(|timeout| *timeout > 0),
+    };
+    let timeout = timeout.ok_or_else(|| call.invalid_parameter(1))?;
+    call.upstream().queue = Some((usize::try_from(most).unwrap_or(usize::MAX), timeout));
     Ok(())
 }
 

@@ -39,7 +39,7 @@ fn messages() {
         ("a.example service= resolve", "service is empty"),
         ("a.example:80 service=http resolve", "service upstream \"a.example:80\" may not have port"),
         ("127.0.0.1 service=http resolve", "service upstream \"127.0.0.1\" requires domain name"),
-        ("unix:/a service=http resolve", "service upstream \"unix:/a\" requires domain name"),
+        ("unix:/a service=http resolve", "service upstream \"unix:/a\" may not have port"),
         ("a.example service resolve", "invalid parameter \"service\""),
     ] {
         refused(&format!("resolver 127.0.0.1; upstream u {{ zone z 1m; server {server}; }}"), message);

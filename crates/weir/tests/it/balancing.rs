@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use weir_testkit::{Client, Origin, Response, Server, Socket, free_address, until};
+use weir_testkit::{Client, Gate, Origin, Response, Server, Socket, free_address, until};
 
 use crate::{Test, executable};
 
@@ -16,6 +16,9 @@ pub const TESTS: &[Test] = &[
     ("tunnels_of_a_sick_server_end_where_they_are_to", tunnels_of_a_sick_server_end_where_they_are_to),
     ("the_fewest_connections_are_counted_over_reloads", the_fewest_connections_are_counted_over_reloads),
     ("a_websocket_stays_with_its_server", a_websocket_stays_with_its_server),
+    ("requests_wait_in_their_order", requests_wait_in_their_order),
+    ("who_waits_too_long_or_leaves_is_not_served", who_waits_too_long_or_leaves_is_not_served),
+    ("the_end_of_a_tunnel_is_waited_for", the_end_of_a_tunnel_is_waited_for),
 ];
 
 const CONF: &str = "
@@ -207,4 +210,89 @@ fn a_websocket_stays_with_its_server() {
     open.push(opened(others[0].0));
     reload(&server, &group(&[&c, &a, &b]));
     open.push(opened(&name));
+}
+
+/// An origin that answers with the path, as soon as the gate is open; it tells which paths came.
+fn held(gate: &Gate) -> Origin {
+    let gate = gate.clone();
+    Origin::start(move |visit| {
+        while let Some(request) = visit.request()? {
+            gate.wait();
+            let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+            visit.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{path}", path.len()))?;
+        }
+        Ok(())
+    })
+}
+
+fn asking(server: &Server, path: &str) -> Client {
+    let mut client = Client::connect(server.address());
+    client.send(format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n"));
+    client
+}
+
+fn requests_wait_in_their_order() {
+    let gate = Gate::default();
+    let origin = held(&gate);
+    for one_thread in [true, false] {
+        let conf =
+            if one_thread { CONF.replace("worker_processes 2", "worker_processes 1") } else { CONF.into() };
+        let group = format!("server {} max_conns=1; queue 3;", origin.address());
+        let server = Server::start(&executable(), &conf, &names(&group, ""));
+        let before = origin.connections();
+        let mut first = asking(&server, "/0");
+        origin.visited(before + 1);
+        let mut waiting: Vec<_> = (1..4).map(|n| asking(&server, &format!("/{n}"))).collect();
+        if one_thread {
+            // Those three were read in the order of their coming; no more find room.
+            until("the queue is full", || get(&server, "").status == 502);
+            server.logged("upstream queue is full while connecting to upstream, client: 127.0.0.1");
+        }
+        gate.open();
+        assert_eq!(first.response().text(), "/0");
+        for (n, client) in waiting.iter_mut().enumerate() {
+            assert_eq!(client.response().text(), format!("/{}", n + 1));
+        }
+        if one_thread {
+            let heard = origin.heard();
+            let places: Vec<_> = (0..4).map(|n| heard.find(&format!("GET /{n} "))).collect();
+            assert!(places.is_sorted() && places[0].is_some(), "{heard}");
+        }
+        assert_eq!(get(&server, "").text(), "/");
+    }
+}
+
+fn who_waits_too_long_or_leaves_is_not_served() {
+    let gate = Gate::default();
+    let origin = held(&gate);
+    let group = format!("server {} max_conns=1; queue 1 timeout=300ms;", origin.address());
+    let server = start(&group, "");
+    let mut first = asking(&server, "/first");
+    origin.visited(1);
+    assert_eq!(asking(&server, "/late").response().status, 502);
+    server.logged("upstream queue timed out while connecting to upstream, client: 127.0.0.1");
+    server.configure(CONF, &names(&group.replace("300ms", "1h"), ""));
+    assert_eq!(server.reload().code, Some(0), "{}", server.log());
+    drop(asking(&server, "/left"));
+    // Its place is free.
+    let mut last = asking(&server, "/last");
+    until("it waits", || get(&server, "").status == 502);
+    gate.open();
+    assert_eq!((first.response().text(), last.response().text()), ("/first".into(), "/last".into()));
+    assert!(!origin.heard().contains("/left") && !origin.heard().contains("/late"), "{}", origin.heard());
+}
+
+fn the_end_of_a_tunnel_is_waited_for() {
+    let a = named("a");
+    let group = format!("server {} max_conns=1;", a.address());
+    let server = start(&group, "");
+    let (mut socket, _) = tunnel(&server);
+    assert_eq!(get(&server, "").status, 502);
+    server.logged("no live upstreams while connecting to upstream");
+    // A queue that was not there when the tunnel began.
+    reload(&server, &format!("{group} queue 9;"));
+    let mut waiting = asking(&server, "/");
+    socket.echo_of("still here");
+    drop(socket);
+    assert_eq!(waiting.response().text(), "a");
 }
