@@ -118,6 +118,7 @@ impl Module for Proxy {
         }),
         D::scope("proxy_cache_methods", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_methods(c)),
         D::scope("proxy_cache_bypass", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_bypass(c)),
+        D::scope("proxy_cache_purge", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_purge(c)),
         D::scope("proxy_no_cache", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_no_cache(c)),
         D::scope("proxy_cache_lock", SCOPES, Takes::FLAG, |s, c| s.cache.lock.flag(c)),
         D::scope("proxy_cache_lock_timeout", SCOPES, Takes::ONE, |s, c| s.cache.lock_timeout.msec(c)),
