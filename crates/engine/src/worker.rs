@@ -278,10 +278,7 @@ async fn sweep(reactor: Rc<Reactor>) {
         let generation = reactor.current();
         let longest = generation.upstreams.iter().map(|u| u.current().pool.timeout).max().unwrap_or(0);
         reactor.pools.sweep(reactor.clock().now_ms(), longest);
-        if generation.upstreams.iter().any(|u| u.live.is_some()) {
-            // Of peers that are gone.
-            reactor.pools.retain(&generation);
-        }
+        reactor.pools.retain_live(&generation);
         reactor.look_for_departures();
     }
 }

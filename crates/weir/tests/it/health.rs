@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("checks_end_with_their_configuration", checks_end_with_their_configuration),
     ("a_websocket_is_opened_and_pinged", a_websocket_is_opened_and_pinged),
     ("connections_of_checks_may_be_kept", connections_of_checks_may_be_kept),
+    ("checks_speak_tls_where_the_location_does", checks_speak_tls_where_the_location_does),
 ];
 
 const CONF: &str = "
@@ -333,4 +334,31 @@ fn connections_of_checks_may_be_kept() {
     let _server = start(&b.server(), QUICK, "");
     b.checked(3);
     assert!(b.origin.connections() >= 3);
+}
+
+fn checks_speak_tls_where_the_location_does() {
+    let certs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/certs");
+    let (echo, behind) = (Origin::echoing(), free_address());
+    let http = format!(
+        "server {{ listen {behind} ssl; ssl_certificate {certs}/example.com.crt;
+            ssl_certificate_key {certs}/example.com.key;
+            location /health {{ return 204; }}
+            location /chat {{ proxy_pass http://{}; proxy_set_header Upgrade $http_upgrade;
+                proxy_set_header Connection upgrade; }} }}",
+        echo.address()
+    );
+    let conf = CONF.replace("http://u", "https://u");
+    let check = |check: &str, name: &str| {
+        let more = format!(
+            "{check} proxy_ssl_verify on; proxy_ssl_trusted_certificate {certs}/example.com.crt; proxy_ssl_name {name};"
+        );
+        Server::start(&executable(), &conf, &names(&format!("server {behind};"), &more, &http))
+    };
+    for kind in ["uri=/health", "uri=/chat type=websocket"] {
+        let kind = format!("health_check {kind} interval=20ms mandatory;");
+        check(&kind, "example.com").logged(&format!("peer is healthy, health check \"\" of peer {behind}"));
+        let server = check(&kind, "other.example");
+        server.logged("peer is unhealthy while SSL handshaking to upstream, health check");
+        server.logged("upstream SSL certificate does not match \"other.example\" while SSL handshaking to upstream, health");
+    }
 }
