@@ -13,6 +13,7 @@ pub const TESTS: &[Test] = &[
     ("a_server_that_is_not_there_is_not_well", a_server_that_is_not_there_is_not_well),
     ("checks_ask_as_the_location_does", checks_ask_as_the_location_does),
     ("an_answer_has_to_pass_all_tests", an_answer_has_to_pass_all_tests),
+    ("a_body_comes_in_time", a_body_comes_in_time),
     ("a_server_waits_for_its_first_check", a_server_waits_for_its_first_check),
     ("what_was_found_is_kept_over_a_reload", what_was_found_is_kept_over_a_reload),
     ("checks_end_with_their_configuration", checks_end_with_their_configuration),
@@ -218,6 +219,21 @@ fn an_answer_has_to_pass_all_tests() {
         "",
     );
     says(&well.replace("13", "99"), "reading response body from upstream");
+}
+
+fn a_body_comes_in_time() {
+    let origin = Origin::start(|visit| {
+        visit.request()?;
+        visit.send("HTTP/1.1 200 OK\r\n\r\n")?;
+        // A little now and then, for ever.
+        loop {
+            visit.send("x")?;
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    });
+    let http = "match good { body ~ x; }";
+    let server = start(&format!("server {};", origin.address()), "health_check match=good;", http);
+    server.logged("peer is unhealthy while reading response body from upstream, health check \"good\"");
 }
 
 fn a_server_waits_for_its_first_check() {

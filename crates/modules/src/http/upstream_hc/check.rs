@@ -1,8 +1,10 @@
 //! Asks the servers of a group for as long as its generation is served by.
 
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use weir_engine::errorlog::Level;
 use weir_engine::generation::Generation;
@@ -187,7 +189,9 @@ impl Watch {
         }
         // Its end lets the connection be used again.
         if tests.reads_body() || self.checker.spec.keep.is_some() {
-            let body = asked.read(LOOKED_AT).await.map_err(|_| "reading response body from upstream")?;
+            let Some(Ok(body)) = self.in_time(asked.read(LOOKED_AT)).await else {
+                return Err("reading response body from upstream");
+            };
             if !tests.is_body(&body) {
                 return Err("checking body");
             }
@@ -211,16 +215,24 @@ impl Watch {
             return Err("checking header");
         }
         let mut tunnel = asked.into_tunnel().ok_or("checking status code")?;
+        match self.in_time(websocket::ping(&mut tunnel)).await {
+            Some(true) => Ok(()),
+            Some(false) | None => Err("waiting for Pong"),
+        }
+    }
+
+    /// Does something that takes no longer in all than a read may.
+    async fn in_time<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let timer = self.reactor.timers().register();
         timer.set_in(self.probe.timeout());
-        let mut ping = pin!(websocket::ping(&mut tunnel));
-        let pong = std::future::poll_fn(|cx| {
-            if let std::task::Poll::Ready(pong) = ping.as_mut().poll(cx) {
-                return std::task::Poll::Ready(pong);
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Some(done));
             }
-            timer.poll_expired(cx).map(|()| false)
-        });
-        if pong.await { Ok(()) } else { Err("waiting for Pong") }
+            timer.poll_expired(cx).map(|()| None)
+        })
+        .await
     }
 }
 
