@@ -331,9 +331,9 @@ impl Look<'_> {
             if !is_among(self, index) {
                 continue;
             }
-            let weight = self.weight(index);
+            let recovered = if self.scale > 1 { self.weight(index) } else { i64::MAX };
             let state = &mut self.states[index];
-            let effective = state.effective.min(weight);
+            let effective = state.effective.min(recovered);
             state.current += effective;
             total += effective;
             if state.effective < i64::from(self.peers[index].weight) * self.scale {
