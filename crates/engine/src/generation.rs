@@ -5,7 +5,9 @@
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use weir_ir::core::error_log::{ErrorLog, Target};
 use weir_ir::core::syslog::Syslog;
@@ -18,7 +20,9 @@ use weir_ir::{LocationId, VariableId};
 use weir_syntax::{Diagnostic, Level};
 
 use crate::cache::{Spec, Zone};
-use crate::contract::{AnyInstall, Check, Content, Evaluate, Family, Filter, LogHandler, Variable};
+use crate::contract::{
+    AnyInstall, BoxFuture, Check, Content, Evaluate, Family, Filter, LogHandler, Variable,
+};
 use crate::errorlog::{self, Log, LogFile};
 use crate::http::Exchange;
 use crate::http::early_body::EarlyBody;
@@ -27,6 +31,7 @@ use crate::http::template::{Assign, Piece, Reference};
 use crate::http::{Template, variables};
 use crate::http1::Known;
 use crate::open_files;
+use crate::reactor::Reactor;
 use crate::resolver::Resolver;
 use crate::settings::CoreSettings;
 use crate::syslog::{Peer, Peers};
@@ -53,6 +58,7 @@ pub struct Generation {
     pub sockets: Vec<Socket>,
     pub upstreams: Vec<Arc<Upstream>>,
     pub(crate) caches: Vec<Arc<Zone>>,
+    pub(crate) chores: Vec<Chore>,
     pub(crate) slots: Vec<Slot>,
     pub log: Log,
     /// Connections that a thread holds at most, clients and upstreams together.
@@ -74,6 +80,26 @@ pub struct Address {
     pub protocols: Protocols,
     pub names: ServerNames,
     pub default_server: LocationId,
+}
+
+/// Work that goes on for as long as a generation is served by, on one thread for all of them.
+pub(crate) struct Chore {
+    taken: AtomicBool,
+    begin: Box<Begin>,
+}
+
+type Begin = dyn Fn(&Rc<Reactor>, &Arc<Generation>) -> BoxFuture<'static, ()> + Send + Sync;
+
+impl Chore {
+    /// The work, for the first thread that asks; whoever runs it ends it.
+    pub(crate) fn take(
+        &self,
+        reactor: &Rc<Reactor>,
+        generation: &Arc<Generation>,
+    ) -> Option<BoxFuture<'static, ()>> {
+        let taken = self.taken.swap(true, Ordering::Relaxed);
+        (!taken).then(|| (self.begin)(reactor, generation))
+    }
 }
 
 /// Where a declared variable has its value from.
@@ -226,7 +252,7 @@ impl Generation {
         if !faults.is_empty() {
             return Err(faults);
         }
-        let Build { slots, upstreams, caches, files, kept, keeps_upstream_headers, .. } = build;
+        let Build { slots, upstreams, caches, chores, files, kept, keeps_upstream_headers, .. } = build;
         Ok(Self {
             number,
             locations,
@@ -234,6 +260,7 @@ impl Generation {
             sockets,
             upstreams,
             caches,
+            chores,
             slots,
             log,
             worker_connections: events.worker_connections.or(512),
@@ -330,6 +357,7 @@ pub struct Build<'p> {
     pub(crate) slots: Vec<Slot>,
     pub(crate) upstreams: Vec<Arc<Upstream>>,
     caches: Vec<Arc<Zone>>,
+    chores: Vec<Chore>,
     files: HashMap<Arc<str>, Arc<LogFile>>,
     peers: Peers,
     kept: Kept,
@@ -364,6 +392,7 @@ impl<'p> Build<'p> {
             slots,
             upstreams,
             caches,
+            chores: vec![],
             files,
             peers,
             kept,
@@ -394,11 +423,27 @@ impl<'p> Build<'p> {
     }
 
     /// Once all modules have edited the groups: those whose peers come and go are made for the first time.
-    fn start_upstreams(&self, http: &Http) {
-        for (group, upstream) in self.upstreams.iter().zip(&http.upstreams) {
+    fn start_upstreams(&mut self, http: &Http) {
+        for (index, upstream) in http.upstreams.iter().enumerate() {
+            let group = self.upstream(index);
             let before = self.before_upstream(upstream).map(|before| before.current());
             group.start_living(before.as_deref());
+            for server in group.to_follow() {
+                let group = Arc::clone(&group);
+                self.chore(move |reactor, generation| {
+                    let (group, reactor) = (Arc::clone(&group), Rc::clone(reactor));
+                    Box::pin(upstream::follow(group, server, reactor, generation.log.clone()))
+                });
+            }
         }
+    }
+
+    /// Has something done for as long as the generation is served by, on one of the threads. It ends wherever it waits.
+    pub fn chore(
+        &mut self,
+        begin: impl Fn(&Rc<Reactor>, &Arc<Generation>) -> BoxFuture<'static, ()> + Send + Sync + 'static,
+    ) {
+        self.chores.push(Chore { taken: AtomicBool::new(false), begin: Box::new(begin) });
     }
 
     /// Opens a cache, which goes on from the generation before where that had it.

@@ -16,7 +16,7 @@ use crate::http1::response;
 use crate::io::Address;
 use crate::timer::{Clock, Timers};
 use crate::tunnel;
-use crate::upstream::{self, Pools};
+use crate::upstream::Pools;
 
 /// A number that only the thread of its reactor changes, and any thread may read.
 #[derive(Debug, Default)]
@@ -51,6 +51,8 @@ pub struct Counts {
 pub struct Counters {
     reactors: Mutex<Vec<Arc<Counts>>>,
     numbers: AtomicU64,
+    /// How often peers were gone that are not to have tunnels then.
+    departures: AtomicU64,
 }
 
 impl Counters {
@@ -65,6 +67,11 @@ impl Counters {
     pub fn sum(&self, count: impl Fn(&Counts) -> &Count) -> u64 {
         let reactors = self.reactors.lock().unwrap_or_else(PoisonError::into_inner);
         reactors.iter().map(|counts| count(counts).0.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Lets every thread look for tunnels of peers that are gone.
+    pub fn depart(&self) {
+        self.departures.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The next `$connection`.
@@ -83,12 +90,14 @@ pub struct Reactor {
     end: Cell<Option<u64>>,
     idle: RefCell<Vec<Weak<Idle>>>,
     tunnels: RefCell<Vec<Weak<tunnel::Control>>>,
+    /// The departures that were looked at.
+    departures: Cell<u64>,
     tasks: Cell<usize>,
     all_done: RefCell<Option<Waker>>,
     pub counters: Arc<Counters>,
     pub counts: Arc<Counts>,
-    /// Tasks that ask for names at run time.
-    following: RefCell<Vec<tokio::task::AbortHandle>>,
+    /// What the present generation has done here.
+    chores: RefCell<Vec<tokio::task::AbortHandle>>,
     pub pools: Pools,
     /// Heads of upstream responses that wait for their next use; boxed, as they travel.
     #[expect(clippy::vec_box, reason = "a head is large and is handed from task to task")]
@@ -169,11 +178,12 @@ impl Reactor {
             end: Cell::new(None),
             idle: RefCell::default(),
             tunnels: RefCell::default(),
+            departures: Cell::new(0),
             tasks: Cell::new(0),
             all_done: RefCell::default(),
             counts: counters.join(),
             counters,
-            following: RefCell::default(),
+            chores: RefCell::default(),
             pools: Pools::default(),
             heads: RefCell::default(),
         })
@@ -218,11 +228,26 @@ impl Reactor {
         let before = self.current.replace(generation);
         if !self.is_current(&before) {
             self.bound(before.shutdown_timeout);
-            self.following.borrow_mut().drain(..).for_each(|task| task.abort());
+            self.chores.borrow_mut().drain(..).for_each(|task| task.abort());
         }
-        self.follow();
+        self.do_chores();
+        self.look_for_departures();
         self.pools.retain(&self.current.borrow());
         self.wake_idle();
+    }
+
+    /// Ends the tunnels of peers that are gone, where any are gone since the last look.
+    pub(crate) fn look_for_departures(&self) {
+        let departures = self.counters.departures.load(Ordering::Relaxed);
+        if self.departures.replace(departures) == departures {
+            return;
+        }
+        // Those that end take themselves off no list meanwhile: they are only woken.
+        for tunnel in self.tunnels.borrow().iter().filter_map(Weak::upgrade) {
+            if tunnel.is_left_behind() {
+                tunnel.finish();
+            }
+        }
     }
 
     /// Takes no new request; idle connections close, tunnels go on until they end or their time is up.
@@ -230,20 +255,16 @@ impl Reactor {
         self.quitting.set(true);
         let timeout = self.current.borrow().shutdown_timeout;
         self.end.set(self.bound(timeout));
-        self.following.borrow_mut().drain(..).for_each(|task| task.abort());
+        self.chores.borrow_mut().drain(..).for_each(|task| task.abort());
         self.pools.clear();
         self.wake_idle();
     }
 
-    /// Asks for the names that the generation resolves at run time, unless another thread does.
-    fn follow(self: &Rc<Self>) {
+    /// Does what the generation has to be done, unless another thread does.
+    fn do_chores(self: &Rc<Self>) {
         let generation = self.current();
-        for group in &generation.upstreams {
-            for index in group.to_follow() {
-                let (group, log) = (Arc::clone(group), generation.log.clone());
-                let task = tokio::task::spawn_local(upstream::follow(group, index, Rc::clone(self), log));
-                self.following.borrow_mut().push(task.abort_handle());
-            }
+        for work in generation.chores.iter().filter_map(|chore| chore.take(self, &generation)) {
+            self.chores.borrow_mut().push(tokio::task::spawn_local(work).abort_handle());
         }
     }
 
@@ -379,6 +400,11 @@ impl Peer {
             Address::Unix(_) => "unix:".to_string(),
         };
         Self { address, text: text.into_bytes().into() }
+    }
+
+    /// In the place of a client where there is none.
+    pub(crate) fn nobody() -> Self {
+        Self { address: Address::Unix("".into()), text: Box::default() }
     }
 
     /// `$remote_addr`.

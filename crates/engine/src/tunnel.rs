@@ -14,14 +14,16 @@
 //! - The upstream not taking bytes does not stop the read timeout: with 2 s to read and 3 s to send, a stuck upstream
 //!   is given up after 2 s, as "upstream timed out".
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::io::{Buf, Io, scratch};
 use crate::timer::{Timer, Timers};
+use crate::upstream::Load;
 
 /// Reads a direction may make before the other tasks of the thread have their turn.
 const READS_A_TURN: u32 = 8;
@@ -80,6 +82,8 @@ pub enum Reason {
     Aborted,
     /// The time given by [`Control::drain`] was up.
     Drained,
+    /// [`Control::finish`] was called.
+    Finished,
 }
 
 /// What is known of a closed tunnel, for the access log.
@@ -100,6 +104,9 @@ pub struct Closed {
 /// A handle on a running tunnel, for whoever drains, aborts or watches it from the same thread.
 pub struct Control {
     aborted: Cell<bool>,
+    finishing: Cell<bool>,
+    /// What is open to the upstream, this tunnel among it.
+    peer: OnceCell<Arc<Load>>,
     drain_at: Cell<u64>,
     bytes_up: Cell<u64>,
     bytes_down: Cell<u64>,
@@ -113,6 +120,22 @@ impl Control {
     pub fn abort(&self) {
         self.aborted.set(true);
         self.wake();
+    }
+
+    /// Ends the tunnel once what was read is delivered; no more is read.
+    pub fn finish(&self) {
+        self.finishing.set(true);
+        self.wake();
+    }
+
+    pub(crate) fn set_peer(&self, load: &Arc<Load>) {
+        // Said once, when the tunnel begins.
+        let _ = self.peer.set(Arc::clone(load));
+    }
+
+    /// Whether its upstream is no longer to have tunnels.
+    pub(crate) fn is_left_behind(&self) -> bool {
+        self.peer.get().is_some_and(|load| load.is_gone())
     }
 
     /// Lets the tunnel run until `deadline_ms` of the thread's clock at most. An earlier deadline stays.
@@ -265,6 +288,8 @@ impl Tunnel {
         let now = timers.clock().refresh();
         let control = Rc::new(Control {
             aborted: Cell::new(false),
+            finishing: Cell::new(false),
+            peer: OnceCell::new(),
             drain_at: Cell::new(NEVER),
             bytes_up: Cell::new(0),
             bytes_down: Cell::new(0),
@@ -300,7 +325,7 @@ impl Tunnel {
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Closed> {
         self.poll_reason(cx).map(|reason| {
             match reason {
-                Reason::Eof(_) | Reason::Aborted | Reason::Drained => {
+                Reason::Eof(_) | Reason::Aborted | Reason::Drained | Reason::Finished => {
                     self.client.farewell();
                     self.upstream.farewell();
                 }
@@ -321,6 +346,9 @@ impl Tunnel {
     fn poll_reason(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         if self.control.aborted.get() {
             return Poll::Ready(Reason::Aborted);
+        }
+        if self.control.finishing.get() {
+            (self.up.ended, self.down.ended) = (true, true);
         }
         let moved = match self.pump(cx) {
             Ok(moved) => moved,
@@ -363,6 +391,10 @@ impl Tunnel {
 
     /// Whether the ends that were read close the tunnel, which is the error; with half-close, passes them on.
     fn end(&mut self, cx: &mut Context<'_>) -> Result<(), Reason> {
+        if self.control.finishing.get() {
+            let all = self.up.delivered() && self.down.delivered();
+            return if all { Err(Reason::Finished) } else { Ok(()) };
+        }
         let first = match (self.first_end, self.up.ended, self.down.ended) {
             (Some(first), _, _) => first,
             (None, true, _) => Side::Client,

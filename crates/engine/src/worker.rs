@@ -19,6 +19,7 @@ use crate::http::accept;
 use crate::io::{Address, Listener, Severity, accept_loop};
 use crate::reactor::{Counters, Reactor};
 use crate::timer;
+use crate::upstream::{self, Upstream};
 
 /// Milliseconds that a listener rests when no descriptor is left (nginx: `accept_mutex_delay`).
 const ACCEPT_PAUSE: u64 = 500;
@@ -45,6 +46,7 @@ type Key = (Address, usize);
 /// The threads, steered from the worker's main thread.
 pub struct Worker {
     threads: Vec<Thread>,
+    generation: Option<Arc<Generation>>,
     counters: Arc<Counters>,
 }
 
@@ -68,7 +70,7 @@ impl Default for Worker {
 impl Worker {
     /// A worker without threads, which serves nothing yet.
     pub fn new() -> Self {
-        Self { threads: vec![], counters: Arc::default() }
+        Self { threads: vec![], generation: None, counters: Arc::default() }
     }
 
     pub fn counters(&self) -> &Arc<Counters> {
@@ -98,6 +100,12 @@ impl Worker {
             let place = counted.entry(&socket.address).or_default();
             shares[*place % threads].push(((socket.address.clone(), *place), Arc::clone(&socket.fd)));
             *place += 1;
+        }
+        if let Some(before) = self.generation.replace(Arc::clone(generation)) {
+            let same =
+                |u: &Upstream| generation.upstreams.iter().find(|g| g.name == u.name && g.port == u.port);
+            upstream::succeed(&before.upstreams, same);
+            self.counters.depart();
         }
         let mut waiting = vec![];
         for (thread, listeners) in self.threads.iter().zip(shares) {
@@ -270,9 +278,7 @@ async fn sweep(reactor: Rc<Reactor>) {
         let generation = reactor.current();
         let longest = generation.upstreams.iter().map(|u| u.current().pool.timeout).max().unwrap_or(0);
         reactor.pools.sweep(reactor.clock().now_ms(), longest);
-        if generation.upstreams.iter().any(|u| u.live.is_some()) {
-            // Of peers that are gone.
-            reactor.pools.retain(&generation);
-        }
+        reactor.pools.retain_live(&generation);
+        reactor.look_for_departures();
     }
 }

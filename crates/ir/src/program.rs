@@ -184,17 +184,32 @@ pub struct Upstream {
     pub servers: Vec<Server>,
     /// The modules that say who is asked, by name; what comes later wraps what was there before.
     pub balancers: Vec<&'static str>,
-    /// The method that was named last has no use for backups.
-    pub no_backups: bool,
+    /// Parameters of servers that the method that was named last has no use for.
+    pub unsupported: &'static [&'static str],
     /// Its peers are known to all who serve it (`zone`), so that they can come and go.
     pub shared: bool,
     /// Whom to ask for the names that are to be resolved at run time, its own or that of `http`.
     pub resolver: Option<Arc<Resolver>>,
     /// Milliseconds.
     pub resolver_timeout: Option<u64>,
+    /// What looks after the health of its servers.
+    pub checks: Arc<[Check]>,
+    /// How many requests wait for a server, and for how many milliseconds.
+    pub queue: Option<(usize, u64)>,
     /// The confs of the modules of the `upstream` context.
     pub confs: Confs,
     pub position: Position,
+}
+
+/// A check of the servers of an upstream, as far as their state depends on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// What another configuration knows the same check by.
+    pub key: Box<str>,
+    /// A server is asked by nobody else before its first check.
+    pub mandatory: bool,
+    /// One that was healthy before a reload needs no such first check.
+    pub persistent: bool,
 }
 
 /// A `server` of an upstream.
@@ -204,19 +219,32 @@ pub struct Server {
     pub name: Arc<str>,
     /// Every address that the name stands for at load; each is a peer.
     pub addresses: Vec<Address>,
-    /// The name is resolved at run time instead, again and again: its host and port.
-    pub resolve: Option<(Arc<str>, u16)>,
+    /// The name is resolved at run time instead, again and again.
+    pub resolve: Option<Resolve>,
     pub weight: u32,
     pub max_conns: u32,
     pub max_fails: u32,
     /// Seconds.
     pub fail_timeout: u64,
+    /// Milliseconds in which its weight recovers after it was gone.
+    pub slow_start: u64,
     pub down: bool,
     /// Only requests that belong to it are still sent to it.
     pub drain: bool,
+    /// Its tunnels end when it is gone: removed, marked down or found unhealthy.
+    pub closes: bool,
     pub backup: bool,
     /// What sessions that belong to it are known by, where it is not the address's digest.
     pub route: Option<Arc<[u8]>>,
+}
+
+/// A name that is resolved at run time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolve {
+    pub host: Arc<str>,
+    pub port: u16,
+    /// Its records of this service say which hosts and ports to ask.
+    pub service: Option<Arc<str>>,
 }
 
 impl Server {
@@ -230,8 +258,10 @@ impl Server {
             max_conns: 0,
             max_fails: 1,
             fail_timeout: 10,
+            slow_start: 0,
             down: false,
             drain: false,
+            closes: false,
             backup: false,
             route: None,
         }

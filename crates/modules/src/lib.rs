@@ -41,6 +41,8 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     // Each takes its location whole, so their places among the content handlers do not matter.
     &http::Proxy,
     &http::Tunnel,
+    // It asks as the location's requests are passed on.
+    &http::UpstreamHc,
     &http::temp_paths::Fastcgi,
     &http::temp_paths::Uwsgi,
     &http::temp_paths::Scgi,

@@ -13,6 +13,7 @@ use crate::wire::patient;
 ///
 /// Its script is asked with the question, as `A a.example` or `AAAA a.example tcp`, and how many came before it, and
 /// says in words what the answer is: `60 127.0.0.1 127.0.0.2` (a time to live, then addresses), `60 alias b.example`,
+/// `60 srv 1 5 80 b.example` (priority, weight, port and host, and again),
 /// `code 3`, `truncated`, nothing for no records, and `silence`. Behind `wrong` stands an answer to some other question.
 pub struct NameServer {
     address: SocketAddr,
@@ -105,7 +106,11 @@ impl Shared {
     fn answer(&self, query: &[u8], over: &str) -> Option<Vec<u8>> {
         let (name, rest) = query.get(12..)?.split_at(query[12..].iter().position(|byte| *byte == 0)?);
         let question = 12..12 + name.len() + 5;
-        let kind = if rest[2] == 28 { "AAAA" } else { "A" };
+        let kind = match rest[2] {
+            28 => "AAAA",
+            33 => "SRV",
+            _ => "A",
+        };
         let mut labels = vec![];
         let mut left = name;
         while let Some((length, more)) = left.split_first() {
@@ -127,9 +132,13 @@ impl Shared {
             ["truncated"] => truncated = 2,
             ["code", text] => code = text.parse().expect("a code"),
             [""] => {}
-            [ttl, "alias", of] => {
-                let labels = of.split('.').flat_map(|l| [&[l.len() as u8][..], l.as_bytes()].concat());
-                records.push(record(5, ttl, &labels.chain([0]).collect::<Vec<_>>()));
+            [ttl, "alias", of] => records.push(record(5, ttl, &name_of(of))),
+            [ttl, "srv", ref places @ ..] => {
+                for place in places.chunks(4) {
+                    let number = |at: usize| place[at].parse::<u16>().expect("a number").to_be_bytes();
+                    let data = [&number(0)[..], &number(1), &number(2), &name_of(place[3])].concat();
+                    records.push(record(33, ttl, &data));
+                }
             }
             [ttl, ref addresses @ ..] => {
                 for address in addresses {
@@ -145,6 +154,12 @@ impl Shared {
         let head = [0x81 | truncated, 0x80 | code, 0, 1, 0, records.len() as u8, 0, 0, 0, 0];
         Some([&id, &head[..], &query[question], &records.concat()].concat())
     }
+}
+
+/// A name as records have it.
+fn name_of(text: &str) -> Vec<u8> {
+    let labels = text.split('.').flat_map(|l| [&[l.len() as u8][..], l.as_bytes()].concat());
+    labels.chain([0]).collect()
 }
 
 /// A record of the name that was asked for.

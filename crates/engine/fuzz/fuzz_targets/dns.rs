@@ -4,9 +4,9 @@
 use libfuzzer_sys::fuzz_target;
 use weir_engine::resolver::wire::{Answer, Kind, Query, answer};
 
-fuzz_target!(|input: (bool, bool, &[u8], &[u8])| {
-    let (tcp, six, name, rest) = input;
-    let kind = if six { Kind::Aaaa } else { Kind::A };
+fuzz_target!(|input: (bool, u8, &[u8], &[u8])| {
+    let (tcp, kind, name, rest) = input;
+    let kind = [Kind::A, Kind::Aaaa, Kind::Srv][usize::from(kind) % 3];
     let Some(query) = Query::new(7, name, kind) else { return };
     let _ = answer(rest, &query, tcp);
     // The question as it was sent, with flags and counts of the input, is followed by what may be records.
@@ -15,6 +15,6 @@ fuzz_target!(|input: (bool, bool, &[u8], &[u8])| {
     bytes[2..12].copy_from_slice(head);
     bytes.extend_from_slice(records);
     if let Ok(Answer::Addresses { addresses, .. }) = answer(&bytes, &query, tcp) {
-        assert!(!addresses.is_empty() && addresses.iter().all(|ip| ip.is_ipv6() == six));
+        assert!(!addresses.is_empty() && addresses.iter().all(|ip| ip.is_ipv6() == (kind == Kind::Aaaa)));
     }
 });

@@ -191,6 +191,28 @@ pub fn open(path: &str, key: &[u8], crc32: u32) -> Result<Opened, Unusable> {
     Ok(Opened { file, length, id: about.ino(), disk: disk(&about), header, start })
 }
 
+/// The key that stands in a file, and when its answer came.
+///
+/// # Errors
+/// It cannot be read, or has none.
+pub fn key_and_date(path: &str) -> io::Result<(Vec<u8>, i64)> {
+    let file = File::open(path)?;
+    let mut start = vec![0; 4096];
+    let read = fill(&file, &mut start, 0)?;
+    start.truncate(read);
+    let none = || io::Error::from(io::ErrorKind::InvalidData);
+    let header = Header::of_fixed(&start).ok_or_else(none)?;
+    let end = usize::from(header.head_start);
+    if start.len() < end {
+        let read = start.len();
+        start.resize(end, 0);
+        fill(&file, &mut start[read..], read as u64)?;
+    }
+    // The line ends before the head.
+    let key = start.get(FIXED + KEY_LINE.len()..end.saturating_sub(1)).ok_or_else(none)?;
+    Ok((key.to_vec(), header.date))
+}
+
 fn fill(file: &File, into: &mut [u8], from: u64) -> io::Result<usize> {
     let mut read = 0;
     while read < into.len() {

@@ -42,6 +42,7 @@ fn manage(weak: &Weak<Shared>) {
         }
         let spec = Arc::clone(&shared.spec.lock().unwrap_or_else(PoisonError::into_inner));
         let next = turn(&shared, &spec, &clock);
+        shared.purges.expire(&spec, clock.unix_secs() as i64);
         drop(shared);
         let until_load = loads_at.saturating_sub(clock.refresh()).max(1);
         std::thread::park_timeout(Duration::from_millis(next.min(until_load)));

@@ -6,6 +6,7 @@
 
 mod file;
 mod manager;
+mod purge;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,8 @@ use weir_syntax::Level;
 use crate::errorlog::Log;
 
 pub use file::{Header, Opened, ROOM, Stored, Unusable, Writing, head_start, open, path, update};
+
+use purge::Purges;
 
 /// The MD5 of what an answer is known by.
 pub type Key = [u8; 16];
@@ -46,6 +49,8 @@ pub struct Spec {
     pub min_free: u64,
     pub manager: Pace,
     pub loader: Pace,
+    /// Of who looks for what was purged, where there is one.
+    pub purger: Option<Pace>,
 }
 
 /// A cache in a generation.
@@ -64,6 +69,7 @@ struct Shared {
     /// Not all files are known yet.
     cold: AtomicBool,
     managed: AtomicBool,
+    purges: Purges,
     log: Log,
 }
 
@@ -150,6 +156,7 @@ impl Zone {
             released: Notify::new(),
             cold: AtomicBool::new(true),
             managed: AtomicBool::new(false),
+            purges: Purges::default(),
             log: log.clone(),
         };
         Ok(Self { spec: Arc::clone(spec), shared: Arc::new(shared) })
@@ -161,6 +168,7 @@ impl Zone {
         if !self.shared.managed.swap(true, Ordering::Relaxed) {
             manager::start(&self.shared);
         }
+        purge::start(&self.shared, &self.spec);
     }
 
     pub fn is_cold(&self) -> bool {
@@ -376,6 +384,7 @@ pub(crate) mod tests {
             min_free: 0,
             manager: pace,
             loader: pace,
+            purger: None,
         })
     }
 

@@ -640,7 +640,13 @@ fn start_tunnel(mut x: Exchange, tunnel: Tunnel, end: Option<u64>) {
     if let Some(end) = end {
         control.drain(end);
     }
+    if let Some(peer) = &peer {
+        control.set_peer(peer.load());
+    }
     reactor.register_tunnel(&control);
+    if control.is_left_behind() {
+        control.finish();
+    }
     let task = RunningTunnel {
         reactor: Rc::clone(&reactor),
         tunnel: running,
@@ -688,7 +694,10 @@ impl Failures {
     fn tell(&self, reason: &tunnel::Reason) {
         let timed_out = io::Error::from_raw_os_error(nix::libc::ETIMEDOUT);
         let (level, message, error) = match reason {
-            tunnel::Reason::Eof(_) | tunnel::Reason::Aborted | tunnel::Reason::Drained => return,
+            tunnel::Reason::Eof(_)
+            | tunnel::Reason::Aborted
+            | tunnel::Reason::Drained
+            | tunnel::Reason::Finished => return,
             tunnel::Reason::Timeout(Side::Client) => (Level::Info, "client timed out", &timed_out),
             tunnel::Reason::Timeout(Side::Upstream) => (Level::Info, "upstream timed out", &timed_out),
             tunnel::Reason::Failed { side, call, error } => {

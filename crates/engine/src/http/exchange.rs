@@ -740,6 +740,11 @@ impl Exchange {
 
     /// What a message of the error log says of the request that it is about.
     pub(crate) fn write_context(&self, line: &mut Line) {
+        if let Some(probe) = self.probe() {
+            line.bytes(b", ");
+            line.bytes(probe.as_bytes());
+            return;
+        }
         line.field("client", self.peer().text());
         line.field("server", &self.server().core.server_name);
         if !self.head.request_line().is_empty() {

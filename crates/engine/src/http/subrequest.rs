@@ -37,8 +37,17 @@ pub(crate) struct Within {
     piece: bool,
     /// It renews what the cache has of its answer, and nobody waits for that.
     background: bool,
+    /// No request is around it: a peer is asked for something, and this is what messages say of it.
+    probe: Option<Box<str>>,
     /// What it answers with where it fails, or has no bytes.
     stub: Option<Box<Response>>,
+}
+
+impl Within {
+    /// For what is asked of a peer without any client.
+    pub(crate) fn probing(label: &str) -> Self {
+        Self { probe: Some(label.into()), ..Self::default() }
+    }
 }
 
 /// A subrequest that was answered. The head of the answer is in its exchange.
@@ -78,6 +87,15 @@ fn logged(x: &Exchange) {
 impl Exchange {
     pub fn is_subrequest(&self) -> bool {
         self.within.is_some()
+    }
+
+    pub(crate) fn is_probe(&self) -> bool {
+        self.probe().is_some()
+    }
+
+    /// What is asked of a peer without any client, as messages tell it.
+    pub(crate) fn probe(&self) -> Option<&str> {
+        self.within.as_ref()?.probe.as_deref()
     }
 
     /// `$request_method`: subrequests have that of the request that they are a part of.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -19,6 +19,7 @@ use weir_ir::address::Address;
 mod ask;
 pub mod wire;
 
+pub use self::wire::Service;
 use self::wire::{Answer, Kind, Query};
 use crate::errorlog::Log;
 use crate::reactor::Reactor;
@@ -41,7 +42,16 @@ pub struct Resolver {
     /// Whose turn it is.
     next: AtomicUsize,
     log: Log,
-    names: Mutex<HashMap<Arc<[u8]>, Name>>,
+    names: Mutex<HashMap<Key, Name>>,
+}
+
+/// What is asked for: a name, and what of it.
+type Key = (Of, Arc<[u8]>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Of {
+    Addresses,
+    Services,
 }
 
 struct Server {
@@ -71,7 +81,17 @@ struct Known {
 enum Means {
     /// Those of IPv4 come first.
     Addresses(Arc<[IpAddr]>),
+    /// By their priorities.
+    Services(Arc<[Service]>),
     Alias(Arc<[u8]>),
+}
+
+/// What the records of a service lead to.
+pub struct Served {
+    /// Hosts that could not be resolved.
+    pub failures: Vec<(Box<[u8]>, Failure)>,
+    /// The places with their addresses, and the last second of the wall clock at which they hold.
+    pub places: Result<(Vec<(Service, IpAddr)>, u64), Failure>,
 }
 
 /// The addresses of a name.
@@ -146,29 +166,73 @@ impl Resolver {
         reactor: &Rc<Reactor>,
         name: &Arc<[u8]>,
     ) -> Result<Resolved, Failure> {
-        let mut name = Arc::clone(name);
-        for _ in 0..=ALIASES {
-            let (known, kept) = self.look_up(reactor, &name).await?;
-            match known.means {
-                Means::Addresses(addresses) => {
-                    // As the server ordered them for whoever waited for it.
-                    let addresses = if kept { turned(&addresses) } else { addresses.to_vec() };
-                    return Ok(Resolved { addresses, until: known.until });
+        let (known, kept) = self.follow(reactor, (Of::Addresses, Arc::clone(name))).await?;
+        let Means::Addresses(addresses) = known.means else { return Err(Failure::Code(HOST_NOT_FOUND)) };
+        // As the server ordered them for whoever waited for it.
+        let addresses = if kept { turned(&addresses) } else { addresses.to_vec() };
+        Ok(Resolved { addresses, until: known.until })
+    }
+
+    /// The places of a service of a name (nginx: `service`), and their addresses. It waits for as long as the servers
+    /// say nothing.
+    pub async fn resolve_service(
+        self: &Arc<Self>,
+        reactor: &Rc<Reactor>,
+        service: &str,
+        name: &[u8],
+    ) -> Served {
+        let mut whole = service.to_ascii_lowercase().into_bytes();
+        if !whole.contains(&b'.') {
+            whole = [b"_", &*whole, b"._tcp"].concat();
+        }
+        let whole: Arc<[u8]> = [&*whole, b".", name].concat().into();
+        let (services, mut until) = match self.follow(reactor, (Of::Services, whole)).await {
+            Ok((Known { means: Means::Services(services), until, .. }, _)) => (services, until),
+            Ok(_) => return Served { failures: vec![], places: Err(Failure::Code(HOST_NOT_FOUND)) },
+            Err(failure) => return Served { failures: vec![], places: Err(failure) },
+        };
+        let mut asking: Vec<_> = services
+            .iter()
+            .map(|service| {
+                let target: Arc<[u8]> = service.target.clone().into();
+                (Box::pin(async move { self.resolve(reactor, &target).await }), None)
+            })
+            .collect();
+        together_all(&mut asking).await;
+        let (mut failures, mut found) = (vec![], vec![]);
+        for (service, told) in services.iter().zip(asking.into_iter().filter_map(|(_, told)| told)) {
+            match told {
+                Ok(resolved) => {
+                    until = until.min(resolved.until);
+                    found.push((service, resolved.addresses));
                 }
-                Means::Alias(of) => name = of,
+                Err(failure) => failures.push((service.target.clone(), failure)),
+            }
+        }
+        let certain = failures.iter().find(|(_, failure)| failure.is_certain());
+        let places = match certain.or(failures.first()).filter(|_| found.is_empty()) {
+            Some((_, failure)) => Err(*failure),
+            None => Ok((in_order(&found), until)),
+        };
+        Served { failures, places }
+    }
+
+    /// What is known of a name, aliases followed, and whether that was kept from before.
+    async fn follow(self: &Arc<Self>, reactor: &Rc<Reactor>, mut key: Key) -> Result<(Known, bool), Failure> {
+        for _ in 0..=ALIASES {
+            let (known, kept) = self.look_up(reactor, &key).await?;
+            match known.means {
+                Means::Alias(of) => key.1 = of,
+                Means::Addresses(_) | Means::Services(_) => return Ok((known, kept)),
             }
         }
         Err(Failure::Code(HOST_NOT_FOUND))
     }
 
     /// What is known of a name, and whether that was kept from before.
-    async fn look_up(
-        self: &Arc<Self>,
-        reactor: &Rc<Reactor>,
-        name: &Arc<[u8]>,
-    ) -> Result<(Known, bool), Failure> {
+    async fn look_up(self: &Arc<Self>, reactor: &Rc<Reactor>, key: &Key) -> Result<(Known, bool), Failure> {
         loop {
-            let mut asked = match self.find(reactor, name)? {
+            let mut asked = match self.find(reactor, key)? {
                 Found::Kept(known) => return Ok((known, true)),
                 Found::Asked(asked) => asked,
             };
@@ -182,10 +246,10 @@ impl Resolver {
     }
 
     /// Finds what is known, or who asks, or begins to ask.
-    fn find(self: &Arc<Self>, reactor: &Rc<Reactor>, name: &Arc<[u8]>) -> Result<Found, Failure> {
+    fn find(self: &Arc<Self>, reactor: &Rc<Reactor>, key: &Key) -> Result<Found, Failure> {
         let now = reactor.clock().unix_secs();
         let mut names = self.names();
-        match names.get_mut(name) {
+        match names.get_mut(key) {
             Some(Name::Known(known)) if known.until >= now => {
                 known.used = now;
                 return Ok(Found::Kept(known.clone()));
@@ -197,19 +261,23 @@ impl Resolver {
             }
             Some(Name::Known(_)) | None => {}
         }
+        let (of, name) = key;
         let query = |kind: &Kind| Query::new(random() as u16, name, *kind);
-        let queries: Option<Vec<Query>> = self.kinds.iter().map(query).collect();
+        let queries: Option<Vec<Query>> = match of {
+            Of::Addresses => self.kinds.iter().map(query).collect(),
+            Of::Services => [Kind::Srv].iter().map(query).collect(),
+        };
         let queries = queries.ok_or(Failure::Code(HOST_NOT_FOUND))?;
         let (asked, told) = watch::channel(None);
         let asked = Arc::new(asked);
-        names.insert(Arc::clone(name), Name::Asked(Arc::downgrade(&asked)));
-        let (resolver, of, name) = (Arc::clone(self), Rc::clone(reactor), Arc::clone(name));
-        reactor.spawn(async move { resolver.learn(&of, name, &queries, &asked).await });
+        names.insert(key.clone(), Name::Asked(Arc::downgrade(&asked)));
+        let (resolver, of, key) = (Arc::clone(self), Rc::clone(reactor), key.clone());
+        reactor.spawn(async move { resolver.learn(&of, key, &queries, &asked).await });
         Ok(Found::Asked(told))
     }
 
     /// Asks for a name, tells those who wait for it, and keeps what can be kept.
-    async fn learn(&self, reactor: &Reactor, name: Arc<[u8]>, queries: &[Query], asked: &Asked) {
+    async fn learn(&self, reactor: &Reactor, key: Key, queries: &[Query], asked: &Asked) {
         let mut asking = pin!(self.ask(reactor, queries));
         let told = loop {
             let mut abandoned = pin!(asked.closed());
@@ -224,13 +292,13 @@ impl Resolver {
             }
             let mut names = self.names();
             if asked.receiver_count() == 0 {
-                names.remove(&name);
+                names.remove(&key);
                 return;
             }
             // Somebody else came in the meantime.
         };
         let mut names = self.names();
-        names.remove(&name);
+        names.remove(&key);
         if let Ok(known) = &told {
             let now = known.used;
             if names.len() >= NAMES {
@@ -240,7 +308,7 @@ impl Resolver {
                 });
             }
             if names.len() < NAMES {
-                names.insert(name, Name::Known(known.clone()));
+                names.insert(key, Name::Known(known.clone()));
             }
         }
         drop(names);
@@ -252,24 +320,49 @@ impl Resolver {
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let mut asking: Vec<_> =
             queries.iter().map(|query| (Box::pin(ask::ask(self, reactor, query, first)), None)).collect();
-        poll_fn(|cx| {
-            for (asked, answer) in asking.iter_mut().filter(|(_, answer)| answer.is_none()) {
-                if let Poll::Ready(told) = asked.as_mut().poll(cx) {
-                    *answer = Some(told);
-                }
-            }
-            if asking.iter().all(|(_, answer)| answer.is_some()) { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+        together_all(&mut asking).await;
         let (means, ttl) = together(asking.into_iter().filter_map(|(_, answer)| answer))?;
         let now = reactor.clock().unix_secs();
         Ok(Known { means, until: now + self.valid.unwrap_or(u64::from(ttl)), used: now })
     }
 
-    fn names(&self) -> MutexGuard<'_, HashMap<Arc<[u8]>, Name>> {
+    fn names(&self) -> MutexGuard<'_, HashMap<Key, Name>> {
         // Whole whenever the lock is free: each change is one call.
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Waits for all of them.
+async fn together_all<F: Future>(asking: &mut [(Pin<Box<F>>, Option<F::Output>)]) {
+    poll_fn(|cx| {
+        for (asked, answer) in asking.iter_mut().filter(|(_, answer)| answer.is_none()) {
+            if let Poll::Ready(told) = asked.as_mut().poll(cx) {
+                *answer = Some(told);
+            }
+        }
+        if asking.iter().all(|(_, answer)| answer.is_some()) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// All addresses of places by their priorities, those of one priority beginning with one that is drawn by their weights.
+fn in_order(found: &[(&Service, Vec<IpAddr>)]) -> Vec<(Service, IpAddr)> {
+    let mut all = vec![];
+    for equal in found.chunk_by(|(one, _), (other, _)| one.priority == other.priority) {
+        let weight = |at: usize| equal[at].1.len() * usize::from(equal[at].0.weight);
+        let total: usize = (0..equal.len()).map(weight).sum();
+        let mut drawn = random().checked_rem(total).unwrap_or(0);
+        let mut first = 0;
+        while first + 1 < equal.len() && drawn >= weight(first) {
+            drawn -= weight(first);
+            first += 1;
+        }
+        let (before, from) = equal.split_at(first);
+        for (service, addresses) in from.iter().chain(before) {
+            all.extend(addresses.iter().map(|ip| ((*service).clone(), *ip)));
+        }
+    }
+    all
 }
 
 enum Found {
@@ -292,6 +385,7 @@ fn together(answers: impl Iterator<Item = Answer>) -> Result<(Means, u32), Failu
                 all.extend(addresses);
                 least = least.min(ttl);
             }
+            Answer::Services { services, ttl } => return Ok((Means::Services(services.into()), ttl)),
             Answer::Alias { name, ttl } => {
                 alias = Some(name);
                 least = least.min(ttl);

@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub enum Kind {
     A = 1,
     Aaaa = 28,
+    Srv = 33,
 }
 
 const CNAME: u16 = 5;
@@ -66,11 +67,27 @@ pub enum Answer {
         addresses: Vec<IpAddr>,
         ttl: u32,
     },
+    /// Where a service is (RFC 2782).
+    Services {
+        services: Vec<Service>,
+        ttl: u32,
+    },
     /// Only another name to ask for.
     Alias {
         name: Box<[u8]>,
         ttl: u32,
     },
+}
+
+/// One of the places of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Those of the lowest come first.
+    pub priority: u16,
+    /// At least 1.
+    pub weight: u16,
+    pub port: u16,
+    pub target: Box<[u8]>,
 }
 
 /// What a code means, `Unknown error` among it.
@@ -217,6 +234,7 @@ impl Reader<'_> {
 
     fn records(&mut self, kind: Kind, count: u16) -> Result<Answer, String> {
         let mut addresses = vec![];
+        let mut services = vec![];
         let mut alias = None;
         let mut least = u32::MAX;
         for _ in 0..count {
@@ -233,7 +251,13 @@ impl Reader<'_> {
                 (28, 16) if kind == Kind::Aaaa => {
                     addresses.push(IpAddr::V6(Ipv6Addr::from(self.take::<16>()?)));
                 }
-                (1 | 28, _) => {
+                (33, 7..) if kind == Kind::Srv => {
+                    let (priority, weight, port) = (self.u16()?, self.u16()?, self.u16()?);
+                    let target = self.name_at(from + 6)?.into();
+                    services.push(Service { priority, weight: weight.max(1), port, target });
+                }
+                (33, _) if kind == Kind::Srv => return Err(short()),
+                (1 | 28, _) if kind != Kind::Srv => {
                     let name = if of == 1 { "A" } else { "AAAA" };
                     let what = if of == kind as u16 { "invalid" } else { "unexpected" };
                     return Err(format!("{what} {name} record in DNS response"));
@@ -249,7 +273,12 @@ impl Reader<'_> {
         }
         match alias {
             _ if !addresses.is_empty() => Ok(Answer::Addresses { addresses, ttl: least }),
+            _ if !services.is_empty() => {
+                services.sort_by_key(|service| service.priority);
+                Ok(Answer::Services { services, ttl: least })
+            }
             Some(at) => Ok(Answer::Alias { name: self.name_at(at)?.into(), ttl: least }),
+            None if kind == Kind::Srv => Err("no SRV type in DNS response".into()),
             None => Err("no A or CNAME types in DNS response".into()),
         }
     }
@@ -288,6 +317,34 @@ mod tests {
     fn a_query_is_what_the_rfc_says() {
         let bytes = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x01a\x07example\0\0\x1c\0\x01";
         assert_eq!(Query::new(0x1234, b"a.example", Kind::Aaaa).unwrap().bytes, bytes);
+    }
+
+    #[test]
+    fn places_of_a_service() {
+        let query = Query::new(7, b"a.example", Kind::Srv).unwrap();
+        let reply = |records: &[Vec<u8>]| {
+            let mut bytes = query.bytes.clone();
+            bytes[2..4].copy_from_slice(&FLAGS);
+            bytes[7] = records.len() as u8;
+            answer(&[bytes, records.concat()].concat(), &query, false)
+        };
+        // The host is the name that was asked for, by a pointer.
+        let place = |priority: u8, weight: u8, port: u8| [0, priority, 0, weight, 0, port, 1, b'b', 0xc0, 12];
+        let service =
+            |priority, weight, port| Service { priority, weight, port, target: b"b.a.example"[..].into() };
+        let two = [record(33, 9, &place(2, 0, 80)), record(33, 5, &place(1, 7, 81))];
+        let services = vec![service(1, 7, 81), service(2, 1, 80)];
+        assert_eq!(reply(&two), Ok(Answer::Services { services, ttl: 5 }));
+        // What else may stand there is not for us.
+        let address = record(1, 9, &[127, 0, 0, 1]);
+        let services = vec![service(1, 1, 1)];
+        let both = [address.clone(), record(33, 9, &place(1, 1, 1))];
+        assert_eq!(reply(&both), Ok(Answer::Services { services, ttl: 9 }));
+        assert_eq!(reply(&[address]), Err("no SRV type in DNS response".into()));
+        assert_eq!(reply(&[record(33, 9, &[0, 1, 0, 1, 0, 1])]), Err("short DNS response".into()));
+        let alias = reply(&[record(5, 9, &[1, b'b', 0xc0, 12])]);
+        assert_eq!(alias, Ok(Answer::Alias { name: b"b.a.example"[..].into(), ttl: 9 }));
+        assert_eq!(reply(&[]), Ok(Answer::Nothing));
     }
 
     #[test]

@@ -398,3 +398,39 @@ fn an_idle_tunnel_is_small_and_holds_no_buffer() {
         assert!(size <= 512, "the future of a tunnel takes {size} bytes");
     });
 }
+
+#[test]
+fn what_was_read_is_delivered_before_a_tunnel_is_finished() {
+    reactor(|timers| async move {
+        for kind in Kind::ALL {
+            let (mut tunnel, mut client, mut upstream) = tunnel(kind, kind, OPTIONS, &timers).await;
+            let control = tunnel.control();
+            let message = noise(30_000_000);
+            // More than goes out at once: what was read waits in the tunnel.
+            let sent = message.clone();
+            let writer = tokio::task::spawn_local(async move {
+                let _ = write(&mut client, &sent).await;
+                client
+            });
+            poll_fn(|cx| {
+                assert!(tunnel.poll_closed(cx).is_pending());
+                if tunnel.up.delivered() { Poll::Pending } else { Poll::Ready(()) }
+            })
+            .await;
+            control.finish();
+            let waiting = tunnel.up.pending.len();
+            let taken = control.bytes_up() as usize + waiting;
+            let closed = spawn(tunnel);
+            let mut got = 0;
+            while got < taken {
+                let piece = read(&mut upstream, 1.max((taken - got).min(50_000))).await.unwrap();
+                assert!(!piece.is_empty() && message[got..].starts_with(&piece));
+                got += piece.len();
+            }
+            let closed = closed.await.unwrap();
+            assert!(matches!(closed.reason, Reason::Finished), "{closed:?}");
+            assert_eq!(closed.bytes_up as usize, taken);
+            writer.await.unwrap();
+        }
+    });
+}

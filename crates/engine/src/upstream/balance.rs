@@ -116,6 +116,17 @@ struct State {
     /// Milliseconds of the last failure, and of the last time that the peer was given a chance after it.
     accessed: u64,
     checked: u64,
+    /// Since when it is back, while that is for less than its `slow_start`.
+    back: Option<u64>,
+}
+
+impl State {
+    /// A peer is there again that was not.
+    fn returns(&mut self, peer: &Peer, now: u64) {
+        if peer.slow_start > 0 {
+            self.back = Some(now);
+        }
+    }
 }
 
 /// The peers of a group with their failures and turns, which every balancer works on. By itself it is smooth weighted
@@ -125,19 +136,28 @@ pub struct RoundRobin {
     states: Mutex<Vec<State>>,
     /// A peer has failed since the group was made: until then there is nothing that a success would mend.
     failed: AtomicBool,
+    /// Parts of a weight of one: a weight that recovers slowly does so in these.
+    scale: i64,
 }
+
+/// Parts of a weight where one recovers slowly.
+const PARTS: i64 = 100;
 
 impl RoundRobin {
     pub fn new(peers: Arc<[Peer]>) -> Self {
+        // One alone has nobody to leave requests to.
+        let slowly = peers.len() > 1 && peers.iter().any(|peer| peer.slow_start > 0);
+        let scale = if slowly { PARTS } else { 1 };
         let state = |p: &Peer| State {
             current: 0,
-            effective: i64::from(p.weight),
+            effective: i64::from(p.weight) * scale,
             fails: 0,
             accessed: 0,
             checked: 0,
+            back: None,
         };
         let states = peers.iter().map(state).collect();
-        Self { peers, states: Mutex::new(states), failed: AtomicBool::new(false) }
+        Self { peers, states: Mutex::new(states), failed: AtomicBool::new(false), scale }
     }
 
     /// The same with other peers: those that were there before keep their turns and failures.
@@ -149,7 +169,10 @@ impl RoundRobin {
             let earlier = new.peers[..at].iter().filter(|p| p.address == peer.address).count();
             let mut same = self.peers.iter().enumerate().filter(|(_, p)| p.address == peer.address);
             if let Some((before, _)) = same.nth(earlier).filter(|(_, before)| before.is_as(peer)) {
-                states[at] = known[before].clone();
+                let known = known[before].clone();
+                let scaled = |parts: i64| parts * new.scale / self.scale;
+                let (current, effective) = (scaled(known.current), scaled(known.effective));
+                states[at] = State { current, effective, ..known };
             }
         }
         drop(states);
@@ -165,7 +188,7 @@ impl RoundRobin {
     pub fn look(&self, now: u64) -> Look<'_> {
         // A panic while the lock was held would have been in arithmetic on plain numbers; they stay usable.
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        Look { peers: &self.peers, states, now }
+        Look { peers: &self.peers, states, scale: self.scale, now }
     }
 
     /// Picks in turn, backups where no primary is left; also for balancers that have found nobody.
@@ -199,17 +222,27 @@ impl RoundRobin {
                 state.accessed = now;
                 state.checked = now;
                 if peer.max_fails > 0 {
-                    state.effective -= i64::from(peer.weight) / i64::from(peer.max_fails);
+                    state.effective -= i64::from(peer.weight) * self.scale / i64::from(peer.max_fails);
                     state.effective = state.effective.max(0);
                 }
             }
             Outcome::Success => {
                 // A peer that was given its chance after a failure and used it is whole again.
                 if state.accessed < state.checked {
+                    if peer.max_fails > 0 && state.fails >= peer.max_fails {
+                        state.returns(peer, now);
+                    }
                     state.fails = 0;
                 }
             }
         }
+    }
+
+    /// A peer that was found unhealthy is healthy again: what it failed before is forgotten.
+    pub fn revive(&self, index: usize, now: u64) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states[index].fails = 0;
+        states[index].returns(&self.peers[index], now);
     }
 
     /// Whether a peer has failed so often that it is passed over for a while.
@@ -230,6 +263,7 @@ impl Balance for RoundRobin {
 pub struct Look<'a> {
     peers: &'a [Peer],
     states: MutexGuard<'a, Vec<State>>,
+    scale: i64,
     now: u64,
 }
 
@@ -243,6 +277,19 @@ impl Look<'_> {
         &self.peers[index]
     }
 
+    /// What a peer's weight is now; only those of one look can be compared.
+    pub fn weight(&self, index: usize) -> i64 {
+        let (peer, state) = (&self.peers[index], &self.states[index]);
+        let whole = i64::from(peer.weight) * self.scale;
+        match state.back.map(|back| self.now.saturating_sub(back)) {
+            Some(since) if since < peer.slow_start && self.scale > 1 => {
+                let part = i128::from(whole) * i128::from(since) / i128::from(peer.slow_start);
+                i64::try_from(part).unwrap_or(whole)
+            }
+            Some(_) | None => whole,
+        }
+    }
+
     /// Whether a peer may be asked.
     pub fn is_free(&self, index: usize, tried: &Tried) -> bool {
         !self.peers[index].is_down() && self.is_live(index, tried)
@@ -254,7 +301,7 @@ impl Look<'_> {
         // A group of one is always asked: there is nothing to fall back on.
         let failed = self.peers.len() > 1 && peer.max_fails > 0 && state.fails >= peer.max_fails;
         let rests = failed && self.now.saturating_sub(state.checked) <= peer.fail_timeout * 1000;
-        !(peer.down || rests || tried.contains(index) || peer.is_full())
+        !(peer.down || rests || tried.contains(index) || peer.is_full() || !peer.is_healthy())
     }
 
     /// The peer that the request belongs to, where it may be asked.
@@ -284,11 +331,13 @@ impl Look<'_> {
             if !is_among(self, index) {
                 continue;
             }
+            let recovered = if self.scale > 1 { self.weight(index) } else { i64::MAX };
             let state = &mut self.states[index];
-            state.current += state.effective;
-            total += state.effective;
-            if state.effective < i64::from(self.peers[index].weight) {
-                state.effective += 1;
+            let effective = state.effective.min(recovered);
+            state.current += effective;
+            total += effective;
+            if state.effective < i64::from(self.peers[index].weight) * self.scale {
+                state.effective += self.scale;
             }
             if best.is_none_or(|b| self.states[index].current > self.states[b].current) {
                 best = Some(index);
@@ -301,7 +350,7 @@ impl Look<'_> {
         let belonging = self.belonging(backup, tried);
         if let Some(index) = belonging {
             let others = self.group(backup).filter(|(other, _)| *other != index);
-            let others: i64 = others.map(|(_, peer)| i64::from(peer.weight)).sum();
+            let others: i64 = others.map(|(_, peer)| i64::from(peer.weight) * self.scale).sum();
             // Who is asked by name all the time owes the others no more than one round.
             if self.states[index].current <= -others {
                 return Some(index);
@@ -332,7 +381,8 @@ mod tests {
     use weir_ir::address::Address;
 
     use super::{Outcome, RoundRobin, Tried};
-    use crate::upstream::Peer;
+    use crate::upstream::health::{Health, State};
+    use crate::upstream::{Peer, PeerGuard};
 
     /// A peer with nginx's defaults.
     fn peer(weight: u32) -> Peer {
@@ -342,13 +392,16 @@ mod tests {
             weight,
             max_fails: 1,
             fail_timeout: 10,
+            slow_start: 0,
             max_conns: 0,
             down: false,
             drain: false,
+            closes: false,
             backup: false,
             server: "peer".into(),
             sid: [].into(),
-            conns: Arc::default(),
+            health: None,
+            load: Arc::default(),
         }
     }
 
@@ -502,14 +555,62 @@ mod tests {
     }
 
     #[test]
+    fn a_weight_recovers_over_its_time() {
+        let slow = Peer { slow_start: 1_000, ..peer(1) };
+        let group = group(vec![slow, peer(1)]);
+        assert_eq!(run(&group, 4, 0), "abab");
+        fail(&group, 'a', 0);
+        assert_eq!(run(&group, 2, 10_000), "bb");
+        // Its trial, which it uses; from then on it has as much of its weight as of its time is over.
+        assert!((0..4).any(|_| next(&group, 10_001) == 'a'));
+        group.done(0, Outcome::Success, 10_001);
+        let share = |now: u64| run(&group, 100, now).matches('a').count();
+        assert!(share(10_001) <= 1, "{}", share(10_001));
+        // A tenth of the weight is a part of eleven, half of it one of three.
+        assert!((8..=10).contains(&share(10_101)));
+        assert!((32..=34).contains(&share(10_501)));
+        assert_eq!(share(11_001), 50);
+    }
+
+    #[test]
+    fn one_that_was_found_healthy_again_recovers_slowly_too() {
+        let slow = Peer { slow_start: 1_000, ..peer(1) };
+        let group = group(vec![slow, peer(1)]);
+        fail(&group, 'a', 0);
+        group.revive(0, 100);
+        assert!(!group.is_disabled(0));
+        assert!(run(&group, 9, 100).matches('a').count() <= 1);
+        assert_eq!(run(&group, 8, 1_200).matches('a').count(), 4);
+        // Whoever is left is asked whatever its weight.
+        group.revive(0, 2_000);
+        fail(&group, 'b', 2_000);
+        assert_eq!(run(&group, 3, 2_000), "aaa");
+    }
+
+    #[test]
+    fn an_unhealthy_peer_is_passed_over() {
+        let health = Arc::new(Health::default());
+        let group = group(vec![Peer { health: Some(Arc::clone(&health)), ..peer(1) }, peer(1)]);
+        assert_eq!(run(&group, 4, 0), "abab");
+        health.set(1, State::Unhealthy);
+        assert_eq!(run(&group, 3, 0), "bbb");
+        // One check that finds it well does not make up for another.
+        health.set(0, State::Healthy);
+        assert_eq!(run(&group, 3, 0), "bbb");
+        health.set(1, State::Healthy);
+        assert!(run(&group, 2, 0).contains('a'));
+        health.set(0, State::Checking);
+        assert_eq!(run(&group, 3, 0), "bbb");
+    }
+
+    #[test]
     fn a_full_peer_is_passed_over() {
         let mut small = peer(1);
         small.max_conns = 1;
-        let conns = Arc::clone(&small.conns);
+        let connection = PeerGuard::new(&small);
         let group = group(vec![small, peer(1)]);
-        conns.store(1, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(run(&group, 3, 0), "bbb");
-        conns.store(0, std::sync::atomic::Ordering::Relaxed);
+        drop(connection);
         assert!(run(&group, 2, 0).contains('a'));
     }
 

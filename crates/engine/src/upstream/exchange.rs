@@ -23,6 +23,7 @@ pub use self::secure::Tls;
 use self::send::append_piece;
 use super::balance::{Outcome, Picked, Tried};
 use super::body::{Line, Tag};
+use super::queue::Nobody;
 use super::{Caching, Hidden, Upstream, UpstreamState, caching};
 use crate::contract::Flow;
 use crate::http::{Exchange, Headers, Response, Template};
@@ -192,6 +193,11 @@ pub trait Protocol: Send + Sync {
     /// # Errors
     /// The status to answer with; the reason was logged.
     fn target(&self, x: &mut Exchange) -> Result<Whom, u16>;
+
+    /// Where all requests go, where that is known before them.
+    fn known(&self) -> Option<&Target> {
+        None
+    }
 
     /// Appends the request's head.
     ///
@@ -414,9 +420,23 @@ impl Attempt {
 impl Asking<'_> {
     async fn run(&mut self, x: &mut Exchange) -> Flow {
         loop {
-            let now = x.reactor.clock().now_ms();
-            let Some(picked) = self.target.group.balance.pick(x, &mut self.tried, now) else {
-                return self.no_live_upstreams(x);
+            let mut now = x.reactor.clock().now_ms();
+            let picked = match &self.target.group.queue {
+                None => self.target.group.balance.pick(x, &mut self.tried, now).ok_or(Nobody::Left),
+                Some(queue) => {
+                    let (group, settings) = (&self.target.group, self.protocol.settings());
+                    let picked = Box::pin(queue.pick(group, x, &mut self.tried, settings)).await;
+                    now = x.reactor.clock().now_ms();
+                    picked
+                }
+            };
+            let picked = match picked {
+                Ok(picked) => picked,
+                Err(Nobody::ClientGone) => {
+                    x.log(Level::Info, "client prematurely closed connection while waiting for upstream");
+                    return Flow::Answer(499);
+                }
+                Err(nobody) => return self.nobody(x, nobody),
             };
             let peer = picked.index;
             self.asked += 1;
@@ -460,7 +480,7 @@ impl Asking<'_> {
         }
     }
 
-    fn no_live_upstreams(&self, x: &mut Exchange) -> Flow {
+    fn nobody(&self, x: &mut Exchange, why: Nobody) -> Flow {
         x.upstream_states.push(UpstreamState {
             peer: Some(self.target.group.name.as_bytes().into()),
             scheme: self.target.scheme,
@@ -468,7 +488,12 @@ impl Asking<'_> {
             response_time: Some(0),
             ..UpstreamState::default()
         });
-        x.log(Level::Error, "no live upstreams while connecting to upstream");
+        let message = match why {
+            Nobody::Full => "upstream queue is full",
+            Nobody::TimedOut => "upstream queue timed out",
+            Nobody::Left | Nobody::ClientGone => "no live upstreams",
+        };
+        x.log_while(Level::Error, None, message, "connecting to upstream");
         caching::stale(x, self.protocol, next::ERROR, true).unwrap_or(Flow::Answer(502))
     }
 
@@ -807,7 +832,7 @@ fn client_gone(x: &Exchange, doing: &str) -> Failure {
 }
 
 /// Whether the client went away and the upstream is to hear of it; others may want what a cache keeps.
-fn poll_client_gone(x: &mut Exchange, cx: &mut Context<'_>, settings: &Settings) -> bool {
+pub(super) fn poll_client_gone(x: &mut Exchange, cx: &mut Context<'_>, settings: &Settings) -> bool {
     !settings.ignore_client_abort && !x.post_action && !x.is_cacheable() && x.poll_client_gone(cx)
 }
 

@@ -2,11 +2,11 @@
 
 use std::any::Any;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use weir_ir::address::Address;
-use weir_ir::program::Server;
+use weir_ir::program::{Check, Server};
 
 use crate::http1::{Known, KnownSet};
 use crate::md5::Md5;
@@ -15,16 +15,21 @@ pub mod balance;
 mod body;
 pub mod caching;
 pub mod exchange;
+pub mod health;
 mod live;
 pub mod pool;
+pub mod probe;
+mod queue;
 pub mod variables;
 
 pub use balance::{Balance, Look, Picked, RoundRobin, Tried};
 pub use caching::Caching;
 pub use exchange::{Protocol, Settings, Target, Tls, Unresolved, Whom, Written, run};
+pub use health::Health;
 pub use live::Edit;
 pub(crate) use live::{Live, follow};
 pub use pool::{PoolId, PoolSettings, Pools};
+use queue::{Queue, Waiting};
 
 /// A peer: one address of a server. Its state is shared by all threads, and carried over to the next generation.
 #[derive(Debug)]
@@ -36,6 +41,8 @@ pub struct Peer {
     pub max_fails: u32,
     /// Seconds.
     pub fail_timeout: u64,
+    /// Milliseconds in which its weight recovers after it was gone; 0 is at once.
+    pub slow_start: u64,
     pub max_conns: u32,
     pub down: bool,
     /// Only requests that belong to it are still sent to it.
@@ -45,15 +52,36 @@ pub struct Peer {
     pub server: Arc<str>,
     /// What sessions know it by: its route, or the digest of its address.
     pub sid: Box<[u8]>,
-    /// Connections and tunnels that are open to it now.
-    pub conns: Arc<AtomicU32>,
+    /// What checks say of it, where the group has any.
+    pub health: Option<Arc<Health>>,
+    /// Its tunnels end when it is gone.
+    pub closes: bool,
+    /// What is open to it now.
+    pub(crate) load: Arc<Load>,
+}
+
+/// What is open to a peer, in whatever generations it is.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    /// Connections and tunnels.
+    conns: AtomicU32,
+    /// Its tunnels are to end.
+    gone: AtomicBool,
+    /// Who waits for one of them to end.
+    waiting: OnceLock<Arc<Waiting>>,
+}
+
+impl Load {
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
 }
 
 impl Peer {
     /// Whether another generation's peer is this one with the same parameters.
     fn is_as(&self, other: &Peer) -> bool {
-        let numbers = |p: &Peer| (p.weight, p.max_fails, p.fail_timeout, p.max_conns);
-        let kind = |p: &Peer| (p.down, p.drain, p.backup);
+        let numbers = |p: &Peer| (p.weight, p.max_fails, p.fail_timeout, p.slow_start, p.max_conns);
+        let kind = |p: &Peer| (p.down, p.drain, p.backup, p.closes);
         self.address == other.address
             && numbers(self) == numbers(other)
             && kind(self) == kind(other)
@@ -62,12 +90,22 @@ impl Peer {
 
     /// Whether requests that belong to nobody pass it over.
     pub(crate) fn is_down(&self) -> bool {
-        self.down || self.drain
+        self.down || self.drain || !self.is_healthy()
+    }
+
+    /// Whether no check says otherwise.
+    pub fn is_healthy(&self) -> bool {
+        self.health.as_ref().is_none_or(|health| health.is_good())
+    }
+
+    /// Says whether it is there. The tunnels of one that is gone end, where it is so configured.
+    pub fn set_gone(&self, gone: bool) {
+        self.load.gone.store(gone && self.closes, Ordering::Relaxed);
     }
 
     /// Connections that are open to it now, tunnels among them.
     pub fn conns(&self) -> u32 {
-        self.conns.load(Ordering::Relaxed)
+        self.load.conns.load(Ordering::Relaxed)
     }
 
     /// Whether it has all the connections that `max_conns` allows.
@@ -79,15 +117,20 @@ impl Peer {
 /// Counts a connection to a peer for as long as it lives.
 #[derive(Debug)]
 pub struct PeerGuard {
-    conns: Arc<AtomicU32>,
+    load: Arc<Load>,
     /// What else is over with it.
     held: Option<Rc<dyn Any>>,
 }
 
 impl PeerGuard {
     pub fn new(peer: &Peer) -> Self {
-        peer.conns.fetch_add(1, Ordering::Relaxed);
-        Self { conns: Arc::clone(&peer.conns), held: None }
+        peer.load.conns.fetch_add(1, Ordering::Relaxed);
+        Self { load: Arc::clone(&peer.load), held: None }
+    }
+
+    /// What the connection is a part of.
+    pub(crate) fn load(&self) -> &Arc<Load> {
+        &self.load
     }
 
     /// Keeps something of a balancer for as long.
@@ -97,15 +140,21 @@ impl PeerGuard {
 
     /// Of a peer that has not all the connections that it may have; others may be after the last one, too.
     fn of_free(peer: &Peer) -> Option<Self> {
-        let before = peer.conns.fetch_add(1, Ordering::Relaxed);
-        let guard = Self { conns: Arc::clone(&peer.conns), held: None };
-        (peer.max_conns == 0 || before < peer.max_conns).then_some(guard)
+        if peer.max_conns == 0 {
+            return Some(Self::new(peer));
+        }
+        let more = |conns: u32| (conns < peer.max_conns).then_some(conns + 1);
+        peer.load.conns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self { load: Arc::clone(&peer.load), held: None })
     }
 }
 
 impl Drop for PeerGuard {
     fn drop(&mut self) {
-        self.conns.fetch_sub(1, Ordering::Relaxed);
+        self.load.conns.fetch_sub(1, Ordering::Relaxed);
+        if let Some(waiting) = self.load.waiting.get() {
+            waiting.free();
+        }
     }
 }
 
@@ -115,6 +164,11 @@ pub struct Upstream {
     pub port: u16,
     pub explicit: bool,
     pub peers: Arc<[Peer]>,
+    /// What looks after the health of its peers; the same list for as long as the generation is.
+    pub(crate) checks: Arc<[Check]>,
+    queue: Option<Queue>,
+    /// Also where there is no queue any more: peers know it from when there was one.
+    waiting: Option<Arc<Waiting>>,
     pub balance: Arc<dyn Balance>,
     /// The balancer that the group has of itself; others may wrap it or stand in its place.
     pub round_robin: Arc<RoundRobin>,
@@ -132,7 +186,8 @@ impl Upstream {
         live: Option<Live>,
         before: Option<&Upstream>,
     ) -> Self {
-        let peers = peers_of(&upstream.servers, [], before);
+        let peers = peers_of(&upstream.servers, &upstream.checks, before);
+        let waiting = before.and_then(|before| before.waiting.clone());
         let same = |b: &&Upstream| {
             b.peers.len() == peers.len() && b.peers.iter().zip(&peers).all(|(old, new)| old.is_as(new))
         };
@@ -141,6 +196,14 @@ impl Upstream {
         let mut group =
             Self::of_peers(Arc::clone(&upstream.name), upstream.port, upstream.explicit, peers, before);
         group.pool_id = PoolId::of(&upstream.name, upstream.port);
+        group.checks = Arc::clone(&upstream.checks);
+        group.waiting = waiting.or_else(|| upstream.queue.as_ref().map(|_| Arc::default()));
+        group.queue = upstream.queue.zip(group.waiting.clone()).map(|((most, timeout), waiting)| Queue {
+            most,
+            timeout,
+            waiting,
+        });
+        group.tell_of_queue();
         group.live = live;
         group
     }
@@ -165,6 +228,9 @@ impl Upstream {
             balance: Arc::clone(&round_robin) as Arc<dyn Balance>,
             round_robin,
             peers,
+            checks: Arc::default(),
+            queue: None,
+            waiting: None,
             pool: PoolSettings::default(),
             pool_id: PoolId::NONE,
             live: None,
@@ -179,16 +245,27 @@ impl Upstream {
             weight: 1,
             max_fails: 1,
             fail_timeout: 10,
+            slow_start: 0,
             max_conns: 0,
             down: false,
             drain: false,
             backup: false,
             server: name.into(),
             sid: Box::default(),
-            conns: Arc::default(),
+            health: None,
+            closes: false,
+            load: Arc::default(),
         };
         let peers = addresses.into_iter().map(peer).collect();
         Self::of_peers(name.into(), port, false, peers, None)
+    }
+
+    /// Lets those who wait hear of what becomes free.
+    fn tell_of_queue(&self) {
+        let Some(waiting) = &self.waiting else { return };
+        for peer in self.peers.iter() {
+            peer.load.waiting.get_or_init(|| Arc::clone(waiting));
+        }
     }
 
     /// Whether this is the same group in an earlier generation.
@@ -197,32 +274,35 @@ impl Upstream {
     }
 }
 
-/// The peers of servers, those whose addresses were resolved at run time behind the others.
+/// The peers of servers.
 fn peers_of<'s>(
-    servers: &'s [Server],
-    resolved: impl IntoIterator<Item = (&'s Server, Address)>,
+    servers: impl IntoIterator<Item = &'s Server>,
+    checks: &Arc<[Check]>,
     before: Option<&Upstream>,
 ) -> Vec<Peer> {
-    let fixed = servers.iter().flat_map(|server| server.addresses.iter().map(move |a| (server, a.clone())));
+    let addresses = servers.into_iter().flat_map(|server| server.addresses.iter().map(move |a| (server, a)));
     let mut peers: Vec<Peer> = vec![];
-    for (server, address) in fixed.chain(resolved) {
+    for (server, address) in addresses {
         // Of several of one address each has its own.
-        let earlier = peers.iter().filter(|p| *p.address == address).count();
-        let known = before.and_then(|b| b.peers.iter().filter(|p| *p.address == address).nth(earlier));
+        let earlier = peers.iter().filter(|p| *p.address == *address).count();
+        let known = before.and_then(|b| b.peers.iter().filter(|p| *p.address == *address).nth(earlier));
         let text = address.to_string().into_bytes();
         peers.push(Peer {
-            address: known.map_or_else(|| Arc::new(address), |p| Arc::clone(&p.address)),
+            address: known.map_or_else(|| Arc::new(address.clone()), |p| Arc::clone(&p.address)),
             server: Arc::clone(&server.name),
             sid: server.route.as_deref().map_or_else(|| digest(&text), Box::from),
             text: text.into(),
             weight: server.weight,
             max_fails: server.max_fails,
             fail_timeout: server.fail_timeout,
+            slow_start: server.slow_start,
             max_conns: server.max_conns,
             down: server.down,
             drain: server.drain,
             backup: server.backup,
-            conns: known.map_or_else(Arc::default, |p| Arc::clone(&p.conns)),
+            health: health::of_peer(checks, before, known),
+            closes: server.closes,
+            load: known.map_or_else(Arc::default, |p| Arc::clone(&p.load)),
         });
     }
     peers
@@ -275,5 +355,19 @@ impl UpstreamState {
     pub fn url(&self, uri: &[u8]) -> Option<Vec<u8>> {
         let peer = self.peer.as_ref()?;
         Some([self.scheme.as_bytes(), peer, uri].concat())
+    }
+}
+
+/// Says which peers of groups are gone in those that take their places; one that stays may be down there.
+pub(crate) fn succeed<'g>(before: &[Arc<Upstream>], after: impl Fn(&Upstream) -> Option<&'g Arc<Upstream>>) {
+    for group in before {
+        let successor = after(group).map(Upstream::current);
+        for peer in group.current().peers.iter() {
+            let same = |p: &&Peer| Arc::ptr_eq(&p.load, &peer.load);
+            match successor.as_ref().and_then(|group| group.peers.iter().find(same)) {
+                Some(peer) => peer.set_gone(peer.down || !peer.is_healthy()),
+                None => peer.set_gone(true),
+            }
+        }
     }
 }

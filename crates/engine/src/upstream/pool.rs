@@ -143,6 +143,16 @@ impl Pools {
         }
     }
 
+    /// Drops connections to peers that have left groups whose peers come and go.
+    pub fn retain_live(&self, generation: &Generation) {
+        let mut idle = self.idle.borrow_mut();
+        for group in generation.upstreams.iter().filter(|group| group.is_live()) {
+            let now = group.current();
+            let Some(list) = idle.get_mut(group.pool_id.0 as usize) else { continue };
+            list.retain_mut(|c| c.stays(now.peers.iter().any(|p| p.address == c.peer)));
+        }
+    }
+
     /// Drops connections to groups and peers that a generation does not have.
     pub fn retain(&self, generation: &Generation) {
         for (index, list) in self.idle.borrow_mut().iter_mut().enumerate() {

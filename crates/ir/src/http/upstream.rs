@@ -6,7 +6,7 @@ use crate::address::{self, Authority, Form, Host};
 use crate::contract::{Confs, Contexts, Directive, Module, Takes};
 use crate::http::HttpCore;
 use crate::lowering::{At, Call, Fault, Merge};
-use crate::program::{Server, Upstream};
+use crate::program::{Resolve, Server, Upstream};
 use crate::value;
 
 pub struct HttpUpstream;
@@ -20,6 +20,7 @@ impl Module for HttpUpstream {
     const DIRECTIVES: &'static [Directive<Self>] = &[
         D::scope("upstream", Contexts::HTTP, Takes::ONE.with_block(), upstream),
         D::scope("server", Contexts::UPSTREAM, Takes::ONE_MORE, server),
+        D::scope("queue", Contexts::UPSTREAM, Takes::ONE_TWO, queue),
         D::scope("resolver", Contexts::UPSTREAM, Takes::ONE_MORE, resolver),
         D::scope("resolver_timeout", Contexts::UPSTREAM, Takes::ONE, resolver_timeout),
     ];
@@ -60,10 +61,12 @@ fn upstream((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
                 explicit: true,
                 servers: vec![],
                 balancers: vec![],
-                no_backups: false,
+                unsupported: &[],
                 shared: false,
                 resolver: None,
                 resolver_timeout: None,
+                checks: Arc::default(),
+                queue: None,
                 confs: Confs::default(),
                 position,
             });
@@ -84,6 +87,7 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
     };
     let authority = address::parse(call.arg(0), Form::default()).map_err(|reason| bad(reason, call))?;
     let mut server = Server::new(call.text(0).into(), vec![]);
+    let (mut resolves, mut service) = (false, None);
     for index in 1..call.args().len() {
         let text = call.text(index);
         let (key, val) = text.split_once('=').map_or((text.as_str(), None), |(k, v)| (k, Some(v)));
@@ -93,10 +97,11 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
             ("max_conns", Some(v)) => number(v).map(|n| server.max_conns = n),
             ("max_fails", Some(v)) => number(v).map(|n| server.max_fails = n),
             ("fail_timeout", Some(v)) => value::sec(v.as_bytes()).map(|n| server.fail_timeout = n),
-            ("backup", None) if call.upstream().no_backups => {
-                let message = "balancing method does not support parameter \"backup\"";
+            ("backup" | "slow_start", _) if call.upstream().unsupported.contains(&key) => {
+                let message = format!("balancing method does not support parameter \"{text}\"");
                 return Err(call.under(call.fail(message), index));
             }
+            ("slow_start", Some(v)) => value::msec(v.as_bytes()).map(|n| server.slow_start = n),
             ("backup", None) => {
                 server.backup = true;
                 Some(())
@@ -109,27 +114,45 @@ fn server((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
                 (server.down, server.drain) = (false, true);
                 Some(())
             }
+            ("down_action", Some(action @ ("keep" | "close"))) => {
+                server.closes = action == "close";
+                Some(())
+            }
             ("route", Some(route)) => {
                 server.route = Some(self::route(route, call)?);
                 Some(())
             }
             ("resolve", None) => {
-                // An address needs no resolving.
-                if let Host::Name(host) = &authority.host {
-                    server.resolve = Some(((&**host).into(), authority.port.unwrap_or(80)));
-                }
+                resolves = true;
                 Some(())
             }
-            ("service" | "slow_start", Some(_)) => {
-                let fault =
-                    call.fail(format!("the \"{key}\" parameter is known but not supported by weir yet"));
-                return Err(call.under(fault, index));
+            ("service", Some("")) => return Err(call.under(call.fail("service is empty"), index)),
+            ("service", Some(name)) => {
+                service = Some(name.into());
+                Some(())
             }
             _ => None,
         };
         if parsed.is_none() {
             return Err(call.invalid_parameter(index));
         }
+    }
+    let refused = |reason: &str| {
+        let message = [b"service upstream \"", call.arg(0), b"\" ", reason.as_bytes()].concat();
+        Err(call.under(call.fail(message), 0))
+    };
+    match (&service, &authority.host) {
+        (Some(_), _) if !resolves => return refused("requires \"resolve\" parameter"),
+        // A path counts as one.
+        (Some(_), Host::Unix(_)) => return refused("may not have port"),
+        (Some(_), _) if authority.port.is_some() => return refused("may not have port"),
+        (Some(_), Host::Any | Host::Ip(_)) => return refused("requires domain name"),
+        // An address needs no resolving.
+        (_, Host::Name(host)) if resolves => {
+            let port = authority.port.unwrap_or(80);
+            server.resolve = Some(Resolve { host: (&**host).into(), port, service });
+        }
+        _ => {}
     }
     if server.resolve.is_none() {
         server.addresses = call.addresses(&authority, 80).map_err(|reason| bad(reason, call))?;
@@ -148,14 +171,15 @@ fn route(text: &str, call: &Call<'_>) -> Result<Arc<[u8]>, Fault> {
 }
 
 impl Call<'_> {
-    /// Makes a module the balancer of the upstream block that the directive stands in.
-    pub fn balance(&mut self, module: &'static str, backups: bool) {
+    /// Makes a module the balancer of the upstream block that the directive stands in. Some have no use for some
+    /// parameters of the servers that follow.
+    pub fn balance(&mut self, module: &'static str, unsupported: &'static [&'static str]) {
         if !self.upstream().balancers.is_empty() {
             self.warn("load balancing method redefined");
         }
         let upstream = self.upstream();
         upstream.balancers = vec![module];
-        upstream.no_backups = !backups;
+        upstream.unsupported = unsupported;
     }
 
     /// The upstream that an address of a `…_pass` directive names: a block of that name, now or further down,
@@ -196,10 +220,12 @@ impl Call<'_> {
             explicit: false,
             servers: vec![],
             balancers: vec![],
-            no_backups: false,
+            unsupported: &[],
             shared: false,
             resolver: None,
             resolver_timeout: None,
+            checks: Arc::default(),
+            queue: None,
             confs: Confs::default(),
             position,
         });
@@ -221,6 +247,21 @@ fn resolver_timeout((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
         return Err(call.duplicate());
     }
     call.upstream().resolver_timeout = Some(call.msec()?);
+    Ok(())
+}
+
+fn queue((): &mut (), call: &mut Call<'_>) -> Result<(), Fault> {
+    if call.upstream().queue.is_some() {
+        return Err(call.duplicate());
+    }
+    let most = value::number(call.arg(0)).filter(|most| *most > 0);
+    let most = most.ok_or_else(|| call.invalid_value(0))?;
+    let timeout = match call.args().get(1).map(|word| word.value.strip_prefix(b"timeout=")) {
+        None => Some(60_000),
+        Some(text) => text.and_then(value::msec).filter(|timeout| *timeout > 0),
+    };
+    let timeout = timeout.ok_or_else(|| call.invalid_parameter(1))?;
+    call.upstream().queue = Some((usize::try_from(most).unwrap_or(usize::MAX), timeout));
     Ok(())
 }
 
@@ -262,6 +303,16 @@ fn resolve(merge: &mut Merge<'_>) -> Result<(), Fault> {
             return Err(
                 merge.fail_nowhere(format!("no servers in upstream \"{name}\" in {}:{}", at.file, at.line))
             );
+        }
+        // The method may have been named behind the servers.
+        let slowly = upstream.servers.iter().any(|server| server.slow_start > 0);
+        if slowly && upstream.unsupported.contains(&"slow_start") {
+            let (name, at) = (&upstream.name, &upstream.position);
+            let message = format!(
+                "balancing method does not support parameter \"slow_start\" in upstream \"{name}\" in {}:{}",
+                at.file, at.line
+            );
+            return Err(merge.fail_nowhere(message));
         }
         resolve_later(merge, index)?;
         let upstream = &merge.http().upstreams[index];

@@ -41,10 +41,14 @@ impl Paths {
             min_free: 0,
             manager: pace,
             loader: pace,
+            purger: None,
         };
+        let mut purger = (false, Pace { files: 10, sleep: 50, threshold: 50 });
         for index in 1..call.args().len() {
-            parameter(&mut spec, call, index)?;
+            parameter(&mut spec, &mut purger, call, index)?;
         }
+        let (purges, pace) = purger;
+        spec.purger = purges.then_some(pace);
         if spec.name.is_empty() || spec.size == 0 {
             return Err(call.fail(format!(
                 "\"{}\" must have \"keys_zone\" parameter",
@@ -77,7 +81,8 @@ impl Paths {
     }
 }
 
-fn parameter(spec: &mut Spec, call: &Call<'_>, index: usize) -> Result<(), Fault> {
+/// `purger` says whether there is one, and its pace.
+fn parameter(spec: &mut Spec, purger: &mut (bool, Pace), call: &Call<'_>, index: usize) -> Result<(), Fault> {
     let whole = call.arg(index);
     let Some(at) = whole.iter().position(|byte| *byte == b'=') else {
         return Err(call.invalid_parameter(index));
@@ -89,21 +94,20 @@ fn parameter(spec: &mut Spec, call: &Call<'_>, index: usize) -> Result<(), Fault
     };
     let number = || value::number(text).ok_or_else(invalid);
     let msec = || value::msec(text).ok_or_else(invalid);
+    let flag = || match text {
+        b"on" => Ok(true),
+        b"off" => Ok(false),
+        _ => {
+            let mut fault = invalid();
+            fault.0.message.extend_from_slice(b", it must be \"on\" or \"off\"");
+            Err(fault)
+        }
+    };
     match name {
         b"levels" => {
             spec.path.levels = levels(text).ok_or_else(|| call.fail_at(index, "invalid \"levels\""))?;
         }
-        b"use_temp_path" => {
-            spec.use_temp_path = match text {
-                b"on" => true,
-                b"off" => false,
-                _ => {
-                    let mut fault = invalid();
-                    fault.0.message.extend_from_slice(b", it must be \"on\" or \"off\"");
-                    return Err(fault);
-                }
-            }
-        }
+        b"use_temp_path" => spec.use_temp_path = flag()?,
         b"keys_zone" => {
             let text = String::from_utf8_lossy(text).into_owned();
             let invalid = || call.fail_at(index, "invalid keys zone size");
@@ -123,6 +127,10 @@ fn parameter(spec: &mut Spec, call: &Call<'_>, index: usize) -> Result<(), Fault
         b"manager_files" => spec.manager.files = number()?,
         b"manager_sleep" => spec.manager.sleep = msec()?,
         b"manager_threshold" => spec.manager.threshold = msec()?,
+        b"purger" => purger.0 = flag()?,
+        b"purger_files" => purger.1.files = number()?,
+        b"purger_sleep" => purger.1.sleep = msec()?,
+        b"purger_threshold" => purger.1.threshold = msec()?,
         _ => return Err(call.invalid_parameter(index)),
     }
     Ok(())
@@ -155,6 +163,7 @@ pub struct Settings {
     methods: u32,
     bypass: Vec<weir_ir::Template>,
     no_cache: Vec<weir_ir::Template>,
+    purge: Vec<weir_ir::Template>,
     use_stale: u32,
     pub background_update: Setting<bool>,
     pub revalidate: Setting<bool>,
@@ -218,6 +227,10 @@ impl Settings {
         core::predicates(&mut self.no_cache, call)
     }
 
+    pub(super) fn add_purge(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+        core::predicates(&mut self.purge, call)
+    }
+
     /// The words are those of the protocol's `…_next_upstream`.
     pub(super) fn add_use_stale(&mut self, words: &[(&str, u32)], call: &mut Call<'_>) -> Result<(), Fault> {
         call.add_bits(&mut self.use_stale, words)
@@ -255,7 +268,11 @@ impl Settings {
             convert_head,
             max_range_offset
         );
-        let lists = [(&mut self.bypass, &outer.bypass), (&mut self.no_cache, &outer.no_cache)];
+        let lists = [
+            (&mut self.bypass, &outer.bypass),
+            (&mut self.no_cache, &outer.no_cache),
+            (&mut self.purge, &outer.purge),
+        ];
         for (own, outer) in lists {
             if own.is_empty() {
                 own.clone_from(outer);
@@ -316,6 +333,7 @@ impl Settings {
             post: self.methods & POST != 0,
             bypass: templates(&self.bypass),
             no_cache: templates(&self.no_cache),
+            purge: templates(&self.purge),
             use_stale: if self.use_stale & next::OFF == 0 { self.use_stale } else { 0 },
             background_update: self.background_update.or(false),
             revalidate: self.revalidate.or(false),
@@ -364,7 +382,12 @@ mod tests {
         {
             check(&format!("{ok} {name}=x"), &format!("invalid {name} value \"{name}=x\""));
         }
-        check(&format!("{ok} purger=on"), "invalid parameter \"purger=on\"");
+        check(&format!("{ok} purger=on purger_files=1 purger_sleep=1s purger_threshold=5"), "");
+        check(
+            &format!("{ok} purger=yes"),
+            "invalid purger value \"purger=yes\", it must be \"on\" or \"off\"",
+        );
+        check(&format!("{ok} purger_files=x"), "invalid purger_files value \"purger_files=x\"");
         check(&format!("{ok} x"), "invalid parameter \"x\"");
         check(&format!("{ok}; proxy_cache_path /d keys_zone=z:1m"), "duplicate zone \"z\"");
         check(

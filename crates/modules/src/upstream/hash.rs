@@ -12,7 +12,7 @@ use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::{Conf, Contexts, Directive, Module, Takes};
 use weir_syntax::Diagnostic;
 
-use super::{MISSES, balance, by_weight, is_choice};
+use super::{HASHED, MISSES, balance, by_weight, is_choice};
 
 pub struct Hash;
 
@@ -39,7 +39,7 @@ impl Conf for Key {
 
 fn hash(key: &mut Key, call: &mut Call<'_>) -> Result<(), Fault> {
     key.key = call.template(0)?;
-    call.balance(Hash::NAME, false);
+    call.balance(Hash::NAME, HASHED);
     key.consistent = match call.args().get(1).map(|word| &*word.value) {
         None => false,
         Some(b"consistent") => true,
@@ -201,6 +201,30 @@ impl Balance for Consistent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::check_conf;
+
+    #[test]
+    fn parameters_that_have_no_meaning_here() {
+        let refused = |block: &str, message: &str| {
+            check_conf(&format!("upstream u {{ {block} server 127.0.0.2; }}"), message);
+        };
+        for method in ["hash $uri;", "ip_hash;", "random;"] {
+            let not = "balancing method does not support parameter";
+            refused(&format!("{method} server 127.0.0.1 backup;"), &format!("{not} \"backup\""));
+            refused(&format!("{method} server 127.0.0.1 slow_start=5;"), &format!("{not} \"slow_start=5\""));
+            refused(
+                &format!("server 127.0.0.1 slow_start=5; {method}"),
+                &format!("{not} \"slow_start\" in upstream \"u\" in /conf/nginx.conf:1"),
+            );
+        }
+        for good in
+            ["least_conn; server 127.0.0.1 slow_start=1m;", "server 127.0.0.1 slow_start=500ms backup;"]
+        {
+            refused(good, "");
+        }
+        refused("server 127.0.0.1 slow_start=x;", "invalid parameter \"slow_start=x\"");
+        refused("server 127.0.0.1 slow_start;", "invalid parameter \"slow_start\"");
+    }
 
     #[test]
     fn servers_with_and_without_ports() {

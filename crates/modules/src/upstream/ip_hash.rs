@@ -11,7 +11,7 @@ use weir_engine::upstream::{Balance, Picked, RoundRobin, Tried};
 use weir_ir::{Contexts, Directive, Module, Takes};
 use weir_syntax::Diagnostic;
 
-use super::{MISSES, balance, by_weight, is_choice};
+use super::{HASHED, MISSES, balance, by_weight, is_choice};
 
 pub struct IpHash;
 
@@ -21,7 +21,7 @@ impl Module for IpHash {
     type Scope = ();
     const DIRECTIVES: &'static [Directive<Self>] =
         &[Directive::<Self>::scope("ip_hash", Contexts::UPSTREAM, Takes::NONE, |(), call| {
-            call.balance(Self::NAME, false);
+            call.balance(Self::NAME, HASHED);
             Ok(())
         })];
 }

@@ -21,7 +21,7 @@ impl Module for LeastConn {
     type Scope = ();
     const DIRECTIVES: &'static [Directive<Self>] =
         &[Directive::<Self>::scope("least_conn", Contexts::UPSTREAM, Takes::NONE, |(), call| {
-            call.balance(Self::NAME, true);
+            call.balance(Self::NAME, &[]);
             Ok(())
         })];
 }
@@ -49,20 +49,19 @@ pub(super) fn least(
     if let Some(index) = look.belonging(backup, tried) {
         return Some(index);
     }
-    let mut best: Option<(u64, u32)> = None;
+    let mut best: Option<(u64, i64)> = None;
     let mut many = false;
     let mut first = 0;
-    for (index, peer) in look.group(backup) {
+    let times = |count: u64, weight: i64| i128::from(count) * i128::from(weight);
+    for (index, _) in look.group(backup) {
         if !look.is_free(index, tried) {
             continue;
         }
-        let own = of(index);
-        let order = best.map(|(least, weight)| {
-            (u128::from(own) * u128::from(weight)).cmp(&(u128::from(least) * u128::from(peer.weight)))
-        });
+        let (own, own_weight) = (of(index), look.weight(index));
+        let order = best.map(|(least, weight)| times(own, weight).cmp(&times(least, own_weight)));
         match order {
             None | Some(std::cmp::Ordering::Less) => {
-                best = Some((own, peer.weight));
+                best = Some((own, own_weight));
                 (many, first) = (false, index);
             }
             Some(std::cmp::Ordering::Equal) => many = true,
@@ -78,7 +77,7 @@ pub(super) fn least(
         let peer = look.peer(index);
         index >= first
             && peer.backup == backup
-            && u128::from(of(index)) * u128::from(weight) == u128::from(least) * u128::from(peer.weight)
+            && times(of(index), weight) == times(least, look.weight(index))
             && look.is_free(index, tried)
     });
     turn.or(Some(first))

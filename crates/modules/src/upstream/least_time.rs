@@ -49,7 +49,7 @@ impl Conf for Measure {
 }
 
 fn least_time(measure: &mut Measure, call: &mut Call<'_>) -> Result<(), Fault> {
-    call.balance(LeastTime::NAME, true);
+    call.balance(LeastTime::NAME, &[]);
     match call.args().get(1).map(|word| &*word.value) {
         None => {}
         Some(b"inflight") => measure.inflight = true,

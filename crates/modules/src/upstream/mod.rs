@@ -28,6 +28,9 @@ pub use zone::Zone;
 /// Where a hash, or a die, leads to nobody that often, the peers take turns.
 const MISSES: u32 = 20;
 
+/// Parameters of servers that have no meaning where it is not their turns that decide.
+const HASHED: &[&str] = &["backup", "slow_start"];
+
 /// Makes a balancer of the peers that there are.
 type Make = Box<dyn Fn(Arc<RoundRobin>) -> Arc<dyn Balance> + Send + Sync>;
 

@@ -10,7 +10,7 @@ use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::{Conf, Contexts, Directive, Module, Takes};
 use weir_syntax::Diagnostic;
 
-use super::{MISSES, balance, by_weight, is_choice};
+use super::{HASHED, MISSES, balance, by_weight, is_choice};
 
 pub struct Random;
 
@@ -35,7 +35,7 @@ impl Conf for Draws {
 }
 
 fn random(draws: &mut Draws, call: &mut Call<'_>) -> Result<(), Fault> {
-    call.balance(Random::NAME, false);
+    call.balance(Random::NAME, HASHED);
     // The method by which two are compared is the only one.
     for (index, word) in ["two", "least_conn"].into_iter().enumerate().take(call.args().len()) {
         if call.arg(index) != word.as_bytes() {

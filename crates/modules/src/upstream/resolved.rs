@@ -34,7 +34,18 @@ fn messages() {
         "upstream u { resolver_timeout 5; resolver_timeout 5; server 127.0.0.1; }",
         "\"resolver_timeout\" directive is duplicate",
     );
+    for (server, message) in [
+        ("a.example service=http", "service upstream \"a.example\" requires \"resolve\" parameter"),
+        ("a.example service= resolve", "service is empty"),
+        ("a.example:80 service=http resolve", "service upstream \"a.example:80\" may not have port"),
+        ("127.0.0.1 service=http resolve", "service upstream \"127.0.0.1\" requires domain name"),
+        ("unix:/a service=http resolve", "service upstream \"unix:/a\" may not have port"),
+        ("a.example service resolve", "invalid parameter \"service\""),
+    ] {
+        refused(&format!("resolver 127.0.0.1; upstream u {{ zone z 1m; server {server}; }}"), message);
+    }
     for good in [
+        "resolver 127.0.0.1; upstream u { zone z 1m; server a.example service=_http._tcp resolve; }",
         "resolver 127.0.0.1; upstream u { zone z 1m; server a.example resolve; hash $uri consistent; }",
         "upstream u { zone z 1m; server a.example:81 resolve; resolver 127.0.0.1; resolver_timeout 5; }",
         "upstream u { server 127.0.0.1 resolve; server unix:/a resolve; }",
@@ -133,4 +144,54 @@ fn a_reload_keeps_what_is_known() {
     moving.say("silence");
     site.reload(&moving.http("keepalive 1;"), &[]);
     assert_eq!(ask(&site), "one");
+}
+
+#[test]
+fn places_of_a_service() {
+    let moving = Moving::start();
+    let (one, two) = (moving.one.address(), moving.two.address());
+    let (port, ip) = (one.port(), one.ip());
+    let said = Arc::new(Mutex::new(String::new()));
+    let says = Arc::clone(&said);
+    let names = NameServer::start(move |asked, _| match asked {
+        "SRV _http._tcp.a.example" => says.lock().unwrap().clone(),
+        "A one.example" => format!("60 {ip}"),
+        "A two.example" => format!("60 {}", two.ip()),
+        "A sick.example" => "code 2".to_owned(),
+        _ => "code 3".to_owned(),
+    });
+    let site = |more: &str, says: &str| {
+        *said.lock().unwrap() = says.replace("PORT", &port.to_string());
+        let http = format!(
+            "resolver {} ipv6=off; upstream u {{ zone z 64k; server a.example service=http resolve {more}; \
+             server 127.0.0.1:1 down; }} server {{ listen {{listen}}; location / {{ proxy_pass http://u; }} }}",
+            names.address()
+        );
+        Site::start(Modules { http: crate::HTTP, upstream: crate::UPSTREAM }, &http, &[])
+    };
+    let check = |more: &str, says: &str, expected: &str| {
+        let site = site(more, says);
+        until("the service is known", || ask(&site) != "502");
+        let answers: String =
+            (0..expected.len()).map(|_| if ask(&site) == "one" { '1' } else { '2' }).collect();
+        let count = |text: &str| (text.matches('1').count(), text.matches('2').count());
+        assert_eq!(count(&answers), count(expected), "{more} {says}");
+        site
+    };
+    check("", "60 srv 1 5 PORT one.example", "1111");
+    check("", "60 srv 1 5 PORT one.example 1 5 PORT two.example", "1122");
+    // By their weights, unless the server has one of its own; those of a higher priority are backups.
+    check("", "60 srv 1 3 PORT one.example 1 1 PORT two.example", "11121112");
+    check("weight=2", "60 srv 1 3 PORT one.example 1 1 PORT two.example", "1122");
+    check("", "60 srv 7 1 PORT two.example 2 0 PORT one.example", "1111");
+    let log =
+        check("", "60 srv 1 1 PORT none.example 1 1 PORT sick.example 1 1 PORT two.example", "22").log();
+    let failed = |what: &str| log.iter().filter(|line| line.starts_with(what)).count();
+    let of = "while resolving service http of a.example";
+    assert_eq!(failed(&format!("none.example could not be resolved (3: Host not found) {of}")), 1, "{log:?}");
+    assert_eq!(failed(&format!("sick.example could not be resolved (2: Server failure) {of}")), 1, "{log:?}");
+    let site = site("", "code 3");
+    until("it is known that there is none", || !site.log().is_empty());
+    assert_eq!(site.log()[0], "service http of a.example could not be resolved (3: Host not found)");
+    assert_eq!(ask(&site), "502");
 }

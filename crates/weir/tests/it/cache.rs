@@ -14,6 +14,8 @@ pub const TESTS: &[Test] = &[
     ("files_that_are_none_are_not_believed", files_that_are_none_are_not_believed),
     ("what_breaks_off_is_not_kept", what_breaks_off_is_not_kept),
     ("a_cache_does_not_move_with_a_reload", a_cache_does_not_move_with_a_reload),
+    ("what_was_purged_is_fetched_again", what_was_purged_is_fetched_again),
+    ("a_purger_removes_files", a_purger_removes_files),
 ];
 
 const CONF: &str = "
@@ -178,4 +180,81 @@ fn a_cache_does_not_move_with_a_reload() {
     server.configure(CONF, &names(&origin, &other, "on"));
     assert_eq!(server.reload().code, Some(1));
     check(&server, "HIT", "text");
+}
+
+fn ask(server: &Server, line: &str, more: &str) -> Response {
+    let request = format!("{line} HTTP/1.1\r\nHost: a\r\n{more}Connection: close\r\n\r\n");
+    Client::connect(server.address()).ask(request)
+}
+
+fn purging(origin: &Origin, folder: &Folder, purger: &str) -> (Server, String) {
+    let conf = CONF
+        .replace("use_temp_path={temp};", &format!("{purger}; map $request_method $purges {{ PURGE 1; }}"))
+        .replace("proxy_cache one;", "proxy_cache one; proxy_cache_purge $purges $arg_purge;");
+    (Server::start(&executable(), &conf, &names(origin, folder, "")), conf)
+}
+
+fn what_was_purged_is_fetched_again() {
+    let folder = Folder::new(&[]);
+    let origin = Origin::start(|visit| {
+        while let Some(request) = visit.request()? {
+            let vary = if request.starts_with("GET /v") { "Vary: X-Kind\r\n" } else { "" };
+            visit.send(format!("HTTP/1.1 200 OK\r\n{vary}Content-Length: 2\r\n\r\nok"))?;
+        }
+        Ok(())
+    });
+    let (server, conf) = purging(&origin, &folder, "");
+    let get = |path: &str, more: &str| {
+        let answer = ask(&server, &format!("GET {path}"), more);
+        answer.header("X-Cache").unwrap_or("-").to_owned()
+    };
+    let twice = |path: &str, more: &str| format!("{} {}", get(path, more), get(path, more));
+    let purge = |path: &str| ask(&server, &format!("PURGE {path}"), "").status;
+    assert_eq!(purge("/x"), 404);
+    assert_eq!(twice("/x", ""), "MISS HIT");
+    assert_eq!((purge("/y"), purge("/x"), purge("/x")), (404, 204, 404));
+    assert_eq!(twice("/x", ""), "MISS HIT");
+    // Whatever the method is.
+    assert_eq!(get("/x?purge=0", ""), "HIT");
+    assert_eq!(ask(&server, "GET /x?purge=1", "").status, 204);
+    assert_eq!(twice("/x", ""), "MISS HIT");
+    // All kinds of an answer.
+    for kind in ["X-Kind: a\r\n", "X-Kind: b\r\n"] {
+        assert_eq!(twice("/v", kind), "MISS HIT");
+    }
+    assert_eq!(purge("/v"), 204);
+    // What comes within the same second is not told from what came before.
+    for kind in ["X-Kind: b\r\n", "X-Kind: a\r\n"] {
+        assert_eq!(get("/v", kind), "MISS");
+        until("it is kept again", || get("/v", kind) == "HIT");
+    }
+    for path in ["/a/1", "/a/2", "/b"] {
+        assert_eq!(twice(path, ""), "MISS HIT");
+    }
+    assert_eq!((purge("/a/*"), purge("/none/*")), (204, 204));
+    assert_eq!((get("/a/1", ""), get("/b", "")), ("MISS".into(), "HIT".into()));
+    // It is remembered for what was not asked for yet.
+    server.configure(&conf, &names(&origin, &folder, ""));
+    assert_eq!(server.reload().code, Some(0), "{}", server.log());
+    assert_eq!((get("/a/2", ""), get("/b", "")), ("MISS".into(), "HIT".into()));
+    until("it is kept again", || get("/a/2", "") == "HIT");
+    assert_eq!(purge("/*"), 204);
+    assert_eq!(get("/b", ""), "MISS");
+}
+
+fn a_purger_removes_files() {
+    let folder = Folder::new(&[]);
+    let origin = Origin::saying("ok");
+    let (server, _) =
+        purging(&origin, &folder, "purger=on purger_files=2 purger_sleep=1 purger_threshold=10");
+    for n in 0..9 {
+        ask(&server, &format!("GET /y{n}"), "");
+    }
+    check(&server, "MISS", "ok");
+    let file = file(&folder);
+    until("it is stored", || file.exists());
+    assert_eq!(ask(&server, "PURGE /z*", "").status, 204);
+    assert_eq!(ask(&server, "PURGE /x*", "").status, 204);
+    until("it is gone", || !file.exists());
+    assert_eq!(ask(&server, "GET /y3", "").header("X-Cache"), Some("HIT"));
 }

@@ -7,9 +7,11 @@
 //! The other tests start weir itself, or the executable that `WEIR_EXECUTABLE` names: with nginx there, what is expected
 //! of weir's HTTP is checked against the reference.
 
+mod balancing;
 mod cache;
 mod demo;
 mod drain;
+mod health;
 mod http1;
 mod locations;
 mod persistence;
@@ -58,12 +60,14 @@ fn main() -> ExitCode {
             filter => filters.push(filter),
         }
     }
-    let all: [&[Test]; 11] = [
+    let all: [&[Test]; 13] = [
         cache::TESTS,
         processes::TESTS,
         reload::TESTS,
         drain::TESTS,
         upstreams::TESTS,
+        health::TESTS,
+        balancing::TESTS,
         persistence::TESTS,
         websocket::TESTS,
         http1::TESTS,

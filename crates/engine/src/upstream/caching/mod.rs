@@ -39,6 +39,8 @@ pub struct Caching {
     pub post: bool,
     pub bypass: Box<[Template]>,
     pub no_cache: Box<[Template]>,
+    /// Requests of which any holds ask for nothing, but for an answer to be removed.
+    pub purge: Box<[Template]>,
     /// Bits of [`next`].
     pub use_stale: u32,
     pub background_update: bool,
@@ -228,7 +230,8 @@ pub(super) async fn look(
     scheme: &'static str,
     rules: &Arc<Caching>,
 ) -> Option<Flow> {
-    if !rules.takes(x.method) {
+    let purges = holds(&rules.purge, x);
+    if !rules.takes(x.method) && !purges {
         return None;
     }
     let zone = match rules.zone(x) {
@@ -239,6 +242,9 @@ pub(super) async fn look(
     match &rules.key {
         Some(template) => template.append(x, &mut key),
         None => protocol.cache_key(x, scheme, &mut key),
+    }
+    if purges {
+        return Some(purge(x, zone, key).await);
     }
     let needs = cache::head_start(key.len()) + 256;
     let size = protocol.settings().buffer_size;
@@ -312,6 +318,20 @@ pub(super) async fn look(
     None
 }
 
+/// Removes the answer of a key, or all whose keys begin as one that ends in an asterisk.
+async fn purge(x: &Exchange, zone: Arc<Zone>, key: Vec<u8>) -> Flow {
+    let now = x.now();
+    if let Some(start) = key.strip_suffix(b"*") {
+        zone.purge_all(start, now);
+        return Flow::Answer(204);
+    }
+    match spawn_blocking(move || zone.purge(&key, now)).await {
+        Ok(true) => Flow::Answer(204),
+        Ok(false) => Flow::Answer(404),
+        Err(_) => Flow::Answer(500),
+    }
+}
+
 /// Lets a request of its own fetch the answer anew, beside this one.
 fn renew(x: &mut Exchange) {
     let Ok(mut part) = x.piece() else { return };
@@ -344,7 +364,12 @@ impl Cached {
             if may_exist {
                 let path: Arc<str> = cache::path(&self.zone.spec.path, &hold.key).into();
                 let (shown, key, crc32) = (Arc::clone(&path), self.key.clone(), self.crc32);
-                match spawn_blocking(move || cache::open(&path, &key, crc32)).await {
+                let (zone, id) = (Arc::clone(&self.zone), hold.key);
+                let open = move || match cache::open(&path, &key, crc32) {
+                    Ok(opened) if zone.is_gone(&id, &key, opened.header.date) => Err(Unusable::Absent),
+                    opened => opened,
+                };
+                match spawn_blocking(open).await {
                     Ok(Ok(opened)) => read = Some((opened, shown)),
                     Ok(Err(Unusable::Absent)) => {}
                     Ok(Err(Unusable::Failed(error))) => {

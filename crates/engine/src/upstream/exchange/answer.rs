@@ -92,7 +92,7 @@ impl Asking<'_> {
         }
         let mut response = self.protocol.response(x, head);
         let framing = head.framing(self.to_head);
-        if framing == Framing::Tunnel && x.is_subrequest() {
+        if framing == Framing::Tunnel && x.is_subrequest() && !x.is_probe() {
             return Err(upgrade_in_subrequest(x));
         }
         if framing == Framing::Tunnel && x.header(Known::Upgrade).is_none() {

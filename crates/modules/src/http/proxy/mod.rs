@@ -118,6 +118,7 @@ impl Module for Proxy {
         }),
         D::scope("proxy_cache_methods", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_methods(c)),
         D::scope("proxy_cache_bypass", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_bypass(c)),
+        D::scope("proxy_cache_purge", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_purge(c)),
         D::scope("proxy_no_cache", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_no_cache(c)),
         D::scope("proxy_cache_lock", SCOPES, Takes::FLAG, |s, c| s.cache.lock.flag(c)),
         D::scope("proxy_cache_lock_timeout", SCOPES, Takes::ONE, |s, c| s.cache.lock_timeout.msec(c)),
@@ -336,6 +337,11 @@ impl Conf for Passing {
 }
 
 impl Passing {
+    /// The upstream that the level's requests are passed to, where that is known before them.
+    pub(crate) fn group(&self) -> Option<usize> {
+        if let Some(Pass::Known { upstream, .. }) = &self.pass { Some(*upstream) } else { None }
+    }
+
     /// nginx's rules between the sizes, though one buffer is all that weir needs.
     fn check_buffers(&self, merge: &Merge<'_>) -> Result<(), Fault> {
         let (number, each) = self.buffers.or((8, PAGE));
@@ -702,6 +708,10 @@ impl Protocol for Handler {
             To::Known { target, .. } => Ok(Whom::Known(target.clone())),
             To::Computed(template) => self.compute(x, template),
         }
+    }
+
+    fn known(&self) -> Option<&Target> {
+        if let To::Known { target, .. } = &self.to { Some(target) } else { None }
     }
 
     fn request(&self, x: &mut Exchange, length: RequestLength, out: &mut Vec<u8>) -> Result<Written, u16> {
