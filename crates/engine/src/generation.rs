@@ -71,6 +71,7 @@ pub struct Address {
     pub protocols: Protocols,
     pub names: ServerNames,
     pub default_server: LocationId,
+    pub servers: Vec<LocationId>,
 }
 
 /// Where a declared variable has its value from.
@@ -214,6 +215,7 @@ impl Generation {
                     protocols: bound.protocols,
                     names: ServerNames::new(http, &bound.servers),
                     default_server: bound.default_server,
+                    servers: bound.servers.clone(),
                 });
             }
             sockets = weir_ir::http::listen::sockets(http);

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::http::connection::{self, Start};
-use crate::io::{Address, Io, Socket};
+use crate::http2::{self, Begins};
+use crate::io::{Address, Buf, Io, Socket};
 use crate::proxy_protocol;
 use crate::reactor::{Counts, Reactor};
 use crate::tls::{self, Accepted};
@@ -32,7 +33,8 @@ pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket
     // From here on, so that a handshake too ends with `worker_shutdown_timeout`.
     let idle = reactor.register_idle();
     let mut record = connection::accepted(&reactor, &generation, peer, local, address);
-    let protocols = generation.addresses[address].protocols;
+    let address = &generation.addresses[address];
+    let protocols = address.protocols;
     // Both boxed, so that what they take is given back before the connection waits for requests.
     if protocols.proxy_protocol {
         let mut told =
@@ -49,10 +51,27 @@ pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket
         match accepted {
             None => return,
             Some(Accepted::Tls { io, session }) => {
+                let http2 = session.alpn.as_deref() == Some(b"h2");
                 record.tls = Some(session);
+                if http2 {
+                    return http2::serve(reactor, generation, listener, record, io, Buf::new(), idle).await;
+                }
                 (io, Start::default())
             }
             Some(Accepted::Plain { io, input }) => (io, Start { input, plain_on_tls: true }),
+        }
+    } else if http2::is_spoken(&generation, address, address.default_server) {
+        let mut io = Io::Plain(socket);
+        let begins = {
+            let mut begins = Box::pin(http2::begins(&reactor, &generation, &record, &mut io));
+            idle.bounded(begins.as_mut()).await.flatten()
+        };
+        match begins {
+            None => return,
+            Some(Begins::Http1(input)) => (io, Start { input, ..Start::default() }),
+            Some(Begins::Http2(input)) => {
+                return http2::serve(reactor, generation, listener, record, io, input, idle).await;
+            }
         }
     } else {
         (Io::Plain(socket), Start::default())

@@ -74,6 +74,8 @@ pub struct Computed {
 pub struct ServerTls {
     /// A server without certificates has none: it only refuses.
     pub config: Option<Arc<ServerConfig>>,
+    /// The same with HTTP/2 among the protocols.
+    pub with_http2: Option<Arc<ServerConfig>>,
     /// Names the certificates that `config` lacks.
     pub(super) computed: Option<Computed>,
     /// Handshakes that are meant for this server are refused (`ssl_reject_handshake`).
@@ -90,8 +92,13 @@ impl ServerTls {
         let computed = settings.computed.take();
         let names = computed.as_ref().map(|computed| computed.text.as_str());
         let shows = names.is_some() || !settings.pairs.is_empty();
-        let config = if shows { Some(Arc::new(config(settings, names)?)) } else { None };
-        Ok(Self { config, computed, reject_handshake, client_auth })
+        let config = if shows { Some(config(settings, names)?) } else { None };
+        let with_http2 = config.clone().map(|mut config| {
+            config.alpn_protocols.insert(0, b"h2".to_vec());
+            Arc::new(config)
+        });
+        let config = config.map(Arc::new);
+        Ok(Self { config, with_http2, computed, reject_handshake, client_auth })
     }
 }
 

@@ -100,6 +100,6 @@ pub use stub_status::StubStatus;
 pub use sub::Sub;
 pub use try_files::TryFiles;
 pub use userid::UserId;
-pub use v2::V2;
+pub use v2::{ExtendedConnect, V2};
 pub use websocket_origins::WebsocketOrigins;
 pub use zstd::Zstd;

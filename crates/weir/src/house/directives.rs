@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     /// Modules that nginx does not have.
-    const OWN: &[&str] = &["http_websocket_origins", "http_brotli", "http_zstd"];
+    const OWN: &[&str] = &["http_websocket_origins", "http_v2_extended_connect", "http_brotli", "http_zstd"];
 
     fn takes(row: &Row) -> Takes {
         let (block, count) = match row.takes.strip_prefix("block ") {
