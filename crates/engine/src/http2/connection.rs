@@ -17,7 +17,7 @@ use weir_syntax::Level;
 
 use super::request::{self, Asked};
 use super::stream::{Answering, Outgoing, Stream, Unfinished};
-use super::wire::Wire;
+use super::wire::{Traffic, Wire};
 use super::{Settings, bridges};
 use crate::generation::Generation;
 use crate::http::connection::{During, Streamed, connection_server, serve_stream};
@@ -53,9 +53,8 @@ pub(super) struct Shared {
     open: Cell<u64>,
     /// Exchanges and tunnels.
     running: Cell<u64>,
-    /// Bytes read and written.
-    moved: Rc<Cell<u64>>,
-    /// Bytes of requests and answers among them, about.
+    traffic: Rc<Traffic>,
+    /// Bytes of requests and answers among what came and went, about.
     payload: Cell<u64>,
     /// The task that drives the connection.
     waker: RefCell<Option<Waker>>,
@@ -139,7 +138,7 @@ impl Shared {
     /// have open (those that it gave up end soon, but not at once), requests after it was told that there are no more.
     fn is_abused(&self) -> Option<&'static str> {
         let requests = self.record.requests.get();
-        if self.moved.get() / 8 > self.payload.get() + SLACK {
+        if self.traffic.moved.get() / 8 > self.payload.get() + SLACK {
             return Some("http2 flood detected");
         }
         let streams = u64::from(self.settings.max_concurrent_streams);
@@ -226,7 +225,7 @@ pub(crate) async fn serve(
         reactor: Rc::clone(&reactor),
         open: Cell::new(0),
         running: Cell::new(0),
-        moved: Rc::default(),
+        traffic: Rc::new(Traffic::new()),
         payload: Cell::new(0),
         waker: RefCell::default(),
     });
@@ -236,23 +235,17 @@ pub(crate) async fn serve(
     }
     let io = Rc::new(RefCell::new(io));
     let over = {
-        let wire = Wire { io: Rc::clone(&io), input, moved: Rc::clone(&shared.moved) };
+        let wire = Wire { io: Rc::clone(&io), input, traffic: Rc::clone(&shared.traffic) };
         drive(&shared, &idle, wire).await
     };
     let lingers = match over {
-        Over::Drained | Over::Done(Ok(())) => false,
-        Over::Silent => {
-            if shared.record.requests.get() == 0 {
-                shared.log("client timed out");
-            }
-            false
-        }
+        Over::Drained | Over::Silent | Over::Done(Ok(())) => false,
         Over::Abused(what) => {
             shared.log(what);
             true
         }
         Over::Done(Err(error)) => {
-            shared.log(format_args!("client broke HTTP/2 ({})", words(&error)));
+            shared.log(words(&error));
             true
         }
     };
@@ -266,10 +259,13 @@ pub(crate) async fn serve(
     }
 }
 
-/// What hyper says of an error, and what that is made of.
+/// What is told of an error: the system's, or the client's against the protocol.
 fn words(error: &hyper::Error) -> String {
     let cause = std::error::Error::source(error);
-    cause.map_or_else(|| error.to_string(), |cause| cause.to_string())
+    let of_system = cause.is_some_and(|cause| cause.is::<std::io::Error>());
+    let cause = cause.map_or_else(|| error.to_string(), |cause| cause.to_string());
+    let what = if of_system { "recv() failed" } else { "client broke the rules of HTTP/2" };
+    format!("{what} ({cause})")
 }
 
 /// Runs the connection. It is told to end by two GOAWAY, as RFC 9113 section 6.8 wants it, the second of them once the
@@ -294,7 +290,7 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
     let mut connection = Box::pin(builder.serve_connection(wire, Requests(Rc::clone(shared))));
     let timer = reactor.timers().register();
     let began = reactor.clock().now_ms();
-    let (mut told, mut seen, mut since) = (None, 0, began);
+    let (mut told, mut seen, mut since, mut within) = (None, 0, began, None);
     let mut waiting = None;
     poll_fn(move |cx| {
         shared.remember(cx);
@@ -316,25 +312,34 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
                 continue;
             }
             let running = shared.running.get() > 0;
-            if running || seen != shared.moved.get() {
-                (seen, since) = (shared.moved.get(), now);
+            let moved = shared.traffic.moved.get();
+            if running || seen != moved {
+                (seen, since) = (moved, now);
             }
+            // A head that has begun has its own time, however much else goes on.
+            within = if shared.traffic.frames.borrow().is_within() { within.or(Some(now)) } else { None };
+            let head = within.map_or(u64::MAX, |began| began + core.client_header_timeout);
             if running == waiting.is_some() {
                 waiting = (!running).then(|| During::new(&reactor.counts.waiting));
             }
             let end = match told {
-                _ if running => {
-                    timer.clear();
-                    return Poll::Pending;
-                }
+                _ if running => u64::MAX,
                 _ if shared.open.get() > 0 => since + core.send_timeout,
                 Some(told) => told + GRACE,
                 None if shared.record.requests.get() == 0 => began + core.client_header_timeout,
                 None => since + core.keepalive_timeout,
             };
+            let end = end.min(head);
+            if end == u64::MAX {
+                timer.clear();
+                return Poll::Pending;
+            }
             timer.set(end);
             if timer.poll_expired(cx).is_pending() {
                 return Poll::Pending;
+            }
+            if head <= now || shared.record.requests.get() == 0 {
+                return Poll::Ready(Over::Abused("client timed out"));
             }
             if told.is_some() || shared.open.get() > 0 {
                 return Poll::Ready(Over::Silent);

@@ -5,6 +5,7 @@
 //! ```
 
 mod connection;
+mod frames;
 mod preface;
 mod request;
 mod send;

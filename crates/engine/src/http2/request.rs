@@ -65,11 +65,17 @@ fn assemble(
         cookie: cookies.collect::<Vec<_>>().join(&b"; "[..]),
         streams: !ends,
     };
-    head.assemble(&assembled, fields, limits)
+    // The cookie and the host are not among those that were counted.
+    let limits = Limits { max_headers: limits.max_headers.saturating_add(2), ..limits.clone() };
+    head.assemble(&assembled, fields, &limits)
 }
 
-/// As much as all buffers of `large_client_header_buffers` hold, and in each field as much as one does.
+/// As much as all buffers of `large_client_header_buffers` hold, in each field as much as one does, and of all fields but
+/// cookies as many as `max_headers` says.
 fn check_sizes(fields: &HeaderMap, limits: &Limits) -> Result<(), Reject> {
+    if fields.len() - fields.get_all(COOKIE).iter().count() > limits.max_headers {
+        return Err(Reject::new(494, "client sent too many header lines"));
+    }
     let mut left = limits.large_buffers.saturating_mul(limits.large_buffer);
     for (name, value) in fields {
         let (name, value) = (name.as_str().len(), value.len());

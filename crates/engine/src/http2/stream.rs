@@ -77,20 +77,26 @@ impl Stream {
         Poll::Pending
     }
 
+    /// As much as has come, of as many frames as there are.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut read = 0;
         loop {
-            if !self.rest.is_empty() {
-                let n = self.rest.len().min(into.len());
-                into[..n].copy_from_slice(&self.rest.split_to(n));
-                self.running.count(n);
-                return Poll::Ready(Ok(n));
+            let n = self.rest.len().min(into.len() - read);
+            into[read..read + n].copy_from_slice(&self.rest.split_to(n));
+            self.running.count(n);
+            read += n;
+            if read == into.len() {
+                return Poll::Ready(Ok(read));
             }
             match &mut self.incoming {
-                From::Body(body) => match ready!(Pin::new(body).poll_frame(cx)) {
+                From::Body(body) => match Pin::new(body).poll_frame(cx) {
                     // Trailers of requests go no further, as in nginx.
-                    Some(Ok(frame)) => self.rest = frame.into_data().unwrap_or_default(),
-                    Some(Err(error)) => return Poll::Ready(Err(broken(error))),
-                    None => return Poll::Ready(Ok(0)),
+                    Poll::Ready(Some(Ok(frame))) => self.rest = frame.into_data().unwrap_or_default(),
+                    // Both come again.
+                    Poll::Ready(_) | Poll::Pending if read > 0 => return Poll::Ready(Ok(read)),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(broken(error))),
+                    Poll::Ready(None) => return Poll::Ready(Ok(0)),
+                    Poll::Pending => return Poll::Pending,
                 },
                 From::Promised(_) => ready!(self.poll_upgraded(cx))?,
                 From::Upgraded(upgraded) => {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 
+use super::frames::Frames;
 use crate::io::{Buf, Io, scratch};
 
 pub(super) struct Wire {
@@ -15,13 +16,32 @@ pub(super) struct Wire {
     pub(super) io: Rc<RefCell<Io>>,
     /// What was read before.
     pub(super) input: Buf,
+    pub(super) traffic: Rc<Traffic>,
+}
+
+/// What has come and gone.
+pub(super) struct Traffic {
     /// Bytes read and written.
-    pub(super) moved: Rc<Cell<u64>>,
+    pub(super) moved: Cell<u64>,
+    /// The client's.
+    pub(super) frames: RefCell<Frames>,
+}
+
+impl Traffic {
+    pub(super) fn new() -> Self {
+        Self { moved: Cell::new(0), frames: RefCell::new(Frames::new()) }
+    }
 }
 
 impl Wire {
     fn count(&self, n: usize) {
-        self.moved.set(self.moved.get() + n as u64);
+        let moved = &self.traffic.moved;
+        moved.set(moved.get() + n as u64);
+    }
+
+    fn came(&self, bytes: &[u8]) {
+        self.count(bytes.len());
+        self.traffic.frames.borrow_mut().feed(bytes);
     }
 }
 
@@ -35,21 +55,20 @@ impl Read for Wire {
         if !this.input.is_empty() {
             let n = this.input.len().min(into.remaining());
             into.put_slice(&this.input[..n]);
+            this.came(&this.input[..n]);
             this.input.consume(n);
             if this.input.is_empty() {
                 this.input.release();
             }
-            this.count(n);
             return Poll::Ready(Ok(()));
         }
-        let n = ready!(scratch(|bytes| {
+        scratch(|bytes| {
             let room = bytes.len().min(into.remaining());
             let n = ready!(this.io.borrow_mut().poll_read(cx, &mut bytes[..room]))?;
             into.put_slice(&bytes[..n]);
-            Poll::Ready(Ok::<usize, io::Error>(n))
-        }))?;
-        this.count(n);
-        Poll::Ready(Ok(()))
+            this.came(&bytes[..n]);
+            Poll::Ready(Ok(()))
+        })
     }
 }
 
