@@ -204,8 +204,20 @@ enum Over {
     Drained,
 }
 
-/// Serves a connection whose client speaks HTTP/2, until it ends; `input` is what was read of it.
-pub(crate) async fn serve(
+/// Serves a connection whose client speaks HTTP/2, until it ends.
+pub async fn serve(
+    reactor: Rc<Reactor>,
+    generation: Arc<Generation>,
+    listener: Arc<Address>,
+    record: Connection,
+    io: Io,
+) {
+    let idle = reactor.register_idle();
+    serve_from(reactor, generation, listener, record, io, Buf::new(), idle).await;
+}
+
+/// As [`serve`], for a connection that something was read of before.
+pub(crate) async fn serve_from(
     reactor: Rc<Reactor>,
     generation: Arc<Generation>,
     listener: Arc<Address>,
@@ -290,7 +302,7 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
     let mut connection = Box::pin(builder.serve_connection(wire, Requests(Rc::clone(shared))));
     let timer = reactor.timers().register();
     let began = reactor.clock().now_ms();
-    let (mut told, mut seen, mut since, mut within) = (None, 0, began, None);
+    let (mut told, mut seen, mut since, mut within) = (None, 0, began, (None, began));
     let mut waiting = None;
     poll_fn(move |cx| {
         shared.remember(cx);
@@ -317,8 +329,11 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
                 (seen, since) = (moved, now);
             }
             // A head that has begun has its own time, however much else goes on.
-            within = if shared.traffic.frames.borrow().is_within() { within.or(Some(now)) } else { None };
-            let head = within.map_or(u64::MAX, |began| began + core.client_header_timeout);
+            let number = shared.traffic.frames.borrow().within();
+            if number != within.0 {
+                within = (number, now);
+            }
+            let head = number.map_or(u64::MAX, |_| within.1 + core.client_header_timeout);
             if running == waiting.is_some() {
                 waiting = (!running).then(|| During::new(&reactor.counts.waiting));
             }

@@ -18,11 +18,13 @@ pub(super) struct Frames {
     skip: usize,
     /// A HEADERS frame has come whose block of fields has not ended.
     in_block: bool,
+    /// Frames that have begun, those of a block as one.
+    begun: u64,
 }
 
 impl Frames {
     pub(super) fn new() -> Self {
-        Self { header: [0; HEADER], have: 0, skip: PREFACE, in_block: false }
+        Self { header: [0; HEADER], have: 0, skip: PREFACE, in_block: false, begun: 0 }
     }
 
     /// Takes the next bytes.
@@ -34,6 +36,7 @@ impl Frames {
             if self.skip > 0 || n == 0 {
                 continue;
             }
+            self.begun += u64::from(self.have == 0 && !self.in_block);
             self.header[self.have..self.have + n].copy_from_slice(&bytes[..n]);
             (self.have, bytes) = (self.have + n, &bytes[n..]);
             if self.have == HEADER {
@@ -47,9 +50,10 @@ impl Frames {
         }
     }
 
-    /// Whether something has begun that is not whole. The body of a request is awaited by whoever reads it.
-    pub(super) fn is_within(&self) -> bool {
-        self.in_block || self.have > 0 || self.skip > 0 && self.header[3] != DATA
+    /// What has begun and is not whole, by its number. The body of a request is awaited by whoever reads it.
+    pub(super) fn within(&self) -> Option<u64> {
+        let within = self.in_block || self.have > 0 || self.skip > 0 && self.header[3] != DATA;
+        within.then_some(self.begun)
     }
 }
 
@@ -73,18 +77,18 @@ mod tests {
             .chunks(piece)
             .map(|piece| {
                 state.feed(piece);
-                if state.is_within() { 'x' } else { '.' }
+                state.within().map_or('.', |number| char::from(b'0' + number as u8))
             })
             .collect()
     }
 
     #[test]
     fn frames_are_whole_at_their_ends() {
-        assert_eq!(within(&[frame(4, 0, 0), frame(4, 0, 6)], 1), "xxxxxxxx.xxxxxxxxxxxxxx.");
+        assert_eq!(within(&[frame(4, 0, 0), frame(4, 0, 6)], 1), "11111111.22222222222222.");
         // HEADERS without END_HEADERS waits for its CONTINUATION.
-        assert_eq!(within(&[frame(1, 0, 2), frame(9, 4, 1)], 1), "xxxxxxxxxxxxxxxxxxxx.");
-        assert_eq!(within(&[frame(1, 5, 2), frame(0, 0, 3)], 1), "xxxxxxxxxx.xxxxxxxx....");
+        assert_eq!(within(&[frame(1, 0, 2), frame(9, 4, 1)], 1), "11111111111111111111.");
+        assert_eq!(within(&[frame(1, 5, 2), frame(0, 0, 3)], 1), "1111111111.22222222....");
         assert_eq!(within(&[frame(1, 5, 2), frame(0, 1, 3), frame(6, 0, 8)], 40), ".");
-        assert_eq!(within(&[frame(1, 5, 2), frame(0, 1, 3), frame(6, 0, 8)], 7), "xx.x.x");
+        assert_eq!(within(&[frame(1, 5, 2), frame(0, 1, 3), frame(6, 0, 8)], 7), "12.33.");
     }
 }

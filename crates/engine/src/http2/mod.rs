@@ -12,7 +12,8 @@ mod send;
 mod stream;
 mod wire;
 
-pub(crate) use connection::serve;
+pub use connection::serve;
+pub(crate) use connection::serve_from;
 pub(crate) use preface::{Begins, begins};
 pub(crate) use send::send;
 pub use stream::Stream;

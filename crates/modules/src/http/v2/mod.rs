@@ -180,3 +180,6 @@ impl Install for ExtendedConnect {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
