@@ -54,7 +54,8 @@ pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket
                 let http2 = session.alpn.as_deref() == Some(b"h2");
                 record.tls = Some(session);
                 if http2 {
-                    return http2::serve_from(reactor, generation, listener, record, io, Buf::new(), idle).await;
+                    return http2::serve_from(reactor, generation, listener, record, io, Buf::new(), idle)
+                        .await;
                 }
                 (io, Start::default())
             }

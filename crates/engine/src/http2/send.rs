@@ -25,7 +25,14 @@ pub(crate) async fn send(x: &mut Exchange, mut response: Box<Response>) -> Resul
     let mut body = match body_to_send(x, &mut response) {
         Body::Tunnel(tunnel) if x.remembered::<Key>().is_some() => bridge(x, &mut response, tunnel),
         // Nobody asked for one; so what the upstream says cannot be told.
-        Body::Tunnel(_) => bad_gateway(&mut response),
+        Body::Tunnel(_) => instead(&mut response, 502),
+        // To the client any success is a tunnel.
+        mut body if (200..300).contains(&response.status) && x.remembered::<Key>().is_some() => {
+            if let Body::Stream(source) = &mut body {
+                source.finish(x, false);
+            }
+            instead(&mut response, 501)
+        }
         body => body,
     };
     trim(&mut response);
@@ -61,7 +68,7 @@ fn bridge(x: &Exchange, response: &mut Response, tunnel: Box<Tunnel>) -> Body {
     });
     if !accepts {
         x.log(Level::Error, "upstream sent no valid \"Sec-WebSocket-Accept\" to an upgrade");
-        return bad_gateway(response);
+        return instead(response, 502);
     }
     response.status = 200;
     response.content_length = None;
@@ -71,9 +78,10 @@ fn bridge(x: &Exchange, response: &mut Response, tunnel: Box<Tunnel>) -> Body {
     Body::Tunnel(tunnel)
 }
 
-fn bad_gateway(response: &mut Response) -> Body {
+/// An answer of that status and no more.
+fn instead(response: &mut Response, status: u16) -> Body {
     response.clear();
-    response.status = 502;
+    response.status = status;
     response.content_length = Some(0);
     Body::Empty
 }

@@ -11,6 +11,7 @@ mod cache;
 mod demo;
 mod drain;
 mod http1;
+mod http2;
 mod locations;
 mod persistence;
 mod processes;
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
             filter => filters.push(filter),
         }
     }
-    let all: [&[Test]; 11] = [
+    let all: [&[Test]; 12] = [
         cache::TESTS,
         processes::TESTS,
         reload::TESTS,
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         persistence::TESTS,
         websocket::TESTS,
         http1::TESTS,
+        http2::TESTS,
         smuggling::TESTS,
         demo::TESTS,
         locations::TESTS,

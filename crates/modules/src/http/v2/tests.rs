@@ -31,7 +31,10 @@ fn directives() {
         ("http2 on; http2 off;", "\"http2\" directive is duplicate"),
         ("http2 yes;", "invalid value \"yes\" in \"http2\" directive, it must be \"on\" or \"off\""),
         ("http2_recv_buffer_size 16;", "\"http2_recv_buffer_size\" directive value is too small"),
-        ("http2_recv_buffer_size 17; http2_recv_buffer_size 17;", "\"http2_recv_buffer_size\" directive is duplicate"),
+        (
+            "http2_recv_buffer_size 17; http2_recv_buffer_size 17;",
+            "\"http2_recv_buffer_size\" directive is duplicate",
+        ),
         ("http2_pool_size 10;", "the pool size must be no less than 112"),
         ("http2_pool_size 120;", "the pool size must be a multiple of 16"),
         ("http2_body_preread_size 2g;", "\"http2_body_preread_size\" directive invalid value"),
@@ -43,12 +46,18 @@ fn directives() {
         ("http2_max_concurrent_streams x;", "\"http2_max_concurrent_streams\" directive invalid number"),
         ("http2_push /x;", "the \"http2_push\" directive is obsolete, ignored"),
         ("http2_push_preload on;", "the \"http2_push_preload\" directive is obsolete, ignored"),
-        ("http2_max_concurrent_pushes 1;", "the \"http2_max_concurrent_pushes\" directive is obsolete, ignored"),
+        (
+            "http2_max_concurrent_pushes 1;",
+            "the \"http2_max_concurrent_pushes\" directive is obsolete, ignored",
+        ),
         (
             "http2_idle_timeout x;",
             "the \"http2_idle_timeout\" directive is obsolete, use the \"keepalive_timeout\" directive instead",
         ),
-        ("http2_extended_connect on; http2_extended_connect on;", "\"http2_extended_connect\" directive is duplicate"),
+        (
+            "http2_extended_connect on; http2_extended_connect on;",
+            "\"http2_extended_connect\" directive is duplicate",
+        ),
         ("http2 on; http2_pool_size 4096; http2_streams_index_size 32; http2_chunk_size 20m;", ""),
     ] {
         check_conf(conf, expected);
@@ -66,11 +75,16 @@ fn directives() {
 
 #[test]
 fn requests_and_what_is_known_of_them() {
-    let site = site(&format!("add_trailer x-t $status; location / {{ {ECHO} }} location /h {{ return 204; }}"));
+    let site =
+        site(&format!("add_trailer x-t $status; location / {{ {ECHO} }} location /h {{ return 204; }}"));
     check(
         &site,
         &[Frame::get(1, "/a?b=c")],
-        &["HEADERS 1 200", "DATA 1 GET /a?b=c HTTP/2.0|HTTP/2.0|h2c|a.example|||http", "HEADERS 1 trailers end"],
+        &[
+            "HEADERS 1 200",
+            "DATA 1 GET /a?b=c HTTP/2.0|HTTP/2.0|h2c|a.example|||http",
+            "HEADERS 1 trailers end",
+        ],
     );
     let fields = [
         (":method", "GET"),
@@ -106,7 +120,8 @@ fn requests_and_what_is_known_of_them() {
         ],
     );
     let head = [(":method", "HEAD"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
-    let frames = [Frame::headers(1, END_HEADERS | END_STREAM, &head), Frame::get(3, "/h"), Frame::get(5, "/")];
+    let frames =
+        [Frame::headers(1, END_HEADERS | END_STREAM, &head), Frame::get(3, "/h"), Frame::get(5, "/")];
     check(
         &site,
         &frames,
@@ -126,7 +141,10 @@ fn requests_that_are_refused() {
         "error_page 400 405 = /e; location / {{ {ECHO} }} location /e {{ return 200 \"$request\"; }}"
     ));
     for (fields, expected) in [
-        (&[(":method", "GET"), (":scheme", "http"), (":path", "/")][..], &["HEADERS 1 200", "DATA 1 GET / HTTP/2.0 end"][..]),
+        (
+            &[(":method", "GET"), (":scheme", "http"), (":path", "/")][..],
+            &["HEADERS 1 200", "DATA 1 GET / HTTP/2.0 end"][..],
+        ),
         (
             &[(":method", "TRACE"), (":scheme", "http"), (":path", "/"), (":authority", "a")],
             &["HEADERS 1 200", "DATA 1 TRACE / HTTP/2.0 end"],
@@ -145,7 +163,8 @@ fn requests_that_are_refused() {
         check(&site, &[Frame::headers(1, END_HEADERS | END_STREAM, fields)], expected);
     }
     let connect = Frame::headers(1, END_HEADERS, &[(":method", "CONNECT"), (":authority", "a:1")]);
-    let frames = self::site("").frames(&[Say::Send(&script(&[connect])), Say::Expect("</html>"), Say::Finish]);
+    let frames =
+        self::site("").frames(&[Say::Send(&script(&[connect])), Say::Expect("</html>"), Say::Finish]);
     assert_eq!(frames[0], "HEADERS 1 400");
     assert!(site.log().contains(&"client sent neither \":authority\" nor \"Host\" header".to_owned()));
 }
@@ -157,7 +176,8 @@ fn a_server_that_speaks_another_protocol_is_another() {
     ));
     let frames = site.frames(&[Say::Send(&script(&[Frame::get(1, "/")])), Say::Expect("421"), Say::Finish]);
     assert_eq!(frames[0], "HEADERS 1 other");
-    let expected = "client attempted to request the server name for which the negotiated protocol is disabled";
+    let expected =
+        "client attempted to request the server name for which the negotiated protocol is disabled";
     assert!(site.log().contains(&expected.to_owned()), "{:?}", site.log());
 }
 
@@ -184,7 +204,8 @@ fn windows_hold_a_response_back() {
     let site = site("location / { alias %DIR%/; http2_chunk_size 10; }").with("f", "0123456789abcdef");
     let mut sent = script(&[Frame::settings(&[(4, 12)]), Frame::get(1, "/f")]);
     let more = Frame::window(1, 100).bytes();
-    let frames = site.frames(&[Say::Send(&sent), Say::Expect("ab"), Say::Send(&more), Say::Expect("f"), Say::Finish]);
+    let frames =
+        site.frames(&[Say::Send(&sent), Say::Expect("ab"), Say::Send(&more), Say::Expect("f"), Say::Finish]);
     assert_eq!(frames, ["HEADERS 1 200", "DATA 1 0123456789", "DATA 1 ab", "DATA 1 cdef end"]);
     // A response that the client takes nothing of gives up in the end, and the connection with it.
     sent = script(&[Frame::settings(&[(4, 0)]), Frame::get(1, "/f")]);
@@ -197,7 +218,10 @@ fn connections_end() {
     let server = format!("keepalive_requests 2; keepalive_timeout 5s; client_header_timeout 3s; {ECHO}");
     let site = site(&server);
     let answer = |stream: u32| {
-        [format!("HEADERS {stream} 200"), format!("DATA {stream} GET / HTTP/2.0|HTTP/2.0|h2c|a.example|||http end")]
+        [
+            format!("HEADERS {stream} 200"),
+            format!("DATA {stream} GET / HTTP/2.0|HTTP/2.0|h2c|a.example|||http end"),
+        ]
     };
     // With the last request that it may have.
     let frames = script(&[Frame::get(1, "/"), Frame::get(3, "/")]);
@@ -225,7 +249,12 @@ fn connections_end() {
 
 /// Sends frames until the server ends the connection; what it says then in the log.
 #[track_caller]
-fn attack(conf: &str, first: &[Frame], often: usize, frames: impl Fn(u32) -> Vec<Frame>) -> (Site, Vec<String>) {
+fn attack(
+    conf: &str,
+    first: &[Frame],
+    often: usize,
+    frames: impl Fn(u32) -> Vec<Frame>,
+) -> (Site, Vec<String>) {
     let site = site(conf);
     let mut bytes = script(first);
     for n in 0..often {
@@ -254,7 +283,8 @@ fn floods_end_the_connection() {
 fn requests_that_are_given_up_are_bounded() {
     // Each is taken back as soon as it was made.
     let conf = "keepalive_requests 50; location / { limit_rate 1; return 200 xxxxxxxxxxxxxxxxxxxxx; }";
-    let (site, _) = attack(conf, &[], 20_000, |n| vec![Frame::get(2 * n + 1, "/"), Frame::reset(2 * n + 1, 8)]);
+    let (site, _) =
+        attack(conf, &[], 20_000, |n| vec![Frame::get(2 * n + 1, "/"), Frame::reset(2 * n + 1, 8)]);
     let log = site.log();
     let ends = ["client sent too many streams at once", "client broke the rules of HTTP/2"];
     assert!(log.iter().any(|line| ends.iter().any(|end| line.starts_with(end))), "{log:?}");
@@ -266,7 +296,8 @@ fn heads_are_bounded() {
     // CONTINUATION without end, of nothing and of fields.
     for field in [&[][..], &[("x", "y")], &[("x", "0123456789012345678901234567890123456789")]] {
         let first = [Frame::headers(1, END_STREAM, &get)];
-        let (site, got) = attack("return 200 x;", &first, 100_000, |_| vec![Frame::continuation(1, 0, field)]);
+        let (site, got) =
+            attack("return 200 x;", &first, 100_000, |_| vec![Frame::continuation(1, 0, field)]);
         assert!(got.iter().all(|line| line.starts_with("GOAWAY")), "{got:?}");
         let log = site.log();
         assert!(log.iter().any(|line| line.starts_with("client broke the rules of HTTP/2")), "{log:?}");
@@ -279,6 +310,9 @@ fn heads_are_bounded() {
     block.resize(block.len() + 10_000, 0xbe);
     let bomb = Frame::new(1, END_HEADERS | END_STREAM, 1, block);
     let (site, got) = attack("return 200 x;", &[bomb], 0, |_| vec![]);
-    assert!(got.iter().any(|line| line.starts_with("GOAWAY") || line.starts_with("HEADERS 1 other")), "{got:?}");
+    assert!(
+        got.iter().any(|line| line.starts_with("GOAWAY") || line.starts_with("HEADERS 1 other")),
+        "{got:?}"
+    );
     assert_eq!(site.read("logs/access.log"), "");
 }
