@@ -268,13 +268,18 @@ impl Head {
         (self.now.line_done, self.now.version) = (true, Version::HTTP_20);
         self.now.method = Method::of(parts.method);
         if !parts.method.iter().all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'_' | b'-')) {
-            return Err(Reject::quoting(400, &[b"client sent invalid method: \"", parts.method, b"\""]));
+            let message: [&[u8]; 3] = [b"client sent invalid method: \"", parts.method, b"\""];
+            return Err(self.without_line(Reject::quoting(400, &message)));
         }
         if parts.path.is_none() {
-            return Err(Reject::new(400, "client sent no :scheme header"));
+            return Err(self.without_line(Reject::new(400, "client sent no :scheme header")));
         }
         if !self.now.line.scan_uri(&self.raw) || self.place_uri(limits).is_err() {
-            return Err(Reject::quoting(400, &[b"client sent invalid :path header: \"", path, b"\""]));
+            let message: [&[u8]; 3] = [b"client sent invalid :path header: \"", path, b"\""];
+            return Err(self.without_line(Reject::quoting(400, &message)));
+        }
+        if parts.authority.is_some_and(|authority| host::validate_host(authority).is_err()) {
+            return Err(self.without_line(Reject::new(400, "client sent invalid \":authority\" header")));
         }
         let start = self.raw.len();
         let mut named = None;
@@ -288,9 +293,6 @@ impl Head {
             self.raw.extend_from_slice(&[b"cookie: ", &parts.cookie[..], b"\r\n"].concat());
         }
         if let Some(authority) = parts.authority {
-            if host::validate_host(authority).is_err() {
-                return Err(Reject::new(400, "client sent invalid \":authority\" header"));
-            }
             match named {
                 None => self.raw.extend_from_slice(&[b"host: ", authority, b"\r\n"].concat()),
                 Some(host) if host == authority => {}
@@ -310,6 +312,13 @@ impl Head {
         self.raw.truncate(received);
         self.now.chunked = parts.streams && self.now.content_length.is_none();
         end.map(|_| ())
+    }
+
+    /// As in nginx, there is no request line where something in its place was wrong.
+    fn without_line(&mut self, reject: Reject) -> Reject {
+        (self.now.line, self.now.line_done) = (RequestLine::default(), false);
+        self.raw.clear();
+        reject
     }
 
     /// The offset behind the head, once it is complete; `raw` holds what was received and padding behind it.
@@ -637,6 +646,9 @@ impl Head {
 
     /// As sent (`$server_protocol`), empty for HTTP/0.9.
     pub fn protocol(&self) -> &[u8] {
+        if self.now.version == Version::HTTP_20 {
+            return b"HTTP/2.0";
+        }
         self.now.line.protocol.and_then(|start| self.raw.get(start..self.now.line.end)).unwrap_or_default()
     }
 

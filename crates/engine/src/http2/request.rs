@@ -51,8 +51,8 @@ fn assemble(
     ends: bool,
     limits: &Limits,
 ) -> Result<(), Reject> {
-    check_sizes(&parts.headers, limits)?;
     let path = parts.uri.path_and_query().map(|path| path.as_str().as_bytes());
+    check_sizes(path.unwrap_or_default(), &parts.headers, limits)?;
     let cookies = parts.headers.get_all(COOKIE).iter().map(|value| value.as_bytes());
     let fields = parts.headers.iter().filter(|(name, _)| *name != COOKIE);
     let fields = fields.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
@@ -72,13 +72,13 @@ fn assemble(
 
 /// As much as all buffers of `large_client_header_buffers` hold, in each field as much as one does, and of all fields but
 /// cookies as many as `max_headers` says.
-fn check_sizes(fields: &HeaderMap, limits: &Limits) -> Result<(), Reject> {
+fn check_sizes(path: &[u8], fields: &HeaderMap, limits: &Limits) -> Result<(), Reject> {
     if fields.len() - fields.get_all(COOKIE).iter().count() > limits.max_headers {
         return Err(Reject::new(494, "client sent too many header lines"));
     }
     let mut left = limits.large_buffers.saturating_mul(limits.large_buffer);
-    for (name, value) in fields {
-        let (name, value) = (name.as_str().len(), value.len());
+    let fields = fields.iter().map(|(name, value)| (name.as_str().len(), value.len()));
+    for (name, value) in fields.chain([(":path".len(), path.len())]) {
         if name.max(value) > limits.large_buffer {
             return Err(Reject::new(494, "client sent too large header field"));
         }
@@ -158,6 +158,7 @@ mod tests {
             "400 client sent invalid \"Content-Length\" header",
         );
         check(get("http://a/").header("x", "y".repeat(8193)), "494 client sent too large header field");
+        check(get(&format!("http://a/{}", "p".repeat(8192))), "494 client sent too large header field");
         let long = (0..5).fold(get("http://a/"), |get, _| get.header("x", "y".repeat(8000)));
         check(long, "494 client sent too large header");
         let many = (0..1001).fold(get("http://a/"), |get, _| get.header("x", "y"));

@@ -10,6 +10,7 @@ pub const TESTS: &[Test] = &[
     ("http2_and_http1_share_a_port", http2_and_http1_share_a_port),
     ("http2_streams_end_on_their_configuration", http2_streams_end_on_their_configuration),
     ("quit_lets_http2_streams_end", quit_lets_http2_streams_end),
+    ("a_request_over_http2_is_given_up", a_request_over_http2_is_given_up),
     ("http2_streams_end_with_the_time_of_a_quit", http2_streams_end_with_the_time_of_a_quit),
     ("a_websocket_over_http2_outlives_a_reload", a_websocket_over_http2_outlives_a_reload),
     ("a_websocket_over_http2_is_given_up", a_websocket_over_http2_is_given_up),
@@ -121,6 +122,19 @@ fn quit_lets_http2_streams_end() {
     gate.open();
     check_end(&mut busy, &["HEADERS 1 200", "DATA 1 late end"]);
     assert_eq!(server.exit().code(), Some(0));
+}
+
+fn a_request_over_http2_is_given_up() {
+    let (origin, gate) = held();
+    let server = start(&origin, "");
+    let mut client = Http2::connect(server.address());
+    client.say(&Frame::get(1, "/proxied"));
+    origin.visited(1);
+    client.say(&Frame::reset(1, 8));
+    until("the line is logged", || server.folder().read("logs/access.log").contains("GET /proxied 499 0 "));
+    client.say(&Frame::get(3, "/"));
+    assert_eq!([client.hears(), client.hears()], ["HEADERS 3 200", "DATA 3 old end"]);
+    gate.open();
 }
 
 fn http2_streams_end_with_the_time_of_a_quit() {
