@@ -211,6 +211,8 @@ struct State {
     ended: bool,
     /// It ended without that.
     broken: bool,
+    /// Hyper had time to write what came before that.
+    waited: bool,
     /// Hyper's end is gone.
     gone: bool,
     exchange: Option<Waker>,
@@ -293,6 +295,12 @@ impl Body for Outgoing {
         if n > 0 {
             wake(&mut state.exchange);
             return Poll::Ready(Some(Ok(Frame::data(state.frames.split_to(n)))));
+        }
+        if state.broken && !state.waited {
+            // A reset takes back what hyper has not written, so the connection has its turn first.
+            state.waited = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         if state.broken {
             return Poll::Ready(Some(Err(Unfinished)));
