@@ -35,7 +35,8 @@ pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket
     let mut record = connection::accepted(&reactor, &generation, peer, local, address);
     let address = &generation.addresses[address];
     let protocols = address.protocols;
-    // Both boxed, so that what they take is given back before the connection waits for requests.
+    // What comes before requests is boxed, so that what it takes is given back before the connection waits for them; HTTP/2
+    // is, so that a connection of HTTP/1 is not larger for it.
     if protocols.proxy_protocol {
         let mut told =
             Box::pin(proxy_protocol::accept(&reactor, &generation, &listener, &mut record, &socket));
@@ -54,8 +55,9 @@ pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket
                 let http2 = session.alpn.as_deref() == Some(b"h2");
                 record.tls = Some(session);
                 if http2 {
-                    return http2::serve_from(reactor, generation, listener, record, io, Buf::new(), idle)
-                        .await;
+                    let input = Buf::new();
+                    let served = http2::serve_from(reactor, generation, listener, record, io, input, idle);
+                    return Box::pin(served).await;
                 }
                 (io, Start::default())
             }
@@ -71,7 +73,8 @@ pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket
             None => return,
             Some(Begins::Http1(input)) => (io, Start { input, ..Start::default() }),
             Some(Begins::Http2(input)) => {
-                return http2::serve_from(reactor, generation, listener, record, io, input, idle).await;
+                let served = http2::serve_from(reactor, generation, listener, record, io, input, idle);
+                return Box::pin(served).await;
             }
         }
     } else {

@@ -44,7 +44,8 @@ pub async fn send(x: &mut Exchange, mut response: Box<Response>) -> Result<(), S
         flush(x, &mut hints).await?;
     }
     if matches!(x.client.io, Io::Stream(_)) {
-        return http2::send(x, response).await;
+        // Boxed, so that what waits for a client of HTTP/1.1 is not larger for it.
+        return Box::pin(http2::send(x, response)).await;
     }
     if x.head.version() < Version::HTTP_10 || response.headless {
         let mut body = std::mem::take(&mut response.body);
