@@ -53,6 +53,8 @@ pub(super) struct Shared {
     open: Cell<u64>,
     /// Exchanges and tunnels.
     running: Cell<u64>,
+    /// Those among them whose client has given them up.
+    forsaken: Cell<u64>,
     traffic: Rc<Traffic>,
     /// Bytes of requests and answers among what came and went, about.
     payload: Cell<u64>,
@@ -70,6 +72,15 @@ impl Open {
     fn new(shared: &Rc<Shared>) -> Self {
         shared.open.set(shared.open.get() + 1);
         Self(Rc::clone(shared))
+    }
+}
+
+impl Open {
+    /// Counts an exchange whose client has given it up, or one of those that has ended.
+    pub(super) fn forsake(&self, ended: bool) {
+        let forsaken = self.0.forsaken.get();
+        self.0.forsaken.set(if ended { forsaken - 1 } else { forsaken + 1 });
+        self.0.wake();
     }
 }
 
@@ -134,15 +145,15 @@ impl Shared {
             || !reactor.is_current(&self.generation)
     }
 
-    /// Whether the client makes more work than it has use for: frames that are no requests, more streams than it may
-    /// have open (those that it gave up end soon, but not at once), requests after it was told that there are no more.
+    /// Whether the client makes more work than it has use for: frames that are no requests, requests that it gives up faster
+    /// than they end, and such after it was told that there are no more.
     fn is_abused(&self) -> Option<&'static str> {
         let requests = self.record.requests.get();
         if self.traffic.moved.get() / 8 > self.payload.get() + SLACK {
             return Some("http2 flood detected");
         }
         let streams = u64::from(self.settings.max_concurrent_streams);
-        let many = self.running.get() > 2 * streams.max(100);
+        let many = self.forsaken.get() > streams.max(100);
         let late = requests > 2 * self.core().keepalive_requests.max(100).saturating_add(streams);
         (many || late).then_some("client sent too many streams at once")
     }
@@ -237,6 +248,7 @@ pub(crate) async fn serve_from(
         reactor: Rc::clone(&reactor),
         open: Cell::new(0),
         running: Cell::new(0),
+        forsaken: Cell::new(0),
         traffic: Rc::new(Traffic::new()),
         payload: Cell::new(0),
         waker: RefCell::default(),

@@ -47,7 +47,7 @@ impl Stream {
         open: Open,
         running: Running,
     ) -> (Self, Answering) {
-        let answer = Rc::new(Answer { state: RefCell::default(), frame: Cell::new(usize::MAX), _open: open });
+        let answer = Rc::new(Answer { state: RefCell::default(), frame: Cell::new(usize::MAX), open });
         let answering = Answering(Some(Outgoing(Rc::clone(&answer))));
         let incoming = upgrade.map_or(From::Body(body), From::Promised);
         (Self { incoming, rest: Bytes::new(), answer, running }, answering)
@@ -185,6 +185,9 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // What was not said to its end is reset.
         self.answer.change(|state| state.broken = !state.ended);
+        if self.answer.state.borrow().forsaken {
+            self.answer.open.forsake(true);
+        }
     }
 }
 
@@ -197,7 +200,7 @@ struct Answer {
     state: RefCell<State>,
     /// Bytes of a DATA frame at most.
     frame: Cell<usize>,
-    _open: Open,
+    open: Open,
 }
 
 #[derive(Default)]
@@ -215,6 +218,8 @@ struct State {
     waited: bool,
     /// Hyper's end is gone.
     gone: bool,
+    /// It was gone before the exchange was done.
+    forsaken: bool,
     exchange: Option<Waker>,
     hyper: Option<Waker>,
 }
@@ -322,6 +327,10 @@ impl Drop for Outgoing {
     fn drop(&mut self) {
         let mut state = self.0.state.borrow_mut();
         state.gone = true;
+        if !state.ended && !state.broken {
+            state.forsaken = true;
+            self.0.open.forsake(false);
+        }
         (state.bytes, state.frames) = (Vec::new(), Bytes::new());
         wake(&mut state.exchange);
     }

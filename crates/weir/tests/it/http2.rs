@@ -11,6 +11,7 @@ pub const TESTS: &[Test] = &[
     ("http2_streams_end_on_their_configuration", http2_streams_end_on_their_configuration),
     ("quit_lets_http2_streams_end", quit_lets_http2_streams_end),
     ("a_request_over_http2_is_given_up", a_request_over_http2_is_given_up),
+    ("requests_that_are_given_up_and_go_on_are_bounded", requests_that_are_given_up_and_go_on_are_bounded),
     ("http2_streams_end_with_the_time_of_a_quit", http2_streams_end_with_the_time_of_a_quit),
     ("a_websocket_over_http2_outlives_a_reload", a_websocket_over_http2_outlives_a_reload),
     ("a_websocket_over_http2_is_given_up", a_websocket_over_http2_is_given_up),
@@ -34,6 +35,7 @@ const CONF: &str = "
             http2 on;
             location / { return 200 '{text}'; }
             location /proxied { proxy_pass http://{origin}; }
+            location /ignored { proxy_pass http://{origin}; proxy_ignore_client_abort on; }
             location /tunnel {
                 proxy_pass http://{origin};
                 proxy_http_version 1.1;
@@ -135,6 +137,26 @@ fn a_request_over_http2_is_given_up() {
     client.say(&Frame::get(3, "/"));
     assert_eq!([client.hears(), client.hears()], ["HEADERS 3 200", "DATA 3 old end"]);
     gate.open();
+}
+
+fn requests_that_are_given_up_and_go_on_are_bounded() {
+    let (origin, gate) = held();
+    let server = start(&origin, "");
+    let mut client = Http2::connect(server.address());
+    for batch in 0..2 {
+        let streams = (0..90).map(|n| batch * 180 + 2 * n + 1);
+        streams.clone().for_each(|stream| client.say(&Frame::get(stream, "/ignored")));
+        // Those that are given up before hyper hands them on are bounded by hyper.
+        origin.visited((batch as usize + 1) * 90);
+        streams.for_each(|stream| client.say(&Frame::reset(stream, 8)));
+    }
+    while client.frame().is_some() {}
+    server.logged("client sent too many streams at once");
+    gate.open();
+    // Others are served.
+    let mut next = Http2::connect(server.address());
+    next.say(&Frame::get(1, "/"));
+    assert_eq!(next.hears(), "HEADERS 1 200");
 }
 
 fn http2_streams_end_with_the_time_of_a_quit() {
