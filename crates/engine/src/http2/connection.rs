@@ -315,7 +315,7 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
     let timer = reactor.timers().register();
     let began = reactor.clock().now_ms();
     let (mut told, mut seen, mut since, mut within) = (None, 0, began, (None, began));
-    let mut waiting = None;
+    let (mut waiting, mut abuse) = (None, None);
     poll_fn(move |cx| {
         shared.remember(cx);
         idle.waits(cx.waker());
@@ -326,7 +326,10 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Over::Done(result));
             }
-            if let Some(what) = shared.is_abused() {
+            if let Some(what) = abuse.or_else(|| shared.is_abused()) {
+                // One attempt to tell it.
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.as_mut().poll(cx);
                 return Poll::Ready(Over::Abused(what));
             }
             let now = reactor.clock().now_ms();
@@ -366,7 +369,8 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
                 return Poll::Pending;
             }
             if head <= now || shared.record.requests.get() == 0 {
-                return Poll::Ready(Over::Abused("client timed out"));
+                abuse = Some("client timed out");
+                continue;
             }
             if told.is_some() || shared.open.get() > 0 {
                 return Poll::Ready(Over::Silent);
