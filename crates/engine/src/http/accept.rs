@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::http::connection::{self, Start};
-use crate::http2::{self, Begins};
-use crate::io::{Address, Buf, Io, Socket};
+use crate::http2;
+use crate::io::{Address, Io, Socket};
 use crate::proxy_protocol;
 use crate::reactor::{Counts, Reactor};
 use crate::tls::{self, Accepted};
@@ -33,10 +33,8 @@ pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket
     // From here on, so that a handshake too ends with `worker_shutdown_timeout`.
     let idle = reactor.register_idle();
     let mut record = connection::accepted(&reactor, &generation, peer, local, address);
-    let address = &generation.addresses[address];
-    let protocols = address.protocols;
-    // What comes before requests is boxed, so that what it takes is given back before the connection waits for them; HTTP/2
-    // is, so that a connection of HTTP/1 is not larger for it.
+    let protocols = generation.addresses[address].protocols;
+    // All boxed, so that what they take is given back before the connection waits for requests.
     if protocols.proxy_protocol {
         let mut told =
             Box::pin(proxy_protocol::accept(&reactor, &generation, &listener, &mut record, &socket));
@@ -54,31 +52,26 @@ pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket
             Some(Accepted::Tls { io, session }) => {
                 let http2 = session.alpn.as_deref() == Some(b"h2");
                 record.tls = Some(session);
-                if http2 {
-                    let input = Buf::new();
-                    let served = http2::serve_from(reactor, generation, listener, record, io, input, idle);
-                    return Box::pin(served).await;
-                }
-                (io, Start::default())
+                (io, Start { http2, ..Start::default() })
             }
-            Some(Accepted::Plain { io, input }) => (io, Start { input, plain_on_tls: true }),
+            Some(Accepted::Plain { io, input }) => (io, Start { input, plain_on_tls: true, http2: false }),
         }
-    } else if http2::is_spoken(&generation, address, address.default_server) {
-        let mut io = Io::Plain(socket);
+    } else if http2::is_spoken(&generation, address, generation.addresses[address].default_server) {
         let begins = {
-            let mut begins = Box::pin(http2::begins(&reactor, &generation, &record, &mut io));
+            let mut begins = Box::pin(http2::begins(&reactor, &generation, &record, socket));
             idle.bounded(begins.as_mut()).await.flatten()
         };
         match begins {
             None => return,
-            Some(Begins::Http1(input)) => (io, Start { input, ..Start::default() }),
-            Some(Begins::Http2(input)) => {
-                let served = http2::serve_from(reactor, generation, listener, record, io, input, idle);
-                return Box::pin(served).await;
-            }
+            Some(begins) => begins,
         }
     } else {
         (Io::Plain(socket), Start::default())
     };
+    if start.http2 {
+        // Boxed too: a connection of HTTP/1 is not to be larger for it.
+        let served = http2::serve_from(reactor, generation, listener, record, io, start.input, idle);
+        return Box::pin(served).await;
+    }
     connection::serve_from(reactor, generation, listener, record, io, start, idle).await;
 }

@@ -52,6 +52,8 @@ pub struct Start {
     pub input: Buf,
     /// Plain HTTP came to a port where TLS is spoken: every request is answered with 497.
     pub plain_on_tls: bool,
+    /// HTTP/2 is spoken.
+    pub http2: bool,
 }
 
 /// As [`serve`], for a connection that something was learned of before.
@@ -268,8 +270,7 @@ impl Serving {
         let server = self.settle(x, judged.is_err());
         // Whether the connection goes on is not for its streams to say.
         x.keepalive = false;
-        let address = &self.served.addresses[self.connection.address()];
-        let spoken = http2::is_spoken(&self.served, address, server);
+        let spoken = http2::is_spoken(&self.served, self.connection.address(), server);
         let refused = match judged {
             Err(reject) => Some(Refusal::Answer(reject)),
             Ok(()) if !spoken => Some(Refusal::Answer(Reject::new(

@@ -14,13 +14,13 @@ mod wire;
 
 pub use connection::serve;
 pub(crate) use connection::serve_from;
-pub(crate) use preface::{Begins, begins};
+pub(crate) use preface::begins;
 pub(crate) use send::send;
 pub use stream::Stream;
 
 use weir_ir::LocationId;
 
-use crate::generation::{Address, Generation};
+use crate::generation::Generation;
 
 /// What a server says of HTTP/2; attached to its level where it differs from the default.
 #[derive(Clone, Copy, Debug)]
@@ -62,8 +62,8 @@ impl Default for ChunkSize {
 }
 
 /// Whether HTTP/2 is spoken with whoever comes to that address for that server.
-pub(crate) fn is_spoken(generation: &Generation, address: &Address, server: LocationId) -> bool {
-    address.protocols.http2 || Settings::of(generation, server).enabled
+pub(crate) fn is_spoken(generation: &Generation, address: usize, server: LocationId) -> bool {
+    generation.addresses[address].protocols.http2 || Settings::of(generation, server).enabled
 }
 
 /// Whether every server of an address makes tunnels of streams, so that a client may be told so before it names one.

@@ -6,33 +6,28 @@ use std::task::{Poll, ready};
 use weir_syntax::Level;
 
 use crate::generation::Generation;
+use crate::http::connection::Start;
 use crate::http::exchange::Connection;
-use crate::io::{Buf, Io, scratch};
+use crate::io::{Buf, Io, Socket, scratch};
 use crate::reactor::Reactor;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How a connection begins; with what was read of it.
-pub(crate) enum Begins {
-    Http1(Buf),
-    Http2(Buf),
-}
-
-/// Reads as far as it takes to know. `None` where the client says nothing in time, or is gone.
+/// Reads as far as it takes to know how a connection begins. `None` where the client says nothing in time, or is gone.
 pub(crate) async fn begins(
     reactor: &Reactor,
     generation: &Generation,
     connection: &Connection,
-    io: &mut Io,
-) -> Option<Begins> {
+    socket: Socket,
+) -> Option<(Io, Start)> {
     let server = generation.addresses[connection.address()].default_server;
     let timer = reactor.timers().register();
     timer.set_in(generation.location(server).core.client_header_timeout);
     let mut input = Buf::new();
-    poll_fn(|cx| {
+    let http2 = poll_fn(|cx| {
         loop {
             let read = scratch(|bytes| {
-                let n = ready!(io.poll_read(cx, bytes))?;
+                let n = ready!(socket.poll_read(cx, bytes))?;
                 input.extend(&bytes[..n]);
                 Poll::Ready(Ok::<usize, std::io::Error>(n))
             });
@@ -45,17 +40,18 @@ pub(crate) async fn begins(
                 }
                 Poll::Ready(Ok(1..)) if PREFACE.starts_with(&input) && input.len() < PREFACE.len() => {}
                 Poll::Ready(Ok(1..)) if input.starts_with(PREFACE) => {
-                    return Poll::Ready(Some(Begins::Http2(std::mem::take(&mut input))));
+                    return Poll::Ready(Some(true));
                 }
                 // An end in the middle is for HTTP/1 to tell of.
                 Poll::Ready(Ok(n)) if n > 0 || !input.is_empty() => {
-                    return Poll::Ready(Some(Begins::Http1(std::mem::take(&mut input))));
+                    return Poll::Ready(Some(false));
                 }
                 Poll::Ready(_) => return Poll::Ready(None),
             }
         }
     })
-    .await
+    .await?;
+    Some((Io::Plain(socket), Start { input, http2, ..Start::default() }))
 }
 
 fn log(connection: &Connection, message: &str) {

@@ -249,7 +249,7 @@ fn choose(generation: &Generation, connection: &mut Connection, hello: &ClientHe
     }
     // A server without certificates of its own shows those of the default server, and asks what that asks.
     let tls = named.filter(|tls| tls.config.is_some()).or_else(|| of(address.default_server))?;
-    let http2 = http2::is_spoken(generation, address, server);
+    let http2 = http2::is_spoken(generation, connection.address(), server);
     let config = if http2 { &tls.with_http2 } else { &tls.config };
     Some(Chosen { server, tls: Arc::clone(tls), config: config.clone()? })
 }
