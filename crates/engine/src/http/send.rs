@@ -71,6 +71,7 @@ pub async fn send(x: &mut Exchange, mut response: Box<Response>) -> Result<(), S
 }
 
 /// The body that goes out with a response.
+#[inline(always)]
 pub(crate) fn body_to_send(x: &mut Exchange, response: &mut Response) -> Body {
     let mut body = std::mem::take(&mut response.body);
     // A chunk of no bytes would be the last one.
@@ -96,6 +97,7 @@ pub(crate) fn body_to_send(x: &mut Exchange, response: &mut Response) -> Body {
 }
 
 /// Takes away what a response of its status does not say.
+#[inline(always)]
 pub(crate) fn trim(response: &mut Response) {
     if !matches!(response.status, 200 | 206 | 304) {
         response.last_modified = None;
