@@ -2,6 +2,7 @@
 
 mod clock;
 mod diff;
+mod http2;
 mod normal;
 mod origin;
 mod run;

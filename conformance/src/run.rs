@@ -2,6 +2,7 @@
 
 use crate::Result;
 use crate::clock::Deadline;
+use crate::http2;
 use crate::normal::Normal;
 use crate::origin::Origin;
 use crate::server::Server;
@@ -135,11 +136,16 @@ impl<'a> Site<'a> {
         match &step.verb {
             Verb::NoStart => {}
             Verb::Start => self.server = Some(Server::start(&self.prefix, deadline)?),
-            Verb::Ask { port, method, uri, headers, body } => {
-                let mut wire = Wire::connect(self.port(port)?)?;
+            Verb::Ask { http2, port, method, uri, headers, body } => {
+                let (port, body) = (self.port(port)?, body.as_deref());
                 let headers = self.normal.fill(headers);
-                wire.send(&request(method, uri, &headers, body.as_deref()), deadline)?;
-                let (bytes, end) = wire.take(deadline, |_| None)?;
+                let (bytes, end) = if *http2 {
+                    (http2::ask(port, method, uri, &headers, body, self.setup.limit)?, End::Open)
+                } else {
+                    let mut wire = Wire::connect(port)?;
+                    wire.send(&request(method, uri, &headers, body), deadline)?;
+                    wire.take(deadline, |_| None)?
+                };
                 let kind = if method == "HEAD" { Kind::ResponseHead } else { Kind::Response };
                 let text = self.normal.messages(&bytes, kind);
                 self.record(step, &text, end);

@@ -68,6 +68,7 @@ pub enum Verb {
     Start,
     /// One request on its own connection; the response until the server closes.
     Ask {
+        http2: bool,
         port: String,
         method: String,
         uri: String,
@@ -177,18 +178,19 @@ pub fn parse(text: &str) -> Result<Vec<Step>> {
 fn verb(head: &str, block: &[&str]) -> Result<Verb> {
     let words: Vec<&str> = head.split_whitespace().collect();
     let own = |s: &str| s.to_owned();
-    let takes_block = matches!(words[0], "ask" | "connect" | "send" | "reply" | "file");
+    let takes_block = matches!(words[0], "ask" | "ask2" | "connect" | "send" | "reply" | "file");
     if !takes_block && !block.is_empty() {
         return Err(format!("\"{}\" takes no block", words[0]).into());
     }
     Ok(match words[..] {
         ["nostart"] => Verb::NoStart,
         ["start"] => Verb::Start,
-        ["ask", port, method, uri] => {
+        [verb @ ("ask" | "ask2"), port, method, uri] => {
             let headers = bytes(block.iter().filter(|l| l.starts_with('|')), "\r\n", true)?;
             let sent = bytes(block.iter().filter(|l| !l.starts_with('|')), "", true)?;
             let body = block.iter().any(|l| !l.starts_with('|')).then_some(sent);
-            Verb::Ask { port: own(port), method: own(method), uri: own(uri), headers, body }
+            let http2 = verb == "ask2";
+            Verb::Ask { http2, port: own(port), method: own(method), uri: own(uri), headers, body }
         }
         ["connect", name, port] if block.is_empty() => {
             Verb::Connect { name: own(name), port: own(port), tls: None }
@@ -328,6 +330,7 @@ mod tests {
     #[test]
     fn a_request_knows_whether_it_has_a_body() {
         let ask = |body: Option<&[u8]>| Verb::Ask {
+            http2: false,
             port: "8080".into(),
             method: "POST".into(),
             uri: "/".into(),

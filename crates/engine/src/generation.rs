@@ -80,6 +80,7 @@ pub struct Address {
     pub protocols: Protocols,
     pub names: ServerNames,
     pub default_server: LocationId,
+    pub servers: Vec<LocationId>,
 }
 
 /// Work that goes on for as long as a generation is served by, on one thread for all of them.
@@ -245,6 +246,7 @@ impl Generation {
                     protocols: bound.protocols,
                     names: ServerNames::new(http, &bound.servers),
                     default_server: bound.default_server,
+                    servers: bound.servers.clone(),
                 });
             }
             sockets = weir_ir::http::listen::sockets(http);

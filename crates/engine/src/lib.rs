@@ -7,6 +7,7 @@ pub mod generation;
 pub mod hash;
 pub mod http;
 pub mod http1;
+pub mod http2;
 pub mod io;
 pub mod localtime;
 pub mod md5;

@@ -14,8 +14,9 @@ use weir_engine::contract::AnyInstall;
 pub const HTTP: &[&dyn AnyInstall] = &[
     // Has no handlers; as in nginx a missing certificate is told before what later modules find.
     &http::Ssl,
-    // Has no handlers either.
+    // Have no handlers either.
     &http::V2,
+    &http::ExtendedConnect,
     // The client's address, before anything asks for it.
     &http::RealIp,
     // Its filter is the first, since it puts together what all others work on; its variable may be wanted by `set`.

@@ -15,7 +15,7 @@ use weir_engine::reactor::Counters;
 use weir_ir::contract::{Conf, Contexts, Directive, Module, Takes};
 use weir_ir::{Fault, Merge};
 use weir_syntax::{Diagnostic, Memory};
-use weir_testkit::{Folder, Modules, Say, Talk, messages};
+use weir_testkit::{Folder, Modules, Say, Talk, http2, messages};
 
 /// `answer CODE TYPE TEXT`: content for tests.
 struct Answer;
@@ -207,6 +207,13 @@ impl Site {
             peer => Address::Ip(peer.parse().unwrap()),
         };
         Talk::over(&self.generation, &self.counters, peer, script)
+    }
+
+    /// Plays a conversation over HTTP/2, and gives what comes back in short.
+    #[track_caller]
+    pub(crate) fn frames(&self, script: &[Say<'_>]) -> Vec<String> {
+        let peer = Address::Ip(PEER.parse().unwrap());
+        http2::told(&Talk::bytes_over(&self.generation, &self.counters, peer, script))
     }
 
     /// Sends bytes on a connection from 127.0.0.1 and gives all that comes back.

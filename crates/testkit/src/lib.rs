@@ -1,4 +1,4 @@
-//! Test tools: scripted origins, raw clients, a WebSocket client, sites in memory and on loopback, the real binary.
+//! Test tools: scripted origins, raw clients, one of them for HTTP/2, a WebSocket client, sites in memory and on loopback, the real binary.
 //!
 //! Clients and origins are blocking and have deadlines, so that a test reads from top to bottom and a broken server
 //! fails it instead of hanging it. Tools panic where something is wrong: they are for tests alone. Modules are never
@@ -8,6 +8,7 @@ mod address;
 mod binary;
 mod client;
 mod folder;
+pub mod http2;
 mod memory;
 mod names;
 mod origin;

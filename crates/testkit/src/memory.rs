@@ -13,6 +13,7 @@ use tokio::net::UnixStream;
 use tokio::time;
 use weir_engine::generation::Generation;
 use weir_engine::http::connection::{accepted, serve};
+use weir_engine::http2;
 use weir_engine::io::{Address, Io, Socket};
 use weir_engine::reactor::{Counters, Reactor};
 
@@ -23,6 +24,8 @@ use crate::client::find;
 #[derive(Clone, Copy, Debug)]
 pub enum Say<'s> {
     Send(&'s [u8]),
+    /// Sends as much as the server takes before it ends the connection, and reads meanwhile.
+    Flood(&'s [u8]),
     /// Reads until this has come, behind what was expected before.
     Expect(&'s str),
     /// Moves the clock by that many milliseconds.
@@ -52,6 +55,20 @@ impl Talk {
         peer: Address,
         script: &[Say<'_>],
     ) -> String {
+        String::from_utf8_lossy(&Self::bytes_over(generation, counters, peer, script)).into_owned()
+    }
+
+    /// The same, as it came. A script that begins with the preface of HTTP/2 is played over that.
+    ///
+    /// # Panics
+    /// If something that the script expects does not come.
+    #[track_caller]
+    pub fn bytes_over(
+        generation: &Arc<Generation>,
+        counters: &Arc<Counters>,
+        peer: Address,
+        script: &[Say<'_>],
+    ) -> Vec<u8> {
         let runtime = weir_engine::timer::runtime().expect("a runtime");
         let outcome = runtime.block_on(async {
             let (client, server) = UnixStream::pair().expect("a socket pair");
@@ -68,20 +85,25 @@ impl Talk {
             }
             let connection = accepted(&reactor, generation, peer, local, 0);
             let io = Io::Plain(Socket::from(server));
-            let served =
-                serve(Rc::clone(&reactor), Arc::clone(generation), Arc::new(listener), connection, io);
-            let served = tokio::task::spawn_local(served);
+            let (of, generation) = (Rc::clone(&reactor), Arc::clone(generation));
+            let listener = Arc::new(listener);
+            let served = match script {
+                [Say::Send(first), ..] if first.starts_with(b"PRI * HTTP/2.0") => {
+                    tokio::task::spawn_local(http2::serve(of, generation, listener, connection, io))
+                }
+                _ => tokio::task::spawn_local(serve(of, generation, listener, connection, io)),
+            };
             let mut talk = Talk { client, reactor, received: vec![], seen: 0 };
             let played = talk.play(script).await;
             drop(talk.client);
             let ended = time::timeout(PATIENCE, served).await.map_err(|_| "the server goes on".to_owned());
             let played = played.and(ended.map(|served| served.expect("a server that does not panic")));
             counts.active.down();
-            (played, String::from_utf8_lossy(&talk.received).into_owned())
+            (played, talk.received)
         });
         match outcome {
             (Ok(()), received) => received,
-            (Err(what), received) => panic!("{what} after {received:?}"),
+            (Err(what), received) => panic!("{what} after {:?}", String::from_utf8_lossy(&received)),
         }
     }
 
@@ -93,6 +115,7 @@ impl Talk {
                     // The server is to see them before anything else happens.
                     self.settle().await;
                 }
+                Say::Flood(bytes) => self.flood(bytes).await?,
                 Say::Expect(text) => loop {
                     if let Some(at) = find(&self.received[self.seen..], text.as_bytes()) {
                         self.seen += at + text.len();
@@ -114,6 +137,25 @@ impl Talk {
             }
         }
         while self.more().await? {}
+        Ok(())
+    }
+
+    async fn flood(&mut self, mut bytes: &[u8]) -> Result<(), String> {
+        let mut chunk = [0; 65536];
+        while !bytes.is_empty() {
+            let (mut from, mut to) = self.client.split();
+            let moved = async {
+                tokio::select! {
+                    written = to.write(bytes) => written.map(|n| bytes = &bytes[n..]),
+                    read = from.read(&mut chunk) => read.map(|n| self.received.extend_from_slice(&chunk[..n])),
+                }
+            };
+            match time::timeout(PATIENCE, moved).await {
+                Err(_) => return Err("the server takes nothing".into()),
+                Ok(Err(_)) => return Ok(()),
+                Ok(Ok(())) => {}
+            }
+        }
         Ok(())
     }
 

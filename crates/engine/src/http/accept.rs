@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::http::connection::{self, Start};
+use crate::http2;
 use crate::io::{Address, Io, Socket};
 use crate::proxy_protocol;
 use crate::reactor::{Counts, Reactor};
@@ -33,7 +34,7 @@ pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket
     let idle = reactor.register_idle();
     let mut record = connection::accepted(&reactor, &generation, peer, local, address);
     let protocols = generation.addresses[address].protocols;
-    // Both boxed, so that what they take is given back before the connection waits for requests.
+    // All boxed, so that what they take is given back before the connection waits for requests.
     if protocols.proxy_protocol {
         let mut told =
             Box::pin(proxy_protocol::accept(&reactor, &generation, &listener, &mut record, &socket));
@@ -49,13 +50,28 @@ pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket
         match accepted {
             None => return,
             Some(Accepted::Tls { io, session }) => {
+                let http2 = session.alpn.as_deref() == Some(b"h2");
                 record.tls = Some(session);
-                (io, Start::default())
+                (io, Start { http2, ..Start::default() })
             }
-            Some(Accepted::Plain { io, input }) => (io, Start { input, plain_on_tls: true }),
+            Some(Accepted::Plain { io, input }) => (io, Start { input, plain_on_tls: true, http2: false }),
+        }
+    } else if http2::is_spoken(&generation, address, generation.addresses[address].default_server) {
+        let begins = {
+            let mut begins = Box::pin(http2::begins(&reactor, &generation, &record, socket));
+            idle.bounded(begins.as_mut()).await.flatten()
+        };
+        match begins {
+            None => return,
+            Some(begins) => begins,
         }
     } else {
         (Io::Plain(socket), Start::default())
     };
+    if start.http2 {
+        // Boxed too: a connection of HTTP/1 is not to be larger for it.
+        let served = http2::serve_from(reactor, generation, listener, record, io, start.input, idle);
+        return Box::pin(served).await;
+    }
     connection::serve_from(reactor, generation, listener, record, io, start, idle).await;
 }

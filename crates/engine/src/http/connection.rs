@@ -1,4 +1,5 @@
-//! An HTTP/1 connection of a client: its requests one after the other, and how it ends.
+//! An HTTP/1 connection of a client: its requests one after the other, and how it ends. And a request from its head to its
+//! line in the log, also that of a stream of HTTP/2.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -19,7 +20,8 @@ use crate::generation::Generation;
 use crate::http::exchange::{Connection, Tunnel};
 use crate::http::{Client, Exchange, phases, router, send};
 use crate::http1::request::{Head, Parsed, Reject};
-use crate::http1::{Browser, Known, Method};
+use crate::http1::{Browser, Known, Limits, Method};
+use crate::http2;
 use crate::io::{Address, Buf, Io, scratch};
 use crate::reactor::{Count, Idle, Peer, Reactor};
 use crate::tls::Unauthorized;
@@ -50,6 +52,8 @@ pub struct Start {
     pub input: Buf,
     /// Plain HTTP came to a port where TLS is spoken: every request is answered with 497.
     pub plain_on_tls: bool,
+    /// HTTP/2 is spoken.
+    pub http2: bool,
 }
 
 /// As [`serve`], for a connection that something was learned of before.
@@ -91,11 +95,58 @@ pub async fn serve_from(
     }
 }
 
+/// A stream with what is known of its connection, to be served as a request of its own.
+pub(crate) struct Streamed {
+    pub(crate) reactor: Rc<Reactor>,
+    pub(crate) generation: Arc<Generation>,
+    pub(crate) listener: Arc<Address>,
+    pub(crate) connection: Rc<Connection>,
+    pub(crate) io: Io,
+}
+
+/// Serves the request of a stream. `read` reads its head by the limits of its connection's server, and says more of the
+/// request than a head can.
+pub(crate) async fn serve_stream(
+    stream: Streamed,
+    read: impl FnOnce(&mut Exchange, &Limits) -> Result<(), Reject>,
+) {
+    let Streamed { reactor, generation, listener, connection, io } = stream;
+    let mut state = Serving {
+        idle: reactor.register_idle(),
+        server: connection_server(&generation, &connection),
+        served: generation,
+        connection,
+        plain_on_tls: false,
+        listener,
+        reactor,
+        stage: Stage::Waiting,
+    };
+    state.adopt();
+    let timer = state.reactor.timers().register();
+    let client = Client { io, input: Buf::new(), timer, look: None, nodelay: true };
+    let mut x = Box::new(Exchange::new(
+        Rc::clone(&state.reactor),
+        Arc::clone(&state.served),
+        Rc::clone(&state.connection),
+        client,
+        state.server,
+    ));
+    let limits = Arc::clone(&state.settings().limits);
+    let judged = read(&mut x, &limits);
+    let idle = Rc::clone(&state.idle);
+    let ended = idle.bounded(pin!(state.stream(&mut x, judged))).await;
+    match ended.unwrap_or_else(|| state.cut_off(&x)) {
+        Ended::Tunnel(tunnel) => start_tunnel(*x, *tunnel, state.idle.end()),
+        // What was not sent is reset with the exchange.
+        Ended::KeepAlive | Ended::Linger | Ended::Farewell | Ended::Reset | Ended::Over => x.end(),
+    }
+}
+
 /// Counts a connection as in one state for as long as it is.
-struct During<'c>(&'c Count);
+pub(crate) struct During<'c>(&'c Count);
 
 impl<'c> During<'c> {
-    fn new(count: &'c Count) -> Self {
+    pub(crate) fn new(count: &'c Count) -> Self {
         count.up();
         Self(count)
     }
@@ -185,19 +236,8 @@ impl Serving {
         let requests = self.connection.requests.get() + 1;
         self.connection.requests.set(requests);
         reactor.counts.requests.up();
-        let found = router::find(&self.served, self.connection.address(), x.head.host());
-        let (server, regex) = found.unwrap_or_else(|| {
-            // A head that says nothing is the handshake's server's; one that names nobody, as in nginx, is not.
-            let default = self.served.addresses[self.connection.address()].default_server;
-            (if refused.is_some() { self.server } else { default }, None)
-        });
-        let mut refused = refused;
-        if x.head.method() == Method::Connect && refused.is_none() {
-            let allowed = self.served.location(server).allows_connect;
-            refused = x.head.judge_connect(allowed).err().map(Refusal::Answer);
-        }
-        x.begin(&self.served, server);
-        self.stage = Stage::Answering;
+        let server = self.settle(x, refused.is_some());
+        let refused = refused.or_else(|| self.refuse_connect(x, server));
         // The client is to come back on a connection of the present generation.
         x.keepalive &= !outlived;
         x.pipelined = pipelined;
@@ -208,12 +248,56 @@ impl Serving {
         if let Some(started) = started.get() {
             x.started = started;
         }
+        self.exchange(x, refused, server, requests).await
+    }
+
+    /// Begins with the request whose head was read at the server that it is for, which is returned.
+    #[inline]
+    fn settle(&mut self, x: &mut Exchange, refused: bool) -> LocationId {
+        let found = router::find(&self.served, self.connection.address(), x.head.host());
+        let (server, regex) = found.unwrap_or_else(|| {
+            // A head that says nothing is the handshake's server's; one that names nobody, as in nginx, is not.
+            let default = self.served.addresses[self.connection.address()].default_server;
+            (if refused { self.server } else { default }, None)
+        });
+        x.begin(&self.served, server);
+        self.stage = Stage::Answering;
         if let Some(regex) = regex {
             let host = std::mem::take(&mut x.host);
             x.matches(regex, &host);
             x.host = host;
         }
-        self.exchange(x, refused, server, requests).await
+        server
+    }
+
+    /// Whether a server has a place for CONNECT is known only with the server.
+    #[inline]
+    fn refuse_connect(&self, x: &Exchange, server: LocationId) -> Option<Refusal> {
+        if x.head.method() != Method::Connect {
+            return None;
+        }
+        let allowed = self.served.location(server).allows_connect;
+        x.head.judge_connect(allowed).err().map(Refusal::Answer)
+    }
+
+    /// Serves the request of a stream of an HTTP/2 connection; `judged` says what is wrong with its head.
+    async fn stream(&mut self, x: &mut Exchange, judged: Result<(), Reject>) -> Ended {
+        let reactor = Rc::clone(&self.reactor);
+        let _writing = During::new(&reactor.counts.writing);
+        reactor.counts.requests.up();
+        let server = self.settle(x, judged.is_err());
+        // Whether the connection goes on is not for its streams to say.
+        x.keepalive = false;
+        let spoken = http2::is_spoken(&self.served, self.connection.address(), server);
+        let refused = match judged {
+            Err(reject) => Some(Refusal::Answer(reject)),
+            Ok(()) if !spoken => Some(Refusal::Answer(Reject::new(
+                421,
+                "client attempted to request the server name for which the negotiated protocol is disabled",
+            ))),
+            Ok(()) => self.refuse_connect(x, server),
+        };
+        self.exchange(x, refused, server, self.connection.requests.get()).await
     }
 
     /// What becomes of a connection that outlived its generation, now that its time is up.
@@ -530,7 +614,7 @@ impl Serving {
         cx: &mut Context<'_>,
         client: &mut Client,
         head: &mut Head,
-        limits: &crate::http1::Limits,
+        limits: &Limits,
         started: &Cell<Option<u64>>,
         header_timeout: u64,
     ) -> Poll<Option<Arrival>> {
@@ -578,7 +662,7 @@ impl Serving {
 }
 
 /// The server that a connection is for before any request: the one named in the TLS handshake, else the default.
-fn connection_server(generation: &Generation, connection: &Connection) -> LocationId {
+pub(crate) fn connection_server(generation: &Generation, connection: &Connection) -> LocationId {
     let address = connection.address();
     let name = connection.tls.as_ref().and_then(|tls| tls.server_name.as_deref());
     let named = name.and_then(|name| crate::tls::by_name(generation, address, name));

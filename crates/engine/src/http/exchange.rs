@@ -28,7 +28,7 @@ use crate::tunnel;
 use crate::upstream::UpstreamState;
 use crate::upstream::caching::Cached;
 
-/// The client's side of an exchange over HTTP/1.
+/// The client's side of an exchange.
 pub struct Client {
     pub io: Io,
     /// Bytes that were read and belong to nobody yet: the body's start, or the next request.
@@ -426,6 +426,9 @@ impl Exchange {
             return false;
         }
         let Client { io, input, look, .. } = &mut self.client;
+        if let Io::Stream(stream) = io {
+            return stream.poll_gone(cx).is_ready();
+        }
         while input.len() < AHEAD {
             if io.poll_read_ready(cx).is_pending() {
                 return false;

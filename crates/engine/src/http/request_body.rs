@@ -22,6 +22,10 @@ enum Framing {
     None,
     Length(u64),
     Chunked(Box<Decoder>),
+    /// Up to the end of its stream.
+    Stream {
+        over: bool,
+    },
 }
 
 /// The state of a request's body.
@@ -121,7 +125,9 @@ impl RequestBody {
     }
 
     pub(crate) fn of(head: &Head) -> Self {
-        let framing = if head.is_chunked() {
+        let framing = if head.is_chunked() && head.version() == Version::HTTP_20 {
+            Framing::Stream { over: false }
+        } else if head.is_chunked() {
             Framing::Chunked(Box::new(Decoder::new()))
         } else {
             match head.content_length() {
@@ -129,7 +135,8 @@ impl RequestBody {
                 Some(_) | None => Framing::None,
             }
         };
-        let expects = head.version() >= Version::HTTP_11
+        // As in nginx, nobody is told to go on over HTTP/2: how much is sent ahead is bounded there.
+        let expects = (Version::HTTP_11..Version::HTTP_20).contains(&head.version())
             && head.first(Known::Expect).is_some_and(|e| e.eq_ignore_ascii_case(b"100-continue"));
         Self {
             framing,
@@ -148,6 +155,7 @@ impl RequestBody {
             Framing::None => true,
             Framing::Length(left) => *left == 0,
             Framing::Chunked(decoder) => decoder.is_over(),
+            Framing::Stream { over } => *over,
         }
     }
 
@@ -166,7 +174,7 @@ impl RequestBody {
     }
 
     pub fn is_chunked(&self) -> bool {
-        matches!(self.framing, Framing::Chunked(_))
+        matches!(self.framing, Framing::Chunked(_) | Framing::Stream { .. })
     }
 
     /// The length of a body that came in chunks and is all here, thrown away or not.
@@ -174,7 +182,8 @@ impl RequestBody {
         match (&self.stored, &self.framing) {
             (Some(stored), _) => Some(stored.len()),
             (None, Framing::Chunked(decoder)) if decoder.is_over() => Some(0),
-            (None, Framing::None | Framing::Length(_) | Framing::Chunked(_)) => None,
+            (None, Framing::Stream { over: true }) => Some(0),
+            (None, _) => None,
         }
     }
 
@@ -320,6 +329,7 @@ impl Exchange {
                 return Poll::Ready(Ok(()));
             }
             match self.poll_input(cx) {
+                Poll::Ready(Ok(0)) if let Framing::Stream { over } = &mut self.body.framing => *over = true,
                 Poll::Ready(Ok(0)) => {
                     self.log(Level::Info, "client prematurely closed connection");
                     return Poll::Ready(Err(BodyError(400)));
@@ -361,6 +371,14 @@ impl Exchange {
                 self.request_length += n as u64;
                 Ok(())
             }
+            Framing::Stream { .. } => {
+                let (before, piece) = (self.body.received, self.client.input.len() as u64);
+                out.extend_from_slice(&self.client.input);
+                self.client.input.clear();
+                self.body.received += piece;
+                self.request_length += piece;
+                self.bound_body(max, before, piece)
+            }
             Framing::Chunked(decoder) => {
                 while !self.client.input.is_empty() && !decoder.is_over() {
                     let Ok((taken, piece)) = decoder.next(&self.client.input) else {
@@ -376,17 +394,22 @@ impl Exchange {
                     }
                     self.client.input.consume(taken);
                     if max > 0 && self.body.received > max && !self.body.discarded {
-                        // What came before this piece, and the piece.
-                        let (before, piece) = (self.body.received - last, last);
-                        let message =
-                            format!("client intended to send too large chunked body: {before}+{piece} bytes");
-                        self.log(Level::Error, message);
-                        return Err(BodyError(413));
+                        return self.bound_body(max, self.body.received - last, last);
                     }
                 }
                 Ok(())
             }
         }
+    }
+
+    /// Takes no more than `client_max_body_size` of a body whose length was not told; a piece came behind what came before.
+    fn bound_body(&self, max: u64, before: u64, piece: u64) -> Result<(), BodyError> {
+        if max == 0 || before + piece <= max || self.body.discarded {
+            return Ok(());
+        }
+        let message = format!("client intended to send too large chunked body: {before}+{piece} bytes");
+        self.log(Level::Error, message);
+        Err(BodyError(413))
     }
 
     /// Takes a body that has arrived as a whole already. True where it did, and is now at hand as if it had been read.
@@ -395,7 +418,8 @@ impl Exchange {
             return self.body.stored.is_some();
         }
         let whole = match &self.body.framing {
-            Framing::None => false,
+            // Nothing of a stream is at hand before it is asked for.
+            Framing::None | Framing::Stream { .. } => false,
             Framing::Length(left) => self.client.input.len() as u64 >= *left,
             Framing::Chunked(decoder) => {
                 // A look ahead on a copy of the decoder.

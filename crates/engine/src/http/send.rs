@@ -1,4 +1,5 @@
 //! A response onto an HTTP/1 connection: its head in nginx's order, its body framed, in as few writes as can be.
+//! Bodies over HTTP/2 go the same way, without framing.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -11,7 +12,9 @@ use crate::http::{Body, Exchange, Headers, Response};
 use crate::http1::body::{CHUNK_END, ChunkHead, LAST_CHUNK_HEAD};
 use crate::http1::request::Version;
 use crate::http1::{Known, Method, date, status};
-use crate::io::Buf;
+use crate::http2;
+use crate::io::{Buf, Io};
+use crate::settings::CoreSettings;
 use weir_ir::http::core::ServerTokens;
 
 /// Up to here a body is copied behind its head, so that both are one segment and one TLS record.
@@ -40,30 +43,19 @@ pub async fn send(x: &mut Exchange, mut response: Box<Response>) -> Result<(), S
         let mut hints = std::mem::take(&mut x.early_hints);
         flush(x, &mut hints).await?;
     }
-    let mut body = std::mem::take(&mut response.body);
-    // A chunk of no bytes would be the last one.
-    if matches!(&body, Body::Bytes(bytes) if bytes.is_empty())
-        || matches!(&body, Body::File(part) if part.length == 0)
-    {
-        body = Body::Empty;
+    if matches!(x.client.io, Io::Stream(_)) {
+        // Boxed, so that what waits for a client of HTTP/1.1 is not larger for it.
+        return Box::pin(http2::send(x, response)).await;
     }
     if x.head.version() < Version::HTTP_10 || response.headless {
+        let mut body = std::mem::take(&mut response.body);
         // An HTTP/0.9 client gets the body alone, as it does of an upstream that speaks HTTP/0.9.
         x.status = response.status;
         x.keepalive = false;
         x.response = Some(response);
         return transmit(x, &mut Buf::new(), &mut body).await;
     }
-    if matches!(response.status, 204 | 304)
-        || x.method == Method::Head
-        || (100..200).contains(&response.status)
-    {
-        finish_unsent(x, &mut body);
-        body = match body {
-            tunnel @ Body::Tunnel(_) => tunnel,
-            Body::Empty | Body::Bytes(_) | Body::File(_) | Body::Stream(_) => Body::Empty,
-        };
-    }
+    let mut body = body_to_send(x, &mut response);
     frame(x, &mut response, &body);
     let mut head = x.take_buf();
     write_head(x, &response, head.tail());
@@ -78,10 +70,42 @@ pub async fn send(x: &mut Exchange, mut response: Box<Response>) -> Result<(), S
     sent
 }
 
-/// A body that no one will pull is told so.
-fn finish_unsent(x: &mut Exchange, body: &mut Body) {
-    if let Body::Stream(source) = body {
-        source.finish(x, false);
+/// The body that goes out with a response.
+#[inline(always)]
+pub(crate) fn body_to_send(x: &mut Exchange, response: &mut Response) -> Body {
+    let mut body = std::mem::take(&mut response.body);
+    // A chunk of no bytes would be the last one.
+    if matches!(&body, Body::Bytes(bytes) if bytes.is_empty())
+        || matches!(&body, Body::File(part) if part.length == 0)
+    {
+        body = Body::Empty;
+    }
+    if matches!(response.status, 204 | 304)
+        || x.method == Method::Head
+        || (100..200).contains(&response.status)
+    {
+        // One that no one will pull is told so.
+        if let Body::Stream(source) = &mut body {
+            source.finish(x, false);
+        }
+        body = match body {
+            tunnel @ Body::Tunnel(_) => tunnel,
+            Body::Empty | Body::Bytes(_) | Body::File(_) | Body::Stream(_) => Body::Empty,
+        };
+    }
+    body
+}
+
+/// Takes away what a response of its status does not say.
+#[inline(always)]
+pub(crate) fn trim(response: &mut Response) {
+    if !matches!(response.status, 200 | 206 | 304) {
+        response.last_modified = None;
+    }
+    if response.status == 204 {
+        response.content_type = None;
+        response.content_length = None;
+        response.last_modified = None;
     }
 }
 
@@ -90,13 +114,8 @@ fn frame(x: &mut Exchange, response: &mut Response, body: &Body) {
     if response.close {
         x.keepalive = false;
     }
-    if !matches!(response.status, 200 | 206 | 304) {
-        response.last_modified = None;
-    }
+    trim(response);
     if response.status == 204 {
-        response.content_type = None;
-        response.content_length = None;
-        response.last_modified = None;
         return;
     }
     let bodiless = matches!(response.status, 304 | 100..200)
@@ -147,7 +166,7 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
         field(b"Last-Modified: ", date::http(time).as_ref(), out);
     }
     // Only a target that is completed has a place of its own; others stand among the other fields.
-    let completed = core.absolute_redirect && response.location.as_ref().is_some_and(|l| l.starts_with(b"/"));
+    let completed = completes(core, response);
     if let Some(location) = response.location.as_ref().filter(|_| completed) {
         out.extend_from_slice(b"Location: ");
         write_origin(x, out);
@@ -176,13 +195,32 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
+macro_rules! server {
+    () => {
+        concat!("weir/", env!("CARGO_PKG_VERSION"))
+    };
+}
+
 fn write_server(tokens: ServerTokens, out: &mut Vec<u8>) {
     match tokens {
         ServerTokens::On | ServerTokens::Build => {
-            out.extend_from_slice(concat!("Server: weir/", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes());
+            out.extend_from_slice(concat!("Server: ", server!(), "\r\n").as_bytes());
         }
         ServerTokens::Off => out.extend_from_slice(b"Server: weir\r\n"),
     }
+}
+
+/// What `Server` says.
+pub(crate) const fn server(tokens: ServerTokens) -> &'static str {
+    match tokens {
+        ServerTokens::On | ServerTokens::Build => server!(),
+        ServerTokens::Off => "weir",
+    }
+}
+
+/// Whether the target of a redirect is made absolute.
+pub(crate) fn completes(core: &CoreSettings, response: &Response) -> bool {
+    core.absolute_redirect && response.location.as_ref().is_some_and(|l| l.starts_with(b"/"))
 }
 
 fn field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
@@ -192,7 +230,7 @@ fn field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
 }
 
 /// `scheme://host[:port]` of absolute redirects: the server's own name where `server_name_in_redirect` says so.
-fn write_origin(x: &Exchange, out: &mut Vec<u8>) {
+pub(crate) fn write_origin(x: &Exchange, out: &mut Vec<u8>) {
     let core = &x.location().core;
     out.extend_from_slice(x.scheme());
     out.extend_from_slice(b"://");
@@ -241,7 +279,7 @@ fn poll_client<T>(
     }
 }
 
-async fn transmit(x: &mut Exchange, head: &mut Buf, body: &mut Body) -> Result<(), SendError> {
+pub(crate) async fn transmit(x: &mut Exchange, head: &mut Buf, body: &mut Body) -> Result<(), SendError> {
     let head_length = head.len() as u64;
     let result = match body {
         Body::Empty if x.chunked => {
@@ -425,6 +463,8 @@ async fn send_stream(x: &mut Exchange, head: &mut Buf, source: &mut dyn Source) 
                     if x.chunked && !chunks.over {
                         chunks.over = true;
                         write_trailers(x, source.trailers(), head);
+                    } else if matches!(x.client.io, Io::Stream(_)) {
+                        add_trailers(x, source.trailers());
                     }
                     return poll_write_all(x, cx, head);
                 }
@@ -460,12 +500,16 @@ fn poll_write_all(x: &mut Exchange, cx: &mut Context<'_>, head: &mut Buf) -> Pol
     poll_client(x, cx, poll)
 }
 
+fn add_trailers(x: &Exchange, fields: Option<&Headers>) {
+    for (name, value) in fields.into_iter().flat_map(Headers::iter) {
+        x.add_trailer(name, value);
+    }
+}
+
 /// Ends a chunked body, with the trailer fields of its source and those that were added on the way.
 fn write_trailers(x: &Exchange, of_source: Option<&Headers>, out: &mut Buf) {
     let added = x.response.as_ref().and_then(|response| response.trailers.as_deref());
-    for (name, value) in of_source.into_iter().flat_map(Headers::iter) {
-        x.add_trailer(name, value);
-    }
+    add_trailers(x, of_source);
     if let Some(added) = added {
         added.append(x);
     }

@@ -70,7 +70,7 @@ impl Version {
     pub const HTTP_10: Self = Self(1000);
     /// HTTP/1.1.
     pub const HTTP_11: Self = Self(1001);
-    /// HTTP/2, which never comes out of this codec but shares the type.
+    /// Its heads come by [`Head::assemble`].
     pub const HTTP_20: Self = Self(2000);
 }
 
@@ -96,13 +96,25 @@ pub struct Reject {
 }
 
 impl Reject {
-    fn new(status: u16, message: &'static str) -> Self {
+    pub(crate) fn new(status: u16, message: &'static str) -> Self {
         Self { status, message: Cow::Borrowed(message.as_bytes()) }
     }
 
     fn quoting(status: u16, parts: &[&[u8]]) -> Self {
         Self { status, message: Cow::Owned(parts.concat()) }
     }
+}
+
+/// What comes without lines: the head of a request over HTTP/2.
+pub(crate) struct Assembled<'a> {
+    pub(crate) method: &'a [u8],
+    /// Path and arguments.
+    pub(crate) path: Option<&'a [u8]>,
+    pub(crate) authority: Option<&'a [u8]>,
+    /// All cookies in one.
+    pub(crate) cookie: Vec<u8>,
+    /// A body of unknown length may follow.
+    pub(crate) streams: bool,
 }
 
 /// How far a parse came.
@@ -238,6 +250,75 @@ impl Head {
             }
             taken += gulp;
         }
+    }
+
+    /// Takes a head that came in another form, as if it had come in lines.
+    ///
+    /// # Errors
+    /// As of [`Head::parse`].
+    pub(crate) fn assemble<'a>(
+        &mut self,
+        parts: &Assembled<'_>,
+        fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+        limits: &Limits,
+    ) -> Result<(), Reject> {
+        let path = parts.path.unwrap_or_default();
+        self.raw.extend_from_slice(&[parts.method, b" ", path, b" HTTP/2.0\r\n"].concat());
+        self.now.line = RequestLine::of_parts(parts.method.len(), path.len());
+        (self.now.line_done, self.now.version) = (true, Version::HTTP_20);
+        self.now.method = Method::of(parts.method);
+        if !parts.method.iter().all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'_' | b'-')) {
+            let message: [&[u8]; 3] = [b"client sent invalid method: \"", parts.method, b"\""];
+            return Err(self.without_line(Reject::quoting(400, &message)));
+        }
+        if parts.path.is_none() {
+            return Err(self.without_line(Reject::new(400, "client sent no :scheme header")));
+        }
+        if !self.now.line.scan_uri(&self.raw) || self.place_uri(limits).is_err() {
+            let message: [&[u8]; 3] = [b"client sent invalid :path header: \"", path, b"\""];
+            return Err(self.without_line(Reject::quoting(400, &message)));
+        }
+        if parts.authority.is_some_and(|authority| host::validate_host(authority).is_err()) {
+            return Err(self.without_line(Reject::new(400, "client sent invalid \":authority\" header")));
+        }
+        let start = self.raw.len();
+        let mut named = None;
+        for (name, value) in fields {
+            if name == b"host" {
+                named = named.or(Some(value));
+            }
+            self.raw.extend_from_slice(&[name, b": ", value, b"\r\n"].concat());
+        }
+        if !parts.cookie.is_empty() {
+            self.raw.extend_from_slice(&[b"cookie: ", &parts.cookie[..], b"\r\n"].concat());
+        }
+        if let Some(authority) = parts.authority {
+            match named {
+                None => self.raw.extend_from_slice(&[b"host: ", authority, b"\r\n"].concat()),
+                Some(host) if host == authority => {}
+                Some(_) => {
+                    let message = "client sent \":authority\" and \"Host\" headers with different values";
+                    return Err(Reject::new(400, message));
+                }
+            }
+        }
+        self.raw.extend_from_slice(b"\r\n");
+        let received = self.raw.len();
+        self.raw.extend_from_slice(&[0; PADDING]);
+        self.now.scan = Scan::at(start);
+        // How large it may be was judged by who received it.
+        self.now.room = Room::boundless();
+        let end = self.advance(received, limits);
+        self.raw.truncate(received);
+        self.now.chunked = parts.streams && self.now.content_length.is_none();
+        end.map(|_| ())
+    }
+
+    /// As in nginx, there is no request line where something in its place was wrong.
+    fn without_line(&mut self, reject: Reject) -> Reject {
+        (self.now.line, self.now.line_done) = (RequestLine::default(), false);
+        self.raw.clear();
+        reject
     }
 
     /// The offset behind the head, once it is complete; `raw` holds what was received and padding behind it.
@@ -414,7 +495,14 @@ impl Head {
     /// What can only be said of the head as a whole.
     fn judge(&mut self) -> Result<(), Reject> {
         if !self.fields.has(Known::Host) && self.now.version > Version::HTTP_10 {
-            return Err(Reject::new(400, "client sent HTTP/1.1 request without \"Host\" header"));
+            return Err(Reject::new(
+                400,
+                if self.now.version == Version::HTTP_20 {
+                    "client sent neither \":authority\" nor \"Host\" header"
+                } else {
+                    "client sent HTTP/1.1 request without \"Host\" header"
+                },
+            ));
         }
         if let Some(length) = self.first(Known::ContentLength) {
             let length = decimal(length)
@@ -573,6 +661,9 @@ impl Head {
 
     /// As sent (`$server_protocol`), empty for HTTP/0.9.
     pub fn protocol(&self) -> &[u8] {
+        if self.now.version == Version::HTTP_20 {
+            return b"HTTP/2.0";
+        }
         self.now.line.protocol.and_then(|start| self.raw.get(start..self.now.line.end)).unwrap_or_default()
     }
 
@@ -632,7 +723,7 @@ impl Head {
         self.now.content_length
     }
 
-    /// The body comes in chunks.
+    /// The body comes in chunks, or over HTTP/2 without its length being told.
     pub fn is_chunked(&self) -> bool {
         self.now.chunked
     }

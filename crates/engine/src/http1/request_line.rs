@@ -66,6 +66,28 @@ pub(crate) struct RequestLine {
 }
 
 impl RequestLine {
+    /// The line `METHOD URI HTTP/2.0`, as if it had been read.
+    pub(crate) fn of_parts(method: usize, uri: usize) -> Self {
+        let (uri_start, uri_end) = (method + 1, method + 1 + uri);
+        let (protocol, end) = (uri_end + 1, uri_end + " HTTP/2.0".len());
+        Self {
+            stage: Stage::Done,
+            pos: end + 2,
+            method_end: method,
+            uri_start,
+            uri_end,
+            protocol: Some(protocol),
+            major: 2,
+            end,
+            ..Self::default()
+        }
+    }
+
+    /// Looks at the URI of such a line; false where it is none.
+    pub(crate) fn scan_uri(&mut self, buf: &[u8]) -> bool {
+        buf.get(self.uri_start) == Some(&b'/') && self.uri.run(buf, self.uri_start + 1) == self.uri_end
+    }
+
     /// 1000 times the major plus the minor number, 9 without any.
     pub(crate) fn version(&self) -> u16 {
         self.major * 1000 + self.minor

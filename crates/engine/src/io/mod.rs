@@ -24,6 +24,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{client, server};
 
+use crate::http2::Stream;
 use crate::timer::Timers;
 
 /// One end of a connection.
@@ -34,14 +35,17 @@ pub enum Io {
     TlsServer(Box<server::TlsStream<Socket>>),
     /// We opened the connection.
     TlsClient(Box<client::TlsStream<Socket>>),
+    /// A stream of a connection that hyper has: HTTP/2 from a client.
+    Stream(Box<Stream>),
     /// Nobody is there: nothing is ever read, and nothing can be written.
     Absent,
 }
 
 macro_rules! stream {
-    ($io:expr, $s:ident => $call:expr, $absent:expr) => {
+    ($io:expr, $s:ident => $call:expr, $stream:ident => $of_stream:expr, $absent:expr) => {
         match $io {
             Io::Absent => $absent,
+            Io::Stream($stream) => $of_stream,
             Io::Plain($s) => $call,
             Io::TlsServer(tls) => {
                 let $s = &mut **tls;
@@ -66,13 +70,13 @@ impl Io {
             Io::Plain(socket) => Some(socket),
             Io::TlsServer(tls) => Some(tls.get_ref().0),
             Io::TlsClient(tls) => Some(tls.get_ref().0),
-            Io::Absent => None,
+            Io::Stream(_) | Io::Absent => None,
         }
     }
 
     /// Whether TLS is spoken.
     pub fn is_tls(&self) -> bool {
-        !matches!(self, Io::Plain(_) | Io::Absent)
+        matches!(self, Io::TlsServer(_) | Io::TlsClient(_))
     }
 
     /// Reads what is there, up to `into.len()` bytes; 0 is the end of the stream.
@@ -84,8 +88,12 @@ impl Io {
         if let Io::Plain(socket) = self {
             return socket.poll_read(cx, into);
         }
+        if let Io::Stream(stream) = self {
+            return stream.poll_read(cx, into);
+        }
         let mut read = ReadBuf::new(into);
-        let polled = stream!(self, s => Pin::new(s).poll_read(cx, &mut read), Poll::Pending);
+        let polled =
+            stream!(self, s => Pin::new(s).poll_read(cx, &mut read), _s => Poll::Pending, Poll::Pending);
         polled.map(|result| match result {
             Ok(()) => Ok(read.filled().len()),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
@@ -96,7 +104,7 @@ impl Io {
     /// Writes as much as the peer takes now. With TLS, written means taken by the session: ask [`Io::poll_flush`]
     /// before waiting for anything else.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        stream!(self, s => Pin::new(s).poll_write(cx, bytes), absent())
+        stream!(self, s => Pin::new(s).poll_write(cx, bytes), s => s.poll_write(cx, bytes), absent())
     }
 
     /// Writes what a plain socket takes now, for whoever can do with less than waiting: `WouldBlock` where it takes
@@ -104,7 +112,9 @@ impl Io {
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Io::Plain(socket) => socket.try_write(bytes),
-            Io::TlsServer(_) | Io::TlsClient(_) | Io::Absent => Err(io::ErrorKind::WouldBlock.into()),
+            Io::TlsServer(_) | Io::TlsClient(_) | Io::Stream(_) | Io::Absent => {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
         }
     }
 
@@ -114,7 +124,12 @@ impl Io {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        stream!(self, s => Pin::new(s).poll_write_vectored(cx, pieces), absent())
+        stream!(
+            self,
+            s => Pin::new(s).poll_write_vectored(cx, pieces),
+            s => s.poll_write_vectored(cx, pieces),
+            absent()
+        )
     }
 
     /// As [`Io::poll_write`], saying that more follows at once: on a plain socket the kernel may wait for it to fill
@@ -124,6 +139,7 @@ impl Io {
             Io::Plain(socket) => sendfile::poll_send_more(socket, cx, bytes),
             Io::TlsServer(tls) => Pin::new(&mut **tls).poll_write(cx, bytes),
             Io::TlsClient(tls) => Pin::new(&mut **tls).poll_write(cx, bytes),
+            Io::Stream(stream) => stream.poll_write(cx, bytes),
             Io::Absent => absent(),
         }
     }
@@ -132,6 +148,7 @@ impl Io {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Io::Plain(_) | Io::Absent => Poll::Ready(Ok(())),
+            Io::Stream(stream) => stream.poll_flush(cx),
             Io::TlsServer(tls) => Pin::new(&mut **tls).poll_flush(cx),
             Io::TlsClient(tls) => Pin::new(&mut **tls).poll_flush(cx),
         }
@@ -139,7 +156,7 @@ impl Io {
 
     /// Ends our direction: close_notify with TLS, then FIN. Reading goes on.
     pub fn poll_shutdown_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        stream!(self, s => Pin::new(s).poll_shutdown(cx), Poll::Ready(Ok(())))
+        stream!(self, s => Pin::new(s).poll_shutdown(cx), s => s.poll_shutdown(cx), Poll::Ready(Ok(())))
     }
 
     /// Whether a read would find something: plaintext held by the session, bytes, an end or an error on the socket.
@@ -160,7 +177,7 @@ impl Io {
     /// Whether the TLS session holds decrypted bytes that no readiness of the socket will announce.
     pub fn plaintext_waiting(&mut self) -> bool {
         let state = match self {
-            Io::Plain(_) | Io::Absent => return false,
+            Io::Plain(_) | Io::Stream(_) | Io::Absent => return false,
             Io::TlsServer(tls) => tls.get_mut().1.process_new_packets(),
             Io::TlsClient(tls) => tls.get_mut().1.process_new_packets(),
         };
@@ -183,7 +200,7 @@ impl Io {
                 let mut byte = [0u8; 1];
                 socket.read(&mut byte).is_some()
             }
-            Io::TlsServer(_) | Io::TlsClient(_) | Io::Absent => {
+            Io::TlsServer(_) | Io::TlsClient(_) | Io::Stream(_) | Io::Absent => {
                 self.poll_stale(&mut Context::from_waker(Waker::noop())).is_ready()
             }
         }
@@ -195,6 +212,7 @@ impl Io {
         let cx = &mut Context::from_waker(Waker::noop());
         let _ = match self {
             Io::Plain(_) | Io::Absent => return,
+            Io::Stream(stream) => stream.poll_shutdown(cx),
             Io::TlsServer(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
             Io::TlsClient(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
         };
@@ -262,12 +280,13 @@ impl From<client::TlsStream<Socket>> for Io {
     }
 }
 
-/// For the libraries that want tokio's traits (hyper for HTTP/2, TLS inside TLS).
+/// For the libraries that want tokio's traits (TLS inside TLS).
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let io = self.get_mut();
         let tls = io.is_tls();
-        match stream!(io, s => Pin::new(s).poll_read(cx, buf), Poll::Pending) {
+        // Hyper's streams are read by themselves.
+        match stream!(io, s => Pin::new(s).poll_read(cx, buf), _s => absent(), Poll::Pending) {
             Poll::Ready(Err(e)) if tls && e.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
             other => other,
         }

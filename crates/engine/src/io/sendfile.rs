@@ -1,4 +1,4 @@
-//! Files to sockets: `sendfile` where the socket is plain, `pread` and an ordinary write where TLS must encrypt.
+//! Files to sockets: `sendfile` where the socket is plain, `pread` and an ordinary write where TLS must encrypt, or HTTP/2 frame.
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
@@ -28,7 +28,7 @@ impl Io {
         let from = i64::try_from(*offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         let sent = match self {
             Io::Plain(socket) => ready!(poll_sendfile(socket, cx, &file, from, len))?,
-            Io::TlsServer(_) | Io::TlsClient(_) => ready!(scratch(|bytes| {
+            Io::TlsServer(_) | Io::TlsClient(_) | Io::Stream(_) => ready!(scratch(|bytes| {
                 let room = bytes.len().min(usize::try_from(len).unwrap_or(usize::MAX));
                 match nix::sys::uio::pread(&file, &mut bytes[..room], from) {
                     Ok(0) => Poll::Ready(Ok(0)),

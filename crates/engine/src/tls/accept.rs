@@ -23,6 +23,7 @@ use super::{Offer, ServerTls, Session};
 use crate::generation::Generation;
 use crate::http::exchange::Connection;
 use crate::http::{Client, Exchange, router};
+use crate::http2;
 use crate::io::{Address, Buf, Io, Socket, scratch};
 use crate::reactor::Reactor;
 use crate::timer::Timer;
@@ -257,7 +258,9 @@ fn choose(generation: &Generation, connection: &mut Connection, hello: &ClientHe
     }
     // A server without certificates of its own shows those of the default server, and asks what that asks.
     let tls = named.filter(|tls| tls.config.is_some()).or_else(|| of(address.default_server))?;
-    Some(Chosen { server, tls: Arc::clone(tls), config: tls.config.clone()? })
+    let http2 = http2::is_spoken(generation, connection.address(), server);
+    let config = if http2 { &tls.with_http2 } else { &tls.config };
+    Some(Chosen { server, tls: Arc::clone(tls), config: config.clone()? })
 }
 
 /// The server that a client names in its ClientHello.

@@ -80,6 +80,8 @@ pub struct ServerTls {
     pub config: Option<Arc<ServerConfig>>,
     /// What is fetched once handshakes ask for it.
     pub(super) staples: Vec<Arc<Staple>>,
+    /// The same with HTTP/2 among the protocols.
+    pub with_http2: Option<Arc<ServerConfig>>,
     /// Names the certificates that `config` lacks.
     pub(super) computed: Option<Computed>,
     /// Handshakes that are meant for this server are refused (`ssl_reject_handshake`).
@@ -100,8 +102,13 @@ impl ServerTls {
         let staples = settings.staples.iter().map(|(_, staple)| Arc::clone(staple)).collect();
         let names = computed.as_ref().map(|computed| computed.text.as_str());
         let shows = names.is_some() || !settings.pairs.is_empty();
-        let config = if shows { Some(Arc::new(config(settings, names)?)) } else { None };
-        Ok(Self { config, staples, computed, reject_handshake, client_auth, statuses })
+        let config = if shows { Some(config(settings, names)?) } else { None };
+        let with_http2 = config.clone().map(|mut config| {
+            config.alpn_protocols.insert(0, b"h2".to_vec());
+            Arc::new(config)
+        });
+        let config = config.map(Arc::new);
+        Ok(Self { config, with_http2, staples, computed, reject_handshake, client_auth, statuses })
     }
 }
 

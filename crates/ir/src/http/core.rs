@@ -465,7 +465,10 @@ impl Conf for Core {
 }
 
 /// The size of a pool: room for nginx's own head of it, and aligned.
-fn pool_size(call: &mut Call<'_>) -> Result<u64, Fault> {
+///
+/// # Errors
+/// It is neither.
+pub fn pool_size(call: &mut Call<'_>) -> Result<u64, Fault> {
     const LEAST: u64 = 112;
     const ALIGNMENT: u64 = 16;
     let size = call.size()?;

@@ -74,9 +74,6 @@ pub struct Socket {
     pub serves: Vec<usize>,
 }
 
-/// What is said where HTTP/2 is asked for: a client that offers both loses nothing but speed.
-pub const HTTP2_LATER: &str = "HTTP/2 is not supported by weir yet, clients are served over HTTP/1.1";
-
 pub(crate) fn read(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
     let authority = match address::parse(call.arg(0), Form { listen: true, uri: false }) {
         Ok(authority) => authority,
@@ -147,7 +144,6 @@ pub(crate) fn read(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
                 let message =
                     "the \"listen ... http2\" directive is deprecated, use the \"http2\" directive instead";
                 call.warn(message);
-                call.warn(HTTP2_LATER);
                 protocols.http2 = true;
                 socket = false;
             }

@@ -104,6 +104,6 @@ pub use try_files::TryFiles;
 pub use tunnel::Tunnel;
 pub use upstream_hc::UpstreamHc;
 pub use userid::UserId;
-pub use v2::V2;
+pub use v2::{ExtendedConnect, V2};
 pub use websocket_origins::WebsocketOrigins;
 pub use zstd::Zstd;

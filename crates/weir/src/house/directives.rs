@@ -80,7 +80,13 @@ mod tests {
     const COMMERCIAL: &[(&str, &str)] = &[("http_upstream", "queue"), ("http_proxy", "proxy_cache_purge")];
 
     /// Modules that nginx does not have.
-    const OWN: &[&str] = &["http_websocket_origins", "http_brotli", "http_zstd", "http_upstream_hc"];
+    const OWN: &[&str] = &[
+        "http_websocket_origins",
+        "http_v2_extended_connect",
+        "http_brotli",
+        "http_zstd",
+        "http_upstream_hc",
+    ];
 
     fn takes(row: &Row) -> Takes {
         let (block, count) = match row.takes.strip_prefix("block ") {

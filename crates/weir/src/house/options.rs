@@ -8,8 +8,7 @@ use std::collections::HashSet;
 /// What nginx leaves out unless told otherwise, each with a directive that only it has.
 const OPTIONAL: &[(&str, &str)] = &[
     ("--with-http_ssl_module", "ssl_certificate"),
-    // `http2` is taken with a warning that clients are served over HTTP/1.1, so it is no sign of the module.
-    ("--with-http_v2_module", "http2_max_concurrent_streams"),
+    ("--with-http_v2_module", "http2"),
     ("--with-http_v3_module", "http3"),
     ("--with-http_realip_module", "set_real_ip_from"),
     ("--with-http_addition_module", "add_after_body"),
@@ -86,7 +85,7 @@ mod tests {
         assert_eq!(of(&usual), ["--with-threads"]);
         let mut other = usual.clone();
         other.remove("map");
-        other.insert("http2_max_concurrent_streams");
+        other.insert("http2");
         assert_eq!(of(&other), ["--with-threads", "--with-http_v2_module", "--without-http_map_module"]);
     }
 }

@@ -13,6 +13,7 @@ mod demo;
 mod drain;
 mod health;
 mod http1;
+mod http2;
 mod locations;
 mod persistence;
 mod processes;
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
             filter => filters.push(filter),
         }
     }
-    let all: [&[Test]; 13] = [
+    let all: [&[Test]; 14] = [
         cache::TESTS,
         processes::TESTS,
         reload::TESTS,
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         persistence::TESTS,
         websocket::TESTS,
         http1::TESTS,
+        http2::TESTS,
         smuggling::TESTS,
         demo::TESTS,
         locations::TESTS,

@@ -22,7 +22,8 @@ impl Exchange {
         }
         let wanted = !self.is_subrequest()
             && !self.post_action
-            && self.head.version() >= Version::HTTP_11
+            // Hyper sends no head before that of the answer.
+            && (Version::HTTP_11..Version::HTTP_20).contains(&self.head.version())
             && self.location().core.early_hints.iter().any(|condition| condition.is_true(self));
         let name_of = |field: &crate::http1::Field| head.get(field.name);
         let mut fields = head.fields().iter().filter(|f| !hidden.hides(f.known, name_of(f))).peekable();

@@ -15,6 +15,7 @@ use tokio_rustls::TlsConnector;
 use weir_engine::http::accept::serve_accepted;
 use weir_engine::io::{Address, Socket};
 use weir_engine::reactor::Reactor;
+use weir_testkit::http2::{self, Frame};
 
 use crate::testing::{Site, told};
 
@@ -243,6 +244,36 @@ fn what_was_agreed_on_is_told() {
             ["SSL_do_handshake() failed (SSL: error:0A0000EB:SSL routines::no application protocol) \
               while SSL handshaking"]
         );
+    });
+}
+
+#[test]
+fn http2_is_agreed_on_where_the_server_speaks_it() {
+    let made = Made::new(&["a", "b"]);
+    on_a_thread(async {
+        let (listener, port) = listener().await;
+        let server = |name: &str, more: &str| {
+            format!(
+                "server {{ listen 127.0.0.1:{port} ssl; server_name {name}.example; ssl_certificate {name}.crt;
+                    ssl_certificate_key {name}.key; {more} return 200 \"$http2 $ssl_alpn_protocol $scheme\"; }}"
+            )
+        };
+        let conf = server("a", "http2 on;") + &server("b", "");
+        let site = Site::with_files(&conf, &made.files());
+        let running = Running::new(&site, listener);
+        let mut client = ClientConfig::clone(&made.client(&[&TLS13]));
+        client.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
+        let client = Arc::new(client);
+        assert_eq!(running.ask(&client, "b.example", "b.example").await.unwrap(), " http/1.1 https");
+        let socket = running.connect().await;
+        let name = ServerName::try_from("a.example").unwrap();
+        let mut tls = TlsConnector::from(Arc::clone(&client)).connect(name, socket).await.unwrap();
+        assert_eq!(tls.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        let frames = [Frame::get(1, "/"), Frame::new(7, 0, 0, [0; 8])];
+        tls.write_all(&http2::script(&frames)).await.unwrap();
+        let mut received = vec![];
+        tls.read_to_end(&mut received).await.unwrap();
+        assert_eq!(http2::told(&received)[..2], ["HEADERS 1 200", "DATA 1 h2 h2 https end"]);
     });
 }
 

@@ -1,0 +1,383 @@
+//! A connection over HTTP/2: hyper drives it, its streams are tasks of their own, and this decides when it ends.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use hyper::body::{Body, Incoming};
+use hyper::rt::Executor;
+use hyper::server::conn::http2::Builder;
+use hyper::service::Service;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Request, Response};
+use weir_syntax::Level;
+
+use super::request::{self, Asked};
+use super::stream::{Answering, Outgoing, Stream, Unfinished};
+use super::wire::{Traffic, Wire};
+use super::{Settings, bridges};
+use crate::generation::Generation;
+use crate::http::connection::{During, Streamed, connection_server, serve_stream};
+use crate::http::exchange::Connection;
+use crate::io::{Address, Buf, Io};
+use crate::reactor::{Idle, Reactor};
+use crate::settings::CoreSettings;
+
+/// Milliseconds that a client is given to say that it knows of the connection's end.
+const GRACE: u64 = 1_000;
+/// Bytes that may come and go beside requests and answers; an eighth of all may always.
+const SLACK: u64 = 1 << 20;
+/// The largest window that there is: how much comes is bounded for each stream.
+const WINDOW: u32 = (1 << 31) - 1;
+/// The smallest window of a stream. Hyper has one for all of a body, and gives it anew as the body is read.
+const STREAM_WINDOW: u32 = 65_535;
+/// Bytes of a response that hyper takes before the socket does.
+const SEND_BUFFER: usize = 64 * 1024;
+/// What a field counts in the size of a list beside its name and value (RFC 9113 section 6.5.2).
+const FIELD: usize = 32;
+
+/// What a connection and its streams have in common.
+pub(super) struct Shared {
+    reactor: Rc<Reactor>,
+    /// The generation that the connection began with.
+    generation: Arc<Generation>,
+    listener: Arc<Address>,
+    record: Connection,
+    settings: Settings,
+    /// Streams may become tunnels.
+    bridges: bool,
+    /// Streams whose answer is not all out yet.
+    open: Cell<u64>,
+    /// Exchanges and tunnels.
+    running: Cell<u64>,
+    /// Those among them whose client has given them up.
+    forsaken: Cell<u64>,
+    traffic: Rc<Traffic>,
+    /// Bytes of requests and answers among what came and went, about.
+    payload: Cell<u64>,
+    /// The task that drives the connection.
+    waker: RefCell<Option<Waker>>,
+}
+
+/// A stream whose answer is not all out yet.
+pub(super) struct Open(Rc<Shared>);
+
+/// An exchange or a tunnel.
+pub(super) struct Running(Rc<Shared>);
+
+impl Open {
+    fn new(shared: &Rc<Shared>) -> Self {
+        shared.open.set(shared.open.get() + 1);
+        Self(Rc::clone(shared))
+    }
+}
+
+impl Open {
+    /// Counts an exchange whose client has given it up, or one of those that has ended.
+    pub(super) fn forsake(&self, ended: bool) {
+        let forsaken = self.0.forsaken.get();
+        self.0.forsaken.set(if ended { forsaken - 1 } else { forsaken + 1 });
+        self.0.wake();
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.wake();
+    }
+}
+
+impl Running {
+    fn new(shared: &Rc<Shared>) -> Self {
+        shared.running.set(shared.running.get() + 1);
+        Self(Rc::clone(shared))
+    }
+
+    /// Counts what is what the connection is for.
+    pub(super) fn count(&self, n: usize) {
+        self.0.payload.set(self.0.payload.get() + n as u64);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.set(self.0.running.get() - 1);
+        self.0.wake();
+    }
+}
+
+impl Shared {
+    fn core(&self) -> &CoreSettings {
+        &self.generation.location(connection_server(&self.generation, &self.record)).core
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn remember(&self, cx: &Context<'_>) {
+        let mut slot = self.waker.borrow_mut();
+        if !slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *slot = Some(cx.waker().clone());
+        }
+    }
+
+    fn log(&self, message: impl std::fmt::Display) {
+        self.record.log.write_with(Level::Info, None, message, |line| {
+            line.field("client", self.record.peer.text());
+            line.field("server", self.record.local.to_string().as_bytes());
+        });
+    }
+
+    /// Whether no more requests are to come over this connection.
+    fn is_leaving(&self) -> bool {
+        let (reactor, core, requests) = (&self.reactor, self.core(), self.record.requests.get());
+        let age = reactor.clock().now_ms().saturating_sub(self.record.started);
+        requests >= core.keepalive_requests
+            || requests > 0 && age > core.keepalive_time
+            || reactor.is_quitting()
+            || !reactor.is_current(&self.generation)
+    }
+
+    /// Whether the client makes more work than it has use for: frames that are no requests, requests that it gives up faster
+    /// than they end, and such after it was told that there are no more.
+    fn is_abused(&self) -> Option<&'static str> {
+        let requests = self.record.requests.get();
+        if self.traffic.moved.get() / 8 > self.payload.get() + SLACK {
+            return Some("http2 flood detected");
+        }
+        let streams = u64::from(self.settings.max_concurrent_streams);
+        let many = self.forsaken.get() > streams.max(100);
+        let late = requests > 2 * self.core().keepalive_requests.max(100).saturating_add(streams);
+        (many || late).then_some("client sent too many streams at once")
+    }
+}
+
+impl Service<Request<Incoming>> for Requests {
+    type Response = Response<Outgoing>;
+    type Error = Unfinished;
+    type Future = Answering;
+
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        let shared = &self.0;
+        shared.record.requests.set(shared.record.requests.get() + 1);
+        let ends = request.body().is_end_stream();
+        let (mut parts, body) = request.into_parts();
+        let asked = if shared.bridges { request::asked(&parts) } else { Asked::Request };
+        let upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| asked == Asked::WebSocket);
+        let (stream, answering) = Stream::new(body, upgrade, Open::new(shared), Running::new(shared));
+        let streamed = Streamed {
+            reactor: Rc::clone(&shared.reactor),
+            generation: Arc::clone(&shared.generation),
+            listener: Arc::clone(&shared.listener),
+            // Each with the number that it is.
+            connection: Rc::new(shared.record.clone()),
+            io: Io::Stream(Box::new(stream)),
+        };
+        let read = move |x: &mut _, limits: &_| request::read(x, &parts, asked, ends, limits);
+        let counted = Rc::clone(shared);
+        shared.reactor.spawn(serve_stream(streamed, move |x, limits| {
+            let judged = read(x, limits);
+            counted.payload.set(counted.payload.get() + x.head.raw().len() as u64);
+            judged
+        }));
+        answering
+    }
+}
+
+/// What hyper hands requests to.
+struct Requests(Rc<Shared>);
+
+/// Where hyper's tasks run: on this thread.
+#[derive(Clone)]
+struct Tasks(Rc<Reactor>);
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}
+
+/// How a connection ended.
+enum Over {
+    /// By itself.
+    Done(hyper::Result<()>),
+    /// The client was silent.
+    Silent,
+    Abused(&'static str),
+    /// Its time was up with `worker_shutdown_timeout`.
+    Drained,
+}
+
+/// Serves a connection whose client speaks HTTP/2, until it ends.
+pub async fn serve(
+    reactor: Rc<Reactor>,
+    generation: Arc<Generation>,
+    listener: Arc<Address>,
+    record: Connection,
+    io: Io,
+) {
+    let idle = reactor.register_idle();
+    serve_from(reactor, generation, listener, record, io, Buf::new(), idle).await;
+}
+
+/// As [`serve`], for a connection that something was read of before.
+pub(crate) async fn serve_from(
+    reactor: Rc<Reactor>,
+    generation: Arc<Generation>,
+    listener: Arc<Address>,
+    record: Connection,
+    io: Io,
+    input: Buf,
+    idle: Rc<Idle>,
+) {
+    let settings = Settings::of(&generation, connection_server(&generation, &record));
+    let bridges = bridges(&generation, record.address());
+    let shared = Rc::new(Shared {
+        settings,
+        bridges,
+        record,
+        listener,
+        generation,
+        reactor: Rc::clone(&reactor),
+        open: Cell::new(0),
+        running: Cell::new(0),
+        forsaken: Cell::new(0),
+        traffic: Rc::new(Traffic::new()),
+        payload: Cell::new(0),
+        waker: RefCell::default(),
+    });
+    let core = shared.core();
+    if let Some(socket) = io.socket().filter(|_| core.tcp_nodelay) {
+        socket.set_nodelay();
+    }
+    let io = Rc::new(RefCell::new(io));
+    let over = {
+        let wire = Wire { io: Rc::clone(&io), input, traffic: Rc::clone(&shared.traffic) };
+        drive(&shared, &idle, wire).await
+    };
+    let lingers = match over {
+        Over::Drained | Over::Silent | Over::Done(Ok(())) => false,
+        Over::Abused(what) => {
+            shared.log(what);
+            true
+        }
+        Over::Done(Err(error)) => {
+            shared.log(words(&error));
+            true
+        }
+    };
+    let Some(io) = Rc::into_inner(io) else { return };
+    let mut io = io.into_inner();
+    if lingers {
+        let timers = reactor.timers().clone();
+        idle.bounded(pin!(io.linger(&timers, core.lingering_time, core.lingering_timeout))).await;
+    } else {
+        io.farewell();
+    }
+}
+
+/// What is told of an error: the system's, or the client's against the protocol.
+fn words(error: &hyper::Error) -> String {
+    let cause = std::error::Error::source(error);
+    let of_system = cause.is_some_and(|cause| cause.is::<std::io::Error>());
+    let cause = cause.map_or_else(|| error.to_string(), |cause| cause.to_string());
+    let what = if of_system { "recv() failed" } else { "client broke the rules of HTTP/2" };
+    format!("{what} ({cause})")
+}
+
+/// Runs the connection. It is told to end by two GOAWAY, as RFC 9113 section 6.8 wants it, the second of them once the
+/// client has seen the first.
+async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
+    let (reactor, core) = (&shared.reactor, shared.core());
+    let limits = &core.limits;
+    let list = limits.large_buffers.saturating_mul(limits.large_buffer);
+    let list = list.saturating_add(limits.max_headers.saturating_mul(FIELD));
+    let mut builder = Builder::new(Tasks(Rc::clone(reactor)));
+    builder
+        .auto_date_header(false)
+        .max_concurrent_streams(shared.settings.max_concurrent_streams)
+        .initial_stream_window_size(shared.settings.body_preread_size.max(STREAM_WINDOW))
+        .initial_connection_window_size(WINDOW)
+        .max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX))
+        .max_send_buf_size(SEND_BUFFER);
+    if shared.bridges {
+        builder.enable_connect_protocol();
+    }
+    // What hyper keeps of a connection is large.
+    let mut connection = Box::pin(builder.serve_connection(wire, Requests(Rc::clone(shared))));
+    let timer = reactor.timers().register();
+    let began = reactor.clock().now_ms();
+    let (mut told, mut seen, mut since, mut within) = (None, 0, began, (None, began));
+    let (mut waiting, mut abuse) = (None, None);
+    poll_fn(move |cx| {
+        shared.remember(cx);
+        idle.waits(cx.waker());
+        loop {
+            if idle.is_ended() {
+                return Poll::Ready(Over::Drained);
+            }
+            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                return Poll::Ready(Over::Done(result));
+            }
+            if let Some(what) = abuse.or_else(|| shared.is_abused()) {
+                // One attempt to tell it.
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.as_mut().poll(cx);
+                return Poll::Ready(Over::Abused(what));
+            }
+            let now = reactor.clock().now_ms();
+            if told.is_none() && shared.is_leaving() {
+                told = Some(now);
+                connection.as_mut().graceful_shutdown();
+                continue;
+            }
+            let running = shared.running.get() > 0;
+            let moved = shared.traffic.moved.get();
+            if running || seen != moved {
+                (seen, since) = (moved, now);
+            }
+            // A head that has begun has its own time, however much else goes on.
+            let number = shared.traffic.frames.borrow().within();
+            if number != within.0 {
+                within = (number, now);
+            }
+            let head = number.map_or(u64::MAX, |_| within.1 + core.client_header_timeout);
+            if running == waiting.is_some() {
+                waiting = (!running).then(|| During::new(&reactor.counts.waiting));
+            }
+            let end = match told {
+                _ if running => u64::MAX,
+                _ if shared.open.get() > 0 => since + core.send_timeout,
+                Some(told) => told + GRACE,
+                None if shared.record.requests.get() == 0 => began + core.client_header_timeout,
+                None => since + core.keepalive_timeout,
+            };
+            let end = end.min(head);
+            if end == u64::MAX {
+                timer.clear();
+                return Poll::Pending;
+            }
+            timer.set(end);
+            if timer.poll_expired(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if head <= now || shared.record.requests.get() == 0 {
+                abuse = Some("client timed out");
+                continue;
+            }
+            if told.is_some() || shared.open.get() > 0 {
+                return Poll::Ready(Over::Silent);
+            }
+            told = Some(now);
+            connection.as_mut().graceful_shutdown();
+        }
+    })
+    .await
+}

@@ -1,0 +1,337 @@
+//! A stream as the client's end of an exchange: what hyper reads of it, and what goes back, up to a bound.
+//!
+//! The exchange and hyper's task for the stream meet in an [`Answer`]: a head, and bytes that the one puts in while there
+//! is room and the other takes out as flow control lets it. Whoever of them ends first is seen by the other.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::rt::{Read, ReadBuf, Write};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::{HeaderMap, Response};
+
+use super::connection::{Open, Running};
+
+/// Bytes of a body that wait for hyper; it holds one frame more.
+const ROOM: usize = 32 * 1024;
+
+/// The exchange's end of a stream.
+pub struct Stream {
+    incoming: From,
+    /// Of the last DATA frame, what was not read yet.
+    rest: Bytes,
+    answer: Rc<Answer>,
+    running: Running,
+}
+
+/// Where the client's bytes come from.
+enum From {
+    Body(Incoming),
+    /// An extended CONNECT, which gets a stream of bytes with its answer.
+    Promised(OnUpgrade),
+    /// That stream; it also takes the bytes for the client.
+    Upgraded(Box<Upgraded>),
+}
+
+impl Stream {
+    /// A stream with its answer as hyper wants it.
+    pub(super) fn new(
+        body: Incoming,
+        upgrade: Option<OnUpgrade>,
+        open: Open,
+        running: Running,
+    ) -> (Self, Answering) {
+        let answer = Rc::new(Answer { state: RefCell::default(), frame: Cell::new(usize::MAX), open });
+        let answering = Answering(Some(Outgoing(Rc::clone(&answer))));
+        let incoming = upgrade.map_or(From::Body(body), From::Promised);
+        (Self { incoming, rest: Bytes::new(), answer, running }, answering)
+    }
+
+    /// Sends the head of the response, and its body in frames of at most that size.
+    pub(super) fn respond(&self, head: Response<()>, frame: usize) {
+        self.answer.frame.set(frame.max(1));
+        self.answer.change(|state| state.head = Some(head));
+    }
+
+    /// Ends the response.
+    pub(super) fn end(&self, trailers: Option<HeaderMap>) {
+        self.answer.change(|state| {
+            state.trailers = trailers;
+            state.ended = true;
+        });
+    }
+
+    /// Whether the client gave the stream up, or its connection is gone.
+    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.answer.state.borrow_mut();
+        if state.gone {
+            return Poll::Ready(());
+        }
+        wait(&mut state.exchange, cx);
+        Poll::Pending
+    }
+
+    /// As much as has come, of as many frames as there are.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut read = 0;
+        loop {
+            let n = self.rest.len().min(into.len() - read);
+            into[read..read + n].copy_from_slice(&self.rest.split_to(n));
+            self.running.count(n);
+            read += n;
+            if read == into.len() {
+                return Poll::Ready(Ok(read));
+            }
+            match &mut self.incoming {
+                From::Body(body) => match Pin::new(body).poll_frame(cx) {
+                    // Trailers of requests go no further, as in nginx.
+                    Poll::Ready(Some(Ok(frame))) => self.rest = frame.into_data().unwrap_or_default(),
+                    // Both come again.
+                    Poll::Ready(_) | Poll::Pending if read > 0 => return Poll::Ready(Ok(read)),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(broken(error))),
+                    Poll::Ready(None) => return Poll::Ready(Ok(0)),
+                    Poll::Pending => return Poll::Pending,
+                },
+                From::Promised(_) => ready!(self.poll_upgraded(cx))?,
+                From::Upgraded(upgraded) => {
+                    let mut read = ReadBuf::new(into);
+                    ready!(Pin::new(&mut **upgraded).poll_read(cx, read.unfilled()))?;
+                    let n = read.filled().len();
+                    self.running.count(n);
+                    return Poll::Ready(Ok(n));
+                }
+            }
+        }
+    }
+
+    /// Waits until the stream of bytes is there.
+    fn poll_upgraded(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let From::Promised(promised) = &mut self.incoming {
+            let upgraded = ready!(Pin::new(promised).poll(cx)).map_err(broken)?;
+            self.incoming = From::Upgraded(Box::new(upgraded));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether the bytes for the client are a tunnel's: its head was sent.
+    fn is_tunnel(&self) -> bool {
+        !matches!(self.incoming, From::Body(_)) && self.answer.state.borrow().ended
+    }
+
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_tunnel() {
+            ready!(self.poll_upgraded(cx))?;
+        }
+        if let From::Upgraded(upgraded) = &mut self.incoming {
+            let n = ready!(Pin::new(&mut **upgraded).poll_write(cx, bytes))?;
+            self.running.count(n);
+            return Poll::Ready(Ok(n));
+        }
+        let mut state = self.answer.state.borrow_mut();
+        if state.gone {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        let n = ROOM.saturating_sub(state.bytes.len() + state.frames.len()).min(bytes.len());
+        if n == 0 && !bytes.is_empty() {
+            wait(&mut state.exchange, cx);
+            return Poll::Pending;
+        }
+        state.bytes.extend_from_slice(&bytes[..n]);
+        wake(&mut state.hyper);
+        self.running.count(n);
+        Poll::Ready(Ok(n))
+    }
+
+    pub fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut written = 0;
+        for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+            match self.poll_write(cx, piece) {
+                Poll::Ready(Ok(n)) => written += n,
+                Poll::Ready(Err(error)) if written == 0 => return Poll::Ready(Err(error)),
+                Poll::Pending if written == 0 => return Poll::Pending,
+                Poll::Ready(Err(_)) | Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.incoming {
+            From::Upgraded(upgraded) => Pin::new(&mut **upgraded).poll_flush(cx),
+            From::Body(_) | From::Promised(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Ends the direction to the client.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.incoming {
+            From::Upgraded(upgraded) => Pin::new(&mut **upgraded).poll_shutdown(cx),
+            From::Body(_) | From::Promised(_) => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // What was not said to its end is reset.
+        self.answer.change(|state| state.broken = !state.ended);
+        if self.answer.state.borrow().forsaken {
+            self.answer.open.forsake(true);
+        }
+    }
+}
+
+fn broken(error: hyper::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, error)
+}
+
+/// What is on its way between an exchange and hyper.
+struct Answer {
+    state: RefCell<State>,
+    /// Bytes of a DATA frame at most.
+    frame: Cell<usize>,
+    open: Open,
+}
+
+#[derive(Default)]
+struct State {
+    head: Option<Response<()>>,
+    bytes: Vec<u8>,
+    /// The bytes before those, which hyper is taking.
+    frames: Bytes,
+    trailers: Option<HeaderMap>,
+    /// The exchange has said all it had to say.
+    ended: bool,
+    /// It ended without that.
+    broken: bool,
+    /// Hyper had time to write what came before that.
+    waited: bool,
+    /// Hyper's end is gone.
+    gone: bool,
+    /// It was gone before the exchange was done.
+    forsaken: bool,
+    exchange: Option<Waker>,
+    hyper: Option<Waker>,
+}
+
+impl Answer {
+    /// Changes what hyper waits for.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.borrow_mut();
+        change(&mut state);
+        wake(&mut state.hyper);
+    }
+}
+
+fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
+fn wait(slot: &mut Option<Waker>, cx: &Context<'_>) {
+    if !slot.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        *slot = Some(cx.waker().clone());
+    }
+}
+
+/// The exchange ended before its answer did; hyper resets the stream.
+#[derive(Debug)]
+pub(super) struct Unfinished;
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the response was not finished")
+    }
+}
+
+impl std::error::Error for Unfinished {}
+
+/// Hyper's wait for the head.
+pub(super) struct Answering(Option<Outgoing>);
+
+impl Future for Answering {
+    type Output = Result<Response<Outgoing>, Unfinished>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(outgoing) = self.0.take() else { return Poll::Ready(Err(Unfinished)) };
+        let mut state = outgoing.0.state.borrow_mut();
+        let head = match state.head.take() {
+            Some(head) => head,
+            None if state.broken => return Poll::Ready(Err(Unfinished)),
+            None => {
+                wait(&mut state.hyper, cx);
+                drop(state);
+                self.0 = Some(outgoing);
+                return Poll::Pending;
+            }
+        };
+        drop(state);
+        Poll::Ready(Ok(head.map(|()| outgoing)))
+    }
+}
+
+/// The body of a response as hyper takes it.
+pub(super) struct Outgoing(Rc<Answer>);
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = Unfinished;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
+        let state = &mut *self.0.state.borrow_mut();
+        if state.frames.is_empty() {
+            state.frames = std::mem::take(&mut state.bytes).into();
+        }
+        let n = state.frames.len().min(self.0.frame.get());
+        if n > 0 {
+            wake(&mut state.exchange);
+            return Poll::Ready(Some(Ok(Frame::data(state.frames.split_to(n)))));
+        }
+        if state.broken && !state.waited {
+            // A reset takes back what hyper has not written, so the connection has its turn first.
+            state.waited = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if state.broken {
+            return Poll::Ready(Some(Err(Unfinished)));
+        }
+        if state.ended {
+            return Poll::Ready(state.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        wait(&mut state.hyper, cx);
+        Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let state = self.0.state.borrow();
+        state.ended && state.bytes.is_empty() && state.frames.is_empty() && state.trailers.is_none()
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        let mut state = self.0.state.borrow_mut();
+        state.gone = true;
+        if !state.ended && !state.broken {
+            state.forsaken = true;
+            self.0.open.forsake(false);
+        }
+        (state.bytes, state.frames) = (Vec::new(), Bytes::new());
+        wake(&mut state.exchange);
+    }
+}

@@ -1,0 +1,318 @@
+use weir_testkit::Say;
+use weir_testkit::http2::{END_HEADERS, END_STREAM, Frame, script};
+
+use crate::testing::{Site, check_conf, told};
+
+const ECHO: &str = "return 200 \"$request|$server_protocol|$http2|$host|$http_cookie|$http_x|$scheme\";";
+
+/// A site of one server that speaks HTTP/2.
+fn site(server: &str) -> Site {
+    Site::new(&format!("server {{ listen 80; http2 on; {server} }}"))
+}
+
+/// What comes back for frames, until the client's end.
+#[track_caller]
+fn check(site: &Site, frames: &[Frame], expected: &[&str]) {
+    let (sent, last) = (script(frames), last(expected));
+    let mut script = vec![Say::Send(&sent), Say::Expect(last), Say::Finish];
+    script.retain(|say| !matches!(say, Say::Expect("")));
+    assert_eq!(site.frames(&script), expected);
+}
+
+/// What the last frame that is expected has in it.
+fn last<'e>(expected: &[&'e str]) -> &'e str {
+    let data = expected.iter().rev().find_map(|line| line.strip_prefix("DATA "));
+    data.and_then(|line| line.split_once(' ')).map_or("", |(_, text)| text.trim_end_matches(" end"))
+}
+
+#[test]
+fn directives() {
+    for (conf, expected) in [
+        ("http2 on; http2 off;", "\"http2\" directive is duplicate"),
+        ("http2 yes;", "invalid value \"yes\" in \"http2\" directive, it must be \"on\" or \"off\""),
+        ("http2_recv_buffer_size 16;", "\"http2_recv_buffer_size\" directive value is too small"),
+        (
+            "http2_recv_buffer_size 17; http2_recv_buffer_size 17;",
+            "\"http2_recv_buffer_size\" directive is duplicate",
+        ),
+        ("http2_pool_size 10;", "the pool size must be no less than 112"),
+        ("http2_pool_size 120;", "the pool size must be a multiple of 16"),
+        ("http2_body_preread_size 2g;", "\"http2_body_preread_size\" directive invalid value"),
+        ("http2_body_preread_size 2147483648;", "the maximum body preread buffer size is 2147483647"),
+        ("http2_streams_index_size 3;", "\"http2_streams_index_size\" directive must be a power of two"),
+        ("http2_streams_index_size 0;", "\"http2_streams_index_size\" directive must be a power of two"),
+        ("http2_chunk_size 0;", "the http2 chunk size cannot be zero"),
+        ("http2_chunk_size 1; http2_chunk_size 1;", "\"http2_chunk_size\" directive is duplicate"),
+        ("http2_max_concurrent_streams x;", "\"http2_max_concurrent_streams\" directive invalid number"),
+        ("http2_push /x;", "the \"http2_push\" directive is obsolete, ignored"),
+        ("http2_push_preload on;", "the \"http2_push_preload\" directive is obsolete, ignored"),
+        (
+            "http2_max_concurrent_pushes 1;",
+            "the \"http2_max_concurrent_pushes\" directive is obsolete, ignored",
+        ),
+        (
+            "http2_idle_timeout x;",
+            "the \"http2_idle_timeout\" directive is obsolete, use the \"keepalive_timeout\" directive instead",
+        ),
+        (
+            "http2_extended_connect on; http2_extended_connect on;",
+            "\"http2_extended_connect\" directive is duplicate",
+        ),
+        ("http2 on; http2_pool_size 4096; http2_streams_index_size 32; http2_chunk_size 20m;", ""),
+    ] {
+        check_conf(conf, expected);
+    }
+    for (name, by) in [
+        ("http2_max_requests", "keepalive_requests"),
+        ("http2_max_field_size", "large_client_header_buffers"),
+        ("http2_max_header_size", "large_client_header_buffers"),
+        ("http2_recv_timeout", "client_header_timeout"),
+    ] {
+        let warning = format!("the \"{name}\" directive is obsolete, use the \"{by}\" directive instead");
+        assert_eq!(told(&format!("{name} 1; {name} 1;"), &[]), [warning.as_str(), &warning]);
+    }
+}
+
+#[test]
+fn requests_and_what_is_known_of_them() {
+    let site =
+        site(&format!("add_trailer x-t $status; location / {{ {ECHO} }} location /h {{ return 204; }}"));
+    check(
+        &site,
+        &[Frame::get(1, "/a?b=c")],
+        &[
+            "HEADERS 1 200",
+            "DATA 1 GET /a?b=c HTTP/2.0|HTTP/2.0|h2c|a.example|||http",
+            "HEADERS 1 trailers end",
+        ],
+    );
+    let fields = [
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":path", "/"),
+        ("host", "b.example:81"),
+        ("cookie", "a=1"),
+        ("x", "y"),
+        ("cookie", "b=2"),
+    ];
+    check(
+        &site,
+        &[Frame::headers(1, END_HEADERS | END_STREAM, &fields)],
+        &[
+            "HEADERS 1 200",
+            "DATA 1 GET / HTTP/2.0|HTTP/2.0|h2c|b.example|a=1; b=2|y|http",
+            "HEADERS 1 trailers end",
+        ],
+    );
+    // A head that is told in several frames.
+    let frames = [
+        Frame::headers(1, END_STREAM, &fields[..4]),
+        Frame::continuation(1, 0, &fields[4..6]),
+        Frame::continuation(1, END_HEADERS, &fields[6..]),
+    ];
+    check(
+        &site,
+        &frames,
+        &[
+            "HEADERS 1 200",
+            "DATA 1 GET / HTTP/2.0|HTTP/2.0|h2c|b.example|a=1; b=2|y|http",
+            "HEADERS 1 trailers end",
+        ],
+    );
+    let head = [(":method", "HEAD"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
+    let frames =
+        [Frame::headers(1, END_HEADERS | END_STREAM, &head), Frame::get(3, "/h"), Frame::get(5, "/")];
+    check(
+        &site,
+        &frames,
+        &[
+            "HEADERS 1 200 end",
+            "HEADERS 3 204 end",
+            "HEADERS 5 200",
+            "DATA 5 GET / HTTP/2.0|HTTP/2.0|h2c|a.example|||http",
+            "HEADERS 5 trailers end",
+        ],
+    );
+}
+
+#[test]
+fn requests_that_are_refused() {
+    let site = site(&format!(
+        "error_page 400 405 = /e; location / {{ {ECHO} }} location /e {{ return 200 \"$request\"; }}"
+    ));
+    for (fields, expected) in [
+        (
+            &[(":method", "GET"), (":scheme", "http"), (":path", "/")][..],
+            &["HEADERS 1 200", "DATA 1 GET / HTTP/2.0 end"][..],
+        ),
+        (
+            &[(":method", "TRACE"), (":scheme", "http"), (":path", "/"), (":authority", "a")],
+            &["HEADERS 1 200", "DATA 1 TRACE / HTTP/2.0 end"],
+        ),
+        // What is malformed by RFC 9113 gets no answer.
+        (&[(":method", "GET"), (":path", "/"), (":authority", "a")], &["RST_STREAM 1 code 1"]),
+        (
+            &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("upgrade", "x")],
+            &["RST_STREAM 1 code 1"],
+        ),
+        (
+            &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("X", "x")],
+            &["GOAWAY code 1"],
+        ),
+    ] {
+        check(&site, &[Frame::headers(1, END_HEADERS | END_STREAM, fields)], expected);
+    }
+    let connect = Frame::headers(1, END_HEADERS, &[(":method", "CONNECT"), (":authority", "a:1")]);
+    let frames =
+        self::site("").frames(&[Say::Send(&script(&[connect])), Say::Expect("</html>"), Say::Finish]);
+    assert_eq!(frames[0], "HEADERS 1 400");
+    assert!(site.log().contains(&"client sent neither \":authority\" nor \"Host\" header".to_owned()));
+}
+
+#[test]
+fn a_server_that_speaks_another_protocol_is_another() {
+    let site = Site::new(&format!(
+        "server {{ listen 80; http2 on; {ECHO} }} server {{ listen 80; server_name a.example; {ECHO} }}"
+    ));
+    let frames = site.frames(&[Say::Send(&script(&[Frame::get(1, "/")])), Say::Expect("421"), Say::Finish]);
+    assert_eq!(frames[0], "HEADERS 1 other");
+    let expected =
+        "client attempted to request the server name for which the negotiated protocol is disabled";
+    assert!(site.log().contains(&expected.to_owned()), "{:?}", site.log());
+}
+
+#[test]
+fn bodies_of_requests() {
+    let site = site(
+        "client_max_body_size 10; client_body_buffer_size 4;
+         location / { return 200 \"$content_length|$request_length\"; }",
+    );
+    let post = |length: &'static str| {
+        let fields = [(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
+        let fields = [&fields[..], &[("content-length", length)]].concat();
+        Frame::headers(1, END_HEADERS, &fields)
+    };
+    // An answer does not wait for a body that nobody reads; the client need not send it.
+    check(&site, &[post("5")], &["HEADERS 1 200", "DATA 1 5|47 end", "RST_STREAM 1 code 0"]);
+    let frames = site.frames(&[Say::Send(&script(&[post("11")])), Say::Expect("</html>"), Say::Finish]);
+    assert_eq!(frames[0], "HEADERS 1 other");
+    assert!(site.log().iter().any(|line| line == "client intended to send too large body: 11 bytes"));
+}
+
+#[test]
+fn windows_hold_a_response_back() {
+    let site = site("location / { alias %DIR%/; http2_chunk_size 10; }").with("f", "0123456789abcdef");
+    let mut sent = script(&[Frame::settings(&[(4, 12)]), Frame::get(1, "/f")]);
+    let more = Frame::window(1, 100).bytes();
+    let frames =
+        site.frames(&[Say::Send(&sent), Say::Expect("ab"), Say::Send(&more), Say::Expect("f"), Say::Finish]);
+    assert_eq!(frames, ["HEADERS 1 200", "DATA 1 0123456789", "DATA 1 ab", "DATA 1 cdef end"]);
+    // A response that the client takes nothing of gives up in the end, and the connection with it.
+    sent = script(&[Frame::settings(&[(4, 0)]), Frame::get(1, "/f")]);
+    let frames = site.frames(&[Say::Send(&sent), Say::Pass(60_000), Say::Pass(1_000)]);
+    assert_eq!(frames, ["HEADERS 1 200"]);
+}
+
+#[test]
+fn connections_end() {
+    let server = format!("keepalive_requests 2; keepalive_timeout 5s; client_header_timeout 3s; {ECHO}");
+    let site = site(&server);
+    let answer = |stream: u32| {
+        [
+            format!("HEADERS {stream} 200"),
+            format!("DATA {stream} GET / HTTP/2.0|HTTP/2.0|h2c|a.example|||http end"),
+        ]
+    };
+    // With the last request that it may have.
+    let frames = script(&[Frame::get(1, "/"), Frame::get(3, "/")]);
+    let got = site.frames(&[Say::Send(&frames), Say::Expect("http"), Say::Pass(1_100)]);
+    let goaway = got.iter().position(|line| line == "GOAWAY code 0").expect("a GOAWAY");
+    let mut answers: Vec<_> = got.iter().filter(|line| !line.starts_with("GOAWAY")).cloned().collect();
+    answers.sort_by_key(|line| line.contains(" 3 "));
+    assert_eq!(answers, [answer(1), answer(3)].concat(), "{goaway}");
+    // With its time between requests.
+    let one = script(&[Frame::get(1, "/")]);
+    let got = site.frames(&[Say::Send(&one), Say::Expect("http"), Say::Pass(5_100), Say::Pass(1_100)]);
+    assert_eq!(got, [&answer(1)[..], &["GOAWAY code 0".to_owned()]].concat());
+    // A frame that begins and does not end, or a head in several, has the time of a head.
+    for begun in [&b"\0\0"[..], &Frame::headers(3, END_STREAM, &[(":method", "GET")]).bytes()] {
+        let site = self::site(&server);
+        let begun = [&one[..], begun].concat();
+        let got = site.frames(&[Say::Send(&begun), Say::Expect("http"), Say::Pass(3_100), Say::Pass(0)]);
+        assert_eq!(got, [&answer(1)[..], &["GOAWAY code 0".to_owned()]].concat());
+        assert!(site.log().contains(&"client timed out".to_owned()), "{:?}", site.log());
+    }
+    let site = self::site(&server);
+    assert_eq!(site.frames(&[Say::Send(&script(&[])), Say::Pass(3_100)]), ["GOAWAY code 0"]);
+    assert!(site.log().contains(&"client timed out".to_owned()), "{:?}", site.log());
+}
+
+/// Sends frames until the server ends the connection; what it says then in the log.
+#[track_caller]
+fn attack(
+    conf: &str,
+    first: &[Frame],
+    often: usize,
+    frames: impl Fn(u32) -> Vec<Frame>,
+) -> (Site, Vec<String>) {
+    let site = site(conf);
+    let mut bytes = script(first);
+    for n in 0..often {
+        frames(n as u32).iter().for_each(|frame| bytes.extend(frame.bytes()));
+    }
+    let got = site.frames(&[Say::Send(&bytes[..24]), Say::Flood(&bytes[24..]), Say::Finish]);
+    (site, got)
+}
+
+#[test]
+fn floods_end_the_connection() {
+    let flood = "http2 flood detected".to_owned();
+    for (what, kind) in [
+        ("PING", Frame::ping()),
+        ("an unknown type", Frame::new(99, 0, 0, [0; 100])),
+        ("PRIORITY", Frame::new(2, 0, 1, [0, 0, 0, 0, 1])),
+        ("WINDOW_UPDATE", Frame::window(0, 1)),
+    ] {
+        let many = (10 << 20) / kind.bytes().len();
+        let (site, _) = attack("return 200 x;", &[], many, |_| vec![kind.clone()]);
+        assert!(site.log().contains(&flood), "{what}: {:?}", site.log());
+    }
+}
+
+#[test]
+fn requests_that_are_given_up_are_bounded() {
+    // Each is taken back as soon as it was made.
+    let conf = "keepalive_requests 50; location / { limit_rate 1; return 200 xxxxxxxxxxxxxxxxxxxxx; }";
+    let (site, _) =
+        attack(conf, &[], 20_000, |n| vec![Frame::get(2 * n + 1, "/"), Frame::reset(2 * n + 1, 8)]);
+    let log = site.log();
+    let ends = ["client sent too many streams at once", "client broke the rules of HTTP/2"];
+    assert!(log.iter().any(|line| ends.iter().any(|end| line.starts_with(end))), "{log:?}");
+}
+
+#[test]
+fn heads_are_bounded() {
+    let get = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
+    // CONTINUATION without end, of nothing and of fields.
+    for field in [&[][..], &[("x", "y")], &[("x", "0123456789012345678901234567890123456789")]] {
+        let first = [Frame::headers(1, END_STREAM, &get)];
+        let (site, got) =
+            attack("return 200 x;", &first, 100_000, |_| vec![Frame::continuation(1, 0, field)]);
+        assert!(got.iter().all(|line| line.starts_with("GOAWAY")), "{got:?}");
+        let log = site.log();
+        assert!(log.iter().any(|line| line.starts_with("client broke the rules of HTTP/2")), "{log:?}");
+    }
+    // A field of the table that is named again and again: few bytes, and a long list.
+    let mut block = Frame::headers(1, 0, &get).payload;
+    block.push(0x40);
+    block.extend(b"\x01x\x7f\xd1\x0e");
+    block.extend([b'y'; 2000]);
+    block.resize(block.len() + 10_000, 0xbe);
+    let bomb = Frame::new(1, END_HEADERS | END_STREAM, 1, block);
+    let (site, got) = attack("return 200 x;", &[bomb], 0, |_| vec![]);
+    assert!(
+        got.iter().any(|line| line.starts_with("GOAWAY") || line.starts_with("HEADERS 1 other")),
+        "{got:?}"
+    );
+    assert_eq!(site.read("logs/access.log"), "");
+}

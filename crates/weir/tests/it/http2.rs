@@ -1,0 +1,291 @@
+//! HTTP/2 with the real binary: reloads, the end, WebSockets over it.
+
+use nix::sys::signal::Signal;
+use weir_testkit::http2::{END_HEADERS, END_STREAM, Frame, Http2};
+use weir_testkit::{Client, Gate, Origin, Server, until};
+
+use crate::{Test, executable};
+
+pub const TESTS: &[Test] = &[
+    ("http2_and_http1_share_a_port", http2_and_http1_share_a_port),
+    ("http2_streams_end_on_their_configuration", http2_streams_end_on_their_configuration),
+    ("quit_lets_http2_streams_end", quit_lets_http2_streams_end),
+    ("a_request_over_http2_is_given_up", a_request_over_http2_is_given_up),
+    ("requests_that_are_given_up_and_go_on_are_bounded", requests_that_are_given_up_and_go_on_are_bounded),
+    ("http2_streams_end_with_the_time_of_a_quit", http2_streams_end_with_the_time_of_a_quit),
+    ("a_websocket_over_http2_outlives_a_reload", a_websocket_over_http2_outlives_a_reload),
+    ("a_websocket_over_http2_is_given_up", a_websocket_over_http2_is_given_up),
+    ("an_upgrade_without_proof_is_none", an_upgrade_without_proof_is_none),
+    (
+        "extended_connect_is_told_where_all_servers_have_it",
+        extended_connect_is_told_where_all_servers_have_it,
+    ),
+];
+
+const CONF: &str = "
+    {main}
+    error_log logs/error.log info;
+    events {}
+    http {
+        http2_extended_connect on;
+        log_format line '$request_method $uri $status $body_bytes_sent $request_length';
+        access_log logs/access.log line;
+        server {
+            listen {listen};
+            http2 on;
+            location / { return 200 '{text}'; }
+            location /proxied { proxy_pass http://{origin}; }
+            location /ignored { proxy_pass http://{origin}; proxy_ignore_client_abort on; }
+            location /tunnel {
+                proxy_pass http://{origin};
+                proxy_http_version 1.1;
+                proxy_set_header Upgrade $http_upgrade;
+                proxy_set_header Connection upgrade;
+            }
+        }
+    }";
+
+fn names(origin: &Origin, main: &str, text: &str) -> [(&'static str, String); 3] {
+    [("origin", origin.address().to_string()), ("main", main.into()), ("text", text.into())]
+}
+
+fn start(origin: &Origin, main: &str) -> Server {
+    Server::start(&executable(), CONF, &names(origin, main, "old"))
+}
+
+/// An origin that answers when the gate opens.
+fn held() -> (Origin, Gate) {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::start(move |visit| {
+        visit.request()?;
+        held.wait();
+        visit.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+    });
+    (origin, gate)
+}
+
+/// Checks what a connection hears until its end; GOAWAY comes once or twice.
+#[track_caller]
+fn check_end(client: &mut Http2, expected: &[&str]) {
+    let mut heard = vec![];
+    while let Some(frame) = client.frame() {
+        heard.push(frame.to_string());
+    }
+    let (away, other): (Vec<_>, Vec<_>) = heard.into_iter().partition(|frame| frame == "GOAWAY code 0");
+    assert_eq!(other, expected);
+    assert!(!away.is_empty());
+}
+
+fn http2_and_http1_share_a_port() {
+    let origin = Origin::saying("x");
+    let server = start(&origin, "");
+    assert_eq!(Client::connect(server.address()).ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n").text(), "old");
+    let mut client = Http2::connect(server.address());
+    // More of them than may be open at once, one behind the other.
+    for stream in (1..400).step_by(2) {
+        client.say(&Frame::get(stream, if stream % 4 == 1 { "/" } else { "/proxied" }));
+        assert_eq!(client.hears(), format!("HEADERS {stream} 200"));
+        assert_eq!(client.data(stream, 1)[0], if stream % 4 == 1 { b'o' } else { b'x' });
+    }
+}
+
+fn http2_streams_end_on_their_configuration() {
+    let (origin, gate) = held();
+    let server = start(&origin, "");
+    let mut idle = Http2::connect(server.address());
+    idle.say(&Frame::get(1, "/"));
+    assert_eq!([idle.hears(), idle.hears()], ["HEADERS 1 200", "DATA 1 old end"]);
+    let mut busy = Http2::connect(server.address());
+    busy.say(&Frame::get(1, "/proxied"));
+    origin.visited(1);
+    server.configure(CONF, &names(&origin, "", "new"));
+    assert_eq!(server.reload().code, Some(0));
+    check_end(&mut idle, &[]);
+    assert_eq!(busy.hears(), "GOAWAY code 0");
+    gate.open();
+    check_end(&mut busy, &["HEADERS 1 200", "DATA 1 late end"]);
+    let mut next = Http2::connect(server.address());
+    next.say(&Frame::get(1, "/"));
+    assert_eq!([next.hears(), next.hears()], ["HEADERS 1 200", "DATA 1 new end"]);
+}
+
+fn quit_lets_http2_streams_end() {
+    let (origin, gate) = held();
+    let mut server = start(&origin, "");
+    let mut idle = Http2::connect(server.address());
+    let mut busy = Http2::connect(server.address());
+    busy.say(&Frame::get(1, "/proxied"));
+    origin.visited(1);
+    server.signal(Signal::SIGQUIT);
+    check_end(&mut idle, &[]);
+    assert_eq!(busy.hears(), "GOAWAY code 0");
+    assert!(server.runs());
+    gate.open();
+    check_end(&mut busy, &["HEADERS 1 200", "DATA 1 late end"]);
+    assert_eq!(server.exit().code(), Some(0));
+}
+
+fn a_request_over_http2_is_given_up() {
+    let (origin, gate) = held();
+    let server = start(&origin, "");
+    let mut client = Http2::connect(server.address());
+    client.say(&Frame::get(1, "/proxied"));
+    origin.visited(1);
+    client.say(&Frame::reset(1, 8));
+    until("the line is logged", || server.folder().read("logs/access.log").contains("GET /proxied 499 0 "));
+    client.say(&Frame::get(3, "/"));
+    assert_eq!([client.hears(), client.hears()], ["HEADERS 3 200", "DATA 3 old end"]);
+    gate.open();
+}
+
+fn requests_that_are_given_up_and_go_on_are_bounded() {
+    let (origin, gate) = held();
+    let server = start(&origin, "");
+    let mut client = Http2::connect(server.address());
+    for batch in 0..2 {
+        let streams = (0..90).map(|n| batch * 180 + 2 * n + 1);
+        streams.clone().for_each(|stream| client.say(&Frame::get(stream, "/ignored")));
+        // Those that are given up before hyper hands them on are bounded by hyper.
+        origin.visited((batch as usize + 1) * 90);
+        streams.for_each(|stream| client.say(&Frame::reset(stream, 8)));
+    }
+    while client.frame().is_some() {}
+    server.logged("client sent too many streams at once");
+    gate.open();
+    // Others are served.
+    let mut next = Http2::connect(server.address());
+    next.say(&Frame::get(1, "/"));
+    assert_eq!(next.hears(), "HEADERS 1 200");
+}
+
+fn http2_streams_end_with_the_time_of_a_quit() {
+    let (origin, gate) = held();
+    let mut server = start(&origin, "worker_shutdown_timeout 50ms;");
+    let mut busy = Http2::connect(server.address());
+    busy.say(&Frame::get(1, "/proxied"));
+    origin.visited(1);
+    server.signal(Signal::SIGQUIT);
+    assert_eq!(server.exit().code(), Some(0));
+    while busy.frame().is_some() {}
+    gate.open();
+}
+
+/// Asks for a WebSocket.
+fn connect(stream: u32, path: &str) -> Frame {
+    let fields = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "a.example"),
+        ("sec-websocket-version", "13"),
+        ("origin", "http://a.example"),
+    ];
+    Frame::headers(stream, END_HEADERS, &fields)
+}
+
+/// A text as a client frames it, under a mask of zeros; and as a server does.
+fn masked(text: &str) -> Vec<u8> {
+    [&[0x81, 0x80 | text.len() as u8, 0, 0, 0, 0], text.as_bytes()].concat()
+}
+
+fn plain(text: &str) -> Vec<u8> {
+    [&[0x81, text.len() as u8], text.as_bytes()].concat()
+}
+
+#[track_caller]
+fn echo_of(client: &mut Http2, stream: u32, text: &str) {
+    client.say(&Frame::data(stream, 0, &masked(text)));
+    assert_eq!(client.data(stream, 2 + text.len()), plain(text));
+}
+
+fn a_websocket_over_http2_outlives_a_reload() {
+    let origin = Origin::echoing();
+    let mut server = start(&origin, "");
+    let mut client = Http2::connect(server.address());
+    assert_eq!(client.settings.setting(8), Some(1));
+    client.say(&connect(1, "/tunnel"));
+    assert_eq!(client.hears(), "HEADERS 1 200");
+    echo_of(&mut client, 1, "before");
+    // Other streams go on beside it.
+    client.say(&Frame::get(3, "/"));
+    assert_eq!([client.hears(), client.hears()], ["HEADERS 3 200", "DATA 3 old end"]);
+    server.configure(CONF, &names(&origin, "", "new"));
+    assert_eq!(server.reload().code, Some(0));
+    assert_eq!(client.hears(), "GOAWAY code 0");
+    client.say(&Frame::data(1, 0, &masked("after")));
+    let mut frame = client.frame().expect("an echo");
+    if frame.to_string() == "GOAWAY code 0" {
+        frame = client.frame().expect("an echo");
+    }
+    assert_eq!(frame.payload, plain("after"));
+    server.signal(Signal::SIGQUIT);
+    echo_of(&mut client, 1, "more");
+    // The client ends its direction, so the tunnel is over on both sides.
+    client.say(&Frame::data(1, END_STREAM, b""));
+    assert_eq!(client.hears(), "DATA 1  end");
+    while client.frame().is_some() {}
+    assert_eq!(server.exit().code(), Some(0));
+    assert!(server.folder().read("logs/access.log").contains("GET /tunnel 200 21 "));
+}
+
+fn a_websocket_over_http2_is_given_up() {
+    let origin = Origin::echoing();
+    let server = start(&origin, "");
+    let mut client = Http2::connect(server.address());
+    client.say(&connect(1, "/tunnel"));
+    assert_eq!(client.hears(), "HEADERS 1 200");
+    echo_of(&mut client, 1, "hello");
+    client.say(&Frame::reset(1, 8));
+    let line = "GET /tunnel 200 7 ";
+    until("the tunnel's line is logged", || server.folder().read("logs/access.log").contains(line));
+    // The connection goes on.
+    client.say(&connect(3, "/tunnel"));
+    assert_eq!(client.hears(), "HEADERS 3 200");
+    echo_of(&mut client, 3, "again");
+}
+
+fn an_upgrade_without_proof_is_none() {
+    for accept in ["", "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"] {
+        let answer =
+            format!("HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{accept}\r\n");
+        let origin = Origin::answering(answer);
+        let server = start(&origin, "");
+        let mut client = Http2::connect(server.address());
+        client.say(&connect(1, "/tunnel"));
+        assert_eq!(client.hears(), "HEADERS 1 other end");
+        server.logged("upstream sent no valid \"Sec-WebSocket-Accept\" to an upgrade");
+        until("the line is logged", || server.folder().read("logs/access.log").contains("GET /tunnel 502 "));
+        let heard = origin.heard();
+        for field in [
+            "\r\nsec-websocket-version: 13\r\n",
+            "\r\nsec-websocket-key: ",
+            "\r\norigin: http://a.example\r\n",
+        ] {
+            assert!(heard.contains(field), "{heard}");
+        }
+        assert!(heard.starts_with("GET /tunnel HTTP/1.1\r\n"), "{heard}");
+    }
+    // One that refuses is told.
+    let origin = Origin::saying("no");
+    let server = start(&origin, "");
+    let mut client = Http2::connect(server.address());
+    client.say(&connect(1, "/tunnel"));
+    assert_eq!([client.hears(), client.hears()], ["HEADERS 1 other end", "RST_STREAM 1 code 0"]);
+    until("the line is logged", || server.folder().read("logs/access.log").contains("GET /tunnel 501 "));
+    client.say(&connect(3, "/"));
+    assert_eq!([client.hears(), client.hears()], ["HEADERS 3 other end", "RST_STREAM 3 code 0"]);
+}
+
+fn extended_connect_is_told_where_all_servers_have_it() {
+    let conf = "events {} http {
+        server { listen {listen}; http2 on; http2_extended_connect on; return 200 x; }
+        server { listen {listen}; server_name b; http2 on; return 200 x; }
+    }";
+    let server = Server::start(&executable(), conf, &[]);
+    let mut client = Http2::connect(server.address());
+    assert_eq!(client.settings.setting(8), None);
+    client.say(&connect(1, "/"));
+    assert_eq!(client.hears(), "RST_STREAM 1 code 1");
+}
