@@ -274,7 +274,9 @@ fn who_waits_too_long_or_leaves_is_not_served() {
     server.configure(CONF, &names(&group.replace("300ms", "1h"), ""));
     assert_eq!(server.reload().code, Some(0), "{}", server.log());
     drop(asking(&server, "/left"));
-    // Its place is free.
+    until("its place is free", || {
+        server.folder().read("logs/access.log").contains("GET /left HTTP/1.1\" 499")
+    });
     let mut last = asking(&server, "/last");
     until("it waits", || get(&server, "").status == 502);
     gate.open();
