@@ -362,9 +362,7 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
         return send_read_file(x, head, part).await;
     }
     let (mut offset, end) = (part.offset, part.offset + part.length);
-    // The file follows at once: its first bytes may go with the head, whatever `tcp_nopush` says. A client at a pace waits
-    // for them.
-    let together = x.location().core.tcp_nopush || !x.is_paced();
+    let together = x.location().core.tcp_nopush;
     let sent = poll_fn(|cx| {
         while !head.is_empty() {
             let pace = ready!(x.poll_pace(cx));
