@@ -1,0 +1,371 @@
+//! An answer that is read ahead of a client that does not take it: the upstream's connection is free as soon as all of it
+//! was read, and what is kept of it for others is kept as fast as it comes.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem;
+use std::ops::Range;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use weir_ir::program::PathSpec;
+use weir_syntax::Level;
+
+use super::body::UpstreamBody;
+use super::spool::{Place, Spool};
+use super::store::Store;
+use crate::files::Failed;
+use crate::http::response::Source;
+use crate::http::{Exchange, Headers, Template};
+use crate::io::{Block, Buf};
+use crate::timer::Timer;
+
+/// Milliseconds that a client may be behind before a file is begun for its sake.
+const PATIENCE: u64 = 100;
+
+/// `proxy_buffers` and what belongs to it. Sizes are bytes.
+#[derive(Default)]
+pub struct Buffering {
+    pub memory: usize,
+    pub temp_path: Arc<PathSpec>,
+    /// 0 is no file.
+    pub max_file: u64,
+    pub write_size: usize,
+    /// Bytes that are read of the upstream in a second.
+    pub rate: Option<Template>,
+}
+
+/// What the client is yet to get, in its order.
+struct Ahead {
+    since: u64,
+    patience: Option<Timer>,
+    /// What was being sent when the client took no more,
+    front: Option<(Block, Range<usize>)>,
+    /// what came next, and what was read of the file,
+    memory: Buf,
+    /// and the part of the file that comes then.
+    file: Range<u64>,
+}
+
+impl Ahead {
+    fn data(&self) -> &[u8] {
+        self.front.as_ref().map_or(&self.memory, |(block, range)| &block[range.clone()])
+    }
+
+    fn is_empty(&self) -> bool {
+        self.front.is_none() && self.memory.is_empty() && self.file.is_empty()
+    }
+
+    fn append(&mut self, range: Range<u64>) {
+        if self.file.is_empty() {
+            self.file.start = range.start;
+        }
+        self.file.end = range.end;
+    }
+
+    /// Whether the client has been behind for so long that a file is worth it.
+    fn poll_patience(&mut self, x: &Exchange, cx: &mut Context<'_>) -> Poll<()> {
+        let until = self.since + PATIENCE;
+        let timer = self.patience.get_or_insert_with(|| {
+            let timer = x.reactor.timers().register();
+            timer.set(until);
+            timer
+        });
+        timer.poll_expired(cx)
+    }
+}
+
+pub(super) struct Buffered {
+    body: UpstreamBody,
+    rules: Arc<Buffering>,
+    /// Where all of it is kept.
+    store: Option<Box<Store>>,
+    /// Of the bytes that the body has ready: how many the store has.
+    stored: usize,
+    ahead: Option<Box<Ahead>>,
+    /// The file for what the client is yet to get, where nothing is kept or all of it is.
+    spool: Option<Box<Spool>>,
+    announced: bool,
+    /// The body is over.
+    over: bool,
+    /// The upstream has nothing to do with it any more.
+    ended: bool,
+}
+
+impl Buffered {
+    pub fn new(body: UpstreamBody, rules: Arc<Buffering>, store: Option<Store>) -> Self {
+        Self {
+            body,
+            rules,
+            store: store.map(Box::new),
+            stored: 0,
+            ahead: None,
+            spool: None,
+            announced: false,
+            over: false,
+            ended: false,
+        }
+    }
+
+    /// Lets the body make bytes ready, which the store has before the client.
+    fn poll_fetch(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if let Some(store) = &mut self.store
+            && let Err(failed) = ready!(store.spool.poll_room(cx))
+        {
+            // The client gets it all the same.
+            store.fail(&failed);
+            self.store = None;
+        }
+        let more = ready!(self.body.poll_ready(x, cx))?;
+        self.over = !more;
+        if let Some(store) = &mut self.store {
+            let data = self.body.data();
+            store.spool.push(&data[self.stored..]);
+            self.stored = data.len();
+        }
+        Poll::Ready(Ok(more))
+    }
+
+    /// Makes bytes ready that were read ahead; false where there are none.
+    fn poll_ahead(&mut self, x: &Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let Some(ahead) = &mut self.ahead else { return Poll::Ready(Ok(false)) };
+        if !ahead.data().is_empty() {
+            return Poll::Ready(Ok(true));
+        }
+        if ahead.file.is_empty() {
+            self.ahead = None;
+            return Poll::Ready(Ok(false));
+        }
+        let spool = self.store.as_mut().map(|store| &mut store.spool).or(self.spool.as_deref_mut());
+        let Some(spool) = spool else { return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())) };
+        if let Err(failed) = ready!(spool.poll_read(cx, ahead.file.start, &mut ahead.memory)) {
+            log(x, &failed);
+            return Poll::Ready(Err(failed.error));
+        }
+        ahead.file.start += ahead.memory.len() as u64;
+        Poll::Ready(Ok(true))
+    }
+
+    /// Puts what the body has ready behind what the client is yet to get; waits for room.
+    fn poll_put_aside(&mut self, x: &Exchange, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        let ahead = self.ahead.get_or_insert_with(|| {
+            let since = x.reactor.clock().now_ms();
+            Box::new(Ahead { since, patience: None, front: None, memory: Buf::new(), file: 0..0 })
+        });
+        let first = ahead.is_empty();
+        if first && let Some(front) = self.body.take_block() {
+            ahead.front = Some(front);
+            self.stored = 0;
+            return Poll::Ready(Ok(()));
+        }
+        let data = self.body.data();
+        let mut n = data.len();
+        if ahead.file.is_empty() && !first {
+            n = n.min(self.rules.memory.saturating_sub(ahead.memory.len()));
+        }
+        if ahead.file.is_empty() && n > 0 {
+            ahead.memory.extend(&data[..n]);
+        } else if let Some(store) = &self.store {
+            let end = store.spool.len();
+            n = data.len();
+            ahead.append(end - n as u64..end);
+        } else {
+            if self.rules.max_file == 0 {
+                return Poll::Pending;
+            }
+            ready!(ahead.poll_patience(x, cx));
+            let (rules, below) = (&self.rules, || Place::Nameless(Arc::clone(&self.rules.temp_path)));
+            let spool =
+                self.spool.get_or_insert_with(|| Box::new(Spool::new(below(), rules.write_size, vec![])));
+            if ahead.file.is_empty() {
+                spool.rewind();
+            }
+            let start = spool.len();
+            n = data.len();
+            if start + n as u64 > rules.max_file {
+                return Poll::Pending;
+            }
+            ready!(spool.poll_room(cx))?;
+            spool.push(data);
+            ahead.append(start..spool.len());
+        }
+        self.body.consume(n);
+        self.stored = self.stored.saturating_sub(n);
+        Poll::Ready(Ok(()))
+    }
+
+    /// The upstream is let go.
+    fn end(&mut self, x: &mut Exchange, complete: bool) {
+        self.ended = true;
+        self.over = complete;
+        self.body.finish(x, complete);
+        if !complete && let Some(store) = self.store.take() {
+            // It is no use to others, but to this client.
+            self.spool = Some(Box::new(store.spool));
+        }
+    }
+
+    /// Lets others have what is kept, where that is all of it.
+    fn poll_place(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(mut store) = self.store.take() {
+            match store.spool.poll_written(cx) {
+                Poll::Pending => {
+                    self.store = Some(store);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Err(failed)) => store.fail(&failed),
+                Poll::Ready(Ok(file)) => {
+                    let (spool, placing) = store.split();
+                    self.spool = Some(Box::new(spool));
+                    x.spawn_work(placing.run(file));
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Fetches the rest for the store alone.
+    async fn drain(mut self, mut part: Exchange) {
+        let whole = poll_fn(|cx| {
+            loop {
+                match ready!(self.poll_fetch(&mut part, cx)) {
+                    Ok(true) => {
+                        self.body.consume(self.stored);
+                        self.stored = 0;
+                    }
+                    Ok(false) => return Poll::Ready(true),
+                    Err(_) => return Poll::Ready(false),
+                }
+                if self.store.is_none() {
+                    return Poll::Ready(false);
+                }
+            }
+        });
+        let whole = whole.await;
+        self.body.finish(&mut part, whole);
+        if let Some(store) = self.store.take().filter(|_| whole) {
+            store.commit().await;
+        }
+    }
+}
+
+fn log(x: &Exchange, failed: &Failed) {
+    x.log_while(Level::Crit, Some(&failed.error), failed, "reading upstream");
+}
+
+impl Source for Buffered {
+    fn poll_ready(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if self.ahead.is_some() && ready!(self.poll_ahead(x, cx))? {
+            return Poll::Ready(Ok(true));
+        }
+        if self.ended { self.body.poll_ready(x, cx) } else { self.poll_fetch(x, cx) }
+    }
+
+    fn read_ahead(&mut self, x: &mut Exchange, cx: &mut Context<'_>) {
+        while !self.ended {
+            if self.body.is_here() {
+                self.end(x, true);
+                break;
+            }
+            if !self.body.data().is_empty() {
+                match self.poll_put_aside(x, cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(failed)) => {
+                        log(x, &failed);
+                        self.spool = None;
+                        self.end(x, false);
+                    }
+                    Poll::Pending => break,
+                }
+                if !self.announced
+                    && let Some(file) = self.spool.as_ref().and_then(|spool| spool.file())
+                {
+                    self.announced = true;
+                    let message = "an upstream response is buffered to a temporary file";
+                    let message = format_args!("{message} {}", file.name());
+                    x.log_while(Level::Warn, None, message, "reading upstream");
+                }
+                continue;
+            }
+            match self.poll_fetch(x, cx) {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) => self.end(x, false),
+                Poll::Pending => break,
+            }
+        }
+        if self.ended {
+            // Whether it is there yet is asked again whenever the client takes something.
+            let _ = self.poll_place(x, cx);
+        }
+    }
+
+    fn data(&self) -> &[u8] {
+        match &self.ahead {
+            Some(ahead) if !ahead.data().is_empty() => ahead.data(),
+            Some(_) | None => self.body.data(),
+        }
+    }
+
+    fn consume(&mut self, n: usize) {
+        match self.ahead.as_deref_mut() {
+            Some(Ahead { front: front @ Some(_), .. }) => {
+                *front = front.take().and_then(|(block, range)| {
+                    (n < range.len()).then_some((block, range.start + n..range.end))
+                });
+            }
+            Some(ahead) if !ahead.memory.is_empty() => ahead.memory.consume(n),
+            Some(_) | None => {
+                self.stored = self.stored.saturating_sub(n);
+                self.body.consume(n);
+            }
+        }
+    }
+
+    fn is_last(&self) -> bool {
+        match &self.ahead {
+            None => self.body.is_last(),
+            Some(ahead) => {
+                self.ended
+                    && self.over
+                    && ahead.file.is_empty()
+                    && (ahead.front.is_none() || ahead.memory.is_empty())
+                    && self.body.data().is_empty()
+                    && self.body.trailers().is_none()
+            }
+        }
+    }
+
+    fn ends_with_client(&self) -> bool {
+        // What is kept the next one may want.
+        self.store.is_none() && self.body.ends_with_client()
+    }
+
+    fn trailers(&self) -> Option<&Headers> {
+        self.body.trailers()
+    }
+
+    fn finish(&mut self, x: &mut Exchange, complete: bool) {
+        self.ahead = None;
+        let store = self.store.take();
+        match store {
+            Some(store) if self.over => {
+                if !self.ended {
+                    self.body.finish(x, true);
+                }
+                x.spawn_work(store.commit());
+            }
+            Some(store) if !self.body.has_failed() => {
+                let stored = mem::take(&mut self.stored);
+                let rest = Buffered {
+                    stored,
+                    store: Some(store),
+                    ..Self::new(self.body.take(), Arc::clone(&self.rules), None)
+                };
+                let part = x.remainder();
+                x.spawn_work(rest.drain(part));
+            }
+            Some(_) | None if !self.ended => self.body.finish(x, complete),
+            Some(_) | None => {}
+        }
+    }
+}
