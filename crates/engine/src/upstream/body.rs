@@ -422,6 +422,15 @@ impl Source for UpstreamBody {
             let _ = self.advance();
         }
         let clean = self.is_over() && self.raw.is_empty();
+        if self.is_over() && !clean {
+            let message = match &self.left {
+                Left::Chunked(_) => "upstream sent data after final chunk",
+                Left::Length(_) | Left::Close | Left::Nothing => {
+                    "upstream sent more data than specified in \"Content-Length\" header"
+                }
+            };
+            x.log_while(Level::Warn, None, message, "reading upstream");
+        }
         match self.line.take() {
             Some(line) if line.keep && clean => keep(&self.reactor, line, now),
             Some(mut line) => line.io.farewell(),

@@ -85,6 +85,7 @@ pub(super) struct Buffered {
     ahead: Option<Box<Ahead>>,
     /// The file for what the client is yet to get, where nothing is kept or all of it is.
     spool: Option<Box<Spool>>,
+    /// The log says that there is one, or need not.
     announced: bool,
     /// The body is over.
     over: bool,
@@ -138,7 +139,7 @@ impl Buffered {
         }
         let spool = self.store.as_mut().map(|store| &mut store.spool).or(self.spool.as_deref_mut());
         let Some(spool) = spool else { return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())) };
-        if let Err(failed) = ready!(spool.poll_read(cx, ahead.file.start, &mut ahead.memory)) {
+        if let Err(failed) = ready!(spool.poll_read(cx, &ahead.file, &mut ahead.memory)) {
             log(x, &failed);
             return Poll::Ready(Err(failed.error));
         }
@@ -202,6 +203,16 @@ impl Buffered {
         if !complete && let Some(store) = self.store.take() {
             // It is no use to others, but to this client.
             self.spool = Some(Box::new(store.spool));
+            self.announced = true;
+        }
+    }
+
+    /// The file for the client cannot be written.
+    fn fail(&mut self, x: &mut Exchange, failed: &Failed) {
+        log(x, failed);
+        self.spool = None;
+        if !self.ended {
+            self.end(x, false);
         }
     }
 
@@ -217,6 +228,7 @@ impl Buffered {
                 Poll::Ready(Ok(file)) => {
                     let (spool, placing) = store.split();
                     self.spool = Some(Box::new(spool));
+                    self.announced = true;
                     x.spawn_work(placing.run(file));
                 }
             }
@@ -269,28 +281,31 @@ impl Source for Buffered {
             }
             if !self.body.data().is_empty() {
                 match self.poll_put_aside(x, cx) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(failed)) => {
-                        log(x, &failed);
-                        self.spool = None;
-                        self.end(x, false);
-                    }
-                    Poll::Pending => break,
+                    Poll::Ready(Ok(())) => continue,
+                    Poll::Ready(Err(failed)) => self.fail(x, &failed),
+                    Poll::Pending => {}
                 }
-                if !self.announced
-                    && let Some(file) = self.spool.as_ref().and_then(|spool| spool.file())
-                {
-                    self.announced = true;
-                    let message = "an upstream response is buffered to a temporary file";
-                    let message = format_args!("{message} {}", file.name());
-                    x.log_while(Level::Warn, None, message, "reading upstream");
-                }
-                continue;
+                break;
             }
             match self.poll_fetch(x, cx) {
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(_)) => self.end(x, false),
                 Poll::Pending => break,
+            }
+        }
+        if !self.announced
+            && let Some(spool) = &mut self.spool
+            && let Poll::Ready(made) = spool.poll_idle(cx)
+        {
+            match (made, spool.file()) {
+                (Ok(()), None) => {}
+                (Ok(()), Some(file)) => {
+                    self.announced = true;
+                    let message = "an upstream response is buffered to a temporary file";
+                    let message = format_args!("{message} {}", file.name());
+                    x.log_while(Level::Warn, None, message, "reading upstream");
+                }
+                (Err(failed), _) => self.fail(x, &failed),
             }
         }
         if self.ended {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::mem;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -86,7 +87,10 @@ impl Spool {
     }
 
     /// Waits until nothing is being written.
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+    ///
+    /// # Errors
+    /// As [`Spool::poll_room`].
+    pub fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
         let Some(write) = &mut self.write else { return Poll::Ready(Ok(())) };
         let done = ready!(Pin::new(write).poll(cx));
         self.write = None;
@@ -143,27 +147,27 @@ impl Spool {
         }));
     }
 
-    /// Reads on at an offset that there are bytes behind.
+    /// Reads on from the start of a part that was pushed, as far as it goes.
     ///
     /// # Errors
     /// The bytes could not be written, or cannot be read.
     pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
-        offset: u64,
+        part: &Range<u64>,
         into: &mut Buf,
     ) -> Poll<Result<(), Failed>> {
+        let most = (part.end - part.start).min(READ);
         loop {
-            if let Some(file) = self.file.as_ref().filter(|_| offset < self.written) {
-                let room = (self.written - offset).min(READ) as usize;
-                let read = into.fill(room, |into| file.file.read_exact_at(into, offset).map(|()| room));
+            if let Some(file) = self.file.as_ref().filter(|_| part.start < self.written) {
+                let room = (self.written - part.start).min(most) as usize;
+                let read = into.fill(room, |into| file.file.read_exact_at(into, part.start).map(|()| room));
                 let read = read.map_err(|error| Failed::of("pread()", file.name(), error));
                 return Poll::Ready(read.map(|_| ()));
             }
-            if offset >= self.written + self.writing {
-                let at = (offset - self.written - self.writing) as usize;
-                let rest = self.pending.get(at..).unwrap_or_default();
-                into.extend(&rest[..rest.len().min(READ as usize)]);
+            if let Some(at) = part.start.checked_sub(self.written + self.writing) {
+                let rest = self.pending.get(at as usize..).unwrap_or_default();
+                into.extend(&rest[..rest.len().min(most as usize)]);
                 return Poll::Ready(Ok(()));
             }
             ready!(self.poll_idle(cx))?;
