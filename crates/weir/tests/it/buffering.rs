@@ -415,7 +415,7 @@ const FAULTS: &[(&str, &str, &str, &str)] = &[
         "/many/field",
         "HTTP/1.1 502 ",
         "</html>\r\n",
-        "upstream sent invalid header: \"no colon\\x0d...\" while reading response header from upstream",
+        "upstream sent invalid header: \"no\\x20...\" while reading response header from upstream",
     ),
     (
         "/many/flood",
