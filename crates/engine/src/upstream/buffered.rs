@@ -182,12 +182,13 @@ impl Buffered {
                 spool.rewind();
             }
             let start = spool.len();
-            n = data.len();
-            if start + n as u64 > rules.max_file {
+            let room = rules.max_file.saturating_sub(start);
+            if room == 0 {
                 return Poll::Pending;
             }
             ready!(spool.poll_room(cx))?;
-            spool.push(data);
+            n = usize::try_from(room).map_or(data.len(), |room| room.min(data.len()));
+            spool.push(&data[..n]);
             ahead.append(start..spool.len());
         }
         self.body.consume(n);

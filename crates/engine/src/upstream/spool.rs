@@ -174,3 +174,86 @@ impl Spool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    fn spool(name: &str, piece: usize, start: &[u8]) -> (Spool, std::path::PathBuf) {
+        let below = std::env::temp_dir().join(format!("weir-spool-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&below).unwrap();
+        let spec = PathSpec { path: below.to_string_lossy().into(), levels: [1, 0, 0], position: None };
+        (Spool::new(Place::Below(Arc::new(spec)), piece, start.to_vec()), below)
+    }
+
+    /// All of a part.
+    async fn read(spool: &mut Spool, mut part: Range<u64>) -> Vec<u8> {
+        let mut all = vec![];
+        while !part.is_empty() {
+            let mut some = Buf::new();
+            poll_fn(|cx| spool.poll_read(cx, &part, &mut some)).await.unwrap();
+            assert!(!some.is_empty());
+            part.start += some.len() as u64;
+            all.extend_from_slice(&some);
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn what_was_pushed_is_read_wherever_it_is() {
+        let (mut spool, folder) = spool("read", 0, b"start");
+        let mut all = b"start".to_vec();
+        for n in 0..40_u8 {
+            let piece = vec![n; 9_000 + usize::from(n)];
+            poll_fn(|cx| spool.poll_room(cx)).await.unwrap();
+            spool.push(&piece);
+            all.extend_from_slice(&piece);
+            // Some of it is in the file, some is on its way, some waits.
+            let from = all.len() / 3;
+            assert!(read(&mut spool, from as u64..all.len() as u64).await == all[from..], "{n}");
+            assert!(read(&mut spool, 2..9).await == all[2..9]);
+        }
+        let file = poll_fn(|cx| spool.poll_written(cx)).await.unwrap();
+        assert!(std::fs::read(file.name()).unwrap() == all);
+        assert!(read(&mut spool, 0..all.len() as u64).await == all);
+        spool.rewind();
+        spool.push(b"again");
+        assert_eq!((spool.len(), read(&mut spool, 0..5).await), (5, b"again".to_vec()));
+        drop((spool, file));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn as_much_waits_as_is_allowed() {
+        let (mut spool, folder) = spool("room", 2 * MOST, b"");
+        for _ in 0..3 {
+            spool.push(&[0; MOST]);
+        }
+        let noop = &mut Context::from_waker(std::task::Waker::noop());
+        assert!(spool.poll_room(noop).is_ready() && spool.write.is_some(), "it is being written");
+        spool.push(&[0; 2 * MOST]);
+        // Nobody has looked whether it is written.
+        assert!(spool.poll_room(noop).is_pending() || spool.written > 0);
+        poll_fn(|cx| spool.poll_written(cx)).await.unwrap();
+        assert_eq!((spool.written, spool.pending.len()), (5 * MOST as u64, 0));
+        drop(spool);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_is_a_file_too_and_a_folder_that_is_none_is_told() {
+        let (mut empty, folder) = spool("empty", 0, b"");
+        let file = poll_fn(|cx| empty.poll_written(cx)).await.unwrap();
+        assert_eq!(std::fs::read(file.name()).unwrap(), b"");
+        drop((empty, file));
+        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::write(&folder, "").unwrap();
+        let spec = PathSpec { path: folder.to_string_lossy().into(), levels: [0; 3], position: None };
+        let mut broken = Spool::new(Place::Nameless(Arc::new(spec)), 0, vec![1]);
+        let failed = poll_fn(|cx| broken.poll_written(cx)).await.unwrap_err();
+        assert!(failed.to_string().starts_with(&format!("open() \"{}/0", folder.display())), "{failed}");
+        std::fs::remove_file(folder).unwrap();
+    }
+}

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::thread;
 
+use tokio::time::Instant;
 use weir_testkit::{Client, Folder, Gate, Origin, Response, Server, until};
 
 use crate::{Test, executable};
@@ -19,6 +20,7 @@ pub const TESTS: &[Test] = &[
     ("a_slow_client_does_not_hold_a_key", a_slow_client_does_not_hold_a_key),
     ("a_client_that_leaves_takes_its_upstream_along", a_client_that_leaves),
     ("what_comes_is_sent_at_once", what_comes_is_sent_at_once),
+    ("answers_are_read_at_a_rate", answers_are_read_at_a_rate),
     ("answers_become_files", answers_become_files),
     ("only_what_is_whole_becomes_a_file", only_what_is_whole_becomes_a_file),
     ("a_file_that_cannot_be_written_ends_the_answer", a_file_that_cannot_be_written),
@@ -65,6 +67,7 @@ const CONF: &str = "
             location /many/ { proxy_pass http://u; }
             location /kept/ { proxy_pass http://u; root {folder}/kept; proxy_store on; }
             location /impatient/ { proxy_pass http://u; proxy_read_timeout 100ms; }
+            location /paced { proxy_pass http://u; proxy_buffer_size 1k; proxy_limit_rate $arg_rate; }
             location /status { stub_status; }
         }
     }";
@@ -245,6 +248,22 @@ fn what_comes_is_sent_at_once() {
         gate.open();
         assert_eq!(client.rest(), b"after", "{path}");
     }
+}
+
+fn answers_are_read_at_a_rate() {
+    let text = "x".repeat(10_000);
+    let origin = Origin::saying(&text);
+    let server = start(&origin);
+    let took = |rate| {
+        let began = Instant::now();
+        assert_eq!(get(&server, &format!("/paced?rate={rate}")).text(), text);
+        began.elapsed().as_millis()
+    };
+    // The first second's bytes come at once, and each read pauses for as long as its bytes take.
+    assert!((2_000..8_000).contains(&took("4k")), "at 4k a second");
+    assert!(took("0") < 1_000);
+    assert!(took("much") < 1_000);
+    assert!(server.log().contains("invalid size \"much\""), "{}", server.log());
 }
 
 const DATED: &str = "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n";
