@@ -326,6 +326,7 @@ impl UpstreamBody {
 }
 
 impl Source for UpstreamBody {
+    #[inline]
     fn poll_ready(&mut self, _: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
             if !self.ready.is_empty() {
@@ -352,10 +353,12 @@ impl Source for UpstreamBody {
         }
     }
 
+    #[inline]
     fn data(&self) -> &[u8] {
         self.block.as_ref().map_or(&[], |block| &block[self.ready.clone()])
     }
 
+    #[inline]
     fn consume(&mut self, n: usize) {
         self.ready.start += n;
         if self.ready.is_empty() && self.raw.is_empty() {
@@ -363,6 +366,7 @@ impl Source for UpstreamBody {
         }
     }
 
+    #[inline]
     fn is_last(&self) -> bool {
         match &self.left {
             Left::Length(left) => *left == 0,

@@ -3,7 +3,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -78,13 +77,19 @@ impl Ahead {
 pub(super) struct Buffered {
     body: UpstreamBody,
     rules: Arc<Buffering>,
+    /// Only where the client was once behind, or something is kept.
+    more: Option<Box<More>>,
+}
+
+#[derive(Default)]
+struct More {
     /// Where all of it is kept.
-    store: Option<Box<Store>>,
+    store: Option<Store>,
     /// Of the bytes that the body has ready: how many the store has.
     stored: usize,
-    ahead: Option<Box<Ahead>>,
+    ahead: Option<Ahead>,
     /// The file for what the client is yet to get, where nothing is kept or all of it is.
-    spool: Option<Box<Spool>>,
+    spool: Option<Spool>,
     /// The log says that there is one, or need not.
     announced: bool,
     /// The body is over.
@@ -93,23 +98,14 @@ pub(super) struct Buffered {
     ended: bool,
 }
 
-impl Buffered {
-    pub fn new(body: UpstreamBody, rules: Arc<Buffering>, store: Option<Store>) -> Self {
-        Self {
-            body,
-            rules,
-            store: store.map(Box::new),
-            stored: 0,
-            ahead: None,
-            spool: None,
-            announced: false,
-            over: false,
-            ended: false,
-        }
-    }
-
+impl More {
     /// Lets the body make bytes ready, which the store has before the client.
-    fn poll_fetch(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn poll_fetch(
+        &mut self,
+        body: &mut UpstreamBody,
+        x: &mut Exchange,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<bool>> {
         if let Some(store) = &mut self.store
             && let Err(failed) = ready!(store.spool.poll_room(cx))
         {
@@ -117,14 +113,19 @@ impl Buffered {
             store.fail(&failed);
             self.store = None;
         }
-        let more = ready!(self.body.poll_ready(x, cx))?;
+        let more = ready!(body.poll_ready(x, cx))?;
         self.over = !more;
         if let Some(store) = &mut self.store {
-            let data = self.body.data();
+            let data = body.data();
             store.spool.push(&data[self.stored..]);
             self.stored = data.len();
         }
         Poll::Ready(Ok(more))
+    }
+
+    fn consume(&mut self, body: &mut UpstreamBody, n: usize) {
+        self.stored = self.stored.saturating_sub(n);
+        body.consume(n);
     }
 
     /// Makes bytes ready that were read ahead; false where there are none.
@@ -137,7 +138,7 @@ impl Buffered {
             self.ahead = None;
             return Poll::Ready(Ok(false));
         }
-        let spool = self.store.as_mut().map(|store| &mut store.spool).or(self.spool.as_deref_mut());
+        let spool = self.store.as_mut().map(|store| &mut store.spool).or(self.spool.as_mut());
         let Some(spool) = spool else { return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())) };
         if let Err(failed) = ready!(spool.poll_read(cx, &ahead.file, &mut ahead.memory)) {
             log(x, &failed);
@@ -148,21 +149,30 @@ impl Buffered {
     }
 
     /// Puts what the body has ready behind what the client is yet to get; waits for room.
-    fn poll_put_aside(&mut self, x: &Exchange, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
-        let ahead = self.ahead.get_or_insert_with(|| {
-            let since = x.reactor.clock().now_ms();
-            Box::new(Ahead { since, patience: None, front: None, memory: Buf::new(), file: 0..0 })
+    fn poll_put_aside(
+        &mut self,
+        body: &mut UpstreamBody,
+        rules: &Buffering,
+        x: &Exchange,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failed>> {
+        let ahead = self.ahead.get_or_insert_with(|| Ahead {
+            since: x.reactor.clock().now_ms(),
+            patience: None,
+            front: None,
+            memory: Buf::new(),
+            file: 0..0,
         });
         let first = ahead.is_empty();
-        if first && let Some(front) = self.body.take_block() {
+        if first && let Some(front) = body.take_block() {
             ahead.front = Some(front);
             self.stored = 0;
             return Poll::Ready(Ok(()));
         }
-        let data = self.body.data();
+        let data = body.data();
         let mut n = data.len();
         if ahead.file.is_empty() && !first {
-            n = n.min(self.rules.memory.saturating_sub(ahead.memory.len()));
+            n = n.min(rules.memory.saturating_sub(ahead.memory.len()));
         }
         if ahead.file.is_empty() && n > 0 {
             ahead.memory.extend(&data[..n]);
@@ -171,13 +181,12 @@ impl Buffered {
             n = data.len();
             ahead.append(end - n as u64..end);
         } else {
-            if self.rules.max_file == 0 {
+            if rules.max_file == 0 {
                 return Poll::Pending;
             }
             ready!(ahead.poll_patience(x, cx));
-            let (rules, below) = (&self.rules, || Place::Nameless(Arc::clone(&self.rules.temp_path)));
-            let spool =
-                self.spool.get_or_insert_with(|| Box::new(Spool::new(below(), rules.write_size, vec![])));
+            let below = || Place::Nameless(Arc::clone(&rules.temp_path));
+            let spool = self.spool.get_or_insert_with(|| Spool::new(below(), rules.write_size, vec![]));
             if ahead.file.is_empty() {
                 spool.rewind();
             }
@@ -191,106 +200,34 @@ impl Buffered {
             spool.push(&data[..n]);
             ahead.append(start..spool.len());
         }
-        self.body.consume(n);
-        self.stored = self.stored.saturating_sub(n);
+        self.consume(body, n);
         Poll::Ready(Ok(()))
     }
 
-    /// The upstream is let go.
-    fn end(&mut self, x: &mut Exchange, complete: bool) {
-        self.ended = true;
-        self.over = complete;
-        self.body.finish(x, complete);
-        if !complete && let Some(store) = self.store.take() {
-            // It is no use to others, but to this client.
-            self.spool = Some(Box::new(store.spool));
-            self.announced = true;
-        }
-    }
-
-    /// The file for the client cannot be written.
-    fn fail(&mut self, x: &mut Exchange, failed: &Failed) {
-        log(x, failed);
-        self.spool = None;
-        if !self.ended {
-            self.end(x, false);
-        }
-    }
-
-    /// Lets others have what is kept, where that is all of it.
-    fn poll_place(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<()> {
-        if let Some(mut store) = self.store.take() {
-            match store.spool.poll_written(cx) {
-                Poll::Pending => {
-                    self.store = Some(store);
-                    return Poll::Pending;
-                }
-                Poll::Ready(Err(failed)) => store.fail(&failed),
-                Poll::Ready(Ok(file)) => {
-                    let (spool, placing) = store.split();
-                    self.spool = Some(Box::new(spool));
-                    self.announced = true;
-                    x.spawn_work(placing.run(file));
-                }
-            }
-        }
-        Poll::Ready(())
-    }
-
-    /// Fetches the rest for the store alone.
-    async fn drain(mut self, mut part: Exchange) {
-        let whole = poll_fn(|cx| {
-            loop {
-                match ready!(self.poll_fetch(&mut part, cx)) {
-                    Ok(true) => {
-                        self.body.consume(self.stored);
-                        self.stored = 0;
-                    }
-                    Ok(false) => return Poll::Ready(true),
-                    Err(_) => return Poll::Ready(false),
-                }
-                if self.store.is_none() {
-                    return Poll::Ready(false);
-                }
-            }
-        });
-        let whole = whole.await;
-        self.body.finish(&mut part, whole);
-        if let Some(store) = self.store.take().filter(|_| whole) {
-            store.commit().await;
-        }
-    }
-}
-
-fn log(x: &Exchange, failed: &Failed) {
-    x.log_while(Level::Crit, Some(&failed.error), failed, "reading upstream");
-}
-
-impl Source for Buffered {
-    fn poll_ready(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        if self.ahead.is_some() && ready!(self.poll_ahead(x, cx))? {
-            return Poll::Ready(Ok(true));
-        }
-        if self.ended { self.body.poll_ready(x, cx) } else { self.poll_fetch(x, cx) }
-    }
-
-    fn read_ahead(&mut self, x: &mut Exchange, cx: &mut Context<'_>) {
+    /// Fetches what there is room for.
+    fn read_ahead(
+        &mut self,
+        body: &mut UpstreamBody,
+        rules: &Buffering,
+        x: &mut Exchange,
+        cx: &mut Context<'_>,
+    ) {
         while !self.ended {
-            if self.body.is_here() {
-                self.end(x, true);
+            if body.is_here() {
+                self.end(body, x, true);
                 break;
             }
-            if !self.body.data().is_empty() {
-                match self.poll_put_aside(x, cx) {
+            if !body.data().is_empty() {
+                match self.poll_put_aside(body, rules, x, cx) {
                     Poll::Ready(Ok(())) => continue,
-                    Poll::Ready(Err(failed)) => self.fail(x, &failed),
+                    Poll::Ready(Err(failed)) => self.fail(body, x, &failed),
                     Poll::Pending => {}
                 }
                 break;
             }
-            match self.poll_fetch(x, cx) {
+            match self.poll_fetch(body, x, cx) {
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) => self.end(x, false),
+                Poll::Ready(Err(_)) => self.end(body, x, false),
                 Poll::Pending => break,
             }
         }
@@ -306,7 +243,7 @@ impl Source for Buffered {
                     let message = format_args!("{message} {}", file.name());
                     x.log_while(Level::Warn, None, message, "reading upstream");
                 }
-                (Err(failed), _) => self.fail(x, &failed),
+                (Err(failed), _) => self.fail(body, x, &failed),
             }
         }
         if self.ended {
@@ -315,45 +252,131 @@ impl Source for Buffered {
         }
     }
 
+    /// The upstream is let go.
+    fn end(&mut self, body: &mut UpstreamBody, x: &mut Exchange, complete: bool) {
+        self.ended = true;
+        self.over = complete;
+        body.finish(x, complete);
+        if !complete && let Some(store) = self.store.take() {
+            // It is no use to others, but to this client.
+            self.spool = Some(store.split().0);
+            self.announced = true;
+        }
+    }
+
+    /// The file for the client cannot be written.
+    fn fail(&mut self, body: &mut UpstreamBody, x: &mut Exchange, failed: &Failed) {
+        log(x, failed);
+        self.spool = None;
+        if !self.ended {
+            self.end(body, x, false);
+        }
+    }
+
+    /// Lets others have what is kept, where that is all of it.
+    fn poll_place(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(store) = &mut self.store else { return Poll::Ready(()) };
+        let written = ready!(store.spool.poll_written(cx));
+        if let Some(store) = self.store.take() {
+            match written {
+                Err(failed) => store.fail(&failed),
+                Ok(file) => {
+                    let (spool, placing) = store.split();
+                    self.spool = Some(spool);
+                    self.announced = true;
+                    x.spawn_work(placing.run(file));
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+fn log(x: &Exchange, failed: &Failed) {
+    x.log_while(Level::Crit, Some(&failed.error), failed, "reading upstream");
+}
+
+impl Buffered {
+    #[inline]
+    pub fn new(body: UpstreamBody, rules: Arc<Buffering>, store: Option<Store>) -> Self {
+        let more = store.map(|store| Box::new(More { store: Some(store), ..More::default() }));
+        Self { body, rules, more }
+    }
+}
+
+/// Fetches the rest of an answer for its store alone, which has so many of the bytes that are ready.
+async fn drain(mut body: UpstreamBody, store: Store, stored: usize, mut part: Exchange) {
+    let mut more = More { store: Some(store), stored, ..More::default() };
+    let whole = poll_fn(|cx| {
+        loop {
+            match ready!(more.poll_fetch(&mut body, &mut part, cx)) {
+                Ok(true) if more.store.is_some() => {
+                    let n = more.stored;
+                    more.consume(&mut body, n);
+                }
+                Ok(false) => return Poll::Ready(true),
+                Ok(true) | Err(_) => return Poll::Ready(false),
+            }
+        }
+    });
+    let whole = whole.await;
+    body.finish(&mut part, whole);
+    if let Some(store) = more.store.take().filter(|_| whole) {
+        store.commit().await;
+    }
+}
+
+impl Source for Buffered {
+    fn poll_ready(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let Some(more) = &mut self.more else { return self.body.poll_ready(x, cx) };
+        if ready!(more.poll_ahead(x, cx))? {
+            return Poll::Ready(Ok(true));
+        }
+        if more.ended { self.body.poll_ready(x, cx) } else { more.poll_fetch(&mut self.body, x, cx) }
+    }
+
+    fn read_ahead(&mut self, x: &mut Exchange, cx: &mut Context<'_>) {
+        self.more.get_or_insert_default().read_ahead(&mut self.body, &self.rules, x, cx);
+    }
+
     fn data(&self) -> &[u8] {
-        match &self.ahead {
+        match self.more.as_ref().and_then(|more| more.ahead.as_ref()) {
             Some(ahead) if !ahead.data().is_empty() => ahead.data(),
             Some(_) | None => self.body.data(),
         }
     }
 
     fn consume(&mut self, n: usize) {
-        match self.ahead.as_deref_mut() {
+        let Some(more) = &mut self.more else { return self.body.consume(n) };
+        match &mut more.ahead {
             Some(Ahead { front: front @ Some(_), .. }) => {
                 *front = front.take().and_then(|(block, range)| {
                     (n < range.len()).then_some((block, range.start + n..range.end))
                 });
             }
             Some(ahead) if !ahead.memory.is_empty() => ahead.memory.consume(n),
-            Some(_) | None => {
-                self.stored = self.stored.saturating_sub(n);
-                self.body.consume(n);
-            }
+            Some(_) | None => more.consume(&mut self.body, n),
         }
     }
 
     fn is_last(&self) -> bool {
-        match &self.ahead {
-            None => self.body.is_last(),
-            Some(ahead) => {
-                self.ended
-                    && self.over
+        match self.more.as_deref() {
+            Some(More { ahead: Some(ahead), ended, over, .. }) => {
+                *ended
+                    && *over
                     && ahead.file.is_empty()
                     && (ahead.front.is_none() || ahead.memory.is_empty())
                     && self.body.data().is_empty()
                     && self.body.trailers().is_none()
             }
+            Some(_) | None => self.body.is_last(),
         }
     }
 
     fn ends_with_client(&self) -> bool {
         // What is kept the next one may want.
-        self.store.is_none() && self.body.ends_with_client()
+        let kept = self.more.as_ref().is_some_and(|more| more.store.is_some());
+        !kept && self.body.ends_with_client()
     }
 
     fn trailers(&self) -> Option<&Headers> {
@@ -361,26 +384,20 @@ impl Source for Buffered {
     }
 
     fn finish(&mut self, x: &mut Exchange, complete: bool) {
-        self.ahead = None;
-        let store = self.store.take();
-        match store {
-            Some(store) if self.over => {
-                if !self.ended {
+        let Some(more) = &mut self.more else { return self.body.finish(x, complete) };
+        more.ahead = None;
+        match more.store.take() {
+            Some(store) if more.over => {
+                if !more.ended {
                     self.body.finish(x, true);
                 }
                 x.spawn_work(store.commit());
             }
             Some(store) if !self.body.has_failed() => {
-                let stored = mem::take(&mut self.stored);
-                let rest = Buffered {
-                    stored,
-                    store: Some(store),
-                    ..Self::new(self.body.take(), Arc::clone(&self.rules), None)
-                };
                 let part = x.remainder();
-                x.spawn_work(rest.drain(part));
+                x.spawn_work(drain(self.body.take(), store, more.stored, part));
             }
-            Some(_) | None if !self.ended => self.body.finish(x, complete),
+            Some(_) | None if !more.ended => self.body.finish(x, complete),
             Some(_) | None => {}
         }
     }

@@ -72,7 +72,7 @@ impl Store {
     }
 
     /// All of the answer was pushed: the file takes its place.
-    pub async fn commit(mut self: Box<Self>) {
+    pub async fn commit(mut self) {
         match poll_fn(|cx| self.spool.poll_written(cx)).await {
             Ok(file) => self.placing.run(file).await,
             Err(failed) => self.fail(&failed),
@@ -118,6 +118,6 @@ impl Exchange {
     /// An answer that is all there takes its place.
     pub(super) fn store(&mut self, mut store: Store, body: &[u8]) {
         store.spool.push(body);
-        self.spawn_work(Box::new(store).commit());
+        self.spawn_work(store.commit());
     }
 }

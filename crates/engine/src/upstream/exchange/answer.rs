@@ -178,6 +178,7 @@ impl Asking<'_> {
     }
 
     /// The answer as it goes to the client.
+    #[inline]
     fn stream(&self, x: &Exchange, mut body: UpstreamBody, buffering: bool, store: Option<Store>) -> Body {
         if !buffering {
             return Body::Stream(Box::new(body));
@@ -221,6 +222,7 @@ impl Asking<'_> {
         group.balance.answered(x, &self.tried, attempt.peer);
     }
 
+    #[inline]
     fn body(
         &self,
         x: &Exchange,
