@@ -109,9 +109,12 @@ impl More {
         if let Some(store) = &mut self.store
             && let Err(failed) = ready!(store.spool.poll_room(cx))
         {
-            // The client gets it all the same.
             store.fail(&failed);
             self.store = None;
+            // A client that keeps up gets it all the same.
+            if self.ahead.as_ref().is_some_and(|ahead| !ahead.file.is_empty()) {
+                return Poll::Ready(Err(failed.error));
+            }
         }
         let more = ready!(body.poll_ready(x, cx))?;
         self.over = !more;
@@ -142,6 +145,8 @@ impl More {
         let Some(spool) = spool else { return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())) };
         if let Err(failed) = ready!(spool.poll_read(cx, &ahead.file, &mut ahead.memory)) {
             log(x, &failed);
+            // A file that lacks something is of no use to anybody.
+            (self.store, self.spool) = (None, None);
             return Poll::Ready(Err(failed.error));
         }
         ahead.file.start += ahead.memory.len() as u64;

@@ -44,6 +44,7 @@ impl Place {
     }
 }
 
+/// What failed once is to be dropped: the file lacks something then.
 pub(super) struct Spool {
     place: Place,
     piece: usize,

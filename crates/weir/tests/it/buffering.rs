@@ -341,20 +341,29 @@ fn only_what_is_whole_becomes_a_file() {
     until("temporary files are gone", || files(&server.folder().path().join("proxy_temp")) == 0);
 }
 
-/// Files of the server have at most a MiB, which works for any user, and fails as a full disk does.
+/// Files of the server have at most some MiB, which works for any user, and fails as a full disk does.
 fn a_file_that_cannot_be_written() {
     let scripts = Folder::new(&[]);
-    let script = format!("#!/bin/sh\nulimit -f 2048\ntrap '' XFSZ\nexec {} \"$@\"\n", executable());
+    let script = format!("#!/bin/sh\nulimit -f 12000\ntrap '' XFSZ\nexec {} \"$@\"\n", executable());
     let script = scripts.write("limited", script);
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     let origin = long_and_short("");
     let names = [("origin", origin.address().to_string())];
     let server = Server::start(&script.to_string_lossy(), CONF, &names);
-    let mut client = slow(&server, "/x");
-    server.logged(" failed (27: File too large) while reading upstream, client: 127.0.0.1");
-    assert!(server.log().contains("[crit]"), "{}", server.log());
-    let got = client.last_words();
-    assert!(got.starts_with("HTTP/1.1 200 OK\r\n") && got.len() < LONG, "{}", got.len());
+    fs::set_permissions(server.folder().path(), fs::Permissions::from_mode(0o777)).unwrap();
+    for path in ["/x", "/cached/x", "/stored/x"] {
+        let mut client = slow(&server, path);
+        let of_path = format!("request: \"GET {path} HTTP/1.1\"");
+        until("the failure is told", || {
+            let told = " failed (27: File too large) while reading upstream, client: 127.0.0.1";
+            let log = server.log();
+            log.lines().any(|l| l.contains("[crit]") && l.contains(told) && l.contains(&of_path))
+        });
+        // What comes is right as far as it goes.
+        let (head, got) = client.cut_off();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{path}: {head}");
+        assert!(got.len() < LONG && body().starts_with(&got), "{path}: {}", got.len());
+    }
     // A folder that is no folder any more.
     let folder = server.folder().path().join("proxy_temp");
     fs::remove_dir_all(&folder).unwrap();
