@@ -3,6 +3,7 @@
 pub mod cache;
 pub mod contract;
 pub mod errorlog;
+pub mod files;
 pub mod generation;
 pub mod hash;
 pub mod http;

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use weir_ir::program::PathSpec;
 
+use crate::files::Failed;
+
 /// How long the name of a temporary file is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keep {
@@ -31,7 +33,7 @@ impl TempFile {
     ///
     /// # Errors
     /// Those of `open(2)` and `mkdir(2)`.
-    pub fn create(below: &PathSpec, keep: Keep) -> io::Result<Self> {
+    pub fn create(below: &PathSpec, keep: Keep) -> Result<Self, Failed> {
         Self::numbered(keep, |number| name(below, number), below.levels[0] != 0)
     }
 
@@ -39,11 +41,11 @@ impl TempFile {
     ///
     /// # Errors
     /// Those of `open(2)`.
-    pub fn beside(path: &str) -> io::Result<Self> {
+    pub fn beside(path: &str) -> Result<Self, Failed> {
         Self::numbered(Keep::WhileOpen, |number| format!("{path}.{number:010}"), false)
     }
 
-    fn numbered(keep: Keep, name: impl Fn(u32) -> String, makes_folders: bool) -> io::Result<Self> {
+    fn numbered(keep: Keep, name: impl Fn(u32) -> String, makes_folders: bool) -> Result<Self, Failed> {
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         // What an earlier process left behind is leapt over.
         const LEAP: u32 = 123_456;
@@ -52,20 +54,21 @@ impl TempFile {
             let mut opened = open(&name);
             if opened.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) && makes_folders {
                 let folder = Path::new(&name).parent().unwrap_or(Path::new("/"));
-                DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+                let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+                made.map_err(|error| Failed::of("mkdir()", folder, error))?;
                 opened = open(&name);
             }
             match opened {
                 Ok(file) => {
                     if keep == Keep::Never {
-                        std::fs::remove_file(&name)?;
+                        std::fs::remove_file(&name).map_err(|error| Failed::of("unlink()", &name, error))?;
                     }
                     return Ok(Self { file, name: name.into(), remove: keep == Keep::WhileOpen });
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     NUMBER.fetch_add(LEAP, Ordering::Relaxed);
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(Failed::of("open()", name, error)),
             }
         }
     }

@@ -55,7 +55,7 @@ pub struct OpenFile {
 }
 
 /// A directory for temporary or cached files.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PathSpec {
     pub path: Arc<str>,
     /// Lengths of the names of each level of subdirectories, 0 where there is none.

@@ -260,6 +260,23 @@ impl Client {
         String::from_utf8_lossy(&std::mem::take(&mut self.buffer)).into_owned()
     }
 
+    /// The head of a response that is cut off, and what comes of its body as it is on the wire.
+    ///
+    /// # Panics
+    /// If the server does not end the connection, or has sent no head.
+    #[track_caller]
+    pub fn cut_off(&mut self) -> (String, Vec<u8>) {
+        match self.all() {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {}
+            Err(e) => panic!("not cut off: {e}"),
+        }
+        let mut head = std::mem::take(&mut self.buffer);
+        let end = find(&head, b"\r\n\r\n").expect("a head") + 4;
+        let body = head.split_off(end);
+        (String::from_utf8_lossy(&head).into_owned(), body)
+    }
+
     /// Waits for the server to close without sending anything more; a reset is fine too.
     ///
     /// # Panics

@@ -5,14 +5,15 @@
 //! so that what nginx cached is still there for weir.
 
 use std::fs::{DirBuilder, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::Path;
 
 use weir_ir::program::PathSpec;
 
 use super::Key;
-use crate::temp_file::{Keep, TempFile};
+use crate::files::{Failed, Moving};
+use crate::temp_file::TempFile;
 
 /// Of the layout; files of another one are not ours to read.
 const VERSION: u64 = 5;
@@ -265,10 +266,6 @@ pub fn update(path: &str, id: u64, length: u64, header: &Header) -> io::Result<(
     Ok(())
 }
 
-/// A file in the making.
-#[derive(Debug)]
-pub struct Writing(TempFile);
-
 /// What became of a file that was written.
 #[derive(Clone, Copy, Debug)]
 pub struct Stored {
@@ -276,62 +273,43 @@ pub struct Stored {
     pub disk: u64,
 }
 
-impl Writing {
-    /// Below a folder for temporary files, or beside the file that it will be.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn create(temp: Option<&PathSpec>, path: &str) -> io::Result<Self> {
-        if let Some(temp) = temp {
-            return TempFile::create(temp, Keep::WhileOpen).map(Self);
+/// Makes a temporary file beside the one of that path.
+///
+/// # Errors
+/// Those of the file system.
+pub fn beside(path: &str) -> Result<TempFile, Failed> {
+    match TempFile::beside(path) {
+        Err(failed) if failed.error.kind() == io::ErrorKind::NotFound => {
+            let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+            made.map_err(|error| Failed::of("mkdir()", folder, error))?;
+            TempFile::beside(path)
         }
-        match TempFile::beside(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                make_folders(path)?;
-                TempFile::beside(path).map(Self)
-            }
-            made => made.map(Self),
-        }
-    }
-
-    /// # Errors
-    /// Those of the file system.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        (&self.0.file).write_all(bytes)
-    }
-
-    /// Puts it in its place, over another that may be there.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn place(self, path: &str) -> io::Result<Stored> {
-        let mut renamed = std::fs::rename(self.0.name(), path);
-        if renamed.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-            make_folders(path)?;
-            renamed = std::fs::rename(self.0.name(), path);
-        }
-        let about = match renamed {
-            Ok(()) => self.0.file.metadata()?,
-            // It is on another disk.
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                let near = TempFile::beside(path)?;
-                std::fs::copy(self.0.name(), near.name())?;
-                std::fs::rename(near.name(), path)?;
-                near.file.metadata()?
-            }
-            Err(error) => return Err(error),
-        };
-        Ok(Stored { id: about.ino(), disk: disk(&about) })
+        made => made,
     }
 }
 
-fn make_folders(path: &str) -> io::Result<()> {
-    let folder = Path::new(path).parent().unwrap_or(Path::new("/"));
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+/// Puts a file that is whole in its place, over another that may be there.
+///
+/// # Errors
+/// Those of the file system.
+pub fn place(file: &TempFile, path: &str) -> Result<Stored, Failed> {
+    let moving = Moving {
+        from: file.name().into(),
+        to: path.into(),
+        access: None,
+        modified: None,
+        create_path: Some(0o600),
+    };
+    moving.run()?;
+    let about = Path::new(path).metadata().map_err(|error| Failed::of("stat()", path, error))?;
+    Ok(Stored { id: about.ino(), disk: disk(&about) })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     fn header(key: &[u8], head: &[u8]) -> Header {
@@ -370,11 +348,11 @@ mod tests {
         let path = folder.join("a/name").to_string_lossy().into_owned();
         let (key, head) = (&b"http://a/"[..], &b"HTTP/1.1 200 OK\r\n\r\n"[..]);
         let header = header(key, head);
-        let mut writing = Writing::create(None, &path).unwrap();
-        writing.write(&header.write(key, head)).unwrap();
-        writing.write(b"body").unwrap();
+        let made = beside(&path).unwrap();
+        (&made.file).write_all(&header.write(key, head)).unwrap();
+        (&made.file).write_all(b"body").unwrap();
         assert!(matches!(open(&path, key, 7), Err(Unusable::Absent)));
-        let stored = writing.place(&path).unwrap();
+        let stored = place(&made, &path).unwrap();
         let opened = open(&path, key, 7).unwrap();
         assert_eq!((&opened.header, opened.id), (&header, stored.id));
         assert!(opened.start.ends_with(head) && opened.length == opened.start.len() as u64 + 4);

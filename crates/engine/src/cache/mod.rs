@@ -18,7 +18,7 @@ use weir_syntax::Level;
 
 use crate::errorlog::Log;
 
-pub use file::{Header, Opened, ROOM, Stored, Unusable, Writing, head_start, open, path, update};
+pub use file::{Header, Opened, ROOM, Stored, Unusable, beside, head_start, open, path, place, update};
 
 use purge::Purges;
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
+use weir_ir::program::ScopeKind;
 use weir_ir::{LocationId, Regex, VariableId};
 use weir_syntax::Level;
 
@@ -107,6 +108,8 @@ pub struct Exchange {
     /// The level whose settings hold now: a server at first, then a location.
     pub location: LocationId,
     pub server: LocationId,
+    /// An `if` with a handler that the request was in before another one of its location.
+    pub(crate) left_if: Option<LocationId>,
     /// The present path, decoded; differs from the head's after a rewrite or an internal redirect.
     pub uri: Vec<u8>,
     pub args: Vec<u8>,
@@ -221,6 +224,7 @@ impl Exchange {
             request_length: 0,
             location: server,
             server,
+            left_if: None,
             uri_changed: false,
             valid_location: true,
             uri_below_alias: false,
@@ -265,6 +269,15 @@ impl Exchange {
             connection,
             client,
         }
+    }
+
+    /// Goes on in an `if` of the present location. One without a handler leaves it to that of an `if` before it.
+    pub fn enter(&mut self, level: LocationId) {
+        let left = self.location();
+        if matches!(left.kind, ScopeKind::If) && left.handlers.handler.is_some() {
+            self.left_if = Some(self.location);
+        }
+        self.location = level;
     }
 
     /// Begins with the request whose head was read, at a server of a generation.
@@ -370,6 +383,7 @@ impl Exchange {
     /// Is where another exchange of the same path is already, right before its content.
     pub(crate) fn goes_on_from(&mut self, other: &Self) {
         self.location = other.location;
+        self.left_if = other.left_if;
         self.uri_changed = other.uri_changed;
         self.valid_location = other.valid_location;
         self.uri_below_alias = other.uri_below_alias;

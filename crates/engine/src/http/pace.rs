@@ -78,7 +78,7 @@ impl Exchange {
     }
 
     /// The size that a template gives; 0 without one, or if it is none.
-    fn size(&self, template: Option<&Template>) -> u64 {
+    pub(crate) fn size(&self, template: Option<&Template>) -> u64 {
         let Some(template) = template else { return 0 };
         let text = template.value(self);
         value::size(&text).unwrap_or_else(|| {

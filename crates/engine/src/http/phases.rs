@@ -9,6 +9,7 @@ use std::borrow::Cow;
 
 use weir_ir::LocationId;
 use weir_ir::http::core::{Alias, Satisfy};
+use weir_ir::program::ScopeKind;
 use weir_syntax::Level;
 
 use crate::contract::{Check, Flow, Step};
@@ -242,6 +243,7 @@ async fn to_content(x: &mut Exchange, generation: &Generation) -> Option<Flow> {
 
 fn enter(x: &mut Exchange, generation: &Generation, id: LocationId) {
     x.location = id;
+    x.left_if = None;
     if let Some((methods, inner)) = &generation.location(id).core.limit_except
         && !methods.iter().any(|m| **m == *x.method_name())
     {
@@ -322,9 +324,20 @@ async fn access(handlers: &[Box<dyn Check>], satisfy: Satisfy, x: &mut Exchange)
 }
 
 async fn content(x: &mut Exchange, generation: &Generation) -> Flow {
-    let handlers = &generation.location(x.location).handlers;
-    match &handlers.handler {
+    let location = generation.location(x.location);
+    let handlers = &location.handlers;
+    let left = x.left_if.filter(|_| handlers.handler.is_none() && matches!(location.kind, ScopeKind::If));
+    let handler = match left {
+        // The handler that was set stays, and finds the settings of the `if` that the request is in now.
+        Some(left) => &generation.location(left).handlers.handler,
+        None => &handlers.handler,
+    };
+    match handler {
         None => {}
+        Some(ContentHandler::Upstream(_)) if left.is_some() => {
+            x.log(Level::Alert, "no upstream configuration");
+            return Flow::Answer(500);
+        }
         Some(ContentHandler::Upstream(protocol)) => return upstream::exchange::run(x, &**protocol).await,
         Some(ContentHandler::Content(handler)) => {
             let flow = match handler.respond(x) {

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use weir_ir::http::core::BodyInFile;
 use weir_syntax::Level;
 
+use crate::files::Failed;
 use crate::http::{Client, Exchange};
 use crate::http1::Known;
 use crate::http1::body::{Decoder, Piece};
@@ -225,22 +226,18 @@ impl Exchange {
                 return Err(error);
             }
             if memory.len() as u64 > bound
-                && let Err(error) = self.spill(&mut memory, &mut file)
+                && let Err(failed) = self.spill(&mut memory, &mut file)
             {
-                self.log_error(
-                    Level::Crit,
-                    Some(&error),
-                    "writing the request body to a temporary file failed",
-                );
+                self.log_error(Level::Crit, Some(&failed.error), &failed);
                 self.keepalive = false;
                 return Err(BodyError(500));
             }
         }
         let in_file = self.body.in_file || self.location().core.client_body_in_file_only != BodyInFile::Off;
         if (file.is_some() || in_file)
-            && let Err(error) = self.spill(&mut memory, &mut file)
+            && let Err(failed) = self.spill(&mut memory, &mut file)
         {
-            self.log_error(Level::Crit, Some(&error), "writing the request body to a temporary file failed");
+            self.log_error(Level::Crit, Some(&failed.error), &failed);
             return Err(BodyError(500));
         }
         self.body.stored = Some(Rc::new(match file {
@@ -264,7 +261,7 @@ impl Exchange {
         }
     }
 
-    fn spill(&mut self, memory: &mut Vec<u8>, file: &mut Option<(TempFile, u64)>) -> io::Result<()> {
+    fn spill(&mut self, memory: &mut Vec<u8>, file: &mut Option<(TempFile, u64)>) -> Result<(), Failed> {
         if file.is_none() {
             let core = &self.location().core;
             let (keep, level) = match core.client_body_in_file_only {
@@ -280,8 +277,9 @@ impl Exchange {
             }
             *file = Some((made, 0));
         }
-        if let Some((TempFile { file, .. }, length)) = file {
-            file.write_all(memory)?;
+        if let Some((made, length)) = file {
+            let written = (&made.file).write_all(memory);
+            written.map_err(|error| Failed::of("pwrite()", made.name(), error))?;
             *length += memory.len() as u64;
         }
         memory.clear();

@@ -166,6 +166,10 @@ pub trait Source {
     fn ends_with_client(&self) -> bool {
         false
     }
+    /// The client takes nothing for now: what can be fetched meanwhile is.
+    fn read_ahead(&mut self, x: &mut Exchange, cx: &mut Context<'_>) {
+        let _ = (x, cx);
+    }
     /// Called once when the whole body was sent, or when sending was given up.
     fn finish(&mut self, x: &mut Exchange, complete: bool) {
         let _ = (x, complete);

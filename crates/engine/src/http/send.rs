@@ -444,6 +444,8 @@ struct Chunks {
     over: bool,
     /// Something was written: what the buffer holds is a rest, and comes before anything else.
     started: bool,
+    /// It is the source that is waited for.
+    starved: bool,
 }
 
 /// Pulls a body and writes it as it comes. The head waits for the first bytes, but not for long: it goes out when
@@ -451,45 +453,61 @@ struct Chunks {
 async fn send_stream(x: &mut Exchange, head: &mut Buf, source: &mut dyn Source) -> Result<(), SendError> {
     let mut chunks = Chunks::default();
     poll_fn(|cx| {
-        loop {
-            if chunks.started && !head.is_empty() {
-                ready!(poll_write_some(x, cx, head))?;
-            }
-            match source.poll_ready(x, cx) {
-                Poll::Ready(Ok(true)) => ready!(poll_write_piece(x, cx, head, source, &mut chunks))?,
-                Poll::Ready(Ok(false)) => {
-                    if x.chunked && !chunks.over {
-                        chunks.over = true;
-                        write_trailers(x, source.trailers(), head);
-                    } else if matches!(x.client.io, Io::Stream(_)) {
-                        add_trailers(x, source.trailers());
-                    }
-                    return poll_write_all(x, cx, head);
-                }
-                Poll::Ready(Err(_)) => {
-                    if chunks.started || !source.postpones() {
-                        ready!(poll_write_all(x, cx, head))?;
-                    }
-                    return Poll::Ready(Err(SendError::Body));
-                }
-                Poll::Pending => {
-                    if chunks.started || !source.postpones() {
-                        // The body comes in pieces, and each is for the client at once.
-                        x.set_nodelay();
-                        chunks.started = true;
-                        ready!(poll_write_all(x, cx, head))?;
-                    }
-                    if source.ends_with_client() && x.poll_client_gone(cx) {
-                        x.log_client_gone("reading upstream");
-                        let gone = io::ErrorKind::ConnectionAborted.into();
-                        return Poll::Ready(Err(SendError::Client(gone)));
-                    }
-                    return Poll::Pending;
-                }
-            }
+        chunks.starved = false;
+        let sent = poll_stream(x, cx, head, source, &mut chunks);
+        if sent.is_pending() && !chunks.starved {
+            source.read_ahead(x, cx);
         }
+        sent
     })
     .await
+}
+
+fn poll_stream(
+    x: &mut Exchange,
+    cx: &mut Context<'_>,
+    head: &mut Buf,
+    source: &mut dyn Source,
+    chunks: &mut Chunks,
+) -> Poll<Result<(), SendError>> {
+    loop {
+        if chunks.started && !head.is_empty() {
+            ready!(poll_write_some(x, cx, head))?;
+        }
+        match source.poll_ready(x, cx) {
+            Poll::Ready(Ok(true)) => ready!(poll_write_piece(x, cx, head, source, chunks))?,
+            Poll::Ready(Ok(false)) => {
+                if x.chunked && !chunks.over {
+                    chunks.over = true;
+                    write_trailers(x, source.trailers(), head);
+                } else if matches!(x.client.io, Io::Stream(_)) {
+                    add_trailers(x, source.trailers());
+                }
+                return poll_write_all(x, cx, head);
+            }
+            Poll::Ready(Err(_)) => {
+                if chunks.started || !source.postpones() {
+                    ready!(poll_write_all(x, cx, head))?;
+                }
+                return Poll::Ready(Err(SendError::Body));
+            }
+            Poll::Pending => {
+                if chunks.started || !source.postpones() {
+                    // The body comes in pieces, and each is for the client at once.
+                    x.set_nodelay();
+                    chunks.started = true;
+                    ready!(poll_write_all(x, cx, head))?;
+                }
+                if source.ends_with_client() && x.poll_client_gone(cx) {
+                    x.log_client_gone("reading upstream");
+                    let gone = io::ErrorKind::ConnectionAborted.into();
+                    return Poll::Ready(Err(SendError::Client(gone)));
+                }
+                chunks.starved = true;
+                return Poll::Pending;
+            }
+        }
+    }
 }
 
 fn poll_write_all(x: &mut Exchange, cx: &mut Context<'_>, head: &mut Buf) -> Poll<Result<(), SendError>> {

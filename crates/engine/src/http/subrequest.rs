@@ -339,6 +339,12 @@ impl Source for Included {
         }
     }
 
+    fn read_ahead(&mut self, _: &mut Exchange, cx: &mut Context<'_>) {
+        if let State::Comes(part, source) = &mut self.0 {
+            source.read_ahead(part, cx);
+        }
+    }
+
     fn ends_with_client(&self) -> bool {
         match &self.0 {
             State::Runs(_) => true,
@@ -404,6 +410,10 @@ impl Source for Either {
         self.begun && self.source.is_last()
     }
 
+    fn read_ahead(&mut self, x: &mut Exchange, cx: &mut Context<'_>) {
+        self.source.read_ahead(x, cx);
+    }
+
     fn ends_with_client(&self) -> bool {
         self.source.ends_with_client()
     }
@@ -454,6 +464,12 @@ impl Source for Chain {
         match self.parts.get(self.at..) {
             Some([part]) => part.is_last() && self.trailers().is_none(),
             Some(_) | None => false,
+        }
+    }
+
+    fn read_ahead(&mut self, x: &mut Exchange, cx: &mut Context<'_>) {
+        if let Some(part) = self.parts.get_mut(self.at) {
+            part.read_ahead(x, cx);
         }
     }
 

@@ -88,10 +88,51 @@ pub(super) struct UpstreamBody {
     pub failure: Option<Failure>,
     /// Where they go on (`proxy_pass_trailers`).
     pub trailers: Option<Box<PassedTrailers>>,
+    /// How fast it is read (`proxy_limit_rate`).
+    pub pace: Option<Box<Pace>>,
     /// When the request began, for the time that the response took.
     pub asked: u64,
     /// The index of the attempt in the exchange's states.
     pub state: usize,
+}
+
+/// How many bytes of an upstream's answer are read by when.
+pub(super) struct Pace {
+    rate: u64,
+    /// Seconds of the wall clock.
+    began: u64,
+    /// Milliseconds of the reactor's clock.
+    until: u64,
+}
+
+impl Pace {
+    /// `read` bytes are here already.
+    pub fn new(reactor: &Reactor, rate: u64, read: u64) -> Self {
+        let mut pace = Self { rate, began: reactor.clock().unix_secs(), until: 0 };
+        pace.read(reactor, read);
+        pace
+    }
+
+    /// Pauses for as long as so many bytes take at the rate.
+    fn read(&mut self, reactor: &Reactor, n: u64) {
+        self.until = reactor.clock().now_ms().saturating_add(n.saturating_mul(1000) / self.rate);
+    }
+
+    /// How many bytes may be read now, where so many were, or until when none.
+    fn allowed(&self, reactor: &Reactor, received: u64) -> Result<u64, u64> {
+        let now = reactor.clock().now_ms();
+        if self.until > now {
+            return Err(self.until);
+        }
+        let seconds = reactor.clock().unix_secs().saturating_sub(self.began) + 1;
+        match self.rate.saturating_mul(seconds).checked_sub(received) {
+            Some(left @ 1..) => Ok(left),
+            Some(0) | None => {
+                let beyond = received - self.rate.saturating_mul(seconds);
+                Err(now.saturating_add(beyond.saturating_mul(1000) / self.rate + 1))
+            }
+        }
+    }
 }
 
 /// The fields behind a body, on their way to the client.
@@ -152,8 +193,24 @@ impl UpstreamBody {
             ready: ranges.1,
             failure: self.failure.take(),
             trailers: self.trailers.take(),
+            pace: self.pace.take(),
             ..*self
         }
+    }
+
+    /// The bytes that are ready, where they are all that the block has.
+    pub(super) fn take_block(&mut self) -> Option<(Block, std::ops::Range<usize>)> {
+        let block = self.block.take_if(|_| self.raw.is_empty() && !self.ready.is_empty())?;
+        Some((block, mem::take(&mut self.ready)))
+    }
+
+    /// Whether nothing more is to be read, so that the upstream can be let go though not all was taken yet.
+    pub(super) fn is_here(&mut self) -> bool {
+        if self.trailers.is_none() && !self.is_over() && self.is_last() {
+            // What is left is framing.
+            let _ = self.advance();
+        }
+        self.is_over()
     }
 
     /// Whether it broke off.
@@ -226,11 +283,26 @@ impl UpstreamBody {
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Failure>> {
         let Some(line) = &mut self.line else { return Poll::Ready(Err(Failure::Closed)) };
+        let mut most = usize::MAX;
+        if let Some(pace) = &self.pace {
+            most = loop {
+                match pace.allowed(&self.reactor, self.received) {
+                    Ok(allowed) => break usize::try_from(allowed).unwrap_or(usize::MAX),
+                    Err(until) => self.timer.set(until),
+                }
+                ready!(self.timer.poll_expired(cx));
+                self.timer.clear();
+            };
+        }
         let mut block =
             self.block.take().unwrap_or_else(|| if self.long { Block::large() } else { Block::small() });
-        match line.io.poll_read(cx, &mut block) {
+        most = most.min(block.len());
+        match line.io.poll_read(cx, &mut block[..most]) {
             Poll::Ready(Ok(n)) => {
                 self.timer.clear();
+                if let Some(pace) = &mut self.pace {
+                    pace.read(&self.reactor, n as u64);
+                }
                 self.received += n as u64;
                 self.raw = 0..n;
                 if n == block.len() {
@@ -254,6 +326,7 @@ impl UpstreamBody {
 }
 
 impl Source for UpstreamBody {
+    #[inline]
     fn poll_ready(&mut self, _: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
             if !self.ready.is_empty() {
@@ -280,10 +353,12 @@ impl Source for UpstreamBody {
         }
     }
 
+    #[inline]
     fn data(&self) -> &[u8] {
         self.block.as_ref().map_or(&[], |block| &block[self.ready.clone()])
     }
 
+    #[inline]
     fn consume(&mut self, n: usize) {
         self.ready.start += n;
         if self.ready.is_empty() && self.raw.is_empty() {
@@ -291,6 +366,7 @@ impl Source for UpstreamBody {
         }
     }
 
+    #[inline]
     fn is_last(&self) -> bool {
         match &self.left {
             Left::Length(left) => *left == 0,
@@ -349,8 +425,16 @@ impl Source for UpstreamBody {
         if complete && self.ready.is_empty() && !self.is_over() {
             let _ = self.advance();
         }
-        let clean = self.is_over() && self.ready.is_empty() && self.raw.is_empty();
-        self.block = None;
+        let clean = self.is_over() && self.raw.is_empty();
+        if self.is_over() && !clean {
+            let message = match &self.left {
+                Left::Chunked(_) => "upstream sent data after final chunk",
+                Left::Length(_) | Left::Close | Left::Nothing => {
+                    "upstream sent more data than specified in \"Content-Length\" header"
+                }
+            };
+            x.log_while(Level::Warn, None, message, "reading upstream");
+        }
         match self.line.take() {
             Some(line) if line.keep && clean => keep(&self.reactor, line, now),
             Some(mut line) => line.io.farewell(),

@@ -24,7 +24,7 @@ use self::send::append_piece;
 use super::balance::{Outcome, Picked, Tried};
 use super::body::{Line, Tag};
 use super::queue::Nobody;
-use super::{Caching, Hidden, Upstream, UpstreamState, caching};
+use super::{Buffering, Caching, Hidden, Upstream, UpstreamState, caching};
 use crate::contract::Flow;
 use crate::http::{Exchange, Headers, Response, Template};
 use crate::http1::Method;
@@ -109,8 +109,9 @@ pub struct Settings {
     pub pass_request_body: bool,
     /// The largest head of a response.
     pub buffer_size: usize,
-    /// Unless the upstream says otherwise, its answer is not sent on at once; what is has no `limit_rate`.
+    /// Unless the upstream says otherwise, its answer is read ahead of the client; where it is not, it has no `limit_rate`.
     pub buffering: bool,
+    pub buffers: Arc<Buffering>,
     pub ignore_client_abort: bool,
     /// Answers of 300 and above are replaced where an `error_page` says so.
     pub intercept_errors: bool,
@@ -132,6 +133,15 @@ pub struct Settings {
     pub cache: Option<Arc<Caching>>,
     /// Nothing is asked: the connection is the client's as soon as it is up, who is told so with this status (CONNECT).
     pub tunnels_with: Option<u16>,
+    /// Where answers are files of their own.
+    pub store: Option<Arc<Storing>>,
+}
+
+/// `…_store`
+pub struct Storing {
+    /// `None` is the file that the location has for the request.
+    pub path: Option<Template>,
+    pub access: u32,
 }
 
 /// Where a request goes.
@@ -402,7 +412,10 @@ impl Attempt {
                 return Poll::Ready(Read::Failed(error));
             }
             let mut block = Block::small();
-            match ready!(self.line.io.poll_read(cx, &mut block)) {
+            // Where the body is read at a rate, as little of it comes with the head as in nginx.
+            let paced = settings.buffers.rate.is_some() && settings.buffer_size < block.len();
+            let most = if paced { settings.buffer_size } else { block.len() };
+            match ready!(self.line.io.poll_read(cx, &mut block[..most])) {
                 Ok(0) => return Poll::Ready(Read::Closed),
                 Ok(n) => {
                     self.received += n as u64;
@@ -833,7 +846,8 @@ fn client_gone(x: &Exchange, doing: &str) -> Failure {
 
 /// Whether the client went away and the upstream is to hear of it; others may want what a cache keeps.
 pub(super) fn poll_client_gone(x: &mut Exchange, cx: &mut Context<'_>, settings: &Settings) -> bool {
-    !settings.ignore_client_abort && !x.post_action && !x.is_cacheable() && x.poll_client_gone(cx)
+    let keeps = settings.store.is_some() || x.is_cacheable();
+    !settings.ignore_client_abort && !x.post_action && !keeps && x.poll_client_gone(cx)
 }
 
 #[cfg(test)]

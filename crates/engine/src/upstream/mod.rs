@@ -13,6 +13,7 @@ use crate::md5::Md5;
 
 pub mod balance;
 mod body;
+mod buffered;
 pub mod caching;
 pub mod exchange;
 pub mod health;
@@ -20,11 +21,14 @@ mod live;
 pub mod pool;
 pub mod probe;
 mod queue;
+mod spool;
+mod store;
 pub mod variables;
 
 pub use balance::{Balance, Look, Picked, RoundRobin, Tried};
+pub use buffered::Buffering;
 pub use caching::Caching;
-pub use exchange::{Protocol, Settings, Target, Tls, Unresolved, Whom, Written, run};
+pub use exchange::{Protocol, Settings, Storing, Target, Tls, Unresolved, Whom, Written, run};
 pub use health::Health;
 pub use live::Edit;
 pub(crate) use live::{Live, follow};

@@ -697,7 +697,10 @@ pub fn temp_path(call: &mut Call<'_>) -> Result<PathSpec, Fault> {
 }
 
 /// A size that may have variables in it.
-fn size_template(call: &mut Call<'_>) -> Result<Template, Fault> {
+///
+/// # Errors
+/// `invalid value` for one that is none.
+pub fn size_template(call: &mut Call<'_>) -> Result<Template, Fault> {
     let template = call.template(0)?;
     match template.as_literal() {
         Some(text) if value::size(text).is_none() => Err(call.under(call.refuse("invalid value"), 0)),

@@ -166,6 +166,10 @@ impl<T: Transform> Source for Transformed<T> {
         self.inner.postpones()
     }
 
+    fn read_ahead(&mut self, x: &mut Exchange, cx: &mut Context<'_>) {
+        self.inner.read_ahead(x, cx);
+    }
+
     fn ends_with_client(&self) -> bool {
         self.inner.ends_with_client()
     }

@@ -305,6 +305,14 @@ impl Settings {
         }
     }
 
+    pub(super) fn is_set(&self) -> bool {
+        self.zone.is_set()
+    }
+
+    pub(super) fn turn_off(&mut self) {
+        self.zone.replace(None);
+    }
+
     pub(super) fn is_on(&self) -> bool {
         self.zone.get().is_some_and(Option::is_some)
     }
@@ -314,7 +322,6 @@ impl Settings {
         &self,
         module: &'static str,
         prefix: &'static str,
-        temp_path: &PathSpec,
         plan: &Plan<'_, '_>,
     ) -> Option<Arc<Caching>> {
         let name = self.zone.get()?.as_ref()?;
@@ -342,7 +349,6 @@ impl Settings {
             lock_timeout: self.lock_timeout.or(5000),
             convert_head: self.convert_head.or(true),
             max_range_offset: self.max_range_offset.get().copied(),
-            temp_path: Arc::new(temp_path.clone()),
         }))
     }
 }

@@ -8,6 +8,7 @@ pub mod autoindex;
 mod body;
 pub mod brotli;
 pub mod browser;
+mod buffers;
 pub mod cache;
 pub mod charset;
 pub mod compress;

@@ -349,6 +349,10 @@ impl Source for Parts {
         self.left > 0 && self.inner.postpones()
     }
 
+    fn read_ahead(&mut self, x: &mut Exchange, cx: &mut Context<'_>) {
+        self.inner.read_ahead(x, cx);
+    }
+
     fn ends_with_client(&self) -> bool {
         self.inner.ends_with_client()
     }

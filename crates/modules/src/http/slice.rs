@@ -296,6 +296,12 @@ impl Source for Slices {
         self.position < self.length
     }
 
+    fn read_ahead(&mut self, x: &mut Exchange, cx: &mut Context<'_>) {
+        if let Some(present) = &mut self.present {
+            present.body.source_mut().read_ahead(x, cx);
+        }
+    }
+
     fn ends_with_client(&self) -> bool {
         self.present.as_ref().is_some_and(|present| present.body.source().ends_with_client())
     }

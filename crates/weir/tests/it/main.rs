@@ -8,6 +8,7 @@
 //! of weir's HTTP is checked against the reference.
 
 mod balancing;
+mod buffering;
 mod cache;
 mod demo;
 mod drain;
@@ -61,7 +62,8 @@ fn main() -> ExitCode {
             filter => filters.push(filter),
         }
     }
-    let all: [&[Test]; 14] = [
+    let all: [&[Test]; 15] = [
+        buffering::TESTS,
         cache::TESTS,
         processes::TESTS,
         reload::TESTS,

@@ -1,7 +1,6 @@
 //! What a cache has to do with an exchange: whether an answer is there already, may be used, and is kept for others.
 
 mod judge;
-mod store;
 
 use std::fs::File;
 use std::future::{Future, poll_fn};
@@ -10,11 +9,12 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::task::spawn_blocking;
-use weir_ir::program::PathSpec;
 use weir_ir::value;
 use weir_syntax::Level;
 
-use super::exchange::{Protocol, next};
+use super::exchange::{Protocol, Settings, next};
+use super::spool::{Place as Where, Spool};
+use super::store::{Shelf, Store};
 use crate::cache::{self, Header, Hold, Key, Known as KnownKey, Locked, Unusable, Zone};
 use crate::contract::Flow;
 use crate::http::response::FilePart;
@@ -23,8 +23,6 @@ use crate::http1::response::{Head, Parsed};
 use crate::http1::{Known, Method};
 use crate::md5::Md5;
 use judge::{Judged, judge};
-
-pub(super) use store::{Fill, Store};
 
 /// `…_cache` and its like at one location. Times are milliseconds unless they say otherwise.
 pub struct Caching {
@@ -50,7 +48,6 @@ pub struct Caching {
     pub lock_timeout: u64,
     pub convert_head: bool,
     pub max_range_offset: Option<u64>,
-    pub temp_path: Arc<PathSpec>,
 }
 
 /// Which cache.
@@ -638,10 +635,10 @@ pub(super) fn over(x: &mut Exchange, flow: &Flow) {
 }
 
 /// Begins to keep an answer, where it is to be kept.
-pub(super) fn keep(x: &mut Exchange, head: &Head) -> Option<Store> {
+pub(super) fn keep(x: &mut Exchange, head: &Head, settings: &Settings) -> Option<Store> {
     let now = x.now();
     let mut cache = x.cache.take()?;
-    let store = cache.keep(x, head, now);
+    let store = cache.keep(x, head, settings, now);
     if store.is_none() {
         cache.cacheable = false;
         cache.hold = None;
@@ -651,7 +648,7 @@ pub(super) fn keep(x: &mut Exchange, head: &Head) -> Option<Store> {
 }
 
 impl Cached {
-    fn keep(&mut self, x: &Exchange, head: &Head, now: i64) -> Option<Store> {
+    fn keep(&mut self, x: &Exchange, head: &Head, settings: &Settings, now: i64) -> Option<Store> {
         if !self.cacheable || holds(&self.rules.no_cache, x) {
             return None;
         }
@@ -691,8 +688,13 @@ impl Cached {
             // Variables tell of the answer from now on.
             copy.header = header;
         }
-        let temp = self.zone.spec.use_temp_path.then(|| Arc::clone(&self.rules.temp_path));
-        let path = cache::path(&self.zone.spec.path, &hold.key).into();
-        Some(Store::new(hold, path, temp, start, x.log_handle().clone()))
+        let path: Arc<str> = cache::path(&self.zone.spec.path, &hold.key).into();
+        let buffers = &settings.buffers;
+        let place = match self.zone.spec.use_temp_path {
+            true => Where::Below(Arc::clone(&buffers.temp_path)),
+            false => Where::Near(Arc::clone(&path)),
+        };
+        let spool = Spool::new(place, buffers.write_size, start);
+        Some(Store::new(x, spool, Shelf::Cache { hold, path }))
     }
 }

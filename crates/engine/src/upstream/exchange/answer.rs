@@ -1,23 +1,31 @@
 //! What becomes of a request whose upstream has answered: the next peer, a page, a redirect, a tunnel or a response.
 
 use std::borrow::Cow;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use weir_ir::value;
 use weir_syntax::Level;
 
-use super::{Answered, Asking, Attempt, Failure, Settings, ignore, next};
+use super::{Answered, Asking, Attempt, Failure, Settings, Storing, ignore, next};
 use crate::contract::Flow;
+use crate::files::Moving;
 use crate::http::exchange::Tunnel;
 use crate::http::{Body, Exchange, special};
-use crate::http1::Known;
 use crate::http1::body::Decoder;
 use crate::http1::response::{Framing, Head};
+use crate::http1::{Known, date};
 use crate::io::{Block, Buf};
 use crate::tunnel;
 use crate::upstream::balance::Outcome;
-use crate::upstream::body::{Left, Line, PassedTrailers, UpstreamBody, keep};
-use crate::upstream::caching::{self, Fill};
+use crate::upstream::body::{Left, Line, Pace, PassedTrailers, UpstreamBody, keep};
+use crate::upstream::buffered::Buffered;
+use crate::upstream::caching;
+use crate::upstream::spool::{Place, Spool};
+use crate::upstream::store::{Shelf, Store};
 
 /// A body up to this long that came with its head is taken out of the block at once, and its connection is free again.
 const SHORT: u64 = 4096;
@@ -118,7 +126,11 @@ impl Asking<'_> {
             Framing::UntilClose => Left::Close,
             Framing::Tunnel => unreachable!("handled above"),
         };
-        let store = if x.cache.is_some() && buffering { caching::keep(x, head) } else { None };
+        let store = match buffering {
+            true if x.cache.is_some() => caching::keep(x, head, settings),
+            true => settings.store.as_deref().and_then(|storing| self.store(x, head, storing)),
+            false => None,
+        };
         let here = block.as_ref().map_or(&[][..], |b| &b[raw.clone()]);
         let whole = match left {
             Left::Nothing => true,
@@ -149,10 +161,7 @@ impl Asking<'_> {
             return Ok(Flow::Respond(response));
         }
         let body = self.body(x, line, left, block, raw, attempt.started);
-        response.body = Body::Stream(match store {
-            Some(store) => Box::new(Fill::new(body, store)),
-            None => Box::new(body),
-        });
+        response.body = self.stream(x, body, buffering, store);
         Ok(Flow::Respond(response))
     }
 
@@ -168,6 +177,44 @@ impl Asking<'_> {
         Ok(Flow::Respond(response))
     }
 
+    /// The answer as it goes to the client.
+    #[inline]
+    fn stream(&self, x: &Exchange, mut body: UpstreamBody, buffering: bool, store: Option<Store>) -> Body {
+        if !buffering {
+            return Body::Stream(Box::new(body));
+        }
+        let buffers = &self.protocol.settings().buffers;
+        let rate = x.size(buffers.rate.as_ref());
+        if rate > 0 {
+            body.pace = Some(Box::new(Pace::new(&x.reactor, rate, body.received)));
+        }
+        Body::Stream(Box::new(Buffered::new(body, Arc::clone(buffers), store)))
+    }
+
+    /// Begins to make a file of an answer that is to be one.
+    fn store(&self, x: &Exchange, head: &Head, storing: &Storing) -> Option<Store> {
+        if head.status() != 200 || self.to_head {
+            return None;
+        }
+        let to = match &storing.path {
+            Some(path) => path.value(x),
+            None => x.file()?.path.to_vec(),
+        };
+        if to.is_empty() {
+            return None;
+        }
+        let buffers = &self.protocol.settings().buffers;
+        let spool = Spool::new(Place::Below(Arc::clone(&buffers.temp_path)), buffers.write_size, vec![]);
+        let moving = Moving {
+            from: PathBuf::new(),
+            to: OsString::from_vec(to).into(),
+            access: Some(storing.access),
+            modified: head.first(Known::LastModified).and_then(date::parse_http),
+            create_path: Some(storing.access),
+        };
+        Some(Store::new(x, spool, Shelf::File(moving)))
+    }
+
     /// The request stays with this answer.
     fn succeeded(&self, x: &Exchange, attempt: &Attempt, now: u64) {
         let group = &self.target.group;
@@ -175,6 +222,7 @@ impl Asking<'_> {
         group.balance.answered(x, &self.tried, attempt.peer);
     }
 
+    #[inline]
     fn body(
         &self,
         x: &Exchange,
@@ -199,6 +247,7 @@ impl Asking<'_> {
             ready: 0..0,
             line: Some(line),
             failure: None,
+            pace: None,
             trailers: passed.map(|hidden| Box::new(PassedTrailers::new(hidden, settings.buffer_size))),
             asked,
             state: x.upstream_states.len().saturating_sub(1),
@@ -216,7 +265,7 @@ impl Asking<'_> {
         let mut line = attempt.line;
         line.keep = false;
         let body = self.body(x, line, Left::Close, block, raw, attempt.started);
-        response.body = Body::Stream(Box::new(body));
+        response.body = self.stream(x, body, self.protocol.settings().buffering, None);
         Flow::Respond(response)
     }
 }

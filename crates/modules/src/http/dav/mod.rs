@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use weir_engine::contract::{Content, Flow, Install, Step};
+use weir_engine::files::{Moving, of_directory};
 use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Response};
 use weir_engine::http1::uri::{Escape, decode_unsafe, escape};
@@ -15,7 +16,7 @@ use weir_ir::{Call, Fault, Merge};
 use weir_syntax::{Diagnostic, Level};
 
 use super::files;
-use work::{Moving, Trouble, Work};
+use work::{Trouble, Work};
 
 mod work;
 
@@ -74,7 +75,7 @@ impl Conf for Rules {
 }
 
 /// `user:rw group:r all:r`; its owner may read and write what nothing is said of.
-fn access(call: &mut Call<'_>) -> Result<u32, Fault> {
+pub(super) fn access(call: &mut Call<'_>) -> Result<u32, Fault> {
     let (mut mode, mut user) = (0, 0o600);
     for index in 0..call.args().len() {
         let (shift, rights) = match call.arg(index) {
@@ -283,7 +284,7 @@ impl Ready {
         if !x.uri.ends_with(b"/") {
             return refuse(x, 409, "MKCOL can create a collection only");
         }
-        Ok(Work::MakeDirectory { path: bare(&path(x)?).to_owned(), mode: work::of_directory(self.access) })
+        Ok(Work::MakeDirectory { path: bare(&path(x)?).to_owned(), mode: of_directory(self.access) })
     }
 
     fn copy_or_move(&self, x: &mut Exchange) -> Result<Work, u16> {

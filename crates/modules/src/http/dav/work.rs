@@ -1,13 +1,12 @@
 //! What a WebDAV request does to the file system; it runs where it may wait for the disk.
 
-use std::fs::{self, DirBuilder, File, Metadata, Permissions};
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
+use weir_engine::files::{self, Failed, Moving, of_directory};
 use weir_syntax::Level;
 
 /// The work of one request.
@@ -34,17 +33,6 @@ pub(super) enum Work {
         /// The message for a destination that is a collection where none is meant.
         not_into: String,
     },
-}
-
-/// A file that is to be somewhere else.
-pub(super) struct Moving {
-    pub from: PathBuf,
-    pub to: PathBuf,
-    pub access: Option<u32>,
-    /// Seconds since the epoch.
-    pub modified: Option<i64>,
-    /// Directories that are missing are made, and are accessible as a file of this mode is.
-    pub create_path: Option<u32>,
 }
 
 /// Why a request failed, for the log and for the client.
@@ -85,9 +73,12 @@ impl Trouble {
     }
 }
 
-/// Whoever may read a directory may search it.
-pub(super) fn of_directory(access: u32) -> u32 {
-    access | (access & 0o444) >> 2
+impl From<Failed> for Trouble {
+    fn from(failed: Failed) -> Self {
+        let full = failed.call == "write()" && failed.error.raw_os_error() == Some(Errno::ENOSPC as i32);
+        let (message, code) = (failed.to_string(), if full { 507 } else { 500 });
+        Self { level: Level::Crit, error: Some(failed.error), message, code }
+    }
 }
 
 impl Work {
@@ -128,11 +119,11 @@ impl Work {
                 if !source.is_dir() {
                     if moves {
                         let create_path = Some(access);
-                        return Moving { from, to, access: None, modified: None, create_path }
-                            .run()
-                            .map(|()| 204);
+                        Moving { from, to, access: None, modified: None, create_path }.run()?;
+                    } else {
+                        files::copy(&from, &to)?;
                     }
-                    return copy_file(&from, &to).map(|()| 204);
+                    return Ok(204);
                 }
                 if !collection {
                     return Err(Trouble::refused(400, None, format!("\"{uri}\" is collection")));
@@ -161,80 +152,6 @@ fn delete(path: &Path, directory: bool) -> Result<(), Trouble> {
     result.map_err(|error| Trouble::of(call, path, error, 404))
 }
 
-impl Moving {
-    fn run(&self) -> Result<(), Trouble> {
-        let Self { from, to, .. } = self;
-        if let Some(seconds) = self.modified.and_then(|seconds| u64::try_from(seconds).ok()) {
-            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-            File::open(from)
-                .and_then(|file| file.set_modified(time))
-                .map_err(|error| Trouble::broken("utimes()", from, error))?;
-        }
-        if let Some(access) = self.access {
-            fs::set_permissions(from, Permissions::from_mode(access))
-                .map_err(|error| Trouble::broken("chmod()", from, error))?;
-        }
-        let mut renamed = fs::rename(from, to);
-        if let (Err(error), Some(access), Some(folder)) = (&renamed, self.create_path, to.parent())
-            && error.kind() == io::ErrorKind::NotFound
-        {
-            let made = DirBuilder::new().recursive(true).mode(of_directory(access)).create(folder);
-            made.map_err(|error| Trouble::broken("mkdir()", to, error))?;
-            renamed = fs::rename(from, to);
-        }
-        match renamed {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                copy_file(from, to)?;
-                fs::remove_file(from).map_err(|error| Trouble::broken("unlink()", from, error))
-            }
-            Err(error) => {
-                let message = format!("rename() \"{}\" to \"{}\" failed", from.display(), to.display());
-                Err(Trouble { level: Level::Crit, error: Some(error), message, code: 500 })
-            }
-        }
-    }
-}
-
-/// Copies a file with its mode and time, under a name of its own until it is whole.
-fn copy_file(from: &Path, to: &Path) -> Result<(), Trouble> {
-    static NUMBER: AtomicU32 = AtomicU32::new(1);
-    let mut name = to.as_os_str().to_owned();
-    name.push(format!(
-        ".{:05}{:05}",
-        std::process::id() % 100_000,
-        NUMBER.fetch_add(1, Ordering::Relaxed) % 100_000
-    ));
-    let temporary = PathBuf::from(name);
-    let copied = copy_contents(from, &temporary, to).and_then(|()| {
-        fs::rename(&temporary, to).map_err(|error| Trouble::broken("rename()", &temporary, error))
-    });
-    if copied.is_err() {
-        // It may not even have come about.
-        let _ = fs::remove_file(&temporary);
-    }
-    copied
-}
-
-/// `shown` is what messages call it.
-fn copy_contents(from: &Path, to: &Path, shown: &Path) -> Result<(), Trouble> {
-    // Without O_NONBLOCK opening a pipe would wait for its writer.
-    let source = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(from);
-    let mut source = source.map_err(|error| Trouble::broken("open()", from, error))?;
-    let metadata = source.metadata().map_err(|error| Trouble::broken("fstat()", from, error))?;
-    if !metadata.is_file() {
-        return Err(Trouble::broken("read()", from, Errno::EINVAL.into()));
-    }
-    let target = File::options().write(true).create_new(true).mode(metadata.mode() & 0o777).open(to);
-    let mut target = target.map_err(|error| Trouble::broken("open()", shown, error))?;
-    io::copy(&mut source, &mut target).map_err(|error| match error.raw_os_error() {
-        Some(code) if code == Errno::ENOSPC as i32 => Trouble::of("write()", shown, error, 500),
-        _ => Trouble::broken("write()", shown, error),
-    })?;
-    let modified = metadata.modified().and_then(|time| target.set_modified(time));
-    modified.map_err(|error| Trouble::broken("utimes()", shown, error))
-}
-
 /// Copies a directory with all files and directories in it; links and what else there is stay behind.
 fn copy_directory(from: &Path, to: &Path, source: &Metadata) -> Result<(), Trouble> {
     DirBuilder::new()
@@ -249,7 +166,7 @@ fn copy_directory(from: &Path, to: &Path, source: &Metadata) -> Result<(), Troub
         if metadata.is_dir() {
             copy_directory(&from, &to, &metadata)?;
         } else if metadata.is_file() {
-            copy_file(&from, &to)?;
+            files::copy(&from, &to)?;
         }
     }
     let made = File::open(to).and_then(|directory| directory.set_modified(source.modified()?));

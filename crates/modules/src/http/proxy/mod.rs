@@ -21,11 +21,12 @@ use weir_engine::upstream::exchange::{RequestLength, next};
 use weir_engine::upstream::{Hidden, Protocol, Settings, Target, Unresolved, Upstream, Whom, Written};
 use weir_ir::address::{self, Authority, Form, Host};
 use weir_ir::lowering::{Call, Fault, Merge};
-use weir_ir::program::{LocationMatch, PathSpec, ScopeKind};
+use weir_ir::program::{LocationMatch, ScopeKind};
 use weir_ir::{Conf, Contexts, Directive, Module, Once, Setting, Takes};
 use weir_syntax::{Diagnostic, Level};
 
-use super::cache;
+use super::buffers::{Buffers, Store};
+use super::{cache, dav};
 use request::Way;
 
 pub use redirect::Redirect;
@@ -36,8 +37,6 @@ type D = Directive<Proxy>;
 
 const SCOPES: Contexts = Contexts::SCOPES;
 const PASS: Contexts = Contexts::LOCATION.or(Contexts::LOCATION_IF).or(Contexts::LIMIT_EXCEPT);
-
-const STREAMED: &str = "a response streams through one bounded buffer, at the client's pace";
 
 impl Module for Proxy {
     const NAME: &'static str = "http_proxy";
@@ -82,18 +81,25 @@ impl Module for Proxy {
         D::scope("proxy_ignore_client_abort", SCOPES, Takes::FLAG, |s, c| s.ignore_client_abort.flag(c)),
         D::scope("proxy_socket_keepalive", SCOPES, Takes::FLAG, |s, c| s.socket_keepalive.flag(c)),
         D::scope("proxy_socket_rcvbuf", SCOPES, Takes::ONE, |s, c| s.socket_rcvbuf.size(c)),
-        D::scope("proxy_buffer_size", SCOPES, Takes::ONE, |s, c| s.buffer_size.size(c)),
-        D::scope("proxy_buffering", SCOPES, Takes::FLAG, |s, c| s.buffering.flag(c)).accepted(STREAMED),
-        D::scope("proxy_buffers", SCOPES, Takes::TWO, |s, c| s.buffers.put_with(c, |c| c.buffers()))
-            .accepted(STREAMED),
-        D::scope("proxy_busy_buffers_size", SCOPES, Takes::ONE, |s, c| s.busy_buffers_size.size(c))
-            .accepted(STREAMED),
-        D::scope("proxy_max_temp_file_size", SCOPES, Takes::ONE, |s, c| s.max_temp_file_size.size(c))
-            .accepted(STREAMED),
-        D::scope("proxy_temp_file_write_size", SCOPES, Takes::ONE, |s, c| s.temp_file_write_size.size(c))
-            .accepted(STREAMED),
+        D::scope("proxy_socket_sndbuf", SCOPES, Takes::ONE, |s, c| s.socket_sndbuf.size(c)),
+        D::scope("proxy_buffer_size", SCOPES, Takes::ONE, |s, c| s.buffers.head.size(c)),
+        D::scope("proxy_buffering", SCOPES, Takes::FLAG, |s, c| s.buffers.on.flag(c)),
+        D::scope("proxy_buffers", SCOPES, Takes::TWO, |s, c| s.buffers.body.put_with(c, |c| c.buffers())),
+        D::scope("proxy_busy_buffers_size", SCOPES, Takes::ONE, |s, c| s.buffers.busy.size(c))
+            .accepted("all that has come is offered to the client at once"),
+        D::scope("proxy_max_temp_file_size", SCOPES, Takes::ONE, |s, c| s.buffers.max_temp_file_size.size(c)),
+        D::scope("proxy_temp_file_write_size", SCOPES, Takes::ONE, |s, c| {
+            s.buffers.temp_file_write_size.size(c)
+        }),
         D::scope("proxy_temp_path", SCOPES, Takes::ONE_TO_FOUR, |s, c| {
-            s.temp_path.put_with(c, weir_ir::http::core::temp_path)
+            s.buffers.temp_path.put_with(c, weir_ir::http::core::temp_path)
+        }),
+        D::scope("proxy_limit_rate", SCOPES, Takes::ONE, |s, c| {
+            s.buffers.limit_rate.put_with(c, weir_ir::http::core::size_template)
+        }),
+        D::scope("proxy_store", SCOPES, Takes::ONE, store),
+        D::scope("proxy_store_access", SCOPES, Takes::ONE_TO_THREE, |s, c| {
+            s.buffers.store_access.put_with(c, dav::access)
         }),
         D::scope("proxy_send_lowat", SCOPES, Takes::ONE, |s, c| {
             s.once.size(c)?;
@@ -106,7 +112,7 @@ impl Module for Proxy {
         D::scope("proxy_headers_hash_bucket_size", SCOPES, Takes::ONE, |s, c| s.once.number(c))
             .accepted("weir's tables size themselves"),
         D::main("proxy_cache_path", Contexts::HTTP, Takes::TWO_MORE, |paths, c| paths.add(Proxy::NAME, c)),
-        D::scope("proxy_cache", SCOPES, Takes::ONE, |s, c| s.cache.set_zone(Proxy::NAME, c)),
+        D::scope("proxy_cache", SCOPES, Takes::ONE, cache_zone),
         D::scope("proxy_cache_key", SCOPES, Takes::ONE, |s, c| s.cache.key.put_with(c, |c| c.template(0))),
         D::scope("proxy_cache_valid", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_valid(c)),
         D::scope("proxy_cache_min_uses", SCOPES, Takes::ONE, |s, c| s.cache.min_uses.number(c)),
@@ -218,7 +224,6 @@ pub struct Passing {
     pass_request_headers: Setting<bool>,
     pass_request_body: Setting<bool>,
     request_buffering: Setting<bool>,
-    buffering: Setting<bool>,
     pass_headers: Vec<Box<[u8]>>,
     hide_headers: Vec<Box<[u8]>>,
     pass_trailers: Setting<bool>,
@@ -232,12 +237,8 @@ pub struct Passing {
     ignore_client_abort: Setting<bool>,
     socket_keepalive: Setting<bool>,
     socket_rcvbuf: Setting<u64>,
-    buffer_size: Setting<u64>,
-    buffers: Setting<(u64, u64)>,
-    busy_buffers_size: Setting<u64>,
-    max_temp_file_size: Setting<u64>,
-    temp_file_write_size: Setting<u64>,
-    temp_path: Setting<PathSpec>,
+    socket_sndbuf: Setting<u64>,
+    buffers: Buffers,
     force_ranges: Setting<bool>,
     cache: cache::Settings,
     ssl: ssl::Ssl,
@@ -261,8 +262,6 @@ const FAILURES: [(&str, u32); 13] = [
     ("off", next::OFF),
 ];
 
-const PAGE: u64 = 4096;
-
 impl Conf for Passing {
     const EVERY_LEVEL: bool = true;
 
@@ -283,7 +282,6 @@ impl Conf for Passing {
             pass_request_body,
             pass_trailers,
             request_buffering,
-            buffering,
             connect_timeout,
             send_timeout,
             read_timeout,
@@ -294,12 +292,7 @@ impl Conf for Passing {
             ignore_client_abort,
             socket_keepalive,
             socket_rcvbuf,
-            buffer_size,
-            buffers,
-            busy_buffers_size,
-            max_temp_file_size,
-            temp_file_write_size,
-            temp_path,
+            socket_sndbuf,
             force_ranges,
         );
         // Lists are taken over whole or not at all.
@@ -317,15 +310,19 @@ impl Conf for Passing {
         if self.pass.is_none() && matches!(merge.kind(), ScopeKind::If | ScopeKind::LimitExcept) {
             self.pass.clone_from(&outer.pass);
         }
-        self.check_buffers(merge)?;
+        // Of a cache and a store the inner one counts.
+        if self.buffers.store.get().is_some_and(|store| *store != Store::Off) {
+            self.cache.turn_off();
+        }
+        if self.cache.is_on() {
+            self.buffers.store.replace(Store::Off);
+        }
+        self.buffers.inherit(&outer.buffers, "proxy", merge)?;
         self.cache.inherit(&outer.cache);
         let paths = merge.main_of::<Proxy>().clone();
         self.cache.check("proxy_cache", &paths, merge)?;
-        if self.cache.is_on() && !self.temp_path.is_set() {
-            let path = format!("{}proxy_temp", merge.prefixes().state).into();
-            let spec = PathSpec { path, levels: [0; 3], position: None };
-            merge.directory(spec.clone())?;
-            self.temp_path.replace(spec);
+        if self.pass.is_some() {
+            self.buffers.make_temp_path("proxy_temp", merge)?;
         }
         self.ssl.inherit(&outer.ssl);
         match &self.pass {
@@ -342,47 +339,12 @@ impl Passing {
         if let Some(Pass::Known { upstream, .. }) = &self.pass { Some(*upstream) } else { None }
     }
 
-    /// nginx's rules between the sizes, though one buffer is all that weir needs.
-    fn check_buffers(&self, merge: &Merge<'_>) -> Result<(), Fault> {
-        let (number, each) = self.buffers.or((8, PAGE));
-        if number < 2 {
-            return Err(merge.fail("there must be at least 2 \"proxy_buffers\""));
-        }
-        let largest = self.buffer_size.or(PAGE).max(each);
-        let busy = self.busy_buffers_size.or(2 * largest);
-        if busy < largest {
-            return Err(merge.fail(
-                "\"proxy_busy_buffers_size\" must be equal to or greater than the maximum of the value of \
-                 \"proxy_buffer_size\" and one of the \"proxy_buffers\"",
-            ));
-        }
-        if busy > (number - 1).saturating_mul(each) {
-            return Err(merge.fail(
-                "\"proxy_busy_buffers_size\" must be less than the size of all \"proxy_buffers\" minus one buffer",
-            ));
-        }
-        if self.temp_file_write_size.or(2 * largest) < largest {
-            return Err(merge.fail(
-                "\"proxy_temp_file_write_size\" must be equal to or greater than the maximum of the value of \
-                 \"proxy_buffer_size\" and one of the \"proxy_buffers\"",
-            ));
-        }
-        let temp = self.max_temp_file_size.or(1 << 30);
-        if temp != 0 && temp < largest {
-            return Err(merge.fail(
-                "\"proxy_max_temp_file_size\" must be equal to zero to disable temporary files usage or must be \
-                 equal to or greater than the maximum of the value of \"proxy_buffer_size\" and one of the \
-                 \"proxy_buffers\"",
-            ));
-        }
-        Ok(())
-    }
-
     fn settings(&self, hidden: &Arc<Hidden>, plan: &Plan<'_, '_>) -> Settings {
         let bind = self.bind.get().and_then(Option::as_ref);
         let socket = ConnectOptions {
             keepalive: self.socket_keepalive.or(false),
             receive_buffer: self.socket_rcvbuf.get().map(|n| *n as usize),
+            send_buffer: self.socket_sndbuf.get().map(|n| *n as usize),
             ..ConnectOptions::default()
         };
         let mut opened_by = DefaultHasher::new();
@@ -402,8 +364,9 @@ impl Passing {
             request_buffering: self.request_buffering.or(true),
             chunks: self.http_version.or(HttpVersion::Http11) == HttpVersion::Http11,
             pass_request_body: self.pass_request_body.or(true),
-            buffer_size: self.buffer_size.or(PAGE) as usize,
-            buffering: self.buffering.or(true),
+            buffer_size: self.buffers.head(),
+            buffering: self.buffers.on.or(true),
+            buffers: Arc::new(self.buffers.compile(plan)),
             ignore_client_abort: self.ignore_client_abort.or(false),
             intercept_errors: self.intercept_errors.or(false),
             socket,
@@ -414,7 +377,8 @@ impl Passing {
             tls,
             ignore_headers: self.cache.ignore_headers,
             tunnels_with: None,
-            cache: self.temp_path.get().and_then(|temp| self.cache.compile(Proxy::NAME, "proxy", temp, plan)),
+            cache: self.cache.compile(Proxy::NAME, "proxy", plan),
+            store: self.buffers.compile_store(plan).map(Arc::new),
         }
     }
 }
@@ -501,6 +465,22 @@ fn pass(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
 /// A URI that begins with its arguments gets the path `/`.
 fn with_slash(uri: &[u8]) -> Box<[u8]> {
     if uri.first() == Some(&b'?') { [b"/", uri].concat().into() } else { uri.into() }
+}
+
+fn store(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
+    let cached = passing.cache.is_on();
+    passing.buffers.store.put_with(call, |call| match Store::read(call)? {
+        Store::On | Store::At(_) if cached => Err(call.refuse("is incompatible with \"proxy_cache\"")),
+        store => Ok(store),
+    })
+}
+
+fn cache_zone(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
+    let stored = passing.buffers.store.get().is_some_and(|store| *store != Store::Off);
+    if stored && !passing.cache.is_set() && call.arg(0) != b"off" {
+        return Err(call.refuse("is incompatible with \"proxy_store\""));
+    }
+    passing.cache.set_zone(Proxy::NAME, call)
 }
 
 fn set_header(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {

@@ -156,7 +156,7 @@ impl Run {
                     return None;
                 }
                 if let Some(level) = level {
-                    x.location = *level;
+                    x.enter(*level);
                 }
                 self.steps(steps, x)
             }

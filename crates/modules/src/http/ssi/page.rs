@@ -161,6 +161,13 @@ impl Source for Page {
         }
     }
 
+    fn read_ahead(&mut self, x: &mut Exchange, cx: &mut Context<'_>) {
+        match self.run.pieces.front_mut() {
+            Some(Piece::Part(part) | Piece::Set { part, .. }) => part.read_ahead(x, cx),
+            Some(Piece::Text { .. }) | None => self.body.read_ahead(x, cx),
+        }
+    }
+
     fn ends_with_client(&self) -> bool {
         match self.run.pieces.front() {
             Some(Piece::Part(part) | Piece::Set { part, .. }) => part.ends_with_client(),

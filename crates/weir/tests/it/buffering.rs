@@ -1,0 +1,513 @@
+//! Answers that are read ahead of their clients, and upstreams that go wrong on the way.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::thread;
+
+use tokio::time::Instant;
+use weir_testkit::{Client, Folder, Gate, Origin, Response, Server, until};
+
+use crate::{Test, executable};
+
+pub const TESTS: &[Test] = &[
+    ("a_slow_client_does_not_hold_its_upstream", a_slow_client_does_not_hold_its_upstream),
+    ("without_a_file_the_upstream_waits", without_a_file_the_upstream_waits),
+    ("upstreams_choose_their_buffering", upstreams_choose_their_buffering),
+    ("what_came_before_a_failure_is_sent", what_came_before_a_failure_is_sent),
+    ("a_slow_client_does_not_hold_a_key", a_slow_client_does_not_hold_a_key),
+    ("a_client_that_leaves_takes_its_upstream_along", a_client_that_leaves),
+    ("what_comes_is_sent_at_once", what_comes_is_sent_at_once),
+    ("answers_are_read_at_a_rate", answers_are_read_at_a_rate),
+    ("answers_become_files", answers_become_files),
+    ("only_what_is_whole_becomes_a_file", only_what_is_whole_becomes_a_file),
+    ("a_file_that_cannot_be_written_ends_the_answer", a_file_that_cannot_be_written),
+    ("faults_leave_nothing_behind", faults_leave_nothing_behind),
+];
+
+/// More than sockets take on the way, and than fits into `proxy_buffers`.
+const LONG: usize = 24 << 20;
+
+const CONF: &str = "
+    error_log logs/error.log info;
+    worker_processes 1;
+    events {}
+    http {
+        proxy_cache_path {folder}/cache keys_zone=one:1m;
+        upstream u { server {origin}; keepalive 8; }
+        upstream single { server {origin} max_conns=1; keepalive 8; }
+        server {
+            listen {listen};
+            proxy_set_header Connection '';
+            proxy_read_timeout 20s;
+            location / { proxy_pass http://single; }
+            location /memory/ { proxy_pass http://single; proxy_max_temp_file_size 0; }
+            location /off/ { proxy_pass http://single; proxy_buffering off; }
+            location /ignored/ {
+                proxy_pass http://single;
+                proxy_buffering off;
+                proxy_ignore_headers X-Accel-Buffering;
+            }
+            location /cached/ {
+                proxy_pass http://u;
+                proxy_cache one;
+                proxy_cache_valid 1h;
+                proxy_cache_lock on;
+                proxy_cache_lock_timeout 1h;
+                proxy_cache_lock_age 1h;
+                add_header X-Cache $upstream_cache_status;
+            }
+            location /stored/ {
+                proxy_pass http://u;
+                proxy_store {folder}/data$uri;
+                proxy_store_access user:rw group:r all:r;
+            }
+            location /many/ { proxy_pass http://u; }
+            location /kept/ { proxy_pass http://u; root {folder}/kept; proxy_store on; }
+            location /impatient/ { proxy_pass http://u; proxy_read_timeout 100ms; }
+            location /paced { proxy_pass http://u; proxy_buffer_size 1k; proxy_limit_rate $arg_rate; }
+            location /status { stub_status; }
+        }
+    }";
+
+#[track_caller]
+fn start(origin: &Origin) -> Server {
+    let server = Server::start(&executable(), CONF, &[("origin", origin.address().to_string())]);
+    // Workers may be of another user.
+    fs::set_permissions(server.folder().path(), fs::Permissions::from_mode(0o777)).unwrap();
+    server
+}
+
+fn request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+}
+
+#[track_caller]
+fn get(server: &Server, path: &str) -> Response {
+    Client::connect(server.address()).ask(request(path))
+}
+
+/// [`LONG`] bytes that show where they are from.
+fn body() -> &'static [u8] {
+    static BODY: OnceLock<Vec<u8>> = OnceLock::new();
+    BODY.get_or_init(|| (0..LONG as u32 / 4).flat_map(u32::to_be_bytes).collect())
+}
+
+/// Answers with a long body, and with a short one to `/small`.
+fn long_and_short(fields: &'static str) -> Origin {
+    Origin::start(move |visit| {
+        while let Some(request) = visit.request()? {
+            let body = if request.contains("/small") { b"small" } else { body() };
+            visit.send(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: {}\r\n\r\n", body.len()))?;
+            visit.send(body)?;
+        }
+        Ok(())
+    })
+}
+
+/// A client that has asked, and takes nothing.
+fn slow(server: &Server, path: &str) -> Client {
+    let mut client = Client::connect(server.address());
+    client.send(request(path));
+    client
+}
+
+const SPOOLED: &str = "an upstream response is buffered to a temporary file";
+
+#[track_caller]
+fn check_held(path: &str, fields: &'static str, held: bool) {
+    let origin = long_and_short(fields);
+    let server = start(&origin);
+    let mut client = slow(&server, path);
+    origin.visited(1);
+    if held {
+        assert_eq!(get(&server, "/small").status, 502, "{path}");
+    } else {
+        // There may be one connection, and it is free although nobody takes the answer.
+        until("the connection is free", || get(&server, "/small").text() == "small");
+        assert_eq!(origin.connections(), 1);
+    }
+    assert!(client.response().body == body(), "{path}");
+    assert_eq!(server.log().contains(SPOOLED), !held, "{path}: {}", server.log());
+}
+
+fn a_slow_client_does_not_hold_its_upstream() {
+    check_held("/x", "", false);
+    let origin = long_and_short("");
+    let server = start(&origin);
+    let mut client = slow(&server, "/x");
+    server.logged(SPOOLED);
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains(SPOOLED)).unwrap_or_default();
+    let file = format!("{SPOOLED} {}/proxy_temp/", server.folder().path().display());
+    for part in
+        [" [warn] ", &file, " while reading upstream, client: 127.0.0.1, ", "request: \"GET /x HTTP/1.1\""]
+    {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    // A file that is read has no name.
+    let name = line.split_once(&format!("{SPOOLED} ")).and_then(|(_, rest)| rest.split(' ').next());
+    assert!(name.is_some_and(|name| !Path::new(name).exists()), "{line}");
+    assert!(client.response().body == body());
+}
+
+fn without_a_file_the_upstream_waits() {
+    check_held("/memory/", "", true);
+    check_held("/off/", "", true);
+}
+
+fn upstreams_choose_their_buffering() {
+    check_held("/x", "X-Accel-Buffering: no\r\n", true);
+    check_held("/off/", "X-Accel-Buffering: yes\r\n", false);
+    check_held("/ignored/", "X-Accel-Buffering: yes\r\n", true);
+}
+
+fn what_came_before_a_failure_is_sent() {
+    for framing in ["Content-Length: 90000000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n1800000\r\n"] {
+        let origin = Origin::start(move |visit| {
+            visit.request()?;
+            visit.send(format!("HTTP/1.1 200 OK\r\n{framing}"))?;
+            visit.send(body())
+        });
+        let server = start(&origin);
+        let mut client = slow(&server, "/x");
+        server.logged("upstream prematurely closed connection while reading upstream");
+        let all = client.rest();
+        let start = all.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or(0) + 4;
+        let got = if framing.starts_with('T') { joined(&all[start..]) } else { all[start..].to_vec() };
+        assert!(got == body(), "{framing}: {}", got.len());
+    }
+}
+
+/// The data of chunks that may have no end.
+fn joined(mut chunks: &[u8]) -> Vec<u8> {
+    let mut data = vec![];
+    while let Some(line) = chunks.windows(2).position(|w| w == b"\r\n") {
+        let size = usize::from_str_radix(&String::from_utf8_lossy(&chunks[..line]), 16).unwrap();
+        let end = (line + 2 + size).min(chunks.len());
+        data.extend_from_slice(&chunks[line + 2..end]);
+        chunks = chunks.get(end + 2..).unwrap_or_default();
+    }
+    data
+}
+
+fn a_slow_client_does_not_hold_a_key() {
+    let origin = long_and_short("");
+    let server = start(&origin);
+    let mut client = slow(&server, "/cached/x");
+    origin.visited(1);
+    let second = get(&server, "/cached/x");
+    assert_eq!(second.header("X-Cache"), Some("HIT"));
+    assert!(second.body == body());
+    let first = client.response();
+    assert_eq!(first.header("X-Cache"), Some("MISS"));
+    assert!(first.body == body());
+    assert_eq!(origin.connections(), 1);
+    // Nothing of it is said, for the file is the cache's own.
+    assert!(!server.log().contains(SPOOLED));
+}
+
+fn a_client_that_leaves() {
+    let left = Gate::default();
+    let seen = left.clone();
+    let origin = Origin::start(move |visit| {
+        visit.request()?;
+        visit.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 2 * LONG))?;
+        // Ends when the server lets go, be it before all of this is sent.
+        let ended = visit.send(body()).and_then(|()| visit.stall());
+        seen.open();
+        ended
+    });
+    let server = start(&origin);
+    let client = slow(&server, "/x");
+    server.logged(SPOOLED);
+    client.reset();
+    left.wait();
+}
+
+fn what_comes_is_sent_at_once() {
+    for (path, fields) in
+        [("/x", "Content-Type: text/event-stream\r\n"), ("/off/", ""), ("/cached/x", ""), ("/stored/x", "")]
+    {
+        let gate = Gate::default();
+        let opened = gate.clone();
+        let origin = Origin::start(move |visit| {
+            visit.request()?;
+            visit.send(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 10\r\n\r\nfirst"))?;
+            opened.wait();
+            visit.send("after")
+        });
+        let server = start(&origin);
+        let mut client = slow(&server, path);
+        let mut got = String::new();
+        while !got.ends_with("\r\n\r\nfirst") {
+            got.push_str(&String::from_utf8_lossy(&client.bytes(1)));
+        }
+        gate.open();
+        assert_eq!(client.rest(), b"after", "{path}");
+    }
+}
+
+fn answers_are_read_at_a_rate() {
+    let text = "x".repeat(10_000);
+    let origin = Origin::saying(&text);
+    let server = start(&origin);
+    let took = |rate| {
+        let began = Instant::now();
+        assert_eq!(get(&server, &format!("/paced?rate={rate}")).text(), text);
+        began.elapsed().as_millis()
+    };
+    // The first second's bytes come at once, and each read pauses for as long as its bytes take.
+    assert!((2_000..8_000).contains(&took("4k")), "at 4k a second");
+    assert!(took("0") < 1_000);
+    assert!(took("much") < 1_000);
+    assert!(server.log().contains("invalid size \"much\""), "{}", server.log());
+}
+
+const DATED: &str = "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n";
+
+fn answers_become_files() {
+    let origin = long_and_short(DATED);
+    let server = start(&origin);
+    let folder = server.folder().path();
+    for path in ["stored/a/b", "stored/a/small", "kept/small"] {
+        assert_eq!(get(&server, &format!("/{path}")).status, 200);
+        let (below, mode) = if path.starts_with('s') { ("data", 0o644) } else { ("kept", 0o600) };
+        let file = folder.join(below).join(path);
+        // It takes its place while the client gets the rest.
+        until("the file is there", || file.exists());
+        let expected = if path.ends_with("small") { b"small" } else { body() };
+        assert!(fs::read(&file).unwrap() == expected, "{path}");
+        let about = fs::metadata(&file).unwrap();
+        assert_eq!((about.permissions().mode() & 0o777, about.mtime()), (mode, 1_767_225_600), "{path}");
+    }
+    let folders = fs::metadata(folder.join("data/stored/a")).unwrap();
+    assert_eq!(folders.permissions().mode() & 0o777, 0o755);
+    // A client that takes nothing, and one that leaves, change nothing of it.
+    let mut client = slow(&server, "/stored/slow");
+    until("the file is there", || folder.join("data/stored/slow").exists());
+    assert!(client.response().body == body());
+    let mut client = slow(&server, "/stored/left");
+    client.bytes(1);
+    client.reset();
+    until("the file is there", || folder.join("data/stored/left").exists());
+    assert_eq!(files(&folder.join("proxy_temp")), 0);
+}
+
+/// How many files there are below a folder.
+fn files(folder: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let count = |path: &Path| if path.is_dir() { files(path) } else { 1 };
+    entries.flatten().map(|entry| count(&entry.path())).sum()
+}
+
+fn only_what_is_whole_becomes_a_file() {
+    let origin = Origin::start(|visit| {
+        let request = visit.request()?.unwrap_or_default();
+        visit.send(match request.split(' ').nth(1) {
+            Some("/stored/short") => "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort",
+            Some("/stored/created") => "HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nhi",
+            Some("/stored/chunked") => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n",
+            Some("/stored/missing") => "HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nhi",
+            Some("/stored/empty") => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+            Some("/stored/unbuffered") => {
+                "HTTP/1.1 200 OK\r\nX-Accel-Buffering: no\r\nContent-Length: 2\r\n\r\nhi"
+            }
+            Some("/stored/closed") => "HTTP/1.1 200 OK\r\n\r\nuntil the end",
+            _ => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        })
+    });
+    let server = start(&origin);
+    for (name, kept) in [
+        ("short", None),
+        ("created", None),
+        ("chunked", None),
+        ("missing", None),
+        ("unbuffered", None),
+        ("empty", Some("")),
+        ("closed", Some("until the end")),
+        ("whole", Some("hi")),
+    ] {
+        Client::connect(server.address()).send(request(&format!("/stored/{name}"))).rest();
+        let file = server.folder().path().join("data/stored").join(name);
+        if let Some(text) = kept {
+            until("the file is there", || file.exists());
+            assert_eq!(fs::read_to_string(&file).unwrap(), text, "{name}");
+        }
+        assert_eq!(file.exists(), kept.is_some(), "{name}");
+    }
+    until("temporary files are gone", || files(&server.folder().path().join("proxy_temp")) == 0);
+}
+
+/// Files of the server have at most some MiB, which works for any user, and fails as a full disk does.
+fn a_file_that_cannot_be_written() {
+    let scripts = Folder::new(&[]);
+    let script = format!("#!/bin/sh\nulimit -f 12000\ntrap '' XFSZ\nexec {} \"$@\"\n", executable());
+    let script = scripts.write("limited", script);
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let origin = long_and_short("");
+    let names = [("origin", origin.address().to_string())];
+    let server = Server::start(&script.to_string_lossy(), CONF, &names);
+    fs::set_permissions(server.folder().path(), fs::Permissions::from_mode(0o777)).unwrap();
+    for path in ["/x", "/cached/x", "/stored/x"] {
+        let mut client = slow(&server, path);
+        let of_path = format!("request: \"GET {path} HTTP/1.1\"");
+        until("the failure is told", || {
+            let told = " failed (27: File too large) while reading upstream, client: 127.0.0.1";
+            let log = server.log();
+            log.lines().any(|l| l.contains("[crit]") && l.contains(told) && l.contains(&of_path))
+        });
+        // What comes is right as far as it goes.
+        let (head, got) = client.cut_off();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{path}: {head}");
+        assert!(got.len() < LONG && body().starts_with(&got), "{path}: {}", got.len());
+    }
+    // A folder that is no folder any more.
+    let folder = server.folder().path().join("proxy_temp");
+    fs::remove_dir_all(&folder).unwrap();
+    fs::write(&folder, "").unwrap();
+    let mut client = slow(&server, "/x");
+    server.logged(" failed (20: Not a directory) while reading upstream, client: 127.0.0.1");
+    assert!(server.log().contains(&format!("open() \"{}/", folder.display())), "{}", server.log());
+    assert!(client.last_words().len() < LONG);
+    assert_eq!(get(&server, "/small").text(), "small");
+}
+
+/// What an upstream does wrong: by the path that it is asked for.
+fn faulty(visit: &mut weir_testkit::Visit) -> std::io::Result<()> {
+    let Some(request) = visit.request()? else { return Ok(()) };
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    match path.rsplit('/').next().unwrap_or_default() {
+        "stall" => visit.stall(),
+        "stall-body" => {
+            visit.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nbegun")?;
+            visit.stall()
+        }
+        "reset" => {
+            visit.send("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nbegun")?;
+            visit.reset_at_end();
+            Ok(())
+        }
+        "short" => visit.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort"),
+        "long" => visit.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlonger than told"),
+        "garbage" => visit.send([0x16, 3, 1, 0, 0xff, 0, b'\n', b'\r', 0xfe, 7]),
+        "field" => visit.send("HTTP/1.1 200 OK\r\nno colon\r\n\r\n"),
+        "flood" => {
+            visit.send("HTTP/1.1 200 OK\r\n")?;
+            (0..10_000).try_for_each(|n| visit.send(format!("X-{n}: {n}\r\n")))
+        }
+        "open" => {
+            visit.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+            faulty(visit)
+        }
+        "nothing" => Ok(()),
+        "chunks" => {
+            visit.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\nnonsense\r\n")
+        }
+        _ => visit.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
+    }
+}
+
+/// Each fault with the answer's start, its end, and what is logged.
+const FAULTS: &[(&str, &str, &str, &str)] = &[
+    (
+        "/impatient/stall",
+        "HTTP/1.1 504 ",
+        "</html>\r\n",
+        "upstream timed out (110: Connection timed out) while reading response header from upstream",
+    ),
+    (
+        "/impatient/stall-body",
+        "HTTP/1.1 200 ",
+        "\r\n\r\nbegun",
+        "upstream timed out (110: Connection timed out) while reading upstream",
+    ),
+    ("/many/reset", "", "", "recv() failed (104: Connection reset by peer) while reading "),
+    (
+        "/many/short",
+        "HTTP/1.1 200 ",
+        "\r\n\r\nshort",
+        "upstream prematurely closed connection while reading upstream",
+    ),
+    ("/many/long", "HTTP/1.1 200 ", "\r\n\r\nlong", "upstream sent more data than specified in"),
+    // As in nginx this is HTTP/0.9.
+    (
+        "/many/garbage",
+        "\u{16}\u{3}",
+        "\u{7}",
+        "upstream sent no valid HTTP/1.0 header while reading response header from upstream",
+    ),
+    (
+        "/many/field",
+        "HTTP/1.1 502 ",
+        "</html>\r\n",
+        "upstream sent invalid header: \"no\\x20...\" while reading response header from upstream",
+    ),
+    (
+        "/many/flood",
+        "HTTP/1.1 502 ",
+        "</html>\r\n",
+        "upstream sent too big header while reading response header from upstream",
+    ),
+    ("/many/open", "HTTP/1.1 200 ", "\r\n\r\nok", ""),
+    (
+        "/many/nothing",
+        "HTTP/1.1 502 ",
+        "</html>\r\n",
+        "upstream prematurely closed connection while reading response header from upstream",
+    ),
+    ("/many/chunks", "HTTP/1.1 200 ", "\r\n2\r\nhi\r\n", "upstream sent invalid chunked response"),
+];
+
+/// Asks with each fault in turn, and says of which the answer is another.
+fn ask_for_faults(address: SocketAddr, rounds: usize) -> Result<(), String> {
+    for (index, (path, starts, ends, _)) in FAULTS.iter().cycle().take(rounds * FAULTS.len()).enumerate() {
+        let mut client = Client::connect(address);
+        client.send(request(path));
+        if index % 7 == 0 {
+            client.reset();
+            continue;
+        }
+        let got = client.last_words();
+        // On a busy machine the answer's head itself may be late.
+        let late = path.starts_with("/impatient/") && got.starts_with("HTTP/1.1 504 ");
+        if !(late || got.starts_with(starts) && got.ends_with(ends)) {
+            return Err(format!("{path}: {got}"));
+        }
+    }
+    Ok(())
+}
+
+/// What the worker has open, apart from connections that are kept for their next use.
+fn open_files(server: &Server) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", server.worker())).map_or(0, Iterator::count)
+}
+
+fn faults_leave_nothing_behind() {
+    let origin = Origin::start(faulty);
+    let server = start(&origin);
+    for (path, starts, ends, said) in FAULTS {
+        let of_path = format!("GET {path} HTTP/1.1");
+        until(path, || {
+            let got = Client::connect(server.address()).send(request(path)).last_words();
+            let log = server.log();
+            let told = log.lines().any(|line| line.contains(said) && line.contains(&of_path));
+            got.starts_with(starts) && got.ends_with(ends) && (told || said.is_empty())
+        });
+    }
+    // The connection of a path that an upstream keeps open may wait in the pool.
+    let base = open_files(&server);
+    let address = server.address();
+    let askers: Vec<_> = (0..8).map(|_| thread::spawn(move || ask_for_faults(address, 40))).collect();
+    for asker in askers {
+        asker.join().unwrap().unwrap();
+    }
+    until("all connections are gone", || {
+        get(&server, "/status").text().starts_with("Active connections: 1 ")
+            && open_files(&server) <= base + 8
+    });
+    assert_eq!(get(&server, "/many/fine").text(), "ok");
+    assert!(!server.log().contains("panicked"));
+}
