@@ -166,7 +166,9 @@ fn requests_that_are_refused() {
     let frames =
         self::site("").frames(&[Say::Send(&script(&[connect])), Say::Expect("</html>"), Say::Finish]);
     assert_eq!(frames[0], "HEADERS 1 400");
-    assert!(site.log().contains(&"client sent neither \":authority\" nor \"Host\" header".to_owned()));
+    let expected =
+        "client sent neither \":authority\" nor \"Host\" header while reading client request headers";
+    assert!(site.log().contains(&expected.to_owned()), "{:?}", site.log());
 }
 
 #[test]
@@ -176,8 +178,8 @@ fn a_server_that_speaks_another_protocol_is_another() {
     ));
     let frames = site.frames(&[Say::Send(&script(&[Frame::get(1, "/")])), Say::Expect("421"), Say::Finish]);
     assert_eq!(frames[0], "HEADERS 1 other");
-    let expected =
-        "client attempted to request the server name for which the negotiated protocol is disabled";
+    let expected = "client attempted to request the server name for which the negotiated protocol is disabled \
+                    while reading client request headers";
     assert!(site.log().contains(&expected.to_owned()), "{:?}", site.log());
 }
 
