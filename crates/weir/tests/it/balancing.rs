@@ -266,12 +266,14 @@ fn who_waits_too_long_or_leaves_is_not_served() {
     let gate = Gate::default();
     let origin = held(&gate);
     let group = format!("server {} max_conns=1; queue 1 timeout=300ms;", origin.address());
-    let server = start(&group, "");
+    // One thread, so that requests are read in the order of their coming.
+    let conf = CONF.replace("worker_processes 2", "worker_processes 1");
+    let server = Server::start(&executable(), &conf, &names(&group, ""));
     let mut first = asking(&server, "/first");
     origin.visited(1);
     assert_eq!(asking(&server, "/late").response().status, 502);
     server.logged("upstream queue timed out while connecting to upstream, client: 127.0.0.1");
-    server.configure(CONF, &names(&group.replace("300ms", "1h"), ""));
+    server.configure(&conf, &names(&group.replace("300ms", "1h"), ""));
     assert_eq!(server.reload().code, Some(0), "{}", server.log());
     drop(asking(&server, "/left"));
     until("its place is free", || {
