@@ -78,13 +78,7 @@ pub async fn serve_from(
         reactor,
         stage: Stage::Waiting,
     };
-    let mut x = Box::new(Exchange::new(
-        Rc::clone(&state.reactor),
-        Arc::clone(&state.served),
-        Rc::clone(&state.connection),
-        client,
-        state.server,
-    ));
+    let mut x = state.exchange_with(client);
     let idle = Rc::clone(&state.idle);
     loop {
         let ended = idle.bounded(pin!(state.request(&mut x))).await;
@@ -124,13 +118,7 @@ pub(crate) async fn serve_stream(
     state.adopt();
     let timer = state.reactor.timers().register();
     let client = Client { io, input: Buf::new(), timer, look: None, nodelay: true };
-    let mut x = Box::new(Exchange::new(
-        Rc::clone(&state.reactor),
-        Arc::clone(&state.served),
-        Rc::clone(&state.connection),
-        client,
-        state.server,
-    ));
+    let mut x = state.exchange_with(client);
     let limits = Arc::clone(&state.settings().limits);
     let judged = read(&mut x, &limits);
     let idle = Rc::clone(&state.idle);
@@ -198,6 +186,17 @@ enum Refusal {
 }
 
 impl Serving {
+    /// What requests of that client are answered with.
+    fn exchange_with(&self, client: Client) -> Box<Exchange> {
+        Box::new(Exchange::new(
+            Rc::clone(&self.reactor),
+            Arc::clone(&self.served),
+            Rc::clone(&self.connection),
+            client,
+            self.server,
+        ))
+    }
+
     /// Serves one request; what then becomes of the connection.
     async fn request(&mut self, x: &mut Exchange) -> Ended {
         let first = self.connection.requests.get() == 0;
