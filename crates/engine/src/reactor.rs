@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 
 use crate::generation::Generation;
 use crate::http1::response;
@@ -53,6 +54,8 @@ pub struct Counters {
     numbers: AtomicU64,
     /// How often peers were gone that are not to have tunnels then.
     departures: AtomicU64,
+    /// When the first reactor began.
+    began: OnceLock<Instant>,
 }
 
 impl Counters {
@@ -61,6 +64,11 @@ impl Counters {
         let counts = Arc::default();
         self.reactors.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&counts));
         counts
+    }
+
+    /// A reactor's clock. What reactors share has times in it, so one that starts later goes on with the others'.
+    fn clock(&self) -> Clock {
+        Clock::since(*self.began.get_or_init(Instant::now))
     }
 
     /// One of the counts over all reactors.
@@ -172,7 +180,7 @@ impl Idle {
 impl Reactor {
     pub fn new(generation: Arc<Generation>, counters: Arc<Counters>) -> Rc<Self> {
         Rc::new(Self {
-            timers: Timers::new(Clock::new()),
+            timers: Timers::new(counters.clock()),
             current: RefCell::new(generation),
             quitting: Cell::new(false),
             end: Cell::new(None),
@@ -426,6 +434,18 @@ mod tests {
     use super::*;
     use std::future::{pending, ready};
     use std::pin::pin;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn reactors_have_one_time() {
+        const HOURS: u64 = 36_000_000;
+        let counters = Counters::default();
+        let first = counters.clock();
+        tokio::time::advance(Duration::from_millis(HOURS)).await;
+        let second = counters.clock();
+        assert_eq!([first.now_ms(), second.now_ms()], [HOURS; 2]);
+        assert!(second.unix_ms().abs_diff(Clock::new().unix_ms()) < 5_000);
+    }
 
     #[tokio::test]
     async fn work_ends_with_the_time_of_its_connection() {

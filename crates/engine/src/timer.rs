@@ -77,18 +77,23 @@ pub struct Clock {
 impl Clock {
     /// A clock that starts at 0 ms and follows the system's wall clock, which it asks once a second.
     pub fn new() -> Self {
-        Self::starting_at(system_ms(), true)
+        Self::since(Instant::now())
+    }
+
+    /// A clock that was at 0 ms then: all of one base tell each other's time.
+    pub fn since(base: Instant) -> Self {
+        Self::starting_at(base, system_ms().saturating_sub(base.elapsed().as_millis() as u64), true)
     }
 
     /// A clock for tests: the wall clock starts at `unix_ms` milliseconds after the epoch and moves with tokio's time
     /// alone.
     pub fn fixed(unix_ms: u64) -> Self {
-        Self::starting_at(unix_ms, false)
+        Self::starting_at(Instant::now(), unix_ms, false)
     }
 
-    fn starting_at(wall: u64, follows_system: bool) -> Self {
+    fn starting_at(base: Instant, wall: u64, follows_system: bool) -> Self {
         Clock {
-            base: Instant::now(),
+            base,
             now: Cell::new(0),
             batch: Cell::new(BATCH.get()),
             reads_left: Cell::new(0),
@@ -99,7 +104,7 @@ impl Clock {
         }
     }
 
-    /// Reads the kernel's clock and returns the milliseconds since this clock was made.
+    /// Reads the kernel's clock and returns the milliseconds since its base.
     pub fn refresh(&self) -> u64 {
         self.read().0
     }
@@ -119,7 +124,7 @@ impl Clock {
         (now, micros.div_ceil(1000))
     }
 
-    /// Milliseconds since this clock was made, cached for the batch of events. Monotonic.
+    /// Milliseconds since its base, cached for the batch of events. Monotonic.
     pub fn now_ms(&self) -> u64 {
         let left = self.reads_left.get();
         if left == 0 || self.batch.get() != BATCH.get() {
