@@ -32,6 +32,11 @@ impl Health {
         self.bits.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether any check finds it unhealthy; one that has not looked yet finds nothing.
+    pub(super) fn is_sick(&self) -> bool {
+        self.bits.load(Ordering::Relaxed) & u64::from(u32::MAX) != 0
+    }
+
     pub fn get(&self, check: usize) -> State {
         let bits = self.bits.load(Ordering::Relaxed) >> check;
         match (bits & 1, bits >> MOST & 1) {
@@ -118,9 +123,12 @@ mod tests {
         assert_eq!(health.set(MOST - 1, Unhealthy), Healthy);
         assert_eq!(health.set(0, Checking), Healthy);
         assert_eq!([0, 1, MOST - 1].map(|n| health.get(n)), [Checking, Healthy, Unhealthy]);
+        assert!(!health.is_good() && health.is_sick());
         health.set(0, Healthy);
-        assert!(!health.is_good());
+        assert!(!health.is_good() && health.is_sick());
         assert_eq!(health.set(MOST - 1, Healthy), Unhealthy);
-        assert!(health.is_good());
+        assert!(health.is_good() && !health.is_sick());
+        health.set(MOST - 1, Checking);
+        assert!(!health.is_good() && !health.is_sick());
     }
 }

@@ -102,6 +102,11 @@ impl Peer {
         self.health.as_ref().is_none_or(|health| health.is_good())
     }
 
+    /// Whether a check says that it is not well; before the first has looked there is nothing to say.
+    pub fn is_sick(&self) -> bool {
+        self.health.as_ref().is_some_and(|health| health.is_sick())
+    }
+
     /// Says whether it is there. The tunnels of one that is gone end, where it is so configured.
     pub fn set_gone(&self, gone: bool) {
         self.load.gone.store(gone && self.closes, Ordering::Relaxed);
@@ -369,7 +374,7 @@ pub(crate) fn succeed<'g>(before: &[Arc<Upstream>], after: impl Fn(&Upstream) ->
         for peer in group.current().peers.iter() {
             let same = |p: &&Peer| Arc::ptr_eq(&p.load, &peer.load);
             match successor.as_ref().and_then(|group| group.peers.iter().find(same)) {
-                Some(peer) => peer.set_gone(peer.down || !peer.is_healthy()),
+                Some(peer) => peer.set_gone(peer.down || peer.is_sick()),
                 None => peer.set_gone(true),
             }
         }

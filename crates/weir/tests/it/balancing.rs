@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
         tunnels_of_a_server_that_is_gone_end_where_they_are_to,
     ),
     ("tunnels_of_a_sick_server_end_where_they_are_to", tunnels_of_a_sick_server_end_where_they_are_to),
+    ("tunnels_last_until_a_check_fails", tunnels_last_until_a_check_fails),
     ("the_fewest_connections_are_counted_over_reloads", the_fewest_connections_are_counted_over_reloads),
     ("a_websocket_stays_with_its_server", a_websocket_stays_with_its_server),
     ("requests_wait_in_their_order", requests_wait_in_their_order),
@@ -50,7 +51,12 @@ fn start(group: &str, more: &str) -> Server {
 
 #[track_caller]
 fn reload(server: &Server, group: &str) {
-    server.configure(CONF, &names(group, ""));
+    reload_with(server, group, "");
+}
+
+#[track_caller]
+fn reload_with(server: &Server, group: &str, more: &str) {
+    server.configure(CONF, &names(group, more));
     assert_eq!(server.reload().code, Some(0), "{}", server.log());
 }
 
@@ -114,20 +120,28 @@ fn tunnels_of_a_server_that_is_gone_end_where_they_are_to() {
     }
 }
 
+/// Says at a port of every address whether servers are well, where it says anything.
+fn doctor() -> (Origin, u16, Arc<AtomicBool>) {
+    let well = Arc::new(AtomicBool::new(true));
+    let is_well = Arc::clone(&well);
+    let port = free_address().port();
+    let doctor = Origin::start_at((Ipv4Addr::UNSPECIFIED, port).into(), move |visit| {
+        while let Some(request) = visit.request()? {
+            if request.starts_with("GET /silent") {
+                return visit.stall();
+            }
+            let status = if is_well.load(Ordering::SeqCst) { 204 } else { 503 };
+            visit.send(format!("HTTP/1.1 {status} So\r\nContent-Length: 0\r\n\r\n"))?;
+        }
+        Ok(())
+    });
+    (doctor, port, well)
+}
+
 fn tunnels_of_a_sick_server_end_where_they_are_to() {
     for (action, ends) in [("close", true), ("keep", false)] {
         let (a, b) = (named("a"), named("b"));
-        // Whether it is well is for another one to say.
-        let well = Arc::new(AtomicBool::new(true));
-        let is_well = Arc::clone(&well);
-        let port = free_address().port();
-        let _doctor = Origin::start_at((Ipv4Addr::UNSPECIFIED, port).into(), move |visit| {
-            while visit.request()?.is_some() {
-                let status = if is_well.load(Ordering::SeqCst) { 204 } else { 503 };
-                visit.send(format!("HTTP/1.1 {status} So\r\nContent-Length: 0\r\n\r\n"))?;
-            }
-            Ok(())
-        });
+        let (_doctor, port, well) = doctor();
         let group = format!("server {} down_action={action}; server {};", a.address(), b.address());
         let check = format!("health_check interval=20ms port={port};");
         let server = start(&group, &check);
@@ -142,6 +156,39 @@ fn tunnels_of_a_sick_server_end_where_they_are_to() {
                 socket.echo_of("still here");
             }
         }
+    }
+}
+
+fn tunnels_last_until_a_check_fails() {
+    let (a, b) = (named("a"), named("b"));
+    let (_doctor, port, well) = doctor();
+    let group =
+        format!("server {} down_action=close; server {} down_action=close;", a.address(), b.address());
+    let check = |more: &str| format!("health_check interval=20ms mandatory port={port} {more};");
+    let server = start(&group, &check(""));
+    let of = |origin: &Origin| format!("peer is healthy, health check \"\" of peer {}", origin.address());
+    for origin in [&a, &b] {
+        server.logged(&of(origin));
+    }
+    let mut tunnels: Vec<_> = (0..4).map(|_| tunnel(&server).0).collect();
+    // Each of these has not looked when the configuration begins, the last never does.
+    for more in [&check(""), &check("persistent uri=/other"), &check("uri=/silent")] {
+        reload_with(&server, &group, more);
+        tunnels.iter_mut().for_each(|socket| socket.echo_of("still here"));
+    }
+    assert_eq!(get(&server, "").status, 502);
+    // One that finds them well does not speak for the other, but neither does the other yet.
+    let both = format!("{} location /b {{ proxy_pass http://u; {} }}", check("uri=/silent"), check(""));
+    let before = server.log().len();
+    reload_with(&server, &group, &both);
+    until("they are looked at", || {
+        [&a, &b].iter().all(|origin| server.log()[before..].contains(&of(origin)))
+    });
+    reload_with(&server, &group, &both.replace("location /b", "location /c"));
+    tunnels.iter_mut().for_each(|socket| socket.echo_of("still here"));
+    well.store(false, Ordering::SeqCst);
+    for socket in &mut tunnels {
+        until("the tunnel ends", || is_over(socket));
     }
 }
 

@@ -154,7 +154,7 @@ impl Watch {
         let group = self.probe.group().current();
         let own = |peer: &Peer| is_of(peer, &self.health);
         for (index, peer) in group.peers.iter().enumerate().filter(|(_, peer)| own(peer)) {
-            peer.set_gone(!peer.is_healthy());
+            peer.set_gone(peer.is_sick());
             if before == State::Unhealthy && peer.is_healthy() {
                 group.round_robin.revive(index, self.reactor.clock().now_ms());
             }
