@@ -284,7 +284,8 @@ impl Look<'_> {
         match state.back.map(|back| self.now.saturating_sub(back)) {
             Some(since) if since < peer.slow_start && self.scale > 1 => {
                 let part = i128::from(whole) * i128::from(since) / i128::from(peer.slow_start);
-                i64::try_from(part).unwrap_or(whole)
+                // Nothing at all could not be compared with what others have.
+                i64::try_from(part).unwrap_or(whole).max(whole.min(1))
             }
             Some(_) | None => whole,
         }
@@ -581,6 +582,12 @@ mod tests {
         assert!(!group.is_disabled(0));
         assert!(run(&group, 9, 100).matches('a').count() <= 1);
         assert_eq!(run(&group, 8, 1_200).matches('a').count(), 4);
+        // Where all have just come back they take turns.
+        let back = |peer| Peer { slow_start: 1_000, ..peer };
+        let both = self::group(vec![back(peer(1)), back(peer(1))]);
+        both.revive(0, 0);
+        both.revive(1, 0);
+        assert_eq!(run(&both, 4, 0), "abab");
         // Whoever is left is asked whatever its weight.
         group.revive(0, 2_000);
         fail(&group, 'b', 2_000);
