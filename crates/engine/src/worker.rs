@@ -276,8 +276,7 @@ async fn sweep(reactor: Rc<Reactor>) {
     loop {
         reactor.timers().sleep(SWEEP).await;
         let generation = reactor.current();
-        let longest = generation.upstreams.iter().map(|u| u.current().pool.timeout).max().unwrap_or(0);
-        reactor.pools.sweep(reactor.clock().now_ms(), longest);
+        reactor.pools.sweep(reactor.clock().now_ms());
         reactor.pools.retain_live(&generation);
         reactor.look_for_departures();
     }

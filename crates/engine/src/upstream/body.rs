@@ -49,10 +49,10 @@ pub(super) struct Line {
     pub tag: Tag,
     /// Requests that it has carried, the present one included.
     pub requests: u64,
-    /// Milliseconds of the reactor's clock, as `since`.
+    /// Milliseconds of the reactor's clock, as `until`.
     pub opened: u64,
-    /// Since when it is idle, in the pool.
-    pub since: u64,
+    /// Until when it may be idle, in the pool.
+    pub until: u64,
     /// The upstream lets it carry another request.
     pub keep: bool,
     /// What is written goes out at once (`tcp_nodelay`).
@@ -453,6 +453,6 @@ pub(super) fn keep(reactor: &Reactor, mut line: Box<Line>, now: u64) {
         return;
     }
     line.guard = None;
-    line.since = now;
+    line.until = now.saturating_add(settings.timeout);
     reactor.pools.put(group.pool_id, line, settings);
 }

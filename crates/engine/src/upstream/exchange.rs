@@ -567,7 +567,7 @@ impl Asking<'_> {
             settings: self.protocol.settings().opened_by.wrapping_add(of_location),
             identity: self.identity,
         };
-        if let Some(mut line) = x.reactor.pools.take(group.pool_id, &peer.address, tag, &group.pool, now) {
+        if let Some(mut line) = x.reactor.pools.take(group.pool_id, &peer.address, tag, now) {
             line.guard = Some(guard);
             line.group = Some(Arc::clone(group));
             line.requests += 1;
@@ -649,7 +649,7 @@ impl Asking<'_> {
             tag,
             requests: 1,
             opened: connected,
-            since: connected,
+            until: connected,
             keep: false,
             nodelay: false,
         };

@@ -94,14 +94,7 @@ impl Pools {
     }
 
     /// The connection to that peer that was used last and is still of use.
-    pub(super) fn take(
-        &self,
-        id: PoolId,
-        peer: &Address,
-        tag: Tag,
-        settings: &PoolSettings,
-        now: u64,
-    ) -> Option<Box<Line>> {
+    pub(super) fn take(&self, id: PoolId, peer: &Address, tag: Tag, now: u64) -> Option<Box<Line>> {
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(id.0 as usize)?;
         let mut at = list.len();
@@ -112,7 +105,7 @@ impl Pools {
                 continue;
             }
             let mut connection = list.remove(at);
-            if now.saturating_sub(connection.since) < settings.timeout && !connection.io.is_stale() {
+            if now < connection.until && !connection.io.is_stale() {
                 return Some(connection);
             }
             connection.io.farewell();
@@ -134,10 +127,10 @@ impl Pools {
     }
 
     /// Drops what is too old or was closed by its peer; called once in a while.
-    pub fn sweep(&self, now: u64, longest: u64) {
+    pub fn sweep(&self, now: u64) {
         for list in self.idle.borrow_mut().iter_mut() {
             list.retain_mut(|c| {
-                let good = now.saturating_sub(c.since) < longest && !c.io.is_stale();
+                let good = now < c.until && !c.io.is_stale();
                 c.stays(good)
             });
         }
@@ -174,6 +167,38 @@ impl Pools {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::{Io, Socket};
+
+    #[tokio::test]
+    async fn each_connection_is_kept_for_its_own_time() {
+        let settings = PoolSettings { connections: 9, ..PoolSettings::default() };
+        let tag = Tag { settings: 0, identity: 0 };
+        let (pools, mut others) = (Pools::default(), vec![]);
+        let at = |n: u32| Address::Unix(n.to_string().into());
+        for (n, until) in [(0, 1_000), (1, 3_600_000)] {
+            let (own, other) = tokio::net::UnixStream::pair().unwrap();
+            others.push(other);
+            let line = Line {
+                io: Io::Plain(Socket::from(own)),
+                peer: Arc::new(at(n)),
+                guard: None,
+                group: None,
+                tag,
+                requests: 1,
+                opened: 0,
+                until,
+                keep: true,
+                nodelay: false,
+            };
+            pools.put(PoolId(n), Box::new(line), &settings);
+        }
+        let idle = || pools.idle.borrow().iter().map(Vec::len).collect::<Vec<_>>();
+        pools.sweep(999);
+        assert_eq!(idle(), [1, 1]);
+        pools.sweep(1_000);
+        assert_eq!(idle(), [0, 1]);
+        assert!(pools.take(PoolId(1), &at(1), tag, 3_599_999).is_some());
+    }
 
     #[test]
     fn identities_are_told_apart_for_ever() {
