@@ -438,9 +438,14 @@ impl Asking<'_> {
                 None => self.target.group.balance.pick(x, &mut self.tried, now).ok_or(Nobody::Left),
                 Some(queue) => {
                     let (group, settings) = (&self.target.group, self.protocol.settings());
-                    let picked = Box::pin(queue.pick(group, x, &mut self.tried, settings)).await;
-                    now = x.reactor.clock().now_ms();
-                    picked
+                    match queue.try_pick(group, x, &mut self.tried, now) {
+                        Some(picked) => Ok(picked),
+                        None => {
+                            let picked = Box::pin(queue.pick(group, x, &mut self.tried, settings)).await;
+                            now = x.reactor.clock().now_ms();
+                            picked
+                        }
+                    }
                 }
             };
             let picked = match picked {

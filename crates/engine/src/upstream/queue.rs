@@ -70,7 +70,21 @@ impl Queue {
         Some(Place(&self.waiting))
     }
 
-    /// Picks a peer, and waits where there is none.
+    /// Picks a peer where nobody waits for one.
+    pub(super) fn try_pick(
+        &self,
+        group: &Upstream,
+        x: &mut Exchange,
+        tried: &mut Tried,
+        now: u64,
+    ) -> Option<Picked> {
+        if self.waiting.count.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        group.balance.pick(x, tried, now)
+    }
+
+    /// Waits until a peer can be picked.
     pub(super) async fn pick(
         &self,
         group: &Upstream,
@@ -80,11 +94,6 @@ impl Queue {
     ) -> Result<Picked, Nobody> {
         let reactor = Rc::clone(&x.reactor);
         let now = || reactor.clock().now_ms();
-        if self.waiting.count.load(Ordering::Relaxed) == 0
-            && let Some(picked) = group.balance.pick(x, tried, now())
-        {
-            return Ok(picked);
-        }
         if group.peers.iter().enumerate().all(|(index, peer)| peer.down || tried.contains(index)) {
             return Err(Nobody::Left);
         }
