@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use tokio::sync::Notify;
 
@@ -16,6 +16,7 @@ use super::Upstream;
 use super::balance::{Picked, Tried};
 use super::exchange::{Settings, poll_client_gone};
 use crate::http::Exchange;
+use crate::timer::Timers;
 
 /// Milliseconds between two looks.
 const LOOK: u64 = 1_000;
@@ -92,40 +93,119 @@ impl Queue {
         tried: &mut Tried,
         settings: &Settings,
     ) -> Result<Picked, Nobody> {
-        let reactor = Rc::clone(&x.reactor);
-        let now = || reactor.clock().now_ms();
         if group.peers.iter().enumerate().all(|(index, peer)| peer.down || tried.contains(index)) {
             return Err(Nobody::Left);
         }
+        let reactor = Rc::clone(&x.reactor);
+        let pick = |x: &mut Exchange| group.balance.pick(x, tried, reactor.clock().now_ms());
+        let is_gone = |x: &mut Exchange, cx: &mut Context<'_>| poll_client_gone(x, cx, settings);
+        self.wait(reactor.timers(), x, pick, is_gone).await
+    }
+
+    async fn wait<X, P>(
+        &self,
+        timers: &Timers,
+        x: &mut X,
+        mut pick: impl FnMut(&mut X) -> Option<P>,
+        is_gone: impl Fn(&mut X, &mut Context<'_>) -> bool,
+    ) -> Result<P, Nobody> {
+        let Waiting { count, freed } = &*self.waiting;
+        let now = || timers.clock().now_ms();
         let _place = self.join().ok_or(Nobody::Full)?;
         let deadline = now().saturating_add(self.timeout);
-        let timer = reactor.timers().register();
+        let timer = timers.register();
+        let mut has_passed_on = false;
         loop {
-            let mut freed = pin!(self.waiting.freed.notified());
+            let mut notified = pin!(freed.notified());
             // From here on nothing that becomes free is missed.
-            let is_woken = freed.as_mut().enable();
-            let is_alone = self.waiting.count.load(Ordering::Relaxed) == 1;
+            let is_woken = notified.as_mut().enable();
+            let is_alone = count.load(Ordering::Relaxed) == 1;
             if (is_woken || is_alone)
-                && let Some(picked) = group.balance.pick(x, tried, now())
+                && let Some(picked) = pick(x)
             {
                 return Ok(picked);
             }
             timer.set(deadline.min(now() + LOOK));
             let woken = poll_fn(|cx| {
-                if freed.as_mut().poll(cx).is_ready() || timer.poll_expired(cx).is_ready() {
-                    return Poll::Ready(true);
+                if notified.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Woken::Freed);
                 }
-                if poll_client_gone(x, cx, settings) { Poll::Ready(false) } else { Poll::Pending }
+                if timer.poll_expired(cx).is_ready() {
+                    return Poll::Ready(Woken::Look);
+                }
+                if is_gone(x, cx) { Poll::Ready(Woken::ClientGone) } else { Poll::Pending }
             });
-            if !woken.await {
+            let woken = woken.await;
+            if let Woken::ClientGone = woken {
                 return Err(Nobody::ClientGone);
             }
-            if let Some(picked) = group.balance.pick(x, tried, now()) {
+            if let Some(picked) = pick(x) {
                 return Ok(picked);
+            }
+            match woken {
+                // Another one may have a use for what this request has none for, having been there. Once a look:
+                // where nobody has, it would go round for ever.
+                Woken::Freed if !has_passed_on && count.load(Ordering::Relaxed) > 1 => {
+                    has_passed_on = true;
+                    freed.notify_one();
+                }
+                Woken::Freed | Woken::ClientGone => {}
+                Woken::Look => has_passed_on = false,
             }
             if now() >= deadline {
                 return Err(Nobody::TimedOut);
             }
         }
+    }
+}
+
+/// Why one who waits looks again.
+enum Woken {
+    /// A place is free.
+    Freed,
+    Look,
+    ClientGone,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use tokio::runtime::{Builder, LocalOptions};
+
+    use super::*;
+    use crate::timer::Clock;
+
+    #[test]
+    fn what_one_has_no_use_for_is_the_next_ones() {
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build_local(LocalOptions::default())
+            .unwrap();
+        runtime.block_on(async {
+            let timers = Timers::new(Clock::fixed(0));
+            tokio::task::spawn_local(timers.clone().drive());
+            let queue = Queue { most: 9, timeout: 60_000, waiting: Arc::default() };
+            let is_free = Cell::new(false);
+            let mut x = ((), ());
+            let nobody = queue.wait(&timers, &mut x.0, |()| None::<()>, |(), _| false);
+            let patient = queue.wait(&timers, &mut x.1, |()| is_free.take().then_some(()), |(), _| false);
+            let freed = async {
+                // Both wait by now.
+                tokio::time::advance(Duration::from_millis(100)).await;
+                is_free.set(true);
+                queue.waiting.free();
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                biased;
+                _ = nobody => unreachable!("it has been everywhere"),
+                picked = patient => assert!(picked.is_ok()),
+                () = freed => unreachable!("it waits"),
+            }
+            assert!(timers.clock().refresh() < LOOK, "{}", timers.clock().refresh());
+        });
     }
 }
