@@ -73,7 +73,10 @@ impl Probe {
             ignore_headers: u32::MAX,
             pass_early_hints: None,
             pass_trailers: None,
+            // What it says is for nobody, neither now nor later.
+            buffering: false,
             cache: None,
+            store: None,
             ..protocol.settings().clone()
         };
         let (mut pool, mut pool_id) = (PoolSettings::default(), PoolId::NONE);

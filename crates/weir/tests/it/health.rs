@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     ("checks_end_with_their_configuration", checks_end_with_their_configuration),
     ("a_websocket_is_opened_and_pinged", a_websocket_is_opened_and_pinged),
     ("connections_of_checks_may_be_kept", connections_of_checks_may_be_kept),
+    ("what_checks_are_answered_is_not_stored", what_checks_are_answered_is_not_stored),
     ("checks_speak_tls_where_the_location_does", checks_speak_tls_where_the_location_does),
 ];
 
@@ -347,10 +348,32 @@ fn connections_of_checks_may_be_kept() {
     a.checked(10);
     assert_eq!(a.origin.connections(), 1);
     drop(server);
+    // Also where there is more to read.
+    let long = Patient::new("long");
+    let piece = "x".repeat(0xfff0);
+    let body = format!("fff0\r\n{piece}\r\n").repeat(3);
+    long.says(&format!("200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{body}0\r\n\r\n"));
+    let server = start(&long.server(), "health_check uri=/health interval=20ms keepalive_time=1h;", "");
+    long.checked(5);
+    assert_eq!(long.origin.connections(), 1);
+    drop(server);
     let b = Patient::new("b");
     let _server = start(&b.server(), QUICK, "");
     b.checked(3);
     assert!(b.origin.connections() >= 3);
+}
+
+fn what_checks_are_answered_is_not_stored() {
+    let a = Patient::new("a");
+    a.says("200 OK\r\nContent-Length: 4\r\n\r\nwell");
+    let server = start(&a.server(), &format!("{QUICK} root {{folder}}; proxy_store on;"), "");
+    a.checked(5);
+    // Nor would it be where the worker may not.
+    assert!(
+        !server.folder().path().join("health").exists() && !server.log().contains("[crit]"),
+        "{}",
+        server.log()
+    );
 }
 
 fn checks_speak_tls_where_the_location_does() {
