@@ -67,7 +67,8 @@ impl Probe {
     ) -> Option<Self> {
         let target = protocol.known()?.clone();
         let settings = Settings {
-            next_upstream: next::OFF,
+            // There is no next one; it lets a kept connection that was closed meanwhile be made good by a new one.
+            next_upstream: next::ERROR,
             ignore_client_abort: true,
             intercept_errors: false,
             ignore_headers: u32::MAX,

@@ -19,6 +19,10 @@ pub const TESTS: &[Test] = &[
     ("checks_end_with_their_configuration", checks_end_with_their_configuration),
     ("a_websocket_is_opened_and_pinged", a_websocket_is_opened_and_pinged),
     ("connections_of_checks_may_be_kept", connections_of_checks_may_be_kept),
+    (
+        "a_kept_connection_that_its_server_closes_says_nothing",
+        a_kept_connection_that_its_server_closes_says_nothing,
+    ),
     ("what_checks_are_answered_is_not_stored", what_checks_are_answered_is_not_stored),
     ("checks_speak_tls_where_the_location_does", checks_speak_tls_where_the_location_does),
 ];
@@ -361,6 +365,18 @@ fn connections_of_checks_may_be_kept() {
     let _server = start(&b.server(), QUICK, "");
     b.checked(3);
     assert!(b.origin.connections() >= 3);
+}
+
+fn a_kept_connection_that_its_server_closes_says_nothing() {
+    let origin = Origin::start(|visit| {
+        visit.request()?;
+        visit.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+        visit.request().map(drop)
+    });
+    let check = "health_check interval=20ms keepalive_time=1h;";
+    let server = start(&format!("server {};", origin.address()), check, "");
+    origin.visited(5);
+    assert!(!server.log().contains("peer is unhealthy"), "{}", server.log());
 }
 
 fn what_checks_are_answered_is_not_stored() {
