@@ -88,6 +88,18 @@ impl Found {
     }
 }
 
+/// What a name stands for from now on, where that is anything else; those that stay keep their places.
+fn renew(known: &mut Vec<Found>, found: &[Found]) -> bool {
+    let (mut found, before) = (found.to_vec(), known.len());
+    known.retain(|one| {
+        let stays = found.iter().position(|other| other == one);
+        stays.map(|at| found.remove(at)).is_some()
+    });
+    let is_same = known.len() == before && found.is_empty();
+    known.append(&mut found);
+    !is_same
+}
+
 impl Live {
     /// For a group with names to resolve. Until their first answer they stand for what they stood for in the group
     /// before.
@@ -121,25 +133,30 @@ impl Live {
     }
 
     /// Makes the group anew where the addresses of a server are others than before; whether any peer has left.
-    fn update(&self, of: &Upstream, index: usize, mut found: Vec<Found>) -> bool {
-        let mut state = self.state();
-        let known = &mut state.found[index];
-        let before = known.len();
-        // Those that stay keep their places.
-        known.retain(|one| {
-            let stays = found.iter().position(|other| other == one);
-            stays.map(|at| found.remove(at)).is_some()
-        });
-        if known.len() == before && found.is_empty() {
-            return false;
+    fn update(&self, of: &Upstream, index: usize, found: &[Found]) -> bool {
+        loop {
+            let (mut all, before) = {
+                let state = self.state();
+                (state.found.clone(), state.group.clone())
+            };
+            if !renew(&mut all[index], found) {
+                return false;
+            }
+            // This may take a while, and requests ask for the group meanwhile.
+            let group = Arc::new(self.make(of, &all, before.as_deref()));
+            {
+                let mut state = self.state();
+                if state.group.as_ref().map(Arc::as_ptr) != before.as_ref().map(Arc::as_ptr) {
+                    // Another of its names was faster.
+                    continue;
+                }
+                *state = State { found: all, group: Some(Arc::clone(&group)) };
+            }
+            let stays = |peer: &Peer| group.peers.iter().any(|p| Arc::ptr_eq(&p.load, &peer.load));
+            let before = before.iter().flat_map(|before| before.peers.iter());
+            let left = before.filter(|peer| !stays(peer)).inspect(|peer| peer.set_gone(true)).count();
+            return left > 0;
         }
-        known.append(&mut found);
-        let group = self.make(of, &state.found, state.group.as_deref());
-        let stays = |peer: &Peer| group.peers.iter().any(|p| Arc::ptr_eq(&p.load, &peer.load));
-        let before = state.group.iter().flat_map(|before| before.peers.iter());
-        let left = before.filter(|peer| !stays(peer)).inspect(|peer| peer.set_gone(true)).count();
-        state.group = Some(Arc::new(group));
-        left > 0
     }
 
     fn make(&self, of: &Upstream, found: &[Vec<Found>], before: Option<&Upstream>) -> Upstream {
@@ -229,12 +246,12 @@ pub(crate) async fn follow(group: Arc<Upstream>, index: usize, reactor: Rc<React
         }
         let (left, rest) = match resolved {
             Ok((found, until)) => {
-                let left = live.update(&group, index, found);
+                let left = live.update(&group, index, &found);
                 let holds = until.saturating_sub(reactor.clock().unix_secs());
                 (left, holds.saturating_add(u64::from(holds > 0)).max(1).saturating_mul(1000))
             }
             Err(failure) if failure.is_certain() => {
-                (live.update(&group, index, vec![]), (live.resolver.failures_hold() + 1) * 1000)
+                (live.update(&group, index, &[]), (live.resolver.failures_hold() + 1) * 1000)
             }
             // What is known may still be true.
             Err(_) => (false, live.timeout.max(1000)),
