@@ -55,7 +55,7 @@ impl Install for Hash {
             Box::new(move |peers| {
                 let key = key.clone();
                 if consistent {
-                    return Arc::new(Consistent { key, points: points(&peers), peers });
+                    return Arc::new(Consistent { key, points: points_of(&peers), peers });
                 }
                 Arc::new(ByKey { key, peers })
             })
@@ -109,11 +109,11 @@ impl Balance for ByKey {
     }
 }
 
-/// A place on the circle of hashes, and the server whose it is.
-#[derive(Clone, Debug)]
+/// A place on the circle of hashes, and the number of the first peer of the server whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Point {
     hash: u32,
-    server: Arc<str>,
+    peer: u32,
 }
 
 /// Compatible with `Cache::Memcached::Fast` (Ketama), as nginx is.
@@ -127,23 +127,37 @@ struct Consistent {
 /// Points that a server has for each of its weight.
 const POINTS: u64 = 160;
 
-fn points(peers: &RoundRobin) -> Vec<Point> {
+/// Points that all servers have together, where their weights ask for more: those may come from a name server, whose
+/// numbers are no reason to hash for seconds. Beyond that each has its part of them, and one at least.
+const MOST: u64 = 4096 * POINTS;
+
+fn points_of(peers: &RoundRobin) -> Vec<Point> {
+    let primaries = peers.peers().iter().zip(0..).filter(|(peer, _)| !peer.backup);
+    points(primaries.map(|(peer, number)| (number, &*peer.server, peer.weight)))
+}
+
+/// The circle of servers, by the numbers of their peers.
+fn points<'s>(servers: impl Iterator<Item = (u32, &'s str, u32)> + Clone) -> Vec<Point> {
+    let all: u64 = servers.clone().map(|(_, _, weight)| u64::from(weight) * POINTS).sum();
     let mut points = vec![];
-    for peer in peers.peers().iter().filter(|peer| !peer.backup) {
-        let (host, port) = host_and_port(&peer.server);
+    for (peer, server, weight) in servers {
+        let wanted = u64::from(weight) * POINTS;
+        let count = if all <= MOST { wanted } else { (wanted * MOST / all).max(1) };
+        let (host, port) = host_and_port(server);
         let mut server = Hasher::new();
         server.update(host.as_bytes());
         server.update(&[0]);
         server.update(port.as_bytes());
         let mut before = 0_u32;
-        for _ in 0..u64::from(peer.weight) * POINTS {
+        for _ in 0..count {
             let mut hasher = server.clone();
             hasher.update(&before.to_le_bytes());
             before = hasher.finalize();
-            points.push(Point { hash: before, server: Arc::clone(&peer.server) });
+            points.push(Point { hash: before, peer });
         }
     }
-    points.sort_by_key(|point| point.hash);
+    // Of several at one place the first server's stays.
+    points.sort_unstable();
     points.dedup_by_key(|point| point.hash);
     points
 }
@@ -178,9 +192,10 @@ impl Balance for Consistent {
             }
         };
         while tried.misses() <= MISSES {
-            let server = &self.points[at % self.points.len()].server;
+            let peers = self.peers.peers();
+            let server = &peers[self.points[at % self.points.len()].peer as usize].server;
             let of_server = |look: &weir_engine::upstream::Look<'_>, index: usize| {
-                let peer = &self.peers.peers()[index];
+                let peer = &peers[index];
                 !peer.backup && peer.server == *server && look.is_free(index, tried)
             };
             let found = look.weighted(of_server);
@@ -224,6 +239,29 @@ mod tests {
         }
         refused("server 127.0.0.1 slow_start=x;", "invalid parameter \"slow_start=x\"");
         refused("server 127.0.0.1 slow_start;", "invalid parameter \"slow_start\"");
+    }
+
+    #[test]
+    fn weights_are_points_up_to_a_bound() {
+        #[track_caller]
+        fn check(weights: &[u32], expected: &[u64]) {
+            let names: Vec<String> = (0..weights.len()).map(|n| format!("{n}.example:80")).collect();
+            let servers = (0..).zip(&names).zip(weights).map(|((n, name), weight)| (n, &**name, *weight));
+            let points = points(servers);
+            let of = |n: usize| points.iter().filter(|point| point.peer == n as u32).count() as u64;
+            for (n, expected) in expected.iter().enumerate() {
+                // Some of them are at the same place.
+                assert!(
+                    (expected - expected / 1000..=*expected).contains(&of(n)),
+                    "{weights:?} {n} {}",
+                    of(n)
+                );
+            }
+        }
+        check(&[1, 5, 0], &[160, 800, 0]);
+        check(&[1000, 2000, 1], &[160_000, 320_000, 160]);
+        check(&[65535, 65535, 65535, 1], &[MOST / 3, MOST / 3, MOST / 3, 3]);
+        check(&[u32::MAX, 1], &[MOST - 1, 1]);
     }
 
     #[test]
