@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
@@ -20,6 +20,8 @@ use crate::timer::Clock;
 const IDLE: u64 = 10_000;
 /// Milliseconds before the files are looked through: the first requests come first.
 const LOADS_AFTER: u64 = 60_000;
+/// Milliseconds between two looks while files come at the loader's pace.
+const LOOKS_AMID: u64 = 1_000;
 
 pub(super) fn start(shared: &Arc<Shared>) {
     let weak = Arc::downgrade(shared);
@@ -40,13 +42,18 @@ fn manage(weak: &Weak<Shared>) {
             loads_at = u64::MAX;
             continue;
         }
-        let spec = Arc::clone(&shared.spec.lock().unwrap_or_else(PoisonError::into_inner));
-        let next = turn(&shared, &spec, &clock);
-        shared.purges.expire(&spec, clock.unix_secs() as i64);
+        let next = look_after(&shared, &shared.spec(), &clock);
         drop(shared);
         let until_load = loads_at.saturating_sub(clock.refresh()).max(1);
         std::thread::park_timeout(Duration::from_millis(next.min(until_load)));
     }
+}
+
+/// Removes what is to be removed or forgotten; how long to wait then, in milliseconds.
+fn look_after(shared: &Shared, spec: &Spec, clock: &Clock) -> u64 {
+    let next = turn(shared, spec, clock);
+    shared.purges.expire(spec, clock.unix_secs() as i64);
+    next
 }
 
 /// How many files were seen to, and since when.
@@ -66,7 +73,7 @@ impl Batch {
     }
 }
 
-/// Removes what is to be removed; how long to wait then, in milliseconds.
+/// Removes files that are to be removed; how long to wait then, in milliseconds.
 fn turn(shared: &Shared, spec: &Spec, clock: &Clock) -> u64 {
     let mut batch = Batch::new(clock);
     loop {
@@ -172,10 +179,10 @@ fn delete(shared: &Shared, spec: &Spec, key: &Key) {
 /// Learns of the files that are there.
 fn load(weak: &Weak<Shared>, clock: &Clock) {
     let Some(shared) = weak.upgrade() else { return };
-    let spec = Arc::clone(&shared.spec.lock().unwrap_or_else(PoisonError::into_inner));
+    let spec = shared.spec();
     drop(shared);
-    let mut batch = Batch::new(clock);
-    if !walk(weak, &spec, clock, &mut batch, Path::new(&*spec.path.path)) {
+    let mut loading = Loading { weak, clock, batch: Batch::new(clock), due: 0 };
+    if !loading.walk(Path::new(&*spec.path.path)) {
         return;
     }
     let Some(shared) = weak.upgrade() else { return };
@@ -185,28 +192,44 @@ fn load(weak: &Weak<Shared>, clock: &Clock) {
     shared.log.write(Level::Notice, format_args!("http file cache: {path} {size:.3}M, bsize: 1"));
 }
 
-/// False where the cache is gone.
-fn walk(weak: &Weak<Shared>, spec: &Spec, clock: &Clock, batch: &mut Batch, folder: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(folder) else { return true };
-    for entry in entries.flatten() {
-        let (path, name) = (entry.path(), entry.file_name());
-        let Ok(kind) = entry.file_type() else { continue };
-        if kind.is_dir() {
-            if name != OsStr::new("temp") && !walk(weak, spec, clock, batch, &path) {
-                return false;
+/// A walk through all files. It may take long, so limits are kept meanwhile, be they those of a reload.
+struct Loading<'a> {
+    weak: &'a Weak<Shared>,
+    clock: &'a Clock,
+    batch: Batch,
+    /// When limits are looked at again, in milliseconds of the clock.
+    due: u64,
+}
+
+impl Loading<'_> {
+    /// False where the cache is gone.
+    fn walk(&mut self, folder: &Path) -> bool {
+        let Ok(entries) = fs::read_dir(folder) else { return true };
+        for entry in entries.flatten() {
+            let (path, name) = (entry.path(), entry.file_name());
+            let Ok(kind) = entry.file_type() else { continue };
+            if kind.is_dir() {
+                if name != OsStr::new("temp") && !self.walk(&path) {
+                    return false;
+                }
+                continue;
             }
-            continue;
+            let Some(shared) = self.weak.upgrade() else { return false };
+            let (spec, clock) = (shared.spec(), self.clock);
+            clock.refresh();
+            add(&shared, &spec, &path, clock.unix_secs() as i64);
+            if self.batch.is_over(spec.loader, clock) {
+                if clock.refresh() >= self.due {
+                    let next = look_after(&shared, &spec, clock);
+                    self.due = clock.refresh() + next.min(LOOKS_AMID);
+                }
+                drop(shared);
+                std::thread::park_timeout(Duration::from_millis(spec.loader.sleep));
+                self.batch = Batch::new(clock);
+            }
         }
-        let Some(shared) = weak.upgrade() else { return false };
-        clock.refresh();
-        add(&shared, spec, &path, clock.unix_secs() as i64);
-        drop(shared);
-        if batch.is_over(spec.loader, clock) {
-            std::thread::park_timeout(Duration::from_millis(spec.loader.sleep));
-            *batch = Batch::new(clock);
-        }
+        true
     }
-    true
 }
 
 /// Takes a file into the index; one that cannot be of this cache is removed.
@@ -276,6 +299,24 @@ mod tests {
         let mut left: Vec<_> = fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()).collect();
         left.sort();
         assert_eq!(left, [Path::new(&file::path(&spec.path, &known)), Path::new(&temporary)]);
+        fs::remove_dir_all(path).unwrap();
+    }
+
+    #[test]
+    fn limits_are_kept_while_files_are_learnt() {
+        let path = folder("amid");
+        let spec = spec(&path);
+        let zone = Arc::new(Zone::open(&spec, None, &Log::new("weir", vec![])).unwrap());
+        for n in 0..3 {
+            fs::write(file::path(&spec.path, &[n; 16]), [0; 400]).unwrap();
+        }
+        // Files come one by one, and the clock stands, so limits are looked at once: with the first.
+        let loader = super::super::Pace { files: 1, ..spec.loader };
+        let of_reload = Spec { max_size: Some(1), loader, ..Spec::clone(&spec) };
+        *zone.shared.spec.lock().unwrap() = Arc::new(of_reload);
+        load(&Arc::downgrade(&zone.shared), &Clock::fixed(1000));
+        assert_eq!(zone.shared.lock().nodes.len(), 2);
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 2);
         fs::remove_dir_all(path).unwrap();
     }
 

@@ -204,6 +204,11 @@ impl Zone {
 }
 
 impl Shared {
+    /// The settings that files are managed by now.
+    fn spec(&self) -> Arc<Spec> {
+        Arc::clone(&self.spec.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -171,7 +171,7 @@ fn purge(weak: &Weak<Shared>) {
     let clock = Clock::new();
     let mut round = None;
     while let Some(shared) = weak.upgrade() {
-        let spec = Arc::clone(&shared.spec.lock().unwrap_or_else(PoisonError::into_inner));
+        let spec = shared.spec();
         let Some(pace) = spec.purger else {
             shared.purges.purger.store(false, Ordering::Relaxed);
             return;
