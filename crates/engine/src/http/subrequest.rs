@@ -69,7 +69,7 @@ impl Answer {
     }
 
     /// Ends the subrequest, of whose body nobody wants the rest. What runs beside it is still to be waited for.
-    fn end(mut self) -> Vec<oneshot::Receiver<()>> {
+    fn end(&mut self) -> Vec<oneshot::Receiver<()>> {
         if let Body::Stream(source) = &mut self.body {
             source.finish(&mut self.x, false);
         }
@@ -223,7 +223,9 @@ impl Exchange {
         self.background.push(ended);
         running.spawn(async move {
             let whole = pin!(async {
-                for over in run(part).await.end() {
+                let mut answer = run(part).await;
+                // What the subrequest holds it holds until all of it is over.
+                for over in answer.end() {
                     // A task that ended in a panic is over too.
                     let _ = over.await;
                 }
@@ -290,7 +292,7 @@ impl Included {
                         self.0 = State::Runs(running);
                         return Poll::Pending;
                     }
-                    Poll::Ready(answer) if answer.unsent => {
+                    Poll::Ready(mut answer) if answer.unsent => {
                         drop(answer.end());
                         return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
                     }

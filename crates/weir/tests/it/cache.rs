@@ -1,6 +1,8 @@
 //! Caches: what outlives clients, reloads and processes, and what is not believed.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use weir_testkit::{Client, Folder, Gate, Origin, Response, Server, until};
@@ -16,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("a_cache_does_not_move_with_a_reload", a_cache_does_not_move_with_a_reload),
     ("what_was_purged_is_fetched_again", what_was_purged_is_fetched_again),
     ("a_purger_removes_files", a_purger_removes_files),
+    ("a_renewal_lasts_until_it_is_kept", a_renewal_lasts_until_it_is_kept),
 ];
 
 const CONF: &str = "
@@ -257,4 +260,45 @@ fn a_purger_removes_files() {
     assert_eq!(ask(&server, "PURGE /x*", "").status, 204);
     until("it is gone", || !file.exists());
     assert_eq!(ask(&server, "GET /y3", "").header("X-Cache"), Some("HIT"));
+}
+
+/// Lets what is kept have expired.
+fn expire(file: &Path) {
+    let file = File::options().write(true).open(file).unwrap();
+    // Where nginx has the time until which it is fresh.
+    file.write_all_at(&1_i64.to_ne_bytes(), 8).unwrap();
+}
+
+fn a_renewal_lasts_until_it_is_kept() {
+    let (gate, folder) = (Gate::default(), Folder::new(&[]));
+    let opened = gate.clone();
+    let origin = Origin::start(move |visit| {
+        visit.request()?;
+        visit.send("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n")?;
+        if visit.number == 0 {
+            return visit.send("old");
+        }
+        opened.wait();
+        visit.send("new")
+    });
+    let conf = CONF.replace(
+        "proxy_cache_lock on;",
+        "proxy_cache_use_stale updating; proxy_cache_background_update on;
+         access_log logs/access.log; log_subrequest on;",
+    );
+    let server = Server::start(&executable(), &conf, &names(&origin, &folder, "on"));
+    check(&server, "MISS", "old");
+    let kept = file(&folder);
+    until("it is stored", || kept.exists());
+    expire(&kept);
+    check(&server, "STALE", "old");
+    // The request around the renewal is logged when that is over.
+    until("the head of the renewal is here", || server.folder().read("logs/access.log").lines().count() == 2);
+    for _ in 0..10 {
+        check(&server, "UPDATING", "old");
+    }
+    gate.open();
+    until("the new one is stored", || get(&server).text() == "new");
+    check(&server, "HIT", "new");
+    assert_eq!(origin.connections(), 2);
 }
