@@ -99,6 +99,8 @@ struct Node {
     expires: i64,
     exists: bool,
     updating: bool,
+    /// Answers that are here as a whole, whose files are about to take their place.
+    placing: u32,
     /// Milliseconds since the epoch, until which others wait for who updates it.
     locked_until: u64,
     /// A status that is answered with until `valid`, in place of a file; 0 is none.
@@ -119,6 +121,8 @@ pub enum Known {
     /// Not often enough.
     Scarce,
     Error(u16),
+    /// An answer of which somebody may have the last byte already will be there at once.
+    Placing,
 }
 
 /// What became of an attempt to fetch a key for others, too.
@@ -199,7 +203,7 @@ impl Zone {
             known = node.known(min_uses, now);
         }
         let (zone, done) = (Arc::clone(self), false);
-        Some((Hold { zone, key, min_uses, updating: None, error: None, done }, known))
+        Some((Hold { zone, key, min_uses, updating: None, placing: false, error: None, done }, known))
     }
 }
 
@@ -243,6 +247,9 @@ impl Index {
 
 impl Node {
     fn known(&mut self, min_uses: u64, now: i64) -> Known {
+        if self.placing > 0 {
+            return Known::Placing;
+        }
         if self.error != 0 {
             if self.valid >= now {
                 return Known::Error(self.error);
@@ -264,6 +271,8 @@ pub struct Hold {
     min_uses: u64,
     /// This request fetches the key, and until when others wait for that.
     updating: Option<u64>,
+    /// All of the answer is here.
+    placing: bool,
     /// A status to be answered with for a while in place of a file.
     pub error: Option<(u16, i64)>,
     done: bool,
@@ -301,6 +310,22 @@ impl Hold {
         (node.updating && node.locked_until > now_ms).then_some(node.locked_until)
     }
 
+    /// Whether an answer is about to take its place, until when it does: nobody says.
+    pub fn placing(&self, _: u64) -> Option<u64> {
+        let index = self.zone.shared.lock();
+        index.nodes.get(&self.key).filter(|node| node.placing > 0).map(|_| u64::MAX)
+    }
+
+    /// All of the answer is here: who asks from now on, after a client that got it, waits for its file.
+    pub fn whole(&mut self) {
+        if !self.placing
+            && let Some(node) = self.zone.shared.lock().nodes.get_mut(&self.key)
+        {
+            node.placing += 1;
+            self.placing = true;
+        }
+    }
+
     /// Takes a key whose file has expired; false where another request is at it.
     pub fn update(&mut self) -> bool {
         let mut index = self.zone.shared.lock();
@@ -332,7 +357,7 @@ impl Hold {
         self.done = true;
         let mut index = self.zone.shared.lock();
         if let Some(node) = index.nodes.get_mut(&self.key) {
-            node.count = node.count.saturating_sub(1);
+            self.count_down(node);
             node.error = 0;
             node.exists = true;
             node.updating = false;
@@ -340,6 +365,11 @@ impl Hold {
         index.set_disk(&self.key, stored.disk);
         drop(index);
         self.zone.shared.released.notify_waiters();
+    }
+
+    fn count_down(&self, node: &mut Node) {
+        node.count = node.count.saturating_sub(1);
+        node.placing = node.placing.saturating_sub(u32::from(self.placing));
     }
 
     /// Another key of the same cache in place of this one.
@@ -355,7 +385,7 @@ impl Drop for Hold {
         }
         let mut index = self.zone.shared.lock();
         let Some(node) = index.nodes.get_mut(&self.key) else { return };
-        node.count = node.count.saturating_sub(1);
+        self.count_down(node);
         if self.updating == Some(node.locked_until) {
             node.updating = false;
         }
@@ -366,7 +396,7 @@ impl Drop for Hold {
             index.remove(&self.key);
         }
         drop(index);
-        if self.updating.is_some() {
+        if self.updating.is_some() || self.placing {
             self.zone.shared.released.notify_waiters();
         }
     }
@@ -439,6 +469,24 @@ pub(crate) mod tests {
         assert_eq!(second.lock(1001, 50, false), Locked::Stored);
         // The file may have been taken away since.
         assert_eq!(second.lock(1001, 50, true), Locked::Mine);
+    }
+
+    #[test]
+    fn what_is_here_as_a_whole_is_waited_for() {
+        let zone = zone();
+        let look = || zone.hold([1; 16], 1, 100).unwrap();
+        let (mut first, mut second) = (look().0, look().0);
+        assert_eq!(look().1, Known::Worth { exists: false });
+        for hold in [&mut first, &mut second] {
+            hold.whole();
+            hold.whole();
+        }
+        assert_eq!(look().1, Known::Placing);
+        first.stored(Stored { id: 1, disk: 1 });
+        assert_eq!((look().1, look().0.placing(0)), (Known::Placing, Some(u64::MAX)));
+        // Its file did not come about.
+        drop(second);
+        assert_eq!((look().1, look().0.placing(0)), (Known::Worth { exists: true }, None));
     }
 
     #[test]

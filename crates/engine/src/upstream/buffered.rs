@@ -122,6 +122,9 @@ impl More {
             let data = body.data();
             store.spool.push(&data[self.stored..]);
             self.stored = data.len();
+            if !more || body.is_here() {
+                store.whole();
+            }
         }
         Poll::Ready(Ok(more))
     }

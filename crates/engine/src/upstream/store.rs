@@ -67,6 +67,13 @@ impl Store {
         self.placing.voice.tell(failed);
     }
 
+    /// All of the answer is here, and is told so before any client can have all of it.
+    pub fn whole(&mut self) {
+        if let Shelf::Cache { hold, .. } = &mut self.placing.shelf {
+            hold.whole();
+        }
+    }
+
     pub fn split(self) -> (Spool, Placing) {
         (self.spool, self.placing)
     }
@@ -118,6 +125,7 @@ impl Exchange {
     /// An answer that is all there takes its place.
     pub(super) fn store(&mut self, mut store: Store, body: &[u8]) {
         store.spool.push(body);
+        store.whole();
         self.spawn_work(store.commit());
     }
 }

@@ -1,6 +1,6 @@
 //! Caches: what outlives clients, reloads and processes, and what is not believed.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     ("what_was_purged_is_fetched_again", what_was_purged_is_fetched_again),
     ("a_purger_removes_files", a_purger_removes_files),
     ("a_renewal_lasts_until_it_is_kept", a_renewal_lasts_until_it_is_kept),
+    ("what_was_answered_is_there_for_others", what_was_answered_is_there_for_others),
 ];
 
 const CONF: &str = "
@@ -130,7 +131,7 @@ fn what_is_kept_outlives_reloads_and_the_server() {
     drop(server);
     let server = start(&origin, &folder, "on");
     check(&server, "HIT", "text");
-    let kept = std::fs::read(file(&folder)).unwrap();
+    let kept = fs::read(file(&folder)).unwrap();
     let find = |text: &str| kept.windows(text.len()).any(|bytes| bytes == text.as_bytes());
     assert!(find("\nKEY: /x\nHTTP/1.1 200 OK\r\n"));
     assert_eq!(origin.connections(), 1);
@@ -142,7 +143,7 @@ fn files_that_are_none_are_not_believed() {
     check(&server, "MISS", "text");
     // The lock lets the next one wait until the file is there.
     check(&server, "HIT", "text");
-    let (path, kept) = (file(&folder), std::fs::read(file(&folder)).unwrap());
+    let (path, kept) = (file(&folder), fs::read(file(&folder)).unwrap());
     let mut cut = kept.clone();
     cut.pop();
     let mut other_key = kept.clone();
@@ -154,7 +155,7 @@ fn files_that_are_none_are_not_believed() {
         (&other_key[..], "has md5 collision"),
         (&cut[..], "contains invalid header"),
     ] {
-        std::fs::write(&path, bytes).unwrap();
+        fs::write(&path, bytes).unwrap();
         check(&server, "MISS", "text");
         server.logged(&format!("cache file \"{}\" {logged}", path.display()));
         until("the file is replaced", || get(&server).header("X-Cache") == Some("HIT"));
@@ -301,4 +302,38 @@ fn a_renewal_lasts_until_it_is_kept() {
     until("the new one is stored", || get(&server).text() == "new");
     check(&server, "HIT", "new");
     assert_eq!(origin.connections(), 2);
+}
+
+fn what_was_answered_is_there_for_others() {
+    let (folder, long) = (Folder::new(&[]), "x".repeat(100_000));
+    let origin = Origin::start(move |visit| {
+        let request = visit.request()?.unwrap_or_default();
+        if request.contains("If-Modified-Since") {
+            return visit.send("HTTP/1.1 304 Not Modified\r\n\r\n");
+        }
+        visit.send("HTTP/1.1 200 OK\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\n")?;
+        visit.send(match request.get(..6) {
+            Some("GET /a") => "Content-Length: 5\r\n\r\nshort".to_owned(),
+            Some("GET /b") => "Content-Length: 0\r\n\r\n".to_owned(),
+            Some("GET /c") => "Transfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n0\r\n\r\n".to_owned(),
+            Some("GET /d") => format!("Vary: X-Kind\r\nContent-Length: 100000\r\n\r\n{long}"),
+            _ => format!("\r\n{long}"),
+        })
+    });
+    let conf = CONF.replace("proxy_cache_lock on;", "proxy_cache_revalidate on;").replace("levels=1:2", "");
+    let server = Server::start(&executable(), &conf, &names(&origin, &folder, "on"));
+    let get = |path: &str| ask(&server, &format!("GET {path}"), "").header("X-Cache").map(str::to_owned);
+    for n in 0..60 {
+        let path = format!("/{}{n}", ["a", "b", "c", "d", "e"][n % 5]);
+        let statuses = [get(&path), get(&path)];
+        assert_eq!(statuses.each_ref().map(Option::as_deref), [Some("MISS"), Some("HIT")], "{path}");
+    }
+    for entry in fs::read_dir(folder.path().join("cache")).unwrap() {
+        expire(&entry.unwrap().path());
+    }
+    for n in 0..60 {
+        let path = format!("/{}{n}", ["a", "b", "c", "d", "e"][n % 5]);
+        let statuses = [get(&path), get(&path)];
+        assert_eq!(statuses.each_ref().map(Option::as_deref), [Some("REVALIDATED"), Some("HIT")], "{path}");
+    }
 }

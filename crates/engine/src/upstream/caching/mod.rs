@@ -24,6 +24,9 @@ use crate::http1::{Known, Method};
 use crate::md5::Md5;
 use judge::{Judged, judge};
 
+/// Milliseconds that an answer is waited for which only has to take its place.
+const PLACED_IN: u64 = 5_000;
+
 /// `…_cache` and its like at one location. Times are milliseconds unless they say otherwise.
 pub struct Caching {
     /// The protocol's name, for messages.
@@ -342,7 +345,7 @@ fn renew(x: &mut Exchange) {
 
 impl Cached {
     async fn find(&mut self, x: &Exchange) -> Found {
-        let mut waited_until = None;
+        let (mut waited_until, mut placed_by) = (None, None);
         let min_uses = self.rules.min_uses;
         // Without room in the index there is nothing to be found and nothing to be kept, but an upstream to be asked.
         let Some((mut hold, mut known)) = self.zone.hold(self.main, min_uses, x.now()) else {
@@ -351,11 +354,19 @@ impl Cached {
         let mut timed_out = false;
         let mut secondary = false;
         loop {
+            if known == KnownKey::Placing {
+                let now = x.reactor.clock().unix_ms();
+                if wait(x, &hold, *placed_by.get_or_insert(now + PLACED_IN), Hold::placing).await {
+                    known = hold.look(x.now());
+                    continue;
+                }
+            }
             let may_exist = match known {
                 KnownKey::Scarce => return self.held(hold, Found::Scarce),
                 KnownKey::Error(status) => return self.held(hold, Found::Error(status)),
                 KnownKey::Worth { exists } => exists || self.zone.is_cold(),
                 KnownKey::New => self.zone.is_cold(),
+                KnownKey::Placing => true,
             };
             let mut read = None;
             if may_exist {
@@ -424,7 +435,7 @@ impl Cached {
                 return self.held(hold, Found::Nothing);
             }
             let now = x.reactor.clock().unix_ms();
-            let looked = matches!(known, KnownKey::Worth { exists: true });
+            let looked = matches!(known, KnownKey::Worth { exists: true } | KnownKey::Placing);
             match hold.lock(now, self.rules.lock_age, looked) {
                 Locked::Mine => return self.held(hold, Found::Nothing),
                 Locked::Until(_) => {}
@@ -437,7 +448,7 @@ impl Cached {
                 return self.held(hold, Found::Scarce);
             }
             let until = *waited_until.get_or_insert(now + self.rules.lock_timeout);
-            timed_out = !wait(x, &hold, until).await;
+            timed_out = !wait(x, &hold, until, Hold::locked).await;
             if timed_out {
                 x.log(Level::Info, "cache lock timeout");
             }
@@ -451,17 +462,17 @@ impl Cached {
     }
 }
 
-/// Waits until nobody else fetches the key; false where that takes too long.
-async fn wait(x: &Exchange, hold: &Hold, until: u64) -> bool {
+/// Waits until nobody else is at the key in this way; false where that takes too long.
+async fn wait(x: &Exchange, hold: &Hold, until: u64, busy: fn(&Hold, u64) -> Option<u64>) -> bool {
     loop {
         let mut released = pin!(hold.released());
         released.as_mut().enable();
         let now = x.reactor.clock().unix_ms();
-        let Some(locked) = hold.locked(now) else { return true };
+        let Some(busy) = busy(hold, now) else { return true };
         if now >= until {
             return false;
         }
-        let mut sleep = pin!(x.reactor.timers().sleep(locked.min(until) - now));
+        let mut sleep = pin!(x.reactor.timers().sleep(busy.min(until) - now));
         poll_fn(|cx| {
             if released.as_mut().poll(cx).is_ready() || sleep.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
@@ -563,7 +574,7 @@ pub(super) fn not_modified(x: &mut Exchange, protocol: &dyn Protocol, head: &Hea
     let mut judged = judge(head, ignored, now);
     let Some(flow) = answer(x, protocol) else { return Some(Flow::Answer(500)) };
     let cache = x.cache.as_mut()?;
-    let (copy, hold) = (cache.copy.as_ref()?, cache.hold.take());
+    let (copy, mut hold) = (cache.copy.as_ref()?, cache.hold.take());
     if judged.valid == 0 {
         let mut own = x.reactor.take_head();
         if own.parse(&copy.head, copy.head.len().max(1)).is_ok() {
@@ -581,6 +592,9 @@ pub(super) fn not_modified(x: &mut Exchange, protocol: &dyn Protocol, head: &Hea
         let header = Header { valid: judged.valid, updating, error, date: now, ..copy.header.clone() };
         let (path, id, length) = (Arc::clone(&copy.path), copy.id, copy.length);
         let log = x.log_handle().clone();
+        if let Some(hold) = &mut hold {
+            hold.whole();
+        }
         x.spawn_work(async move {
             let written = spawn_blocking({
                 let path = Arc::clone(&path);
