@@ -202,8 +202,8 @@ impl Zone {
         if node.uses > 1 {
             known = node.known(min_uses, now);
         }
-        let (zone, done) = (Arc::clone(self), false);
-        Some((Hold { zone, key, min_uses, updating: None, placing: false, error: None, done }, known))
+        let (zone, placing, done) = (Arc::clone(self), false, false);
+        Some((Hold { zone, key, main: None, min_uses, updating: None, placing, error: None, done }, known))
     }
 }
 
@@ -268,6 +268,8 @@ impl Node {
 pub struct Hold {
     pub zone: Arc<Zone>,
     pub key: Key,
+    /// Of an answer of several kinds: the hold on its main key, so that who purges that sees that something is on its way.
+    main: Option<Box<Hold>>,
     min_uses: u64,
     /// This request fetches the key, and until when others wait for that.
     updating: Option<u64>,
@@ -372,9 +374,16 @@ impl Hold {
         node.placing = node.placing.saturating_sub(u32::from(self.placing));
     }
 
-    /// Another key of the same cache in place of this one.
-    pub fn other(&self, key: Key, now: i64) -> Option<(Hold, Known)> {
-        self.zone.hold(key, self.min_uses, now)
+    /// The key of one kind of the answer, where there are several.
+    pub fn of_kind(self, key: Key, now: i64) -> Option<(Hold, Known)> {
+        let (mut hold, known) = self.zone.hold(key, self.min_uses, now)?;
+        hold.main = Some(Box::new(self));
+        Some((hold, known))
+    }
+
+    /// The key of the answer, whatever its kind.
+    pub fn into_main(mut self) -> Self {
+        self.main.take().map_or(self, |main| *main)
     }
 }
 

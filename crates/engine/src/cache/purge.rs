@@ -97,14 +97,13 @@ impl Zone {
         let path = file::path(&self.spec.path, &id);
         let opened = file::open(&path, key, crc32fast::hash(key)).ok();
         let there = opened.as_ref().is_some_and(|opened| !self.is_purged(key, opened.header.date));
-        let coming = {
+        let (error, coming) = {
             let mut index = self.shared.lock();
             index.nodes.get_mut(&id).map_or((false, false), |node| {
-                let error = std::mem::take(&mut node.error) != 0;
-                (error, node.updating)
+                // Whoever holds it may be fetching it, with `…_cache_lock` or without.
+                (std::mem::take(&mut node.error) != 0, node.count > 0)
             })
         };
-        let (error, coming) = coming;
         // Others of the key have files of their own, by what they vary by; and one may be on its way.
         if coming || opened.is_some_and(|opened| !opened.header.vary.is_empty()) {
             self.shared.purges.add(Purge { text: key.into(), whole: true, at: now });
@@ -276,6 +275,23 @@ mod tests {
         assert_eq!(zone.hold(Md5::of(b"/a"), 1, 100).unwrap().1, Known::New);
         // Nothing of it is remembered.
         assert_eq!(zone.shared.purges.count.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_purged_too() {
+        let folder = Folder::new("coming");
+        let zone = zone(&folder);
+        let remembers = |key: &str| zone.is_purged(key.as_bytes(), 100);
+        let (hold, _) = zone.hold(Md5::of(b"/a"), 1, 100).unwrap();
+        assert!(!zone.purge(b"/a", 100) && remembers("/a"));
+        drop(hold);
+        // One of several kinds, whose key is another.
+        let (hold, _) = zone.hold(Md5::of(b"/b"), 1, 100).unwrap();
+        let (kind, _) = hold.of_kind([1; 16], 100).unwrap();
+        assert!(!zone.purge(b"/b", 100) && remembers("/b"));
+        drop(kind);
+        assert!(!zone.purge(b"/c", 100) && !remembers("/c"));
+        assert!(zone.shared.lock().nodes.is_empty());
     }
 
     #[test]

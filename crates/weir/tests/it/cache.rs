@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = &[
     ("a_purger_removes_files", a_purger_removes_files),
     ("a_renewal_lasts_until_it_is_kept", a_renewal_lasts_until_it_is_kept),
     ("what_was_answered_is_there_for_others", what_was_answered_is_there_for_others),
+    ("what_is_on_its_way_is_purged_too", what_is_on_its_way_is_purged_too),
 ];
 
 const CONF: &str = "
@@ -336,4 +337,30 @@ fn what_was_answered_is_there_for_others() {
         let statuses = [get(&path), get(&path)];
         assert_eq!(statuses.each_ref().map(Option::as_deref), [Some("REVALIDATED"), Some("HIT")], "{path}");
     }
+}
+
+fn what_is_on_its_way_is_purged_too() {
+    let (gate, folder) = (Gate::default(), Folder::new(&[]));
+    let opened = gate.clone();
+    let origin = Origin::start(move |visit| {
+        visit.request()?;
+        visit.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nfirst")?;
+        opened.wait();
+        visit.send("after")
+    });
+    let conf = CONF
+        .replace("http {", "http { map $request_method $purges { PURGE 1; }")
+        .replace("proxy_cache_lock on;", "proxy_cache_purge $purges;");
+    let server = Server::start(&executable(), &conf, &names(&origin, &folder, "on"));
+    let mut client = Client::connect(server.address());
+    let mut got = String::new();
+    client.send(GET);
+    while !got.ends_with("\r\n\r\nfirst") {
+        got.push_str(&String::from_utf8_lossy(&client.bytes(1)));
+    }
+    assert_eq!(ask(&server, "PURGE /x", "").status, 404);
+    gate.open();
+    assert_eq!(client.rest(), b"after");
+    until("it is stored", || file(&folder).exists());
+    check(&server, "MISS", "firstafter");
 }

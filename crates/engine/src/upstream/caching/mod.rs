@@ -400,10 +400,10 @@ impl Cached {
                             return self.held(hold, Found::Nothing);
                         }
                         secondary = true;
-                        let Some((other, of_other)) = hold.other(variant, x.now()) else {
+                        let Some(of_kind) = hold.of_kind(variant, x.now()) else {
                             return Found::Scarce;
                         };
-                        (hold, known) = (other, of_other);
+                        (hold, known) = of_kind;
                         continue;
                     }
                 }
@@ -680,8 +680,8 @@ impl Cached {
         let vary = std::mem::take(&mut self.judged.vary);
         let variant = if vary.is_empty() { Key::default() } else { variant(x, &self.main, &vary) };
         // Of several variants each has its own key, but for the first.
-        if hold.key != self.main && (vary.is_empty() || variant != hold.key) {
-            hold = hold.other(self.main, now)?.0;
+        if vary.is_empty() || variant != hold.key {
+            hold = hold.into_main();
         }
         let header = Header {
             valid: self.judged.valid,
