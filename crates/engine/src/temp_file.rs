@@ -4,11 +4,11 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use weir_ir::program::PathSpec;
 
-use crate::files::Failed;
+use crate::files::{Failed, Moving};
 
 /// How long the name of a temporary file is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,8 @@ pub enum Keep {
 pub struct TempFile {
     pub file: File,
     name: Box<str>,
-    remove: bool,
+    /// The name is still its own, and goes with it.
+    remove: AtomicBool,
 }
 
 impl TempFile {
@@ -63,7 +64,8 @@ impl TempFile {
                     if keep == Keep::Never {
                         std::fs::remove_file(&name).map_err(|error| Failed::of("unlink()", &name, error))?;
                     }
-                    return Ok(Self { file, name: name.into(), remove: keep == Keep::WhileOpen });
+                    let remove = AtomicBool::new(keep == Keep::WhileOpen);
+                    return Ok(Self { file, name: name.into(), remove });
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                     NUMBER.fetch_add(LEAP, Ordering::Relaxed);
@@ -71,6 +73,16 @@ impl TempFile {
                 Err(error) => return Err(Failed::of("open()", name, error)),
             }
         }
+    }
+
+    /// Moves it. Its name is nobody's then, or another process's already. It touches the disk.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn place(&self, moving: Moving) -> Result<(), Failed> {
+        Moving { from: self.name().into(), ..moving }.run()?;
+        self.remove.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The absolute path, whether it is still there or not.
@@ -81,7 +93,7 @@ impl TempFile {
 
 impl Drop for TempFile {
     fn drop(&mut self) {
-        if self.remove {
+        if *self.remove.get_mut() {
             // Whoever the file was made for may have moved it away.
             let _ = std::fs::remove_file(&*self.name);
         }
@@ -140,6 +152,21 @@ mod tests {
             drop(made);
             assert_eq!(Path::new(&name).exists(), after, "{keep:?}");
         }
+        std::fs::remove_dir_all(below).unwrap();
+    }
+
+    #[test]
+    fn a_name_that_was_left_is_somebody_elses() {
+        let below = std::env::temp_dir().join(format!("weir-temp-file-left-{}", std::process::id()));
+        std::fs::create_dir_all(&below).unwrap();
+        let to = below.join("placed");
+        let made = TempFile::beside(&to.to_string_lossy()).unwrap();
+        let name = made.name().to_string();
+        let (from, create_path) = (Default::default(), None);
+        made.place(Moving { from, to: to.clone(), access: None, modified: None, create_path }).unwrap();
+        std::fs::write(&name, "of another process").unwrap();
+        drop(made);
+        assert!(Path::new(&name).exists() && to.exists());
         std::fs::remove_dir_all(below).unwrap();
     }
 }

@@ -7,7 +7,7 @@
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use weir_ir::program::PathSpec;
 
@@ -294,14 +294,8 @@ pub fn beside(path: &str) -> Result<TempFile, Failed> {
 /// # Errors
 /// Those of the file system.
 pub fn place(file: &TempFile, path: &str) -> Result<Stored, Failed> {
-    let moving = Moving {
-        from: file.name().into(),
-        to: path.into(),
-        access: None,
-        modified: None,
-        create_path: Some(0o600),
-    };
-    moving.run()?;
+    let (from, to) = (PathBuf::new(), path.into());
+    file.place(Moving { from, to, access: None, modified: None, create_path: Some(0o600) })?;
     let about = Path::new(path).metadata().map_err(|error| Failed::of("stat()", path, error))?;
     Ok(Stored { id: about.ino(), disk: disk(&about) })
 }

@@ -94,13 +94,7 @@ impl Placing {
                 let placed = spawn_blocking(move || cache::place(&file, &path)).await;
                 placed.map(|placed| placed.map(|stored| hold.stored(stored)))
             }
-            Shelf::File(moving) => {
-                let moving = Moving { from: file.name().into(), ..moving };
-                let moved = spawn_blocking(move || moving.run()).await;
-                // Only now: without its name there would be nothing to move.
-                drop(file);
-                moved
-            }
+            Shelf::File(moving) => spawn_blocking(move || file.place(moving)).await,
         };
         // A thread that died has said why.
         if let Ok(Err(failed)) = placed {
