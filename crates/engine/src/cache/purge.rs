@@ -130,16 +130,23 @@ impl Zone {
 
 /// Removes a file, whoever reads it.
 fn remove(shared: &Shared, path: &str, id: &Key) {
+    let mut index = shared.lock();
+    if let Some(node) = index.nodes.get_mut(id) {
+        // Before the file goes: of one that is stored from now on the index is to know.
+        node.count += 1;
+        node.exists = false;
+    }
+    index.set_disk(id, 0);
+    drop(index);
     if let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {
         shared.log.write_error(Level::Crit, &error, format_args!("unlink() \"{path}\" failed"));
     }
     let mut index = shared.lock();
-    index.set_disk(id, 0);
     if let Some(node) = index.nodes.get_mut(id) {
-        node.exists = false;
-        if node.count == 0 && node.error == 0 {
+        node.count = node.count.saturating_sub(1);
+        if node.count == 0 && !node.exists && node.error == 0 {
             index.remove(id);
         }
     }
