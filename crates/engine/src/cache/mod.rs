@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 use weir_ir::program::PathSpec;
 use weir_syntax::Level;
 
@@ -64,8 +65,8 @@ struct Shared {
     index: Mutex<Index>,
     /// The settings that the manager goes by: those of the last published generation.
     spec: Mutex<Arc<Spec>>,
-    /// Somebody has fetched a key, or given it up.
-    released: Notify,
+    /// Somebody has fetched a key, or given it up: told to those who wait for that key, and few others.
+    released: [Notify; BELLS],
     /// Not all files are known yet.
     cold: AtomicBool,
     managed: AtomicBool,
@@ -73,6 +74,8 @@ struct Shared {
     log: Log,
 }
 
+/// Among so many keys are divided by who waits for them; a power of two.
+const BELLS: usize = 64;
 /// Bytes that a node takes of a zone.
 const NODE: u64 = 128;
 
@@ -157,7 +160,7 @@ impl Zone {
         let shared = Shared {
             index: Mutex::new(Index { most, watermark: usize::MAX, ..Index::default() }),
             spec: Mutex::new(Arc::clone(spec)),
-            released: Notify::new(),
+            released: std::array::from_fn(|_| Notify::new()),
             cold: AtomicBool::new(true),
             managed: AtomicBool::new(false),
             purges: Purges::default(),
@@ -211,6 +214,10 @@ impl Shared {
     /// The settings that files are managed by now.
     fn spec(&self) -> Arc<Spec> {
         Arc::clone(&self.spec.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn released(&self, key: &Key) -> &Notify {
+        &self.released[usize::from(key[0]) % BELLS]
     }
 
     fn lock(&self) -> MutexGuard<'_, Index> {
@@ -340,9 +347,9 @@ impl Hold {
         true
     }
 
-    /// Waits until somebody gave a key of the cache back.
-    pub fn released(&self) -> tokio::sync::futures::Notified<'_> {
-        self.zone.shared.released.notified()
+    /// Waits until somebody gave the key back, or another that is told of with it.
+    pub fn released(&self) -> Notified<'_> {
+        self.zone.shared.released(&self.key).notified()
     }
 
     /// A file was found that the index did not know of yet.
@@ -366,7 +373,7 @@ impl Hold {
         }
         index.set_disk(&self.key, stored.disk);
         drop(index);
-        self.zone.shared.released.notify_waiters();
+        self.zone.shared.released(&self.key).notify_waiters();
     }
 
     fn count_down(&self, node: &mut Node) {
@@ -406,13 +413,15 @@ impl Drop for Hold {
         }
         drop(index);
         if self.updating.is_some() || self.placing {
-            self.zone.shared.released.notify_waiters();
+            self.zone.shared.released(&self.key).notify_waiters();
         }
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::task::{Context, Waker};
+
     use super::*;
 
     pub(crate) fn spec(path: &str) -> Arc<Spec> {
@@ -496,6 +505,19 @@ pub(crate) mod tests {
         // Its file did not come about.
         drop(second);
         assert_eq!((look().1, look().0.placing(0)), (Known::Worth { exists: true }, None));
+    }
+
+    #[test]
+    fn who_waits_for_a_key_is_not_told_of_others() {
+        let zone = zone();
+        let holds = [1, 2].map(|n| zone.hold([n; 16], 1, 100).unwrap().0);
+        let [mut first, mut second] = holds.each_ref().map(|hold| Box::pin(hold.released()));
+        let context = &mut Context::from_waker(Waker::noop());
+        assert!(first.as_mut().poll(context).is_pending() && second.as_mut().poll(context).is_pending());
+        let (mut third, _) = zone.hold([2; 16], 1, 100).unwrap();
+        assert_eq!(third.lock(1000, 50, false), Locked::Mine);
+        drop(third);
+        assert!(first.as_mut().poll(context).is_pending() && second.as_mut().poll(context).is_ready());
     }
 
     #[test]
