@@ -301,13 +301,13 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
             x.upstream_uri.extend_from_slice(&request[uri]);
             to_head
         }
-        Err(status) => return Flow::Answer(status),
+        Err(status) => return given_up(x, status),
     };
     if streams {
         // What is here of the body goes in one piece with the head.
         let mut piece = Vec::new();
         if let Err(error) = x.take_body_input(&mut piece) {
-            return Flow::Answer(error.0);
+            return given_up(x, error.0);
         }
         append_piece(&piece, &x.body, request.tail());
     }
@@ -316,11 +316,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         // Boxed, since few requests need the room.
         Whom::Unresolved(host) => match Box::pin(resolve::resolve(x, *host, settings)).await {
             Ok(target) => target,
-            Err(status) => {
-                let flow = Flow::Answer(status);
-                caching::over(x, &flow);
-                return flow;
-            }
+            Err(status) => return given_up(x, status),
         },
     };
     if target.group.live.is_some() {
@@ -350,6 +346,13 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
     asking.timer.clear();
     x.spare_timer = Some(asking.timer);
     x.keep_buf(asking.request);
+    flow
+}
+
+/// No peer was asked: others need not wait until this client has its answer.
+fn given_up(x: &mut Exchange, status: u16) -> Flow {
+    let flow = Flow::Answer(status);
+    caching::over(x, &flow);
     flow
 }
 

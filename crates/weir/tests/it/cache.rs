@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     ("a_renewal_lasts_until_it_is_kept", a_renewal_lasts_until_it_is_kept),
     ("what_was_answered_is_there_for_others", what_was_answered_is_there_for_others),
     ("what_is_on_its_way_is_purged_too", what_is_on_its_way_is_purged_too),
+    ("a_slow_client_of_an_error_holds_no_key", a_slow_client_of_an_error_holds_no_key),
 ];
 
 const CONF: &str = "
@@ -363,4 +364,27 @@ fn what_is_on_its_way_is_purged_too() {
     assert_eq!(client.rest(), b"after");
     until("it is stored", || file(&folder).exists());
     check(&server, "MISS", "firstafter");
+}
+
+fn a_slow_client_of_an_error_holds_no_key() {
+    const LONG: usize = 24 << 20;
+    let page = vec![b'x'; LONG];
+    let (origin, folder) = (Origin::saying("text"), Folder::new(&[("page", &page)]));
+    let conf = CONF.replace(
+        "location / {",
+        "error_page 400 =418 /page;
+         location = /page { root {root}; proxy_cache off; }
+         location / {
+             proxy_cache_methods POST; proxy_http_version 1.1; proxy_request_buffering off;",
+    );
+    let mut all = names(&origin, &folder, "on").to_vec();
+    all.push(("root", folder.path().to_string_lossy().into_owned()));
+    let server = Server::start(&executable(), &conf, &all);
+    let broken = "POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n";
+    let mut clients: Vec<_> = (0..2).map(|_| Client::connect(server.address())).collect();
+    for client in &mut clients {
+        let head = String::from_utf8_lossy(&client.send(broken).bytes(12)).into_owned();
+        assert_eq!(head, "HTTP/1.1 418");
+    }
+    assert_eq!(origin.connections(), 0);
 }
