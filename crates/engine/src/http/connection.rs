@@ -26,7 +26,7 @@ use crate::io::{Address, Buf, Io, scratch};
 use crate::reactor::{Count, Idle, Peer, Reactor};
 use crate::tls::Unauthorized;
 use crate::tunnel::{self, Call, Side};
-use crate::upstream::PeerGuard;
+use crate::upstream::{PeerGuard, UpstreamState};
 
 /// Milliseconds that an idle connection of a replaced generation is given to send one more request.
 const RELOAD_GRACE: u64 = 1_000;
@@ -431,6 +431,7 @@ impl Serving {
             // A task that ended in a panic is over too.
             let _ = over.await;
         }
+        x.upstream_states.iter_mut().for_each(UpstreamState::settle);
     }
 
     /// Gets rid of what is left of the request's body and decides whether the connection goes on.

@@ -767,7 +767,8 @@ impl Exchange {
         if !self.head.request_line().is_empty() {
             line.quoted("request", self.head.request_line());
         }
-        if self.is_subrequest() {
+        // What is left of a request has no path of its own.
+        if self.is_subrequest() && !self.uri.is_empty() {
             line.quoted("subrequest", &self.uri);
         }
         if let Some(upstream) = self.upstream_states.last().and_then(|state| state.url(&self.upstream_uri)) {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use weir_syntax::Level;
 
-use super::{Hidden, PeerGuard, Upstream};
+use super::{Hidden, PeerGuard, Upstream, UpstreamState};
 use crate::http::response::Source;
 use crate::http::{Exchange, Headers};
 use crate::http1::body::{Decoder, Piece};
@@ -213,6 +213,15 @@ impl UpstreamBody {
         self.is_over()
     }
 
+    /// Adds what was read so far to what is known of the attempt.
+    #[inline]
+    pub(super) fn account(&self, state: &mut UpstreamState) {
+        let now = self.reactor.clock().now_ms();
+        state.response_time = Some(now.saturating_sub(self.asked));
+        state.bytes_received += self.received;
+        state.response_length = self.received;
+    }
+
     /// Whether it broke off.
     pub(super) fn has_failed(&self) -> bool {
         self.failure.is_some()
@@ -393,9 +402,7 @@ impl Source for UpstreamBody {
         let now = self.reactor.clock().now_ms();
         let failure = self.failure.take();
         if let Some(state) = x.upstream_states.get_mut(self.state) {
-            state.response_time = Some(now.saturating_sub(self.asked));
-            state.bytes_received += self.received;
-            state.response_length = self.received;
+            self.account(state);
         }
         match failure {
             Some(Failure::Closed) => {

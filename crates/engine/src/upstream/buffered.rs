@@ -3,13 +3,16 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use tokio::sync::oneshot;
 use weir_ir::program::PathSpec;
 use weir_syntax::Level;
 
+use super::UpstreamState;
 use super::body::UpstreamBody;
 use super::spool::{Place, Spool};
 use super::store::Store;
@@ -313,7 +316,13 @@ impl Buffered {
 }
 
 /// Fetches the rest of an answer for its store alone, which has so many of the bytes that are ready.
-async fn drain(mut body: UpstreamBody, store: Store, stored: usize, mut part: Exchange) {
+async fn drain(
+    mut body: UpstreamBody,
+    store: Store,
+    stored: usize,
+    mut part: Exchange,
+    back: Option<oneshot::Sender<UpstreamState>>,
+) {
     let mut more = More { store: Some(store), stored, ..More::default() };
     let whole = poll_fn(|cx| {
         loop {
@@ -329,6 +338,10 @@ async fn drain(mut body: UpstreamBody, store: Store, stored: usize, mut part: Ex
     });
     let whole = whole.await;
     body.finish(&mut part, whole);
+    if let (Some(back), Some(state)) = (back, part.upstream_states.pop()) {
+        // Who asked for it may be gone.
+        let _ = back.send(state);
+    }
     if let Some(store) = more.store.take().filter(|_| whole) {
         store.commit().await;
     }
@@ -402,8 +415,16 @@ impl Source for Buffered {
                 x.spawn_work(store.commit());
             }
             Some(store) if !self.body.has_failed() => {
-                let part = x.remainder();
-                x.spawn_work(drain(self.body.take(), store, more.stored, part));
+                let (mut part, mut body) = (x.remainder(), self.body.take());
+                part.upstream_uri.clone_from(&x.upstream_uri);
+                let back = x.upstream_states.get_mut(mem::take(&mut body.state)).map(|state| {
+                    let (lent, back) = state.lend();
+                    part.upstream_states.push(lent);
+                    // For who does not wait for the rest.
+                    body.account(state);
+                    back
+                });
+                x.spawn_work(drain(body, store, more.stored, part, back));
             }
             Some(_) | None if !more.ended => self.body.finish(x, complete),
             Some(_) | None => {}

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use tokio::sync::oneshot;
 use weir_ir::address::Address;
 use weir_ir::program::{Check, Server};
 
@@ -342,7 +343,7 @@ impl Hidden {
 }
 
 /// What is logged of one attempt (`$upstream_addr`, `$upstream_status`, …). Times are milliseconds.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct UpstreamState {
     /// The peer, or the group's name where no peer was live; none where no connection could even be tried.
     pub peer: Option<Arc<[u8]>>,
@@ -357,9 +358,25 @@ pub struct UpstreamState {
     pub response_length: u64,
     /// An internal redirect came after this attempt.
     pub redirected: bool,
+    /// The same once all of the answer is here, of which the client wanted no more.
+    rest: Option<oneshot::Receiver<Self>>,
 }
 
 impl UpstreamState {
+    /// The state for whoever fetches the rest of the answer, and where it goes back to.
+    fn lend(&mut self) -> (Self, oneshot::Sender<Self>) {
+        let (back, rest) = oneshot::channel();
+        self.rest = Some(rest);
+        (Self { peer: self.peer.clone(), rest: None, ..*self }, back)
+    }
+
+    /// Takes back what was lent, where that is over.
+    pub(crate) fn settle(&mut self) {
+        if let Some(Ok(settled)) = self.rest.take().map(|mut rest| rest.try_recv()) {
+            *self = settled;
+        }
+    }
+
     /// `http://127.0.0.1:8080/uri`, for messages.
     pub fn url(&self, uri: &[u8]) -> Option<Vec<u8>> {
         let peer = self.peer.as_ref()?;

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use weir_testkit::{Client, Folder, Gate, Origin, Response, Server, until};
+use weir_testkit::{Client, Folder, Gate, Origin, Response, Server, until, within};
 
 use crate::{Test, executable};
 
@@ -22,6 +22,8 @@ pub const TESTS: &[Test] = &[
     ("what_was_answered_is_there_for_others", what_was_answered_is_there_for_others),
     ("what_is_on_its_way_is_purged_too", what_is_on_its_way_is_purged_too),
     ("a_slow_client_of_an_error_holds_no_key", a_slow_client_of_an_error_holds_no_key),
+    ("what_nobody_takes_is_logged_as_a_whole", what_nobody_takes_is_logged_as_a_whole),
+    ("answers_in_place_of_an_upstreams_are_timed", answers_in_place_of_an_upstreams_are_timed),
 ];
 
 const CONF: &str = "
@@ -387,4 +389,90 @@ fn a_slow_client_of_an_error_holds_no_key() {
         assert_eq!(head, "HTTP/1.1 418");
     }
     assert_eq!(origin.connections(), 0);
+}
+
+fn what_nobody_takes_is_logged_as_a_whole() {
+    const LENGTH: usize = 100_000;
+    let (gate, folder) = (Gate::default(), Folder::new(&[]));
+    let opened = gate.clone();
+    let origin = Origin::start(move |visit| {
+        let request = visit.request()?.unwrap_or_default();
+        visit.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\nbegun"))?;
+        if request.starts_with("GET /left") {
+            opened.wait();
+        }
+        visit.send("x".repeat(LENGTH - 5))
+    });
+    let conf = CONF.replace(
+        "server {",
+        "log_format t '$request_method $upstream_response_time $upstream_response_length $upstream_bytes_received';
+         access_log logs/access.log t;
+         server {",
+    );
+    let server = Server::start(&executable(), &conf, &names(&origin, &folder, "on"));
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n".len();
+    let logged = |method: &str| {
+        let log = within("it is logged", || {
+            let log = server.folder().read("logs/access.log");
+            log.ends_with('\n').then_some(log)
+        });
+        let line = log.lines().last().unwrap_or_default().to_owned();
+        let words: Vec<_> = line.split(' ').collect();
+        let [of, time, length, received] = words[..] else { panic!("{line}") };
+        assert!(time.parse::<f64>().is_ok(), "{line}");
+        assert_eq!((of, length, received), (method, &*LENGTH.to_string(), &*(LENGTH + head).to_string()));
+    };
+    assert!(Client::connect(server.address()).send("HEAD /x HTTP/1.0\r\n\r\n").rest().ends_with(b"\r\n\r\n"));
+    logged("HEAD");
+    fs::write(server.folder().path().join("logs/access.log"), "").unwrap();
+    let mut client = Client::connect(server.address());
+    client.send("GET /left HTTP/1.0\r\n\r\n").bytes(5);
+    client.reset();
+    gate.open();
+    logged("GET");
+}
+
+fn answers_in_place_of_an_upstreams_are_timed() {
+    let folder = Folder::new(&[]);
+    let origin = Origin::start(|visit| {
+        let request = visit.request()?.unwrap_or_default();
+        visit.send(match request.split(' ').nth(1) {
+            Some("/missing") => "HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnot there",
+            Some("/sent") => "HTTP/1.1 200 OK\r\nX-Accel-Redirect: /text\r\n\r\n",
+            _ if visit.number == 0 => {
+                "HTTP/1.1 200 OK\r\nLast-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\nContent-Length: 3\r\n\r\nold"
+            }
+            _ if visit.number == 1 => "HTTP/1.1 304 Not Modified\r\n\r\n",
+            _ => "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy",
+        })
+    });
+    let conf = CONF.replace(
+        "server {",
+        "log_format t '$uri $upstream_cache_status $upstream_response_time';
+         access_log logs/access.log t;
+         proxy_cache_revalidate on;
+         proxy_cache_use_stale http_503;
+         proxy_intercept_errors on;
+         server {
+             error_page 404 /text;
+             location = /text { return 200 text; }",
+    );
+    let server = Server::start(&executable(), &conf, &names(&origin, &folder, "on"));
+    check(&server, "MISS", "old");
+    let kept = file(&folder);
+    until("it is stored", || kept.exists());
+    for (lines, status) in [(2, "REVALIDATED"), (3, "STALE")] {
+        expire(&kept);
+        check(&server, status, "old");
+        until("it is over", || server.folder().read("logs/access.log").lines().count() == lines);
+    }
+    ask(&server, "GET /missing", "");
+    ask(&server, "GET /sent", "");
+    let log = within("all is logged", || {
+        let log = server.folder().read("logs/access.log");
+        (log.ends_with('\n') && log.lines().count() == 5).then_some(log)
+    });
+    for line in log.lines() {
+        assert!(line.rsplit(' ').next().is_some_and(|time| time.parse::<f64>().is_ok()), "{log}");
+    }
 }

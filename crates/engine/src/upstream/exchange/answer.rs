@@ -57,13 +57,13 @@ impl Asking<'_> {
             if let Some(kind) = next::of_status(status)
                 && let Some(flow) = caching::stale(x, self.protocol, kind, false)
             {
-                self.succeeded(x, &attempt, now);
+                self.sufficed(x, &attempt, now);
                 return Ok(flow);
             }
             if status == 304
                 && let Some(flow) = caching::not_modified(x, self.protocol, head)
             {
-                self.succeeded(x, &attempt, now);
+                self.sufficed(x, &attempt, now);
                 if attempt.sent && head.keeps_alive() && raw.is_empty() {
                     keep(&x.reactor, attempt.line, now);
                 } else {
@@ -79,7 +79,7 @@ impl Asking<'_> {
                     }
                 }
                 caching::intercepted(x, status);
-                self.succeeded(x, &attempt, now);
+                self.sufficed(x, &attempt, now);
                 return Ok(Flow::Answer(status));
             }
         }
@@ -87,6 +87,7 @@ impl Asking<'_> {
         if ignored & ignore::X_ACCEL_REDIRECT == 0
             && let Some(to) = self.protocol.redirect(x, head)
         {
+            timed(x, attempt.started, now);
             return Ok(internal_redirect(x, &to));
         }
         let obeyed = ignored & ignore::X_ACCEL_BUFFERING == 0;
@@ -138,9 +139,7 @@ impl Asking<'_> {
             Left::Chunked(_) | Left::Close => false,
         };
         if whole {
-            if let Some(state) = x.upstream_states.last_mut() {
-                state.response_time = Some(now.saturating_sub(attempt.started));
-            }
+            timed(x, attempt.started, now);
             let clean = matches!(left, Left::Length(_)) || here.is_empty();
             if matches!(left, Left::Length(_)) {
                 if let Some(state) = x.upstream_states.last_mut() {
@@ -222,6 +221,12 @@ impl Asking<'_> {
         group.balance.answered(x, &self.tried, attempt.peer);
     }
 
+    /// Of this answer the head is all that is wanted.
+    fn sufficed(&self, x: &mut Exchange, attempt: &Attempt, now: u64) {
+        self.succeeded(x, attempt, now);
+        timed(x, attempt.started, now);
+    }
+
     #[inline]
     fn body(
         &self,
@@ -267,6 +272,13 @@ impl Asking<'_> {
         let body = self.body(x, line, Left::Close, block, raw, attempt.started);
         response.body = self.stream(x, body, self.protocol.settings().buffering, None);
         Flow::Respond(response)
+    }
+}
+
+/// All that is wanted of the answer is here.
+fn timed(x: &mut Exchange, asked: u64, now: u64) {
+    if let Some(state) = x.upstream_states.last_mut() {
+        state.response_time = Some(now.saturating_sub(asked));
     }
 }
 
