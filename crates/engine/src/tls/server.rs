@@ -11,7 +11,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{CipherSuite, ServerConfig, SignatureAlgorithm, SupportedCipherSuite, SupportedProtocolVersion};
 
 use super::resume::{self, Lifetime, Mark, TicketKey};
-use super::{ClientAuth, Staple, Statuses};
+use super::{ClientAuth, Demand, Staple, Statuses};
 use crate::http::{Exchange, Template};
 
 /// Tickets after a full handshake of TLS 1.3, as OpenSSL sends.
@@ -109,6 +109,19 @@ impl ServerTls {
         });
         let config = config.map(Arc::new);
         Ok(Self { config, with_http2, staples, computed, reject_handshake, client_auth, statuses })
+    }
+
+    /// A server without certificates, whose handshakes are those of the default server: its own demand is made of its requests.
+    pub fn demanding(demand: Demand) -> Self {
+        Self {
+            config: None,
+            staples: vec![],
+            with_http2: None,
+            computed: None,
+            reject_handshake: false,
+            client_auth: Some(Arc::new(ClientAuth::blind(demand))),
+            statuses: None,
+        }
     }
 }
 

@@ -78,7 +78,7 @@ pub(super) fn is_self_issued(certificate: &CertificateDer<'_>) -> bool {
 }
 
 /// Certificates that are trusted, and how far.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Trust {
     /// Certificates between the one that is shown and a root, at most (`ssl_verify_depth`).
     depth: usize,

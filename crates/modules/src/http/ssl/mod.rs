@@ -312,7 +312,11 @@ impl Install for Ssl {
     }
 
     fn install(server: &Server, plan: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
-        let (ScopeKind::Server, Some(ready)) = (plan.kind(), &server.ready) else { return Ok(()) };
+        let ScopeKind::Server = plan.kind() else { return Ok(()) };
+        let Some(ready) = &server.ready else {
+            plan.tls = server.verify_client.or(None).map(|demand| Arc::new(ServerTls::demanding(demand)));
+            return Ok(());
+        };
         let settings = Settings {
             pairs: &ready.pairs,
             staples: ready.staples(plan),

@@ -461,6 +461,43 @@ fn clients_show_certificates() {
 }
 
 #[test]
+fn a_server_without_a_certificate_has_demands_of_its_own() {
+    let made = Made::new(&["a"]);
+    let clients = Clients::new(0);
+    let known = Clients::with(&made, &clients.known, &clients.known_key);
+    let nobody = made.client(&[&TLS13]);
+    on_a_thread(async {
+        for (of_default, of_named, expected) in [
+            ("", "on", ["NONE 496", "NONE 496"]),
+            ("", "optional", ["NONE 200", "NONE 200"]),
+            ("ssl_verify_client optional;", "on", ["NONE 496", "SUCCESS 200"]),
+            ("ssl_verify_client optional_no_ca; ssl_verify_depth 0;", "off", ["NONE 200", "SUCCESS 200"]),
+        ] {
+            let (listener, port) = listener().await;
+            let conf = format!(
+                "ssl_client_certificate ca.crt;
+                 server {{ listen 127.0.0.1:{port} ssl; server_name a.example; ssl_certificate a.crt;
+                    ssl_certificate_key a.key; {of_default} }}
+                 server {{ listen 127.0.0.1:{port} ssl; server_name unknown.example; ssl_verify_client {of_named};
+                    error_page 496 @refused; location @refused {{ return 200 \"$ssl_client_verify 496\"; }}
+                    location / {{ return 200 \"$ssl_client_verify 200\"; }} }}"
+            );
+            let mut files = made.files();
+            files.push(("/conf/ca.crt", &clients.authority));
+            let site = Site::with_files(&conf, &files);
+            let running = Running::new(&site, listener);
+            for (client, expected) in [&nobody, &known].into_iter().zip(expected) {
+                let told = running.ask(client, "unknown.example", "unknown.example").await.unwrap();
+                assert_eq!(told, expected, "{of_default} {of_named}");
+            }
+            let other = running.ask(&nobody, "a.example", "unknown.example").await.unwrap();
+            let refused = other.contains("<title>421 Misdirected Request</title>");
+            assert_eq!(refused, of_named != "off", "{other}");
+        }
+    });
+}
+
+#[test]
 fn plain_requests_are_told_that_this_is_a_tls_port() {
     let made = Made::new(&["a"]);
     on_a_thread(async {
