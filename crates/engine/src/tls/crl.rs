@@ -1,5 +1,5 @@
-//! Revocation lists that are about all certificates of their issuer (RFC 5280 section 5.1), version 1 among them, which webpki does not
-//! read and `openssl ca -gencrl` writes unless it is told otherwise.
+//! Revocation lists (RFC 5280 section 5), judged as OpenSSL judges them: webpki reads none of version 1, which `openssl ca -gencrl` writes
+//! unless it is told otherwise, and takes the first list that fits for the only one.
 
 use std::collections::BTreeSet;
 
@@ -7,53 +7,120 @@ use rustls::pki_types::UnixTime;
 use webpki::Error;
 
 use super::der::{self, Fields, INTEGER, SEQUENCE, Signed};
+use super::trust::Reason;
 
 /// `[0] EXPLICIT`, the extensions of a list.
 const EXTENSIONS: u8 = 0xa0;
 /// Of `KeyUsage`.
 const CRL_SIGN: u8 = 6;
 
+/// 2.5.29.20
+const NUMBER: &[u8] = &[0x55, 0x1d, 0x14];
+/// 2.5.29.21
+const REASON: &[u8] = &[0x55, 0x1d, 0x15];
+/// 2.5.29.24
+const INVALIDITY: &[u8] = &[0x55, 0x1d, 0x18];
+/// 2.5.29.27
+const DELTA: &[u8] = &[0x55, 0x1d, 0x1b];
+/// 2.5.29.28
+const ISSUING_POINT: &[u8] = &[0x55, 0x1d, 0x1c];
+/// 2.5.29.29
+const ENTRY_ISSUER: &[u8] = &[0x55, 0x1d, 0x1d];
+/// 2.5.29.35
+const AUTHORITY_KEY: &[u8] = &[0x55, 0x1d, 0x23];
+
 #[derive(Debug)]
-pub(super) struct PlainList {
+pub(super) struct List {
     der: Box<[u8]>,
     /// The content of the name.
     issuer: Box<[u8]>,
     /// 14 digits; a list may go without.
     next_update: Option<Vec<u8>>,
+    scope: Scope,
     /// Serial numbers of those that are revoked.
     revoked: BTreeSet<Box<[u8]>>,
 }
 
-impl PlainList {
-    /// `None` where it is none, or is about a part of the issuer's certificates, or of other issuers'.
-    pub(super) fn read(der: &[u8]) -> Option<Self> {
-        let (_, behind) = der::element(der, SEQUENCE)?;
-        let signed = Signed::of(der)?;
+/// Which of its issuer's certificates a list is about (`IssuingDistributionPoint`).
+#[derive(Debug, Default)]
+struct Scope {
+    /// Those that name one of these places for their list, each with the tag of its `GeneralName`.
+    points: Option<Vec<(u8, Box<[u8]>)>>,
+    /// No authorities' certificates.
+    users: bool,
+    /// Only those.
+    authorities: bool,
+}
+
+impl Scope {
+    fn read(point: &[u8]) -> Result<Self, Error> {
+        let mut scope = Self::default();
+        let (mut rest, _) = der::element(point, SEQUENCE).ok_or(Error::BadDer)?;
+        while let Some(tag) = rest.first() {
+            let (value, behind) = der::element(rest, *tag).ok_or(Error::BadDer)?;
+            match (tag, value) {
+                (0xa0, name) => {
+                    let names =
+                        der::element(name, 0xa0).ok_or(Error::UnsupportedCrlIssuingDistributionPoint)?;
+                    scope.points =
+                        Some(der::elements(names.0).map(|(tag, name)| (tag, name.into())).collect());
+                }
+                (0x81, value) => scope.users = value != [0],
+                (0x82, value) => scope.authorities = value != [0],
+                (0x84 | 0x85, [0]) => {}
+                (0x83, _) => return Err(Error::UnsupportedRevocationReasonsPartitioning),
+                (0x84, _) => return Err(Error::UnsupportedIndirectCrl),
+                (_, _) => return Err(Error::UnsupportedCrlIssuingDistributionPoint),
+            }
+            rest = behind;
+        }
+        Ok(scope)
+    }
+
+    fn covers(&self, certificate: &Fields<'_>) -> bool {
+        let excludes = if certificate.authority().is_some() { self.users } else { self.authorities };
+        let is_named = |points: &Vec<(u8, Box<[u8]>)>| {
+            certificate.list_points().any(|(tag, name)| points.iter().any(|(t, n)| (*t, &**n) == (tag, name)))
+        };
+        !excludes && self.points.as_ref().is_none_or(is_named)
+    }
+}
+
+impl List {
+    /// # Errors
+    /// It is none, or says something that is not judged here.
+    pub(super) fn read(der: &[u8]) -> Result<Self, Error> {
+        let (_, behind) = der::element(der, SEQUENCE).ok_or(Error::BadDer)?;
+        let signed = Signed::of(der).ok_or(Error::BadDer)?;
         let list = signed.content;
         let list = der::element(list, INTEGER).map_or(list, |(_version, list)| list);
-        let (algorithm, list) = der::element(list, SEQUENCE)?;
-        let (issuer, list) = der::element(list, SEQUENCE)?;
-        let (_this_update, list) = der::time(list)?;
+        let (algorithm, list) = der::element(list, SEQUENCE).ok_or(Error::BadDer)?;
+        if algorithm != signed.algorithm {
+            return Err(Error::SignatureAlgorithmMismatch);
+        }
+        let (issuer, list) = der::element(list, SEQUENCE).ok_or(Error::BadDer)?;
+        let (_this_update, list) = der::time(list).ok_or(Error::BadDerTime)?;
         let (next_update, list) = der::time(list).map_or((None, list), |(time, list)| (Some(time), list));
-        let (mut entries, list) = der::element(list, SEQUENCE).unwrap_or((&[], list));
+        let (entries, list) = der::element(list, SEQUENCE).unwrap_or((&[], list));
         let (extensions, list) = der::element(list, EXTENSIONS).unwrap_or((&[], list));
-        let whole = list.is_empty() && signed.rest.is_empty() && behind.is_empty();
-        if algorithm != signed.algorithm || !whole || der::critical(extensions).next().is_some() {
-            return None;
+        if !(list.is_empty() && signed.rest.is_empty() && behind.is_empty()) {
+            return Err(Error::BadDer);
         }
-        let mut revoked = BTreeSet::new();
-        while !entries.is_empty() {
-            let (entry, others) = der::element(entries, SEQUENCE)?;
-            let (serial, entry) = der::element(entry, INTEGER)?;
-            let (_date, extensions) = der::time(entry)?;
-            // One that is critical may say that the certificate is another issuer's.
-            if der::critical(extensions).next().is_some() {
-                return None;
-            }
-            revoked.insert(serial.into());
-            entries = others;
+        if der::extension(extensions, DELTA).is_some() {
+            return Err(Error::UnsupportedDeltaCrl);
         }
-        Some(Self { der: der.into(), issuer: issuer.into(), next_update, revoked })
+        if der::critical(extensions).any(|oid| ![NUMBER, ISSUING_POINT, AUTHORITY_KEY].contains(&oid)) {
+            return Err(Error::UnsupportedCriticalExtension);
+        }
+        let scope = der::extension(extensions, ISSUING_POINT).map(Scope::read).transpose()?;
+        let revoked = serials(entries)?;
+        Ok(Self {
+            der: der.into(),
+            issuer: issuer.into(),
+            next_update,
+            scope: scope.unwrap_or_default(),
+            revoked,
+        })
     }
 
     /// Whether it is about certificates of this issuer.
@@ -66,36 +133,63 @@ impl PlainList {
     }
 
     /// Judges a certificate, whose issuer's own is given.
-    fn judge(&self, certificate: &Fields<'_>, issuer: &Fields<'_>, now: UnixTime) -> Result<(), Error> {
-        if !issuer.may(CRL_SIGN) {
-            return Err(Error::IssuerNotCrlSigner);
+    fn judge(&self, certificate: &Fields<'_>, issuer: &Fields<'_>, now: UnixTime) -> Result<(), Reason> {
+        if self.revoked.contains(certificate.serial) {
+            return Err(Reason::REVOKED);
         }
         if self.next_update.as_ref().is_some_and(|end| der::digits_of(now.as_secs() as i64) > *end) {
-            return Err(Error::CrlExpired { time: now, next_update: now });
+            return Err(Reason::CRL_EXPIRED);
         }
-        match self.revoked.contains(certificate.serial) {
-            true => Err(Error::CertRevoked),
-            false => Ok(()),
+        if !self.scope.covers(certificate) {
+            return Err(Reason::CRL_SCOPE);
         }
+        if !issuer.may(CRL_SIGN) {
+            return Err(Reason::NO_CRL_SIGNER);
+        }
+        Ok(())
     }
 }
 
-/// Judges a certificate, whose issuer's own is given, by that of its issuer's lists which is good for the longest time.
+/// The serial numbers among the entries of a list.
+fn serials(mut entries: &[u8]) -> Result<BTreeSet<Box<[u8]>>, Error> {
+    let mut serials = BTreeSet::new();
+    while !entries.is_empty() {
+        let (entry, others) = der::element(entries, SEQUENCE).ok_or(Error::BadDer)?;
+        let (serial, entry) = der::element(entry, INTEGER).ok_or(Error::InvalidSerialNumber)?;
+        let (_date, extensions) = der::time(entry).ok_or(Error::BadDerTime)?;
+        for oid in der::critical(extensions).filter(|oid| ![REASON, INVALIDITY].contains(oid)) {
+            // The certificate is another issuer's.
+            let indirect = oid == ENTRY_ISSUER;
+            return Err(if indirect {
+                Error::UnsupportedIndirectCrl
+            } else {
+                Error::UnsupportedCriticalExtension
+            });
+        }
+        serials.insert(serial.into());
+        entries = others;
+    }
+    Ok(serials)
+}
+
+/// Judges a certificate, whose issuer's own is given, by that of its issuer's lists that is about it and good for the longest time.
 pub(super) fn judge(
-    lists: &[PlainList],
+    lists: &[List],
     certificate: &Fields<'_>,
     issuer: &Fields<'_>,
     now: UnixTime,
-) -> Result<(), Error> {
+) -> Result<(), Reason> {
     let mut named = lists.iter().filter(|list| list.is_of(certificate)).peekable();
     if named.peek().is_none() {
-        return Err(Error::UnknownRevocationStatus);
+        return Err(Reason::NO_CRL);
     }
     // Another key may have had the same name.
     let signed = named.filter(|list| list.is_signed_by(issuer));
-    // One without an end is good for ever.
-    let last = signed.max_by_key(|list| (list.next_update.is_none(), &list.next_update));
-    last.ok_or(Error::InvalidCrlSignatureForPublicKey)?.judge(certificate, issuer, now)
+    let best = signed.max_by_key(|list| {
+        // One without an end is good for ever.
+        (list.scope.covers(certificate), list.next_update.is_none(), &list.next_update)
+    });
+    best.ok_or(Reason::CRL_SIGNATURE)?.judge(certificate, issuer, now)
 }
 
 #[cfg(test)]
@@ -115,8 +209,6 @@ mod tests {
         next: &[u8],
         entry: &[u8],
     ) -> CertificateRevocationListDer<'static> {
-        let time = |time: &[u8]| tagged(0x17, &[time]);
-        let name = tagged(SEQUENCE, &[Fields::of(&authority.certificate).unwrap().subject]);
         let entries: Vec<_> = serials
             .iter()
             .map(|serial| {
@@ -124,10 +216,33 @@ mod tests {
             })
             .collect();
         let entries: Vec<_> = entries.iter().map(Vec::as_slice).collect();
-        let next = if next.is_empty() { vec![] } else { time(next) };
         let revoked = if entries.is_empty() { vec![] } else { tagged(SEQUENCE, &entries) };
-        let list = tagged(SEQUENCE, &[ALGORITHM, &name, &time(b"200101000000Z"), &next, &revoked]);
+        signed(authority, &[], [b"200101000000Z", next], &revoked, &[])
+    }
+
+    fn time(time: &[u8]) -> Vec<u8> {
+        tagged(0x17, &[time])
+    }
+
+    fn signed(
+        authority: &Authority,
+        version: &[u8],
+        [this, next]: [&[u8]; 2],
+        revoked: &[u8],
+        extensions: &[u8],
+    ) -> CertificateRevocationListDer<'static> {
+        let name = tagged(SEQUENCE, &[Fields::of(&authority.certificate).unwrap().subject]);
+        let next = if next.is_empty() { vec![] } else { time(next) };
+        let list = tagged(SEQUENCE, &[version, ALGORITHM, &name, &time(this), &next, revoked, extensions]);
         authority.sign(&list).into()
+    }
+
+    /// A list about what the content of an `IssuingDistributionPoint` says.
+    fn partial(authority: &Authority, point: &[&[u8]]) -> CertificateRevocationListDer<'static> {
+        let point = tagged(0x04, &[&tagged(SEQUENCE, point)]);
+        let extension = tagged(SEQUENCE, &[b"\x06\x03\x55\x1d\x1c\x01\x01\xff", &point]);
+        let extensions = tagged(EXTENSIONS, &[&tagged(SEQUENCE, &[&extension])]);
+        signed(authority, b"\x02\x01\x01", [b"200101000000Z", b"490101000000Z"], &[], &extensions)
     }
 
     #[track_caller]
@@ -172,10 +287,10 @@ mod tests {
         let client = root.client(1);
         // Of another key with the same name.
         let forged = list_of(&Authority::root(&[]), &[], b"", b"");
-        check(&root, &[forged], &[&client], "unspecified certificate verification error");
+        check(&root, &[forged], &[&client], "CRL signature failure");
         let silent = Authority::root(&[KeyUsagePurpose::KeyCertSign]);
         let list = list_of(&silent, &[], b"", b"");
-        check(&silent, &[list], &[&silent.client(1)], "unspecified certificate verification error");
+        check(&silent, &[list], &[&silent.client(1)], "key usage does not include CRL signing");
         let able = Authority::root(&[KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign]);
         check(&able, &[list_of(&able, &[], b"", b"")], &[&able.client(1)], "");
         // Extensions of an entry: 2.5.29.29, critical and not.
@@ -183,12 +298,12 @@ mod tests {
             let parts: [&[u8]; 3] = [b"\x06\x03\x55\x1d\x1d", critical, b"\x04\x00"];
             tagged(SEQUENCE, &[&tagged(SEQUENCE, &parts)])
         };
-        let read = |list: CertificateRevocationListDer<'_>| PlainList::read(&list).is_some();
+        let read = |list: CertificateRevocationListDer<'_>| List::read(&list).is_ok();
         assert!(read(list_of(&root, &[1], b"", &entry(b"\x01\x01\x00"))));
         assert!(!read(list_of(&root, &[1], b"", &entry(b"\x01\x01\xff"))));
         let list = list_of(&root, &[1], b"490101000000Z", b"");
         for at in 0..list.len() {
-            assert!(PlainList::read(&list[..at]).is_none(), "cut at {at}");
+            assert!(List::read(&list[..at]).is_err(), "cut at {at}");
         }
     }
 
@@ -201,6 +316,35 @@ mod tests {
         let foreign = list_of(&earlier, &[], b"490101000000Z", b"");
         for lists in [[&old, &new], [&new, &old], [&foreign, &new], [&new, &foreign]] {
             check(&root, &lists.map(Clone::clone), &[&client], "certificate revoked");
+        }
+    }
+
+    #[test]
+    fn lists_about_a_part() {
+        let root = Authority::root(&[]);
+        let between = root.below(3);
+        let place = "http://a.example/list";
+        let mut params = rcgen::CertificateParams::default();
+        params.crl_distribution_points = vec![rcgen::CrlDistributionPoint { uris: vec![place.to_owned()] }];
+        let named = between.issue(params).certificate;
+        let other = between.client(1);
+        let lists = |point: &[&[u8]]| [list_of(&root, &[], b"490101000000Z", b""), partial(&between, point)];
+        let point = |place: &str| tagged(0xa0, &[&tagged(0xa0, &[&tagged(0x86, &[place.as_bytes()])])]);
+        let [users, authorities]: [&[u8]; 2] = [b"\x81\x01\xff", b"\x82\x01\xff"];
+        let chain = |shown| [shown, &between.certificate];
+        check(&root, &lists(&[&point(place), users]), &chain(&named), "");
+        check(&root, &lists(&[&point(place), authorities]), &chain(&named), "different CRL scope");
+        check(&root, &lists(&[&point("http://b.example")]), &chain(&named), "different CRL scope");
+        check(&root, &lists(&[&point(place)]), &chain(&other), "different CRL scope");
+        check(&root, &lists(&[users]), &chain(&other), "");
+        // A list about everything is better than one that is not about the certificate.
+        let [of_root, of_others] = lists(&[authorities]);
+        let all = [of_root, of_others, list_of(&between, &[1], b"", b"")];
+        check(&root, &all, &chain(&other), "certificate revoked");
+        // There is one for the client only.
+        check(&root, &all[1..], &chain(&other), "unable to get certificate CRL");
+        for not_judged in [&b"\x83\x02\x06\x40"[..], b"\x84\x01\xff", b"\x85\x01\xff", b"\x81\x05\xff"] {
+            assert!(List::read(&partial(&root, &[not_judged])).is_err());
         }
     }
 

@@ -88,6 +88,8 @@ const AUTHORITY_ACCESS: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x01\x01";
 const OCSP: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x30\x01";
 /// 2.5.29.15
 const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
+/// 2.5.29.31
+const LIST_POINTS: &[u8] = &[0x55, 0x1d, 0x1f];
 /// 2.5.29.17
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
@@ -142,12 +144,7 @@ impl<'a> Fields<'a> {
 
     /// The value of an extension.
     fn extension(&self, wanted: &[u8]) -> Option<&'a [u8]> {
-        let (extensions, _) = element(skip_to(self.rest, EXTENSIONS)?, SEQUENCE)?;
-        elements(extensions).find_map(|(_, extension)| {
-            let (oid, rest) = element(extension, OID)?;
-            let value = element(rest, BOOLEAN).map_or(rest, |(_, rest)| rest);
-            element(value, OCTETS).filter(|_| oid == wanted).map(|(value, _)| value)
-        })
+        extension(skip_to(self.rest, EXTENSIONS)?, wanted)
     }
 
     pub(super) fn is_version_3(&self) -> bool {
@@ -176,6 +173,17 @@ impl<'a> Fields<'a> {
         elements(all).find_map(|(_, description)| {
             let (method, place) = element(description, OID)?;
             element(place, URI).filter(|_| method == OCSP).map(|(uri, _)| uri)
+        })
+    }
+
+    /// Where the list is which it would be on, as it says: each place with the tag of its `GeneralName`.
+    pub(super) fn list_points(&self) -> impl Iterator<Item = (u8, &'a [u8])> {
+        let points = self.extension(LIST_POINTS).and_then(|value| element(value, SEQUENCE));
+        elements(points.map_or(&[], |(points, _)| points)).flat_map(|(_, point)| {
+            // One of several for different reasons, or another issuer's, stands for nothing here.
+            let names = element(point, 0xa0).filter(|(_, rest)| rest.is_empty());
+            let names = names.and_then(|(name, _)| element(name, 0xa0));
+            elements(names.map_or(&[], |(names, _)| names))
         })
     }
 
@@ -229,6 +237,16 @@ pub(super) fn unix_of(digits: &[u8]) -> Option<i64> {
     let (day, year) = (part(6..8)?, part(0..4)?);
     let (hour, minute, second) = (part(8..10)?, part(10..12)?, part(12..14)?);
     date::parse_http(format!("-, {day} {month} {year} {hour}:{minute}:{second} GMT").as_bytes())
+}
+
+/// The value of an extension among others.
+pub(super) fn extension<'a>(extensions: &'a [u8], wanted: &[u8]) -> Option<&'a [u8]> {
+    let (all, _) = element(extensions, SEQUENCE)?;
+    elements(all).find_map(|(_, extension)| {
+        let (oid, rest) = element(extension, OID)?;
+        let value = element(rest, BOOLEAN).map_or(rest, |(_, rest)| rest);
+        element(value, OCTETS).filter(|_| oid == wanted).map(|(value, _)| value)
+    })
 }
 
 /// The identifiers of those extensions that must not be passed over by who does not know them.

@@ -32,16 +32,37 @@ impl Authority {
     }
 
     pub(super) fn root(usages: &[KeyUsagePurpose]) -> Self {
-        let (params, key) = (Self::params("root", usages), KeyPair::generate().unwrap());
+        Self::root_with(|params| params.key_usages = usages.to_vec())
+    }
+
+    pub(super) fn root_with(change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let (mut params, key) = (Self::params("root", &[]), KeyPair::generate().unwrap());
+        change(&mut params);
         let certificate = params.self_signed(&key).unwrap().der().clone();
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
     pub(super) fn below(&self, serial: u64) -> Self {
-        let (mut params, key) = (Self::params("between", &[]), KeyPair::generate().unwrap());
+        let mut params = Self::params("between", &[]);
         params.serial_number = Some(SerialNumber::from(serial));
+        self.issue(params)
+    }
+
+    pub(super) fn issue(&self, params: CertificateParams) -> Self {
+        let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         Self { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    /// Another certificate for the key of one that is below.
+    pub(super) fn renew(
+        &self,
+        below: &Self,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> CertificateDer<'static> {
+        let mut params = Self::params("between", &[]);
+        change(&mut params);
+        params.signed_by(below.issuer.key(), &self.issuer).unwrap().der().clone()
     }
 
     /// What a client has.
@@ -50,11 +71,10 @@ impl Authority {
     }
 
     pub(super) fn end_for(&self, serial: u64, purpose: ExtendedKeyUsagePurpose) -> Self {
-        let (mut params, key) = (CertificateParams::default(), KeyPair::generate().unwrap());
+        let mut params = CertificateParams::default();
         params.serial_number = Some(SerialNumber::from(serial));
         params.extended_key_usages = vec![purpose];
-        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
-        Self { certificate, issuer: Issuer::new(params, key) }
+        self.issue(params)
     }
 
     pub(super) fn client(&self, serial: u64) -> CertificateDer<'static> {

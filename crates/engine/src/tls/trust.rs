@@ -4,12 +4,9 @@ use aws_lc_rs::digest;
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
 };
-use webpki::{
-    Cert, CertRevocationList, EndEntityCert, Error, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
-    RevocationOptionsBuilder, UnknownStatusPolicy, VerifiedPath, anchor_from_trusted_cert,
-};
+use webpki::{Cert, EndEntityCert, Error, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 
-use super::crl::{self, PlainList};
+use super::crl::{self, List};
 use super::der::Fields;
 use super::path::{self, Known};
 
@@ -22,29 +19,29 @@ pub struct Reason {
 
 impl Reason {
     const UNSPECIFIED: Self = Self { code: 1, text: "unspecified certificate verification error" };
-    const NO_CRL: Self = Self { code: 3, text: "unable to get certificate CRL" };
+    pub(super) const NO_CRL: Self = Self { code: 3, text: "unable to get certificate CRL" };
     const BAD_SIGNATURE: Self = Self { code: 7, text: "certificate signature failure" };
+    pub(super) const CRL_SIGNATURE: Self = Self { code: 8, text: "CRL signature failure" };
     const NOT_YET_VALID: Self = Self { code: 9, text: "certificate is not yet valid" };
     const EXPIRED: Self = Self { code: 10, text: "certificate has expired" };
-    const CRL_EXPIRED: Self = Self { code: 12, text: "CRL has expired" };
+    pub(super) const CRL_EXPIRED: Self = Self { code: 12, text: "CRL has expired" };
     const SELF_SIGNED: Self = Self { code: 18, text: "self-signed certificate" };
     const SELF_SIGNED_IN_CHAIN: Self =
         Self { code: 19, text: "self-signed certificate in certificate chain" };
     const NO_ISSUER: Self = Self { code: 20, text: "unable to get local issuer certificate" };
     const UNKNOWN_ISSUER: Self = Self { code: 21, text: "unable to verify the first certificate" };
     const TOO_LONG: Self = Self { code: 22, text: "certificate chain too long" };
-    const REVOKED: Self = Self { code: 23, text: "certificate revoked" };
+    pub(super) const REVOKED: Self = Self { code: 23, text: "certificate revoked" };
     const PATH_LENGTH: Self = Self { code: 25, text: "path length constraint exceeded" };
     const PURPOSE: Self = Self { code: 26, text: "unsuitable certificate purpose" };
+    pub(super) const NO_CRL_SIGNER: Self = Self { code: 35, text: "key usage does not include CRL signing" };
+    pub(super) const CRL_SCOPE: Self = Self { code: 44, text: "different CRL scope" };
     const NOT_PERMITTED: Self = Self { code: 47, text: "permitted subtree violation" };
 
     fn of(error: &Error, chain: &[CertificateDer<'_>]) -> Self {
         match error {
             Error::CertExpired { .. } => Self::EXPIRED,
             Error::CertNotValidYet { .. } => Self::NOT_YET_VALID,
-            Error::CertRevoked => Self::REVOKED,
-            Error::UnknownRevocationStatus => Self::NO_CRL,
-            Error::CrlExpired { .. } => Self::CRL_EXPIRED,
             Error::RequiredEkuNotFoundContext(_) => Self::PURPOSE,
             Error::PathLenConstraintViolated => Self::PATH_LENGTH,
             Error::NameConstraintViolation => Self::NOT_PERMITTED,
@@ -87,9 +84,7 @@ pub struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
     /// Further certificates to build chains from.
     between: Vec<CertificateDer<'static>>,
-    plain: Vec<PlainList>,
-    /// Lists about a part of their issuer's certificates.
-    revoked: Vec<CertRevocationList<'static>>,
+    lists: Vec<List>,
     /// What of all this tells it from others.
     mark: Box<[u8]>,
 }
@@ -112,105 +107,75 @@ impl Trust {
         let mark = mark.finish();
         let (roots, between): (Vec<_>, Vec<_>) = certificates.into_iter().partition(is_self_issued);
         let anchor = |root| Ok::<_, Error>(anchor_from_trusted_cert(root)?.to_owned());
-        let mut plain = vec![];
-        let mut lists = vec![];
-        for crl in revoked {
-            match PlainList::read(crl) {
-                Some(list) => plain.push(list),
-                None => lists.push(OwnedCertRevocationList::from_der(crl)?.into()),
-            }
-        }
         Ok(Self {
             depth,
             anchors: roots.iter().map(anchor).collect::<Result<_, _>>()?,
             roots,
             between,
-            revoked: lists,
-            plain,
+            lists: revoked.iter().map(|list| List::read(list)).collect::<Result<_, _>>()?,
             mark: mark.as_ref().into(),
         })
     }
 
     /// What is wrong with a chain, the certificate that is judged first.
     pub fn judge(&self, chain: &[CertificateDer<'_>], usage: KeyUsage) -> Option<Reason> {
-        self.verify(chain, usage).err().map(|error| Reason::of(&error, chain))
+        self.verify(chain, usage).err()
     }
 
-    fn verify(&self, chain: &[CertificateDer<'_>], usage: KeyUsage) -> Result<(), Error> {
-        let (shown, sent) = chain.split_first().ok_or(Error::UnknownIssuer)?;
+    fn verify(&self, chain: &[CertificateDer<'_>], usage: KeyUsage) -> Result<(), Reason> {
+        let bad = |error: Error| Reason::of(&error, chain);
+        let (shown, sent) = chain.split_first().ok_or(Error::UnknownIssuer).map_err(bad)?;
         let now = UnixTime::now();
-        let lists = !self.revoked.is_empty() || !self.plain.is_empty();
         // Who is trusted itself needs no issuer, whatever it says of its own purpose; its time has to be right.
-        if !lists && self.roots.contains(shown) {
-            return path::check_time(&Fields::of(shown).ok_or(Error::BadDer)?, now);
+        if self.lists.is_empty() && self.roots.contains(shown) {
+            let fields = Fields::of(shown).ok_or(Error::BadDer);
+            return fields.and_then(|fields| path::check_time(&fields, now)).map_err(bad);
         }
         if path::is_for(shown) {
-            let path = self.known().path(shown, Some(usage), now)?;
-            let judged = std::iter::once(&**shown).chain(path.iter().map(|c| &***c));
-            return if lists {
-                self.ask_plain_lists(judged.zip(path.iter().map(|c| &***c)), now)
-            } else {
-                Ok(())
-            };
+            let path = self.known().path(shown, Some(usage), now).map_err(bad)?;
+            let issuers: Vec<_> = path.into_iter().map(|issuer| &**issuer).collect();
+            return self.ask_lists(shown, &issuers, now);
         }
         let between: Vec<_> = sent.iter().chain(&self.between).cloned().collect();
         let acceptable = |path: &VerifiedPath<'_>| match path.intermediate_certificates().count() {
-            count if count <= self.depth => self.ask_plain_lists_of(path, now),
+            count if count <= self.depth => Ok(()),
             _ => Err(Error::MaximumPathDepthExceeded),
         };
-        let lists: Vec<_> = self.revoked.iter().collect();
-        let unknown = match self.plain.is_empty() {
-            true => UnknownStatusPolicy::Deny,
-            false => UnknownStatusPolicy::Allow,
-        };
-        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|builder| {
-            let builder = builder.with_expiration_policy(ExpirationPolicy::Enforce);
-            builder.with_status_policy(unknown).build()
-        });
-        EndEntityCert::try_from(shown)?
-            .verify_for_usage(
-                algorithms(),
-                &self.anchors,
-                &between,
-                now,
-                usage,
-                revocation,
-                Some(&acceptable),
-            )
-            .map(drop)
-    }
-
-    /// The same for a path that webpki has found.
-    fn ask_plain_lists_of(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), Error> {
-        if self.plain.is_empty() {
+        let shown_cert = EndEntityCert::try_from(shown).map_err(bad)?;
+        let path = shown_cert
+            .verify_for_usage(algorithms(), &self.anchors, &between, now, usage, None, Some(&acceptable))
+            .map_err(bad)?;
+        if self.lists.is_empty() {
             return Ok(());
         }
+        let root = self.root_of(&path).ok_or(Error::UnknownIssuer).map_err(bad)?;
+        let between: Vec<_> = path.intermediate_certificates().map(Cert::der).collect();
+        let issuers: Vec<_> = between.iter().map(|c| &**c).chain([&**root]).collect();
+        self.ask_lists(shown, &issuers, now)
+    }
+
+    /// The root of a path that webpki has found.
+    fn root_of(&self, path: &VerifiedPath<'_>) -> Option<&CertificateDer<'static>> {
         let anchor = path.anchor();
-        let root = self.roots.iter().find(|root| {
+        self.roots.iter().find(|root| {
             Fields::of(root).is_some_and(|fields| {
                 fields.subject == anchor.subject.as_ref()
                     && fields.public_key.ends_with(&anchor.subject_public_key_info)
             })
-        });
-        let between: Vec<_> = path.intermediate_certificates().map(Cert::der).collect();
-        let shown = path.end_entity().der();
-        let issuers = between.iter().map(|c| &**c).chain(root.map(|root| &**root));
-        let judged = std::iter::once(&*shown).chain(between.iter().map(|c| &**c));
-        self.ask_plain_lists(judged.zip(issuers), now)
+        })
     }
 
-    /// Whether each certificate of a path, given with its issuer, has a list where it would be, and is not on it. As OpenSSL
-    /// is used by nginx, of several errors the one nearest to the root is told.
-    fn ask_plain_lists<'c>(
-        &self,
-        path: impl Iterator<Item = (&'c [u8], &'c [u8])>,
-        now: UnixTime,
-    ) -> Result<(), Error> {
+    /// Whether each certificate of a path has a list where it would be, and is not on it. As OpenSSL is used by nginx, of several
+    /// errors the one nearest to the root is told.
+    fn ask_lists(&self, shown: &[u8], issuers: &[&[u8]], now: UnixTime) -> Result<(), Reason> {
+        if self.lists.is_empty() {
+            return Ok(());
+        }
         let mut last = Ok(());
-        for (certificate, issuer) in path {
-            let (certificate, issuer) =
-                Fields::of(certificate).zip(Fields::of(issuer)).ok_or(Error::BadDer)?;
-            last = crl::judge(&self.plain, &certificate, &issuer, now).and(last);
+        for (certificate, issuer) in std::iter::once(&shown).chain(issuers).zip(issuers) {
+            let fields = Fields::of(certificate).zip(Fields::of(issuer));
+            let (certificate, issuer) = fields.ok_or(Reason::UNSPECIFIED)?;
+            last = crl::judge(&self.lists, &certificate, &issuer, now).and(last);
         }
         last
     }
