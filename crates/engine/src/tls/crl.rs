@@ -34,7 +34,9 @@ pub(super) struct List {
     der: Box<[u8]>,
     /// The content of the name.
     issuer: Box<[u8]>,
-    /// 14 digits; a list may go without.
+    /// 14 digits.
+    this_update: Vec<u8>,
+    /// A list may go without.
     next_update: Option<Vec<u8>>,
     scope: Scope,
     /// Serial numbers of those that are revoked.
@@ -99,7 +101,7 @@ impl List {
             return Err(Error::SignatureAlgorithmMismatch);
         }
         let (issuer, list) = der::element(list, SEQUENCE).ok_or(Error::BadDer)?;
-        let (_this_update, list) = der::time(list).ok_or(Error::BadDerTime)?;
+        let (this_update, list) = der::time(list).ok_or(Error::BadDerTime)?;
         let (next_update, list) = der::time(list).map_or((None, list), |(time, list)| (Some(time), list));
         let (entries, list) = der::element(list, SEQUENCE).unwrap_or((&[], list));
         let (extensions, list) = der::element(list, EXTENSIONS).unwrap_or((&[], list));
@@ -117,6 +119,7 @@ impl List {
         Ok(Self {
             der: der.into(),
             issuer: issuer.into(),
+            this_update,
             next_update,
             scope: scope.unwrap_or_default(),
             revoked,
@@ -132,14 +135,23 @@ impl List {
         Signed::of(&self.der).is_some_and(|signed| signed.is_by(issuer.public_key))
     }
 
+    fn check_time(&self, now: UnixTime) -> Result<(), Reason> {
+        let now = der::digits_of(now.as_secs() as i64);
+        if self.this_update > now {
+            return Err(Reason::CRL_NOT_YET_VALID);
+        }
+        match &self.next_update {
+            Some(end) if now > *end => Err(Reason::CRL_EXPIRED),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Judges a certificate, whose issuer's own is given.
     fn judge(&self, certificate: &Fields<'_>, issuer: &Fields<'_>, now: UnixTime) -> Result<(), Reason> {
         if self.revoked.contains(certificate.serial) {
             return Err(Reason::REVOKED);
         }
-        if self.next_update.as_ref().is_some_and(|end| der::digits_of(now.as_secs() as i64) > *end) {
-            return Err(Reason::CRL_EXPIRED);
-        }
+        self.check_time(now)?;
         if !self.scope.covers(certificate) {
             return Err(Reason::CRL_SCOPE);
         }
@@ -172,7 +184,7 @@ fn serials(mut entries: &[u8]) -> Result<BTreeSet<Box<[u8]>>, Error> {
     Ok(serials)
 }
 
-/// Judges a certificate, whose issuer's own is given, by that of its issuer's lists that is about it and good for the longest time.
+/// Judges a certificate, whose issuer's own is given, by the newest of its issuer's lists that are about it and valid.
 pub(super) fn judge(
     lists: &[List],
     certificate: &Fields<'_>,
@@ -185,10 +197,8 @@ pub(super) fn judge(
     }
     // Another key may have had the same name.
     let signed = named.filter(|list| list.is_signed_by(issuer));
-    let best = signed.max_by_key(|list| {
-        // One without an end is good for ever.
-        (list.scope.covers(certificate), list.next_update.is_none(), &list.next_update)
-    });
+    let best = signed
+        .max_by_key(|list| (list.scope.covers(certificate), list.check_time(now).is_ok(), &list.this_update));
     best.ok_or(Reason::CRL_SIGNATURE)?.judge(certificate, issuer, now)
 }
 
@@ -346,6 +356,21 @@ mod tests {
         for not_judged in [&b"\x83\x02\x06\x40"[..], b"\x84\x01\xff", b"\x85\x01\xff", b"\x81\x05\xff"] {
             assert!(List::read(&partial(&root, &[not_judged])).is_err());
         }
+    }
+
+    #[test]
+    fn several_lists_that_are_valid() {
+        let root = Authority::root(&[]);
+        let client = root.client(1);
+        let revoked = tagged(SEQUENCE, &[&tagged(SEQUENCE, &[b"\x02\x01\x01", &time(b"240101000000Z")])]);
+        let old = signed(&root, &[], [b"200101000000Z", b"490101000000Z"], &[], &[]);
+        let new = signed(&root, &[], [b"240101000000Z", b"400101000000Z"], &revoked, &[]);
+        let future = signed(&root, &[], [b"480101000000Z", b""], &[], &[]);
+        for lists in [[&old, &new, &future], [&future, &new, &old]] {
+            check(&root, &lists.map(Clone::clone), &[&client], "certificate revoked");
+        }
+        check(&root, &[future.clone()], &[&client], "CRL is not yet valid");
+        check(&root, &[future, old], &[&client], "");
     }
 
     #[test]

@@ -24,6 +24,7 @@ impl Reason {
     pub(super) const CRL_SIGNATURE: Self = Self { code: 8, text: "CRL signature failure" };
     const NOT_YET_VALID: Self = Self { code: 9, text: "certificate is not yet valid" };
     const EXPIRED: Self = Self { code: 10, text: "certificate has expired" };
+    pub(super) const CRL_NOT_YET_VALID: Self = Self { code: 11, text: "CRL is not yet valid" };
     pub(super) const CRL_EXPIRED: Self = Self { code: 12, text: "CRL has expired" };
     const SELF_SIGNED: Self = Self { code: 18, text: "self-signed certificate" };
     const SELF_SIGNED_IN_CHAIN: Self =
