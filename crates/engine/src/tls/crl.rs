@@ -2,6 +2,7 @@
 //! unless it is told otherwise, and takes the first list that fits for the only one.
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use rustls::pki_types::UnixTime;
 use webpki::Error;
@@ -32,6 +33,8 @@ const AUTHORITY_KEY: &[u8] = &[0x55, 0x1d, 0x23];
 #[derive(Debug)]
 pub(super) struct List {
     der: Box<[u8]>,
+    /// The key that it was found to be signed with: big lists are not read by every handshake.
+    signer: OnceLock<Box<[u8]>>,
     /// The content of the name.
     issuer: Box<[u8]>,
     /// 14 digits.
@@ -118,6 +121,7 @@ impl List {
         let revoked = serials(entries)?;
         Ok(Self {
             der: der.into(),
+            signer: OnceLock::new(),
             issuer: issuer.into(),
             this_update,
             next_update,
@@ -132,7 +136,15 @@ impl List {
     }
 
     fn is_signed_by(&self, issuer: &Fields<'_>) -> bool {
-        Signed::of(&self.der).is_some_and(|signed| signed.is_by(issuer.public_key))
+        if let Some(key) = self.signer.get() {
+            return **key == *issuer.public_key;
+        }
+        let is_by = Signed::of(&self.der).is_some_and(|signed| signed.is_by(issuer.public_key));
+        if is_by {
+            // Whoever was here before found the same.
+            let _ = self.signer.set(issuer.public_key.into());
+        }
+        is_by
     }
 
     fn check_time(&self, now: UnixTime) -> Result<(), Reason> {
@@ -327,6 +339,16 @@ mod tests {
         for lists in [[&old, &new], [&new, &old], [&foreign, &new], [&new, &foreign]] {
             check(&root, &lists.map(Clone::clone), &[&client], "certificate revoked");
         }
+    }
+
+    #[test]
+    fn a_signature_is_verified_once() {
+        let (root, other) = (Authority::root(&[]), Authority::root(&[]));
+        let mut list = List::read(&list_of(&root, &[], b"", b"")).unwrap();
+        let is_by = |list: &List, who: &Authority| list.is_signed_by(&Fields::of(&who.certificate).unwrap());
+        assert!(!is_by(&list, &other) && is_by(&list, &root) && !is_by(&list, &other));
+        list.der = Box::default();
+        assert!(is_by(&list, &root) && !is_by(&list, &other));
     }
 
     #[test]
