@@ -88,6 +88,8 @@ const AUTHORITY_ACCESS: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x01\x01";
 const OCSP: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x30\x01";
 /// 2.5.29.15
 const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
+/// 2.5.29.30
+const NAME_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x1e];
 /// 2.5.29.31
 const LIST_POINTS: &[u8] = &[0x55, 0x1d, 0x1f];
 /// 2.5.29.17
@@ -199,6 +201,11 @@ impl<'a> Fields<'a> {
             let all = all.map_or(&[][..], |(all, _)| all);
             elements(all).any(|(_, oid)| oid == purpose || oid == ANY_USAGE)
         })
+    }
+
+    /// Whether it permits only some names below it.
+    pub(super) fn constrains_names(&self) -> bool {
+        self.extension(NAME_CONSTRAINTS).is_some()
     }
 
     /// Whether nothing is demanded of who judges it that is not judged here.

@@ -53,16 +53,24 @@ impl<'t> Known<'t> {
             let context = RequiredEkuNotFoundContext { required: usage, present: vec![] };
             return Err(Error::RequiredEkuNotFoundContext(context));
         }
+        // Names are not compared here, so none is permitted; they do not matter of who has no other use than to sign answers.
+        let may_name = |fields: &Fields<'_>| usage.is_none() || !fields.constrains_names();
         let mut path = vec![];
         let mut below = shown;
         loop {
             if let Some(root) = self.roots.iter().find(|root| issued(root, below)) {
+                if !may_name(&Fields::of(root).ok_or(Error::BadDer)?) {
+                    return Err(Error::NameConstraintViolation);
+                }
                 path.push(root);
                 return Ok(path);
             }
             let issuer = self.between.iter().find(|c| issued(c, below)).ok_or(Error::UnknownIssuer)?;
             let fields = Fields::of(issuer).ok_or(Error::BadDer)?;
             check_time(&fields, now)?;
+            if !may_name(&fields) {
+                return Err(Error::NameConstraintViolation);
+            }
             if !fields.is_plain() {
                 return Err(Error::UnsupportedCriticalExtension);
             }
@@ -102,4 +110,42 @@ pub(super) fn issued(issuer: &[u8], certificate: &[u8]) -> bool {
 fn oid(mut values: impl Iterator<Item = usize>) -> Vec<u8> {
     let first = values.next().unwrap_or(0) * 40 + values.next().unwrap_or(0);
     std::iter::once(first).chain(values).map(|n| n as u8).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, GeneralSubtree, NameConstraints};
+
+    use super::*;
+    use crate::tls::Trust;
+    use crate::tls::testing::Authority;
+
+    #[track_caller]
+    fn check(named: &[&CertificateDer<'static>], shown: [&CertificateDer<'static>; 2], expected: &str) {
+        let trust = Trust::new(5, named.iter().copied(), &[]).unwrap();
+        // One that is judged here, and one that webpki judges.
+        for shown in shown {
+            let reason = trust.judge(std::slice::from_ref(shown), KeyUsage::client_auth());
+            assert_eq!(reason.map_or("", |reason| reason.text), expected);
+        }
+    }
+
+    #[test]
+    fn names_that_are_constrained() {
+        let constrained = |params: &mut CertificateParams| {
+            let permitted_subtrees = vec![GeneralSubtree::DnsName("a.example".to_owned())];
+            params.name_constraints = Some(NameConstraints { permitted_subtrees, excluded_subtrees: vec![] });
+        };
+        let root = Authority::root_with(constrained);
+        let mut params = CertificateParams::new(["b.example".to_owned()]).unwrap();
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let client = root.issue(params.clone()).certificate;
+        let violation = "permitted subtree violation";
+        check(&[&root.certificate], [&root.plain(1, [b"20", b"49"]), &client], violation);
+        let root = Authority::root(&[]);
+        let between = root.below(2);
+        let narrow = root.renew("between", &between, constrained);
+        let client = between.issue(params).certificate;
+        check(&[&root.certificate, &narrow], [&between.plain(1, [b"20", b"49"]), &client], violation);
+    }
 }

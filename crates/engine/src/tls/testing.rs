@@ -54,13 +54,14 @@ impl Authority {
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
-    /// Another certificate for the key of one that is below.
+    /// Another certificate for the key of one that is below, or its own.
     pub(super) fn renew(
         &self,
+        name: &str,
         below: &Self,
         change: impl FnOnce(&mut CertificateParams),
     ) -> CertificateDer<'static> {
-        let mut params = Self::params("between", &[]);
+        let mut params = Self::params(name, &[]);
         change(&mut params);
         params.signed_by(below.issuer.key(), &self.issuer).unwrap().der().clone()
     }
