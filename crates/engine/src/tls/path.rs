@@ -17,12 +17,22 @@ pub(super) fn is_for(certificate: &[u8]) -> bool {
 }
 
 /// Whether it is the time of a certificate.
-pub(super) fn check_time(fields: &Fields<'_>, now: UnixTime) -> Result<(), Error> {
+pub(super) fn check_time(certificate: &[u8], now: UnixTime) -> Result<(), Error> {
+    let fields = Fields::of(certificate).ok_or(Error::BadDer)?;
     match fields.time_at(now.as_secs() as i64).ok_or(Error::BadDerTime)? {
         Ordering::Equal => Ok(()),
         Ordering::Less => Err(Error::CertNotValidYet { time: now, not_before: now }),
         Ordering::Greater => Err(Error::CertExpired { time: now, not_after: now }),
     }
+}
+
+/// Of certificates that would do the first whose time it is, else the first.
+pub(super) fn timely<'c>(
+    mut some: impl Iterator<Item = &'c CertificateDer<'static>>,
+    now: UnixTime,
+) -> Option<&'c CertificateDer<'static>> {
+    let first = some.next()?;
+    std::iter::once(first).chain(some).find(|c| check_time(c, now).is_ok()).or(Some(first))
 }
 
 /// Whom to trust.
@@ -43,7 +53,7 @@ impl<'t> Known<'t> {
         now: UnixTime,
     ) -> Result<Vec<&'t CertificateDer<'static>>, Error> {
         let fields = Fields::of(shown).ok_or(Error::BadDer)?;
-        check_time(&fields, now)?;
+        check_time(shown, now)?;
         if !fields.is_plain() {
             return Err(Error::UnsupportedCriticalExtension);
         }
@@ -58,7 +68,8 @@ impl<'t> Known<'t> {
         let mut path = vec![];
         let mut below = shown;
         loop {
-            if let Some(root) = self.roots.iter().find(|root| issued(root, below)) {
+            if let Some(root) = timely(self.roots.iter().filter(|root| issued(root, below)), now) {
+                check_time(root, now)?;
                 if !may_name(&Fields::of(root).ok_or(Error::BadDer)?) {
                     return Err(Error::NameConstraintViolation);
                 }
@@ -67,7 +78,7 @@ impl<'t> Known<'t> {
             }
             let issuer = self.between.iter().find(|c| issued(c, below)).ok_or(Error::UnknownIssuer)?;
             let fields = Fields::of(issuer).ok_or(Error::BadDer)?;
-            check_time(&fields, now)?;
+            check_time(issuer, now)?;
             if !may_name(&fields) {
                 return Err(Error::NameConstraintViolation);
             }
@@ -128,6 +139,21 @@ mod tests {
             let reason = trust.judge(std::slice::from_ref(shown), KeyUsage::client_auth());
             assert_eq!(reason.map_or("", |reason| reason.text), expected);
         }
+    }
+
+    fn expired(params: &mut CertificateParams) {
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    }
+
+    #[test]
+    fn roots_that_have_expired() {
+        let root = Authority::root(&[]);
+        let (plain, client) = (root.plain(1, [b"20", b"49"]), root.client(1));
+        let past = root.renew("root", &root, expired);
+        check(&[&past], [&plain, &client], "certificate has expired");
+        // Whatever the order, the one that is renewed counts.
+        check(&[&past, &root.certificate], [&plain, &client], "");
+        check(&[&root.certificate, &past], [&plain, &client], "");
     }
 
     #[test]

@@ -129,8 +129,7 @@ impl Trust {
         let now = UnixTime::now();
         // Who is trusted itself needs no issuer, whatever it says of its own purpose; its time has to be right.
         if self.lists.is_empty() && self.roots.contains(shown) {
-            let fields = Fields::of(shown).ok_or(Error::BadDer);
-            return fields.and_then(|fields| path::check_time(&fields, now)).map_err(bad);
+            return path::check_time(shown, now).map_err(bad);
         }
         if path::is_for(shown) {
             let path = self.known().path(shown, Some(usage), now).map_err(bad)?;
@@ -138,9 +137,11 @@ impl Trust {
             return self.ask_lists(shown, &issuers, now);
         }
         let between: Vec<_> = sent.iter().chain(&self.between).cloned().collect();
-        let acceptable = |path: &VerifiedPath<'_>| match path.intermediate_certificates().count() {
-            count if count <= self.depth => Ok(()),
-            _ => Err(Error::MaximumPathDepthExceeded),
+        let acceptable = |path: &VerifiedPath<'_>| {
+            if path.intermediate_certificates().count() > self.depth {
+                return Err(Error::MaximumPathDepthExceeded);
+            }
+            path::check_time(self.root_of(path, now).ok_or(Error::UnknownIssuer)?, now)
         };
         let shown_cert = EndEntityCert::try_from(shown).map_err(bad)?;
         let path = shown_cert
@@ -149,21 +150,22 @@ impl Trust {
         if self.lists.is_empty() {
             return Ok(());
         }
-        let root = self.root_of(&path).ok_or(Error::UnknownIssuer).map_err(bad)?;
+        let root = self.root_of(&path, now).ok_or(Error::UnknownIssuer).map_err(bad)?;
         let between: Vec<_> = path.intermediate_certificates().map(Cert::der).collect();
         let issuers: Vec<_> = between.iter().map(|c| &**c).chain([&**root]).collect();
         self.ask_lists(shown, &issuers, now)
     }
 
-    /// The root of a path that webpki has found.
-    fn root_of(&self, path: &VerifiedPath<'_>) -> Option<&CertificateDer<'static>> {
+    /// The root of a path that webpki has found. Of several with its key, any is.
+    fn root_of(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Option<&CertificateDer<'static>> {
         let anchor = path.anchor();
-        self.roots.iter().find(|root| {
+        let is_it = |root: &&CertificateDer<'_>| {
             Fields::of(root).is_some_and(|fields| {
                 fields.subject == anchor.subject.as_ref()
                     && fields.public_key.ends_with(&anchor.subject_public_key_info)
             })
-        })
+        };
+        path::timely(self.roots.iter().filter(is_it), now)
     }
 
     /// Whether each certificate of a path has a list where it would be, and is not on it. As OpenSSL is used by nginx, of several
