@@ -76,7 +76,8 @@ impl<'t> Known<'t> {
                 path.push(root);
                 return Ok(path);
             }
-            let issuer = self.between.iter().find(|c| issued(c, below)).ok_or(Error::UnknownIssuer)?;
+            let issuer = timely(self.between.iter().filter(|c| issued(c, below)), now);
+            let issuer = issuer.ok_or(Error::UnknownIssuer)?;
             let fields = Fields::of(issuer).ok_or(Error::BadDer)?;
             check_time(issuer, now)?;
             if !may_name(&fields) {
@@ -154,6 +155,16 @@ mod tests {
         // Whatever the order, the one that is renewed counts.
         check(&[&past, &root.certificate], [&plain, &client], "");
         check(&[&root.certificate, &past], [&plain, &client], "");
+    }
+
+    #[test]
+    fn issuers_that_are_renewed() {
+        let root = Authority::root(&[]);
+        let between = root.below(2);
+        let (plain, client) = (between.plain(1, [b"20", b"49"]), between.client(1));
+        let past = root.renew("between", &between, expired);
+        check(&[&root.certificate, &past], [&plain, &client], "certificate has expired");
+        check(&[&root.certificate, &past, &between.certificate], [&plain, &client], "");
     }
 
     #[test]
