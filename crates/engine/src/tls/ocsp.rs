@@ -8,7 +8,7 @@ use super::path::Known;
 
 const ENUMERATED: u8 = 0x0a;
 /// `[0] EXPLICIT`, `[1] EXPLICIT`, `[2] EXPLICIT`.
-const TAGGED: [u8; 3] = [0xa0, 0xa1, 0xa2];
+pub(super) const TAGGED: [u8; 3] = [0xa0, 0xa1, 0xa2];
 /// `good` of a `CertStatus`, `[0] IMPLICIT NULL`.
 const GOOD: u8 = 0x80;
 /// `revoked`, `[1] IMPLICIT`.
@@ -17,7 +17,7 @@ const REVOKED: u8 = 0xa1;
 /// 1.3.14.3.2.26 with its NULL: SHA-1, in which certificates are named here as OpenSSL names them.
 const SHA1_IDENTIFIER: &[u8] = b"\x06\x05\x2b\x0e\x03\x02\x1a\x05\x00";
 /// 1.3.6.1.5.5.7.48.1.1
-const BASIC: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x30\x01\x01";
+pub(super) const BASIC: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x30\x01\x01";
 /// 1.3.6.1.5.5.7.3.9
 const OCSP_SIGNING: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x03\x09";
 
@@ -276,7 +276,7 @@ mod tests {
 
     use super::*;
     use crate::http::base64_encode;
-    use crate::tls::testing::{Authority, tagged};
+    use crate::tls::testing::{Authority, response, tagged};
 
     const THIS: &[u8] = b"20200101000000Z";
     /// 2020-01-01, and a day later.
@@ -308,23 +308,7 @@ mod tests {
             status: &[u8],
             times: [&[u8]; 2],
         ) -> Vec<u8> {
-            let id = CertificateId::of(&about.certificate, &self.root.certificate).unwrap();
-            let request = id.request();
-            let mut id = &request[..];
-            for _ in 0..4 {
-                id = der::element(id, SEQUENCE).unwrap().0;
-            }
-            let next = if times[1].is_empty() { vec![] } else { tagged(TAGGED[0], &[&time(times[1])]) };
-            let single = tagged(SEQUENCE, &[id, status, &time(times[0]), &next]);
-            let name = tagged(SEQUENCE, &[Fields::of(&signer.certificate).unwrap().subject]);
-            let data = [&tagged(TAGGED[1], &[&name])[..], &time(THIS), &tagged(SEQUENCE, &[&single])];
-            let data = tagged(SEQUENCE, &data);
-            let signed = signer.sign(&data);
-            let signature = der::element(&signed, SEQUENCE).unwrap().0;
-            let certificates = tagged(TAGGED[0], &[&tagged(SEQUENCE, &[&signer.certificate])]);
-            let basic = tagged(SEQUENCE, &[signature, &certificates]);
-            let bytes = tagged(SEQUENCE, &[&tagged(OID, &[BASIC]), &tagged(OCTETS, &[&basic])]);
-            tagged(SEQUENCE, &[b"\x0a\x01\x00", &tagged(TAGGED[0], &[&bytes])])
+            response(signer, &about.certificate, &self.root.certificate, status, times)
         }
 
         fn read(&self, response: &[u8], verify: bool) -> Result<Answer, String> {

@@ -9,7 +9,8 @@ use weir_ir::address::{Address, Host};
 use weir_syntax::Level;
 
 use super::der::Fields;
-use super::ocsp::{self, Believed, CertificateId, Status};
+use super::ocsp::{self, Answer, Believed, CertificateId, Status};
+use super::path::Known;
 use super::responder::{Names, Question, Responder};
 use super::trust::Trust;
 use crate::errorlog::Log;
@@ -111,9 +112,7 @@ impl Statuses {
         }
         let question = Question { responder, names: &self.names, log, certificate: None };
         let (answer, peer) = question.ask(reactor, &id).await?;
-        let verify = Some(trust.known());
-        let believed = Believed { issuer, chain: path, trusts_chain: false, verify };
-        let said = ocsp::read(&answer, &id, &believed, UnixTime::now())
+        let said = read(&answer, &id, &path[index..], trust)
             .map_err(|trouble| question.tell(Level::Error, None, Some(&peer), &trouble))
             .ok()?;
         if let Some(cache) = &self.cache {
@@ -122,6 +121,22 @@ impl Statuses {
         }
         Some(said.status)
     }
+}
+
+/// Reads what is said of a certificate, from whose issuer a path leads that was found good.
+fn read(
+    answer: &[u8],
+    id: &CertificateId,
+    path: &[CertificateDer<'static>],
+    trust: &Trust,
+) -> Result<Answer, String> {
+    let known = trust.known();
+    let issuer = path.first().ok_or("issuer certificate not found")?;
+    // Whoever the client has sent along may be needed for who signs, too.
+    let between = [known.between, path].concat();
+    let verify = Some(Known { between: &between, ..known });
+    let believed = Believed { issuer, chain: path, trusts_chain: false, verify };
+    ocsp::read(answer, id, &believed, UnixTime::now())
 }
 
 /// The responder that a certificate names; its host's addresses are asked for when they are needed.
@@ -138,8 +153,10 @@ fn named_by(certificate: &[u8]) -> Result<Responder, String> {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::ExtendedKeyUsagePurpose;
+
     use super::*;
-    use crate::tls::testing::Authority;
+    use crate::tls::testing::{Authority, response};
 
     #[test]
     fn what_is_kept() {
@@ -158,6 +175,23 @@ mod tests {
             (cache.find(&id(2), 5), cache.find(&id(3), 5)),
             (Some(Status::Revoked), Some(Status::Good))
         );
+    }
+
+    #[test]
+    fn a_delegate_of_an_intermediate_that_was_sent() {
+        let root = Authority::root(&[]);
+        let between = root.below(2);
+        let client = between.client(3);
+        let delegate = between.end_for(4, ExtendedKeyUsagePurpose::OcspSigning);
+        let trust = Trust::new(1, [&root.certificate].into_iter(), &[]).unwrap();
+        let id = CertificateId::of(&client, &between.certificate).unwrap();
+        let says = |who| response(who, &client, &between.certificate, b"\x80\x00", [b"20200101000000Z", b""]);
+        let path = [between.certificate.clone(), root.certificate.clone()];
+        let read = |who| read(&says(who), &id, &path, &trust).map(|said| said.status);
+        assert_eq!(read(&delegate), Ok(Status::Good));
+        assert_eq!(read(&between), Ok(Status::Good));
+        let stranger = root.end_for(5, ExtendedKeyUsagePurpose::OcspSigning);
+        assert!(read(&stranger).is_err_and(|trouble| trouble.contains("root ca not trusted")));
     }
 
     #[test]

@@ -6,7 +6,8 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 
-use super::der::{BIT_STRING, Fields, INTEGER, SEQUENCE};
+use super::der::{self, BIT_STRING, Fields, INTEGER, OCTETS, OID, SEQUENCE};
+use super::ocsp::{BASIC, CertificateId, TAGGED};
 
 pub(super) fn tagged(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let content = parts.concat();
@@ -98,4 +99,30 @@ impl Authority {
         let signature = self.issuer.key().sign(message).unwrap();
         tagged(SEQUENCE, &[message, ALGORITHM, &tagged(BIT_STRING, &[&[0], &signature])])
     }
+}
+
+/// What a responder says of a certificate, with the times between which that is valid.
+pub(super) fn response(
+    signer: &Authority,
+    about: &[u8],
+    issuer: &[u8],
+    status: &[u8],
+    times: [&[u8]; 2],
+) -> Vec<u8> {
+    let time = |time: &[u8]| tagged(0x18, &[time]);
+    let request = CertificateId::of(about, issuer).unwrap().request();
+    let mut id = &request[..];
+    for _ in 0..4 {
+        id = der::element(id, SEQUENCE).unwrap().0;
+    }
+    let next = if times[1].is_empty() { vec![] } else { tagged(TAGGED[0], &[&time(times[1])]) };
+    let single = tagged(SEQUENCE, &[id, status, &time(times[0]), &next]);
+    let name = tagged(SEQUENCE, &[Fields::of(&signer.certificate).unwrap().subject]);
+    let data = [&tagged(TAGGED[1], &[&name])[..], &time(times[0]), &tagged(SEQUENCE, &[&single])];
+    let signed = signer.sign(&tagged(SEQUENCE, &data));
+    let signature = der::element(&signed, SEQUENCE).unwrap().0;
+    let certificates = tagged(TAGGED[0], &[&tagged(SEQUENCE, &[&signer.certificate])]);
+    let basic = tagged(SEQUENCE, &[signature, &certificates]);
+    let bytes = tagged(SEQUENCE, &[&tagged(OID, &[BASIC]), &tagged(OCTETS, &[&basic])]);
+    tagged(SEQUENCE, &[b"\x0a\x01\x00", &tagged(TAGGED[0], &[&bytes])])
 }
