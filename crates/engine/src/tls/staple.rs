@@ -111,7 +111,7 @@ impl Staple {
             None => (vec![], vec![]),
         };
         between.extend_from_slice(chain);
-        let known = Known { roots: &roots, between: &between, depth: usize::MAX };
+        let known = Known { roots: &roots, between: &between, depth: between.len() };
         let verify = verify.as_ref().map(|_| known);
         let believed = Believed { issuer, chain, trusts_chain: true, verify };
         let trouble = match ocsp::read(&answer, &id, &believed, UnixTime::now()) {
