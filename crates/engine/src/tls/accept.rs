@@ -132,8 +132,12 @@ async fn handshake(
     if let (Some(statuses), Some(auth)) = (&tls.statuses, &tls.client_auth)
         && let Some(shown) = shown.as_mut().filter(|shown| shown.fault.is_none())
     {
-        let check = statuses.check(reactor, chain, auth.trust(), &connection.log);
-        shown.status = Box::pin(check).await;
+        let mut check = Box::pin(statuses.check(reactor, chain, auth.trust(), &connection.log));
+        shown.status = poll_fn(|cx| match check.as_mut().poll(cx) {
+            Poll::Ready(status) => Poll::Ready(Ok(status)),
+            Poll::Pending => timer.poll_expired(cx).map(|()| Err(Failure::Late)),
+        })
+        .await?;
     }
     let session = Session {
         server_name,

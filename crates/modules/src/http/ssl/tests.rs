@@ -559,6 +559,31 @@ fn clients_that_do_not_finish_their_handshake() {
     );
 }
 
+#[test]
+fn a_responder_that_says_nothing_has_the_time_of_the_handshake() {
+    let made = Made::new(&["a"]);
+    let clients = Clients::new(0);
+    let client = Clients::with(&made, &clients.known, &clients.known_key);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let (listener, port) = listener().await;
+        let responder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let silent = responder.local_addr().unwrap();
+        let conf = format!(
+            "client_header_timeout 5s;
+             server {{ listen 127.0.0.1:{port} ssl; ssl_certificate a.crt; ssl_certificate_key a.key;
+                ssl_client_certificate ca.crt; ssl_verify_client on; ssl_ocsp on; ssl_ocsp_responder http://{silent}; }}"
+        );
+        let mut files = made.files();
+        files.push(("/conf/ca.crt", &clients.authority));
+        let site = Site::with_files(&conf, &files);
+        let running = Running::new(&site, listener);
+        assert!(running.ask(&client, "a.example", "a.example").await.is_err());
+        assert_eq!(site.log(), ["client timed out (110: Connection timed out) while SSL handshaking"]);
+    });
+}
+
 /// What is told of a server with TLS, a certificate and these words.
 #[track_caller]
 fn check(words: &str, expected: &str) {
