@@ -25,7 +25,7 @@ const OCSP_SIGNING: &[u8] = b"\x2b\x06\x01\x05\x05\x07\x03\x09";
 const SKEW: i64 = 300;
 
 /// How a certificate is named to a responder (`CertID`).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct CertificateId {
     /// Of the issuer's name.
     name: Vec<u8>,

@@ -1,6 +1,6 @@
 //! What responders say of clients' certificates (`ssl_ocsp`), asked between the handshake and the first request.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,8 +33,15 @@ pub struct Statuses {
 #[derive(Debug)]
 pub struct StatusCache {
     max: usize,
-    /// Each with its end as Unix seconds.
-    kept: Mutex<HashMap<CertificateId, (Status, i64)>>,
+    kept: Mutex<Kept>,
+}
+
+/// Ends are Unix seconds.
+#[derive(Debug, Default)]
+struct Kept {
+    statuses: HashMap<Arc<CertificateId>, (Status, i64)>,
+    /// The same, what ends first before the others.
+    ends: BTreeSet<(i64, Arc<CertificateId>)>,
 }
 
 impl StatusCache {
@@ -48,20 +55,26 @@ impl StatusCache {
 
     fn find(&self, id: &CertificateId, now: i64) -> Option<Status> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get(id).filter(|(_, until)| *until > now).map(|(status, _)| *status)
+        kept.statuses.get(id).filter(|(_, until)| *until > now).map(|(status, _)| *status)
     }
 
-    fn keep(&self, id: CertificateId, status: Status, until: i64, now: i64) {
+    fn keep(&self, id: CertificateId, status: Status, until: i64) {
+        let id = Arc::new(id);
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= self.max && !kept.contains_key(&id) {
-            kept.retain(|_, (_, until)| *until > now);
-            // What ends first is worth least.
-            let first = kept.iter().min_by_key(|(_, (_, until))| *until).map(|(id, _)| id.clone());
-            if let Some(first) = first.filter(|_| kept.len() >= self.max) {
-                kept.remove(&first);
+        let Kept { statuses, ends } = &mut *kept;
+        match statuses.insert(Arc::clone(&id), (status, until)) {
+            Some((_, before)) => {
+                ends.remove(&(before, Arc::clone(&id)));
             }
+            // What ends first is worth least.
+            None if ends.len() >= self.max => {
+                if let Some((_, first)) = ends.pop_first() {
+                    statuses.remove(&first);
+                }
+            }
+            None => {}
         }
-        kept.insert(id, (status, until));
+        ends.insert((until, id));
     }
 }
 
@@ -117,7 +130,7 @@ impl Statuses {
             .ok()?;
         if let Some(cache) = &self.cache {
             let now = reactor.clock().unix_secs() as i64;
-            cache.keep(id, said.status, said.until.unwrap_or(now + FOREVER), now);
+            cache.keep(id, said.status, said.until.unwrap_or(now + FOREVER));
         }
         Some(said.status)
     }
@@ -163,18 +176,24 @@ mod tests {
         let root = Authority::root(&[]);
         let id = |serial| CertificateId::of(&root.client(serial), &root.certificate).unwrap();
         let cache = StatusCache::new(2 * 192);
-        cache.keep(id(1), Status::Good, 10, 0);
-        cache.keep(id(2), Status::Revoked, 20, 0);
+        cache.keep(id(1), Status::Good, 10);
+        cache.keep(id(2), Status::Revoked, 20);
         assert_eq!((cache.find(&id(1), 9), cache.find(&id(1), 10)), (Some(Status::Good), None));
         // The one that ends first makes room, whether it has ended or not.
-        cache.keep(id(3), Status::Unknown, 30, 5);
+        cache.keep(id(3), Status::Unknown, 30);
         assert_eq!((cache.find(&id(1), 5), cache.find(&id(2), 5)), (None, Some(Status::Revoked)));
         assert_eq!(cache.find(&id(3), 5), Some(Status::Unknown));
-        cache.keep(id(3), Status::Good, 40, 5);
+        cache.keep(id(3), Status::Good, 40);
         assert_eq!(
             (cache.find(&id(2), 5), cache.find(&id(3), 5)),
             (Some(Status::Revoked), Some(Status::Good))
         );
+        // What was said anew is not forgotten at its former end.
+        cache.keep(id(2), Status::Good, 50);
+        cache.keep(id(1), Status::Good, 60);
+        assert_eq!((cache.find(&id(2), 5), cache.find(&id(3), 5)), (Some(Status::Good), None));
+        let kept = cache.kept.lock().unwrap();
+        assert_eq!((kept.statuses.len(), kept.ends.len()), (2, 2));
     }
 
     #[test]
