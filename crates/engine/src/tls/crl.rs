@@ -130,9 +130,9 @@ impl List {
         })
     }
 
-    /// Whether it is about certificates of this issuer.
-    fn is_of(&self, certificate: &Fields<'_>) -> bool {
-        *self.issuer == *certificate.issuer
+    /// Whether a certificate would be on it.
+    fn is_about(&self, certificate: &Fields<'_>) -> bool {
+        *self.issuer == *certificate.issuer && self.scope.covers(certificate)
     }
 
     fn is_signed_by(&self, issuer: &Fields<'_>) -> bool {
@@ -164,9 +164,6 @@ impl List {
             return Err(Reason::REVOKED);
         }
         self.check_time(now)?;
-        if !self.scope.covers(certificate) {
-            return Err(Reason::CRL_SCOPE);
-        }
         if !issuer.may(CRL_SIGN) {
             return Err(Reason::NO_CRL_SIGNER);
         }
@@ -181,14 +178,11 @@ fn serials(mut entries: &[u8]) -> Result<BTreeSet<Box<[u8]>>, Error> {
         let (entry, others) = der::element(entries, SEQUENCE).ok_or(Error::BadDer)?;
         let (serial, entry) = der::element(entry, INTEGER).ok_or(Error::InvalidSerialNumber)?;
         let (_date, extensions) = der::time(entry).ok_or(Error::BadDerTime)?;
-        for oid in der::critical(extensions).filter(|oid| ![REASON, INVALIDITY].contains(oid)) {
+        match der::critical(extensions).find(|oid| ![REASON, INVALIDITY].contains(oid)) {
             // The certificate is another issuer's.
-            let indirect = oid == ENTRY_ISSUER;
-            return Err(if indirect {
-                Error::UnsupportedIndirectCrl
-            } else {
-                Error::UnsupportedCriticalExtension
-            });
+            Some(ENTRY_ISSUER) => return Err(Error::UnsupportedIndirectCrl),
+            Some(_) => return Err(Error::UnsupportedCriticalExtension),
+            None => {}
         }
         serials.insert(serial.into());
         entries = others;
@@ -203,14 +197,13 @@ pub(super) fn judge(
     issuer: &Fields<'_>,
     now: UnixTime,
 ) -> Result<(), Reason> {
-    let mut named = lists.iter().filter(|list| list.is_of(certificate)).peekable();
+    let mut named = lists.iter().filter(|list| list.is_about(certificate)).peekable();
     if named.peek().is_none() {
         return Err(Reason::NO_CRL);
     }
     // Another key may have had the same name.
     let signed = named.filter(|list| list.is_signed_by(issuer));
-    let best = signed
-        .max_by_key(|list| (list.scope.covers(certificate), list.check_time(now).is_ok(), &list.this_update));
+    let best = signed.max_by_key(|list| (list.check_time(now).is_ok(), &list.this_update));
     best.ok_or(Reason::CRL_SIGNATURE)?.judge(certificate, issuer, now)
 }
 
@@ -365,14 +358,17 @@ mod tests {
         let [users, authorities]: [&[u8]; 2] = [b"\x81\x01\xff", b"\x82\x01\xff"];
         let chain = |shown| [shown, &between.certificate];
         check(&root, &lists(&[&point(place), users]), &chain(&named), "");
-        check(&root, &lists(&[&point(place), authorities]), &chain(&named), "different CRL scope");
-        check(&root, &lists(&[&point("http://b.example")]), &chain(&named), "different CRL scope");
-        check(&root, &lists(&[&point(place)]), &chain(&other), "different CRL scope");
+        check(&root, &lists(&[&point(place), authorities]), &chain(&named), "unable to get certificate CRL");
+        check(&root, &lists(&[&point("http://b.example")]), &chain(&named), "unable to get certificate CRL");
+        check(&root, &lists(&[&point(place)]), &chain(&other), "unable to get certificate CRL");
         check(&root, &lists(&[users]), &chain(&other), "");
         // A list about everything is better than one that is not about the certificate.
         let [of_root, of_others] = lists(&[authorities]);
         let all = [of_root, of_others, list_of(&between, &[1], b"", b"")];
         check(&root, &all, &chain(&other), "certificate revoked");
+        // The root is judged by its own list.
+        let users_of_root = partial(&root, &[users]);
+        check(&root, &[users_of_root], &[&root.client(1)], "unable to get certificate CRL");
         // There is one for the client only.
         check(&root, &all[1..], &chain(&other), "unable to get certificate CRL");
         for not_judged in [&b"\x83\x02\x06\x40"[..], b"\x84\x01\xff", b"\x85\x01\xff", b"\x81\x05\xff"] {

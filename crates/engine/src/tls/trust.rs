@@ -36,7 +36,6 @@ impl Reason {
     const PATH_LENGTH: Self = Self { code: 25, text: "path length constraint exceeded" };
     const PURPOSE: Self = Self { code: 26, text: "unsuitable certificate purpose" };
     pub(super) const NO_CRL_SIGNER: Self = Self { code: 35, text: "key usage does not include CRL signing" };
-    pub(super) const CRL_SCOPE: Self = Self { code: 44, text: "different CRL scope" };
     const NOT_PERMITTED: Self = Self { code: 47, text: "permitted subtree violation" };
 
     fn of(error: &Error, chain: &[CertificateDer<'_>]) -> Self {
@@ -168,14 +167,15 @@ impl Trust {
         path::timely(self.roots.iter().filter(is_it), now)
     }
 
-    /// Whether each certificate of a path has a list where it would be, and is not on it. As OpenSSL is used by nginx, of several
+    /// Whether each certificate of a path, the root's as well, has a list where it would be, and is not on it. As OpenSSL is used by nginx, of several
     /// errors the one nearest to the root is told.
     fn ask_lists(&self, shown: &[u8], issuers: &[&[u8]], now: UnixTime) -> Result<(), Reason> {
         if self.lists.is_empty() {
             return Ok(());
         }
+        let judged = std::iter::once(&shown).chain(issuers);
         let mut last = Ok(());
-        for (certificate, issuer) in std::iter::once(&shown).chain(issuers).zip(issuers) {
+        for (certificate, issuer) in judged.zip(issuers.iter().chain(issuers.last())) {
             let fields = Fields::of(certificate).zip(Fields::of(issuer));
             let (certificate, issuer) = fields.ok_or(Reason::UNSPECIFIED)?;
             last = crl::judge(&self.lists, &certificate, &issuer, now).and(last);
