@@ -387,7 +387,7 @@ mod tests {
         for lists in [[&old, &new, &future], [&future, &new, &old]] {
             check(&root, &lists.map(Clone::clone), &[&client], "certificate revoked");
         }
-        check(&root, &[future.clone()], &[&client], "CRL is not yet valid");
+        check(&root, std::slice::from_ref(&future), &[&client], "CRL is not yet valid");
         check(&root, &[future, old], &[&client], "");
     }
 
