@@ -30,7 +30,7 @@ use crate::settings::CoreSettings;
 const GRACE: u64 = 1_000;
 /// Bytes that may come and go beside requests and answers; an eighth of all may always.
 const SLACK: u64 = 1 << 20;
-/// The largest window that there is: how much comes is bounded for each stream.
+/// The largest window that there is.
 const WINDOW: u32 = (1 << 31) - 1;
 /// The smallest window of a stream. Hyper has one for all of a body, and gives it anew as the body is read.
 const STREAM_WINDOW: u32 = 65_535;
@@ -299,12 +299,15 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
     let limits = &core.limits;
     let list = limits.large_buffers.saturating_mul(limits.large_buffer);
     let list = list.saturating_add(limits.max_headers.saturating_mul(FIELD));
+    let streams = shared.settings.max_concurrent_streams;
+    let window = shared.settings.body_preread_size.max(STREAM_WINDOW);
     let mut builder = Builder::new(Tasks(Rc::clone(reactor)));
     builder
         .auto_date_header(false)
-        .max_concurrent_streams(shared.settings.max_concurrent_streams)
-        .initial_stream_window_size(shared.settings.body_preread_size.max(STREAM_WINDOW))
-        .initial_connection_window_size(WINDOW)
+        .max_concurrent_streams(streams)
+        .initial_stream_window_size(window)
+        // No more than all streams together have: what small frames may take of memory is measured by it.
+        .initial_connection_window_size(window.saturating_mul(streams).clamp(STREAM_WINDOW, WINDOW))
         .max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX))
         .max_send_buf_size(SEND_BUFFER);
     if shared.bridges {

@@ -318,3 +318,11 @@ fn heads_are_bounded() {
     );
     assert_eq!(site.read("logs/access.log"), "");
 }
+
+#[test]
+fn frames_that_nobody_reads_are_bounded() {
+    // A byte in each, for a place that does not read its body.
+    let conf = "location / { limit_rate 1; return 200 xxxxxxxxxxxxxxxxxxxxx; }";
+    let (_, got) = attack(conf, &[Frame::post(1, "/")], 30_000, |_| vec![Frame::data(1, 0, b"x")]);
+    assert!(got.iter().any(|line| line == "GOAWAY code 11"), "{got:?}");
+}
