@@ -89,12 +89,16 @@ impl Stream {
                 return Poll::Ready(Ok(read));
             }
             match &mut self.incoming {
-                From::Body(body) => match Pin::new(body).poll_frame(cx) {
+                From::Body(body) => match Pin::new(&mut *body).poll_frame(cx) {
                     // Trailers of requests go no further, as in nginx.
                     Poll::Ready(Some(Ok(frame))) => self.rest = frame.into_data().unwrap_or_default(),
                     // Both come again.
                     Poll::Ready(_) | Poll::Pending if read > 0 => return Poll::Ready(Ok(read)),
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(broken(error))),
+                    // A reset that tells of no error is an end to hyper, but the body is not whole.
+                    Poll::Ready(None) if !body.is_end_stream() => {
+                        return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+                    }
                     Poll::Ready(None) => return Poll::Ready(Ok(0)),
                     Poll::Pending => return Poll::Pending,
                 },

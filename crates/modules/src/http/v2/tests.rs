@@ -326,3 +326,15 @@ fn frames_that_nobody_reads_are_bounded() {
     let (_, got) = attack(conf, &[Frame::post(1, "/")], 30_000, |_| vec![Frame::data(1, 0, b"x")]);
     assert!(got.iter().any(|line| line == "GOAWAY code 11"), "{got:?}");
 }
+
+#[test]
+fn a_body_that_is_cut_is_not_whole() {
+    for code in [0, 8] {
+        let site = site("location / { proxy_pass http://127.0.0.1:1; }");
+        let sent = script(&[Frame::post(1, "/"), Frame::data(1, 0, b"half"), Frame::reset(1, code)]);
+        assert_eq!(site.frames(&[Say::Send(&sent), Say::Finish]), [""; 0]);
+        let log = site.log();
+        assert!(log.iter().any(|line| line.starts_with("recv() failed")), "{code}: {log:?}");
+        assert!(!log.iter().any(|line| line.starts_with("connect() failed")), "{code}: {log:?}");
+    }
+}
