@@ -436,12 +436,12 @@ impl Exchange {
         const AHEAD: usize = 4096;
         /// Milliseconds between two looks at a client from which no more is read.
         const LOOK: u64 = 1_000;
-        if !self.body.is_over() {
-            return false;
-        }
         let Client { io, input, look, .. } = &mut self.client;
         if let Io::Stream(stream) = io {
             return stream.poll_gone(cx).is_ready();
+        }
+        if !self.body.is_over() {
+            return false;
         }
         while input.len() < AHEAD {
             if io.poll_read_ready(cx).is_pending() {

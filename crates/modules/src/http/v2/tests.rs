@@ -1,4 +1,4 @@
-use weir_testkit::Say;
+use weir_testkit::{Origin, Say};
 use weir_testkit::http2::{END_HEADERS, END_STREAM, Frame, script};
 
 use crate::testing::{Site, check_conf, told};
@@ -337,4 +337,24 @@ fn a_body_that_is_cut_is_not_whole() {
         assert!(log.iter().any(|line| line.starts_with("recv() failed")), "{code}: {log:?}");
         assert!(!log.iter().any(|line| line.starts_with("connect() failed")), "{code}: {log:?}");
     }
+}
+
+#[test]
+fn a_stream_that_is_given_up_amid_its_body() {
+    let origin = Origin::start(|visit| {
+        visit.head()?;
+        visit.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nla")?;
+        visit.stall()
+    });
+    let site = site(&format!(
+        "keepalive_timeout 5s;
+         location / {{ proxy_pass http://{}; proxy_request_buffering off; }}",
+        origin.address()
+    ));
+    let sent = script(&[Frame::post(1, "/"), Frame::data(1, 0, b"x")]);
+    let reset = Frame::reset(1, 8).bytes();
+    let script =
+        [Say::Send(&sent), Say::Expect("la"), Say::Send(&reset), Say::Pass(5_100), Say::Pass(1_100)];
+    // The connection would not end beside a request that goes on.
+    assert_eq!(site.frames(&script), ["HEADERS 1 200", "DATA 1 la", "GOAWAY code 0"]);
 }
