@@ -206,8 +206,13 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
 
 /// How a connection ended.
 enum Over {
-    /// By itself.
-    Done(hyper::Result<()>),
+    /// As it was told to, or without a stream.
+    Done,
+    Failed(hyper::Error),
+    /// The client went away from its streams.
+    Left,
+    /// A CONNECT was to have a body: hyper ends a connection for that, and tells nobody.
+    Connect,
     /// The client was silent.
     Silent,
     Abused(&'static str),
@@ -263,12 +268,20 @@ pub(crate) async fn serve_from(
         drive(&shared, &idle, wire).await
     };
     let lingers = match over {
-        Over::Drained | Over::Silent | Over::Done(Ok(())) => false,
+        Over::Drained | Over::Silent | Over::Done => false,
+        Over::Left => {
+            shared.log("client prematurely closed connection");
+            false
+        }
+        Over::Connect => {
+            shared.log("client sent CONNECT request with body");
+            true
+        }
         Over::Abused(what) => {
             shared.log(what);
             true
         }
-        Over::Done(Err(error)) => {
+        Over::Failed(error) => {
             shared.log(words(&error));
             true
         }
@@ -327,7 +340,13 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
                 return Poll::Ready(Over::Drained);
             }
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                return Poll::Ready(Over::Done(result));
+                return Poll::Ready(match result {
+                    Err(error) => Over::Failed(error),
+                    Ok(()) if told.is_some() => Over::Done,
+                    Ok(()) if !shared.traffic.ended.get() => Over::Connect,
+                    Ok(()) if shared.open.get() > 0 => Over::Left,
+                    Ok(()) => Over::Done,
+                });
             }
             if let Some(what) = abuse.or_else(|| shared.is_abused()) {
                 // One attempt to tell it.

@@ -25,11 +25,13 @@ pub(super) struct Traffic {
     pub(super) moved: Cell<u64>,
     /// The client's.
     pub(super) frames: RefCell<Frames>,
+    /// The client has ended its direction.
+    pub(super) ended: Cell<bool>,
 }
 
 impl Traffic {
     pub(super) fn new() -> Self {
-        Self { moved: Cell::new(0), frames: RefCell::new(Frames::new()) }
+        Self { moved: Cell::new(0), frames: RefCell::new(Frames::new()), ended: Cell::new(false) }
     }
 }
 
@@ -67,6 +69,7 @@ impl Read for Wire {
             let n = ready!(this.io.borrow_mut().poll_read(cx, &mut bytes[..room]))?;
             into.put_slice(&bytes[..n]);
             this.came(&bytes[..n]);
+            this.traffic.ended.set(n == 0);
             Poll::Ready(Ok(()))
         })
     }

@@ -358,3 +358,24 @@ fn a_stream_that_is_given_up_amid_its_body() {
     // The connection would not end beside a request that goes on.
     assert_eq!(site.frames(&script), ["HEADERS 1 200", "DATA 1 la", "GOAWAY code 0"]);
 }
+
+#[test]
+fn connections_that_end_amid_streams() {
+    let conf = "location / { limit_rate 1; return 200 xxxxxxxxxxxxxxxxxxxxx; }";
+    for (last, expected) in [
+        (vec![], "client prematurely closed connection"),
+        (
+            vec![Frame::headers(
+                3,
+                END_HEADERS,
+                &[(":method", "CONNECT"), (":authority", "a:1"), ("content-length", "5")],
+            )],
+            "client sent CONNECT request with body",
+        ),
+    ] {
+        let site = site(conf);
+        let sent = script(&[&[Frame::get(1, "/")], &last[..]].concat());
+        site.frames(&[Say::Send(&sent), Say::Finish]);
+        assert!(site.log().contains(&expected.to_owned()), "{expected}: {:?}", site.log());
+    }
+}
