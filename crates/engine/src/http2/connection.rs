@@ -98,8 +98,8 @@ impl Running {
     }
 
     /// Counts what is what the connection is for.
-    pub(super) fn count(&self, n: usize) {
-        self.0.payload.set(self.0.payload.get() + n as u64);
+    pub(super) fn count(&self, n: u64) {
+        self.0.payload.set(self.0.payload.get() + n);
     }
 }
 

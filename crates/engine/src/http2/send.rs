@@ -41,7 +41,7 @@ pub(crate) async fn send(x: &mut Exchange, mut response: Box<Response>) -> Resul
     x.status = response.status;
     x.response = Some(response);
     let Io::Stream(stream) = &x.client.io else { return Err(SendError::Body) };
-    stream.respond(head, frame);
+    stream.respond(head, length, frame);
     if let Body::Tunnel(tunnel) = body {
         x.upgraded = Some(tunnel);
         body = Body::Empty;

@@ -53,8 +53,9 @@ impl Stream {
         (Self { incoming, rest: Bytes::new(), answer, running }, answering)
     }
 
-    /// Sends the head of the response, and its body in frames of at most that size.
-    pub(super) fn respond(&self, head: Response<()>, frame: usize) {
+    /// Sends the head of the response, about so long, and its body in frames of at most that size.
+    pub(super) fn respond(&self, head: Response<()>, length: u64, frame: usize) {
+        self.running.count(length);
         self.answer.frame.set(frame.max(1));
         self.answer.change(|state| state.head = Some(head));
     }
@@ -83,7 +84,7 @@ impl Stream {
         loop {
             let n = self.rest.len().min(into.len() - read);
             into[read..read + n].copy_from_slice(&self.rest.split_to(n));
-            self.running.count(n);
+            self.running.count(n as u64);
             read += n;
             if read == into.len() {
                 return Poll::Ready(Ok(read));
@@ -107,7 +108,7 @@ impl Stream {
                     let mut read = ReadBuf::new(into);
                     ready!(Pin::new(&mut **upgraded).poll_read(cx, read.unfilled()))?;
                     let n = read.filled().len();
-                    self.running.count(n);
+                    self.running.count(n as u64);
                     return Poll::Ready(Ok(n));
                 }
             }
@@ -134,7 +135,7 @@ impl Stream {
         }
         if let From::Upgraded(upgraded) = &mut self.incoming {
             let n = ready!(Pin::new(&mut **upgraded).poll_write(cx, bytes))?;
-            self.running.count(n);
+            self.running.count(n as u64);
             return Poll::Ready(Ok(n));
         }
         let mut state = self.answer.state.borrow_mut();
@@ -148,7 +149,7 @@ impl Stream {
         }
         state.bytes.extend_from_slice(&bytes[..n]);
         wake(&mut state.hyper);
-        self.running.count(n);
+        self.running.count(n as u64);
         Poll::Ready(Ok(n))
     }
 

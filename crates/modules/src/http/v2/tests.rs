@@ -379,3 +379,17 @@ fn connections_that_end_amid_streams() {
         assert!(site.log().contains(&expected.to_owned()), "{expected}: {:?}", site.log());
     }
 }
+
+#[test]
+fn large_heads_of_answers_are_no_flood() {
+    let large = "$a".repeat(30);
+    let site = site(&format!(
+        "keepalive_requests 1800; http2_max_concurrent_streams 1800;
+         set $a {}; add_header x \"{large}\"; return 204;",
+        "y".repeat(200)
+    ));
+    let bytes: Vec<_> = (0..1800).flat_map(|n| Frame::get(2 * n + 1, "/").bytes()).collect();
+    let got = site.frames(&[Say::Send(&script(&[])), Say::Flood(&bytes)]);
+    assert_eq!(got.iter().filter(|line| line.starts_with("HEADERS")).count(), 1800);
+    assert_eq!(site.log(), [""; 0]);
+}
