@@ -8,6 +8,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use memchr::{memchr, memchr2, memmem};
@@ -249,7 +250,7 @@ pub async fn accept(
     timer.set_in(core.client_header_timeout);
     match read(socket, limit, &timer).await {
         Ok(header) => {
-            connection.proxy_protocol = header.map(Box::new);
+            connection.proxy_protocol = header.map(Rc::new);
             true
         }
         Err(failure) => {

@@ -395,7 +395,7 @@ fn push_weak<T>(list: &mut Vec<Weak<T>>, entry: Weak<T>) {
 #[derive(Clone, Debug)]
 pub struct Peer {
     pub address: Address,
-    text: Box<[u8]>,
+    text: Arc<[u8]>,
 }
 
 impl Peer {
@@ -412,7 +412,7 @@ impl Peer {
 
     /// In the place of a client where there is none.
     pub(crate) fn nobody() -> Self {
-        Self { address: Address::Unix("".into()), text: Box::default() }
+        Self { address: Address::Unix("".into()), text: Arc::default() }
     }
 
     /// `$remote_addr`.

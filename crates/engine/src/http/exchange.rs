@@ -67,7 +67,7 @@ pub struct Connection {
     pub address: Cell<usize>,
     pub tls: Option<Rc<crate::tls::Session>>,
     /// What a proxy in front told of its client.
-    pub proxy_protocol: Option<Box<crate::proxy_protocol::Header>>,
+    pub proxy_protocol: Option<Rc<crate::proxy_protocol::Header>>,
     /// Where messages about the connection go before a server is chosen.
     pub log: Log,
 }

@@ -263,7 +263,9 @@ impl Head {
         limits: &Limits,
     ) -> Result<(), Reject> {
         let path = parts.path.unwrap_or_default();
-        self.raw.extend_from_slice(&[parts.method, b" ", path, b" HTTP/2.0\r\n"].concat());
+        for part in [parts.method, b" ", path, b" HTTP/2.0\r\n"] {
+            self.raw.extend_from_slice(part);
+        }
         self.now.line = RequestLine::of_parts(parts.method.len(), path.len());
         (self.now.line_done, self.now.version) = (true, Version::HTTP_20);
         self.now.method = Method::of(parts.method);
@@ -287,14 +289,14 @@ impl Head {
             if name == b"host" {
                 named = named.or(Some(value));
             }
-            self.raw.extend_from_slice(&[name, b": ", value, b"\r\n"].concat());
+            self.put(name, value);
         }
         if !parts.cookie.is_empty() {
-            self.raw.extend_from_slice(&[b"cookie: ", &parts.cookie[..], b"\r\n"].concat());
+            self.put(b"cookie", &parts.cookie);
         }
         if let Some(authority) = parts.authority {
             match named {
-                None => self.raw.extend_from_slice(&[b"host: ", authority, b"\r\n"].concat()),
+                None => self.put(b"host", authority),
                 Some(host) if host == authority => {}
                 Some(_) => {
                     let message = "client sent \":authority\" and \"Host\" headers with different values";
@@ -312,6 +314,14 @@ impl Head {
         self.raw.truncate(received);
         self.now.chunked = parts.streams && self.now.content_length.is_none();
         end.map(|_| ())
+    }
+
+    /// A field as if it had come in a line.
+    fn put(&mut self, name: &[u8], value: &[u8]) {
+        self.raw.reserve(name.len() + value.len() + 4);
+        for part in [name, b": ", value, b"\r\n"] {
+            self.raw.extend_from_slice(part);
+        }
     }
 
     /// As in nginx, there is no request line where something in its place was wrong.
