@@ -129,6 +129,20 @@ impl Stream {
         !matches!(self.incoming, From::Body(_)) && self.answer.state.borrow().ended
     }
 
+    /// How many bytes of a response are taken: one or more.
+    pub fn poll_room(&self, cx: &Context<'_>) -> Poll<io::Result<usize>> {
+        let mut state = self.answer.state.borrow_mut();
+        if state.gone {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        let room = ROOM.saturating_sub(state.bytes.len() + state.frames.len());
+        if room == 0 {
+            wait(&mut state.exchange, cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(room))
+    }
+
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if self.is_tunnel() {
             ready!(self.poll_upgraded(cx))?;
@@ -138,15 +152,11 @@ impl Stream {
             self.running.count(n as u64);
             return Poll::Ready(Ok(n));
         }
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let n = ready!(self.poll_room(cx))?.min(bytes.len());
         let mut state = self.answer.state.borrow_mut();
-        if state.gone {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        let n = ROOM.saturating_sub(state.bytes.len() + state.frames.len()).min(bytes.len());
-        if n == 0 && !bytes.is_empty() {
-            wait(&mut state.exchange, cx);
-            return Poll::Pending;
-        }
         state.bytes.extend_from_slice(&bytes[..n]);
         wake(&mut state.hyper);
         self.running.count(n as u64);

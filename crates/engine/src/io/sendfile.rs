@@ -29,7 +29,12 @@ impl Io {
         let sent = match self {
             Io::Plain(socket) => ready!(poll_sendfile(socket, cx, &file, from, len))?,
             Io::TlsServer(_) | Io::TlsClient(_) | Io::Stream(_) => ready!(scratch(|bytes| {
-                let room = bytes.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+                // What is read and not taken would be read again.
+                let taken = match self {
+                    Io::Stream(stream) => ready!(stream.poll_room(cx))?,
+                    _ => bytes.len(),
+                };
+                let room = bytes.len().min(taken).min(usize::try_from(len).unwrap_or(usize::MAX));
                 match nix::sys::uio::pread(&file, &mut bytes[..room], from) {
                     Ok(0) => Poll::Ready(Ok(0)),
                     Ok(got) => self.poll_write(cx, &bytes[..got]),
