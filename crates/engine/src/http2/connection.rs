@@ -340,10 +340,11 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
                 return Poll::Ready(Over::Drained);
             }
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                let (left, away) = (shared.traffic.ended.get(), shared.traffic.frames.borrow().away());
                 return Poll::Ready(match result {
                     Err(error) => Over::Failed(error),
-                    Ok(()) if told.is_some() => Over::Done,
-                    Ok(()) if !shared.traffic.ended.get() => Over::Connect,
+                    Ok(()) if told.is_some() || away => Over::Done,
+                    Ok(()) if !left => Over::Connect,
                     Ok(()) if shared.open.get() > 0 => Over::Left,
                     Ok(()) => Over::Done,
                 });
@@ -374,11 +375,16 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
             if running == waiting.is_some() {
                 waiting = (!running).then(|| During::new(&reactor.counts.waiting));
             }
+            // Hyper may have of answers what nobody here knows of: a client that takes it has the time for that.
+            let traffic = &shared.traffic;
+            let sends = shared.open.get() > 0
+                || traffic.stuck.get()
+                || told.is_some() && traffic.frames.borrow().answered();
             let end = match told {
                 _ if running => u64::MAX,
-                _ if shared.open.get() > 0 => since + core.send_timeout,
-                Some(told) => told + GRACE,
                 None if shared.record.requests.get() == 0 => began + core.client_header_timeout,
+                _ if sends => since + core.send_timeout,
+                Some(told) => since.clamp(told, told + core.send_timeout) + GRACE,
                 None => since + core.keepalive_timeout,
             };
             let end = end.min(head);
@@ -394,7 +400,7 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
                 abuse = Some("client timed out");
                 continue;
             }
-            if told.is_some() || shared.open.get() > 0 {
+            if told.is_some() || sends {
                 return Poll::Ready(Over::Silent);
             }
             told = Some(now);

@@ -6,8 +6,11 @@ const HEADER: usize = 9;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
+const ACK: u8 = 1;
 
 #[derive(Debug)]
 pub(super) struct Frames {
@@ -20,11 +23,23 @@ pub(super) struct Frames {
     in_block: bool,
     /// Frames that have begun, those of a block as one.
     begun: u64,
+    /// One of them was GOAWAY.
+    away: bool,
+    /// One of them was the answer to a PING.
+    answered: bool,
 }
 
 impl Frames {
     pub(super) fn new() -> Self {
-        Self { header: [0; HEADER], have: 0, skip: PREFACE, in_block: false, begun: 0 }
+        Self {
+            header: [0; HEADER],
+            have: 0,
+            skip: PREFACE,
+            in_block: false,
+            begun: 0,
+            away: false,
+            answered: false,
+        }
     }
 
     /// Takes the next bytes.
@@ -43,11 +58,23 @@ impl Frames {
                 self.have = 0;
                 let [a, b, c, kind, flags, ..] = self.header;
                 self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
+                self.away |= kind == GOAWAY;
+                self.answered |= kind == PING && flags & ACK != 0;
                 if matches!(kind, HEADERS | CONTINUATION) {
                     self.in_block = flags & END_HEADERS == 0;
                 }
             }
         }
+    }
+
+    /// Whether the client has said that it goes.
+    pub(super) fn away(&self) -> bool {
+        self.away
+    }
+
+    /// Whether the client knows of the connection's end: hyper asks for that with the only PING that it sends.
+    pub(super) fn answered(&self) -> bool {
+        self.answered
     }
 
     /// What has begun and is not whole, by its number. The body of a request is awaited by whoever reads it.

@@ -27,11 +27,18 @@ pub(super) struct Traffic {
     pub(super) frames: RefCell<Frames>,
     /// The client has ended its direction.
     pub(super) ended: Cell<bool>,
+    /// There is more to write than it takes.
+    pub(super) stuck: Cell<bool>,
 }
 
 impl Traffic {
     pub(super) fn new() -> Self {
-        Self { moved: Cell::new(0), frames: RefCell::new(Frames::new()), ended: Cell::new(false) }
+        Self {
+            moved: Cell::new(0),
+            frames: RefCell::new(Frames::new()),
+            ended: Cell::new(false),
+            stuck: Cell::new(false),
+        }
     }
 }
 
@@ -39,6 +46,14 @@ impl Wire {
     fn count(&self, n: usize) {
         let moved = &self.traffic.moved;
         moved.set(moved.get() + n as u64);
+    }
+
+    /// Takes what a write came to.
+    fn went(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.traffic.stuck.set(written.is_pending());
+        let n = ready!(written)?;
+        self.count(n);
+        Poll::Ready(Ok(n))
     }
 
     fn came(&self, bytes: &[u8]) {
@@ -69,7 +84,7 @@ impl Read for Wire {
             let n = ready!(this.io.borrow_mut().poll_read(cx, &mut bytes[..room]))?;
             into.put_slice(&bytes[..n]);
             this.came(&bytes[..n]);
-            this.traffic.ended.set(n == 0);
+            this.traffic.ended.set(n == 0 && room > 0);
             Poll::Ready(Ok(()))
         })
     }
@@ -77,9 +92,8 @@ impl Read for Wire {
 
 impl Write for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let n = ready!(self.io.borrow_mut().poll_write(cx, bytes))?;
-        self.count(n);
-        Poll::Ready(Ok(n))
+        let written = self.io.borrow_mut().poll_write(cx, bytes);
+        self.went(written)
     }
 
     fn poll_write_vectored(
@@ -87,9 +101,8 @@ impl Write for Wire {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let n = ready!(self.io.borrow_mut().poll_write_vectored(cx, pieces))?;
-        self.count(n);
-        Poll::Ready(Ok(n))
+        let written = self.io.borrow_mut().poll_write_vectored(cx, pieces);
+        self.went(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,5 +1,5 @@
-use weir_testkit::{Origin, Say};
 use weir_testkit::http2::{END_HEADERS, END_STREAM, Frame, script};
+use weir_testkit::{Origin, Say};
 
 use crate::testing::{Site, check_conf, told};
 
@@ -274,6 +274,7 @@ fn floods_end_the_connection() {
         ("an unknown type", Frame::new(99, 0, 0, [0; 100])),
         ("PRIORITY", Frame::new(2, 0, 1, [0, 0, 0, 0, 1])),
         ("WINDOW_UPDATE", Frame::window(0, 1)),
+        ("SETTINGS", Frame::settings(&[])),
     ] {
         let many = (10 << 20) / kind.bytes().len();
         let (site, _) = attack("return 200 x;", &[], many, |_| vec![kind.clone()]);
@@ -353,8 +354,7 @@ fn a_stream_that_is_given_up_amid_its_body() {
     ));
     let sent = script(&[Frame::post(1, "/"), Frame::data(1, 0, b"x")]);
     let reset = Frame::reset(1, 8).bytes();
-    let script =
-        [Say::Send(&sent), Say::Expect("la"), Say::Send(&reset), Say::Pass(5_100), Say::Pass(1_100)];
+    let script = [Say::Send(&sent), Say::Expect("la"), Say::Send(&reset), Say::Pass(5_100), Say::Pass(1_100)];
     // The connection would not end beside a request that goes on.
     assert_eq!(site.frames(&script), ["HEADERS 1 200", "DATA 1 la", "GOAWAY code 0"]);
 }
@@ -390,6 +390,34 @@ fn large_heads_of_answers_are_no_flood() {
     ));
     let bytes: Vec<_> = (0..1800).flat_map(|n| Frame::get(2 * n + 1, "/").bytes()).collect();
     let got = site.frames(&[Say::Send(&script(&[])), Say::Flood(&bytes)]);
-    assert_eq!(got.iter().filter(|line| line.starts_with("HEADERS")).count(), 1800);
     assert_eq!(site.log(), [""; 0]);
+    assert_eq!(got.iter().filter(|line| line.starts_with("HEADERS")).count(), 1800);
+}
+
+#[test]
+fn answers_that_are_not_taken_are_bounded() {
+    let server = "keepalive_requests 1000; send_timeout 5s; location / { alias %DIR%/; }";
+    let file = vec![b'.'; 2 << 20];
+    let gets: Vec<_> = (0..100).map(|n| Frame::get(2 * n + 1, "/f")).collect();
+    // No window, and a window but nobody who reads.
+    for window in [0, 1 << 30] {
+        let site = site(server).with("f", &file);
+        let sent =
+            script(&[&[Frame::settings(&[(4, window)]), Frame::window(0, 1 << 30)], &gets[..]].concat());
+        let pass = Say::Pass(5_100);
+        site.frames(&[Say::Send(&sent), pass, pass, pass]);
+        let log = site.read("logs/access.log");
+        assert_eq!(log.lines().count(), 100, "{log}");
+    }
+}
+
+#[test]
+fn answers_go_out_to_their_end_behind_the_last_request() {
+    let server = "keepalive_requests 10; location / { alias %DIR%/; }";
+    let site = site(server).with("f", [b'.'; 60_000]);
+    let gets: Vec<_> = (0..10).map(|n| Frame::get(2 * n + 1, "/f")).collect();
+    let sent = script(&[&[Frame::settings(&[(4, 1 << 20)]), Frame::window(0, 1 << 30)], &gets[..]].concat());
+    // More than the socket holds, for a client that reads again after a while.
+    let got = site.frames(&[Say::Send(&sent), Say::Pass(2_000), Say::Pass(2_000)]);
+    assert_eq!(got.iter().filter(|line| line.starts_with("DATA") && line.ends_with(" end")).count(), 10);
 }
