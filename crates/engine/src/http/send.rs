@@ -358,7 +358,9 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
         // A file's length is known, so only a filter that hides it leads here, and it turned the file to a stream.
         head.extend(ChunkHead::new(part.length).as_ref());
     }
-    if part.length <= SMALL_FILE || (!x.location().core.sendfile && !x.client.io.is_tls()) {
+    // Only a plain socket takes a file from the kernel; for the others there is no second way to read one.
+    let read = matches!(x.client.io, Io::Plain(_)) && !x.location().core.sendfile;
+    if part.length <= SMALL_FILE || read {
         return send_read_file(x, head, part).await;
     }
     let (mut offset, end) = (part.offset, part.offset + part.length);
