@@ -261,6 +261,27 @@ impl Http2 {
         bytes
     }
 
+    /// Sends what is given for each number for as long as the server takes it, and reads meanwhile; what came until the end.
+    ///
+    /// # Panics
+    /// If the server does not end the connection before that number.
+    #[track_caller]
+    pub fn flood(mut self, most: u32, frames: impl Fn(u32) -> Vec<Frame>) -> Vec<String> {
+        let mut from = self.stream.try_clone().expect("a descriptor");
+        let reading = std::thread::spawn(move || {
+            let mut received = self.unread;
+            // A reset behind the last bytes is an end as well.
+            let _ = from.read_to_end(&mut received);
+            received
+        });
+        let ended = (0..most).any(|n| {
+            let bytes: Vec<_> = frames(n).iter().flat_map(Frame::bytes).collect();
+            self.stream.write_all(&bytes).is_err()
+        });
+        assert!(ended, "the server takes it all");
+        told(&reading.join().expect("a reader"))
+    }
+
     fn any(&mut self) -> io::Result<Option<Frame>> {
         loop {
             if let Some((frame, length)) = Frame::first(&self.unread) {

@@ -12,6 +12,8 @@ pub const TESTS: &[Test] = &[
     ("quit_lets_http2_streams_end", quit_lets_http2_streams_end),
     ("a_request_over_http2_is_given_up", a_request_over_http2_is_given_up),
     ("requests_that_are_given_up_and_go_on_are_bounded", requests_that_are_given_up_and_go_on_are_bounded),
+    ("attacks_end_their_connection_and_no_other", attacks_end_their_connection_and_no_other),
+    ("answers_without_a_window_take_little_memory", answers_without_a_window_take_little_memory),
     ("http2_streams_end_with_the_time_of_a_quit", http2_streams_end_with_the_time_of_a_quit),
     ("a_websocket_over_http2_outlives_a_reload", a_websocket_over_http2_outlives_a_reload),
     ("a_websocket_over_http2_is_given_up", a_websocket_over_http2_is_given_up),
@@ -35,6 +37,8 @@ const CONF: &str = "
             http2 on;
             location / { return 200 '{text}'; }
             location /proxied { proxy_pass http://{origin}; }
+            location /unread { limit_rate 1; return 200 '{text}{text}{text}{text}{text}'; }
+            location /big { alias {folder}/big; }
             location /ignored { proxy_pass http://{origin}; proxy_ignore_client_abort on; }
             location /tunnel {
                 proxy_pass http://{origin};
@@ -157,6 +161,72 @@ fn requests_that_are_given_up_and_go_on_are_bounded() {
     let mut next = Http2::connect(server.address());
     next.say(&Frame::get(1, "/"));
     assert_eq!(next.hears(), "HEADERS 1 200");
+}
+
+/// What one client sends again and again, behind a first frame.
+type Attack = (&'static str, Frame, fn(u32) -> Vec<Frame>);
+
+fn attacks_end_their_connection_and_no_other() {
+    let (origin, gate) = held();
+    // What still comes is read for a while, which would be all the test's.
+    let conf = CONF.replace("http {", "http { lingering_time 100ms;");
+    let server = Server::start(&executable(), &conf, &names(&origin, "", "old"));
+    let attacks: [Attack; 9] = [
+        ("requests taken back", Frame::ping(), |n| {
+            vec![Frame::get(2 * n + 1, "/"), Frame::reset(2 * n + 1, 8)]
+        }),
+        ("requests that the server has to reset", Frame::ping(), |n| {
+            vec![Frame::get(2 * n + 1, "/"), Frame::window(2 * n + 1, 0)]
+        }),
+        ("names of no length", Frame::ping(), |n| {
+            vec![Frame::headers(2 * n + 1, END_HEADERS | END_STREAM, &[(":method", "GET"), ("", "x")])]
+        }),
+        ("a head without end", Frame::headers(1, 0, &[(":method", "GET")]), |_| {
+            vec![Frame::continuation(1, 0, &[("x", "y")])]
+        }),
+        ("fields without end", Frame::headers(1, 0, &[(":method", "GET")]), |_| {
+            vec![Frame::continuation(1, 0, &[])]
+        }),
+        ("DATA of nothing", Frame::post(1, "/proxied"), |_| vec![Frame::data(1, 0, b"")]),
+        ("DATA of a byte", Frame::post(1, "/unread"), |_| vec![Frame::data(1, 0, b"x")]),
+        ("SETTINGS", Frame::ping(), |_| vec![Frame::settings(&[(4, 1), (4, 2), (4, 3)]); 100]),
+        ("PRIORITY", Frame::ping(), |_| vec![Frame::new(2, 0, 1, [0, 0, 0, 0, 1]); 100]),
+    ];
+    let mut other = Http2::connect(server.address());
+    for (stream, (name, first, frames)) in (1..).step_by(2).zip(attacks) {
+        let mut attacker = Http2::connect(server.address());
+        attacker.say(&first);
+        let attacking = std::thread::spawn(move || attacker.flood(10_000_000, frames));
+        other.say(&Frame::get(stream, "/"));
+        let answer = [format!("HEADERS {stream} 200"), format!("DATA {stream} old end")];
+        assert_eq!([other.hears(), other.hears()], answer, "{name}");
+        attacking.join().expect(name);
+    }
+    let memory = kilobytes(server.worker());
+    assert!(memory < 100_000, "{memory}");
+    gate.open();
+}
+
+fn answers_without_a_window_take_little_memory() {
+    let server = start(&Origin::saying(""), "");
+    server.folder().write("big", vec![b'.'; 8 << 20]);
+    let before = kilobytes(server.worker());
+    let mut client = Http2::connect(server.address());
+    client.say(&Frame::settings(&[(4, 0)]));
+    (0..128).for_each(|n| client.say(&Frame::get(2 * n + 1, "/big")));
+    (0..128).for_each(|_| assert!(client.hears().starts_with("HEADERS")));
+    let mut other = Http2::connect(server.address());
+    other.say(&Frame::get(1, "/"));
+    assert_eq!(other.hears(), "HEADERS 1 200");
+    let more = kilobytes(server.worker()) - before;
+    assert!(more < 128 * 96, "{more}");
+}
+
+/// What a process has in memory.
+fn kilobytes(pid: i32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 fn http2_streams_end_with_the_time_of_a_quit() {
