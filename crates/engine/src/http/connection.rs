@@ -236,6 +236,10 @@ impl Serving {
         self.connection.requests.set(requests);
         reactor.counts.requests.up();
         let server = self.settle(x, refused.is_some());
+        for line in x.head.ignored() {
+            let message = format!("client sent invalid header line: \"{}\"", String::from_utf8_lossy(line));
+            x.log_while(Level::Info, None, message, "reading client request headers");
+        }
         let refused = refused.or_else(|| self.refuse_connect(x, server));
         // The client is to come back on a connection of the present generation.
         x.keepalive &= !outlived;

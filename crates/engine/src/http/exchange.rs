@@ -484,7 +484,7 @@ impl Exchange {
 
     /// Logs that the client's end is that of the upstream's connection too.
     pub(crate) fn log_client_gone(&self, doing: &str) {
-        let message = "client prematurely closed connection, so upstream connection is closed too";
+        let message = "epoll_wait() reported that client prematurely closed connection, so upstream connection is closed too";
         self.log_while(Level::Info, None, message, doing);
     }
 

@@ -45,6 +45,8 @@ pub struct RequestBody {
     discarded: bool,
     /// Reading it failed; what is left of it cannot be told from the next request.
     broken: bool,
+    /// The client ended, or broke, the connection within it.
+    cut: bool,
 }
 
 /// A body that was read whole: in memory, or in a temporary file.
@@ -102,6 +104,7 @@ impl RequestBody {
             in_file: false,
             discarded: false,
             broken: false,
+            cut: false,
         }
     }
 
@@ -147,6 +150,7 @@ impl RequestBody {
             in_file: false,
             discarded: false,
             broken: false,
+            cut: false,
         }
     }
 
@@ -190,6 +194,11 @@ impl RequestBody {
 
     pub fn is_broken(&self) -> bool {
         self.broken
+    }
+
+    /// Whether nobody is there to be told that it is not whole.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut
     }
 
     /// Whether the client still waits for `100 Continue` and so has sent nothing of the body.
@@ -329,11 +338,13 @@ impl Exchange {
             match self.poll_input(cx) {
                 Poll::Ready(Ok(0)) if let Framing::Stream { over } = &mut self.body.framing => *over = true,
                 Poll::Ready(Ok(0)) => {
+                    self.body.cut = true;
                     self.log(Level::Info, "client prematurely closed connection");
                     return Poll::Ready(Err(BodyError(400)));
                 }
                 Poll::Ready(Ok(_)) => self.client.timer.clear(),
                 Poll::Ready(Err(error)) => {
+                    self.body.cut = true;
                     self.log_error(Level::Info, Some(&error), "recv() failed");
                     return Poll::Ready(Err(BodyError(400)));
                 }

@@ -49,7 +49,10 @@ pub async fn send(x: &mut Exchange, mut response: Box<Response>) -> Result<(), S
     }
     if x.head.version() < Version::HTTP_10 || response.headless {
         let mut body = std::mem::take(&mut response.body);
-        // An HTTP/0.9 client gets the body alone, as it does of an upstream that speaks HTTP/0.9.
+        // An HTTP/0.9 client gets the body alone, as others do of an upstream that speaks HTTP/0.9.
+        if x.method == Method::Head {
+            unsent(x, &mut body);
+        }
         x.status = response.status;
         x.keepalive = false;
         x.response = Some(response);
@@ -84,16 +87,20 @@ pub(crate) fn body_to_send(x: &mut Exchange, response: &mut Response) -> Body {
         || x.method == Method::Head
         || (100..200).contains(&response.status)
     {
-        // One that no one will pull is told so.
-        if let Body::Stream(source) = &mut body {
-            source.finish(x, false);
-        }
-        body = match body {
-            tunnel @ Body::Tunnel(_) => tunnel,
-            Body::Empty | Body::Bytes(_) | Body::File(_) | Body::Stream(_) => Body::Empty,
-        };
+        unsent(x, &mut body);
     }
     body
+}
+
+/// Takes away a body that is not to be sent; a tunnel is none.
+fn unsent(x: &mut Exchange, body: &mut Body) {
+    // One that no one will pull is told so.
+    if let Body::Stream(source) = body {
+        source.finish(x, false);
+    }
+    if !matches!(body, Body::Tunnel(_)) {
+        *body = Body::Empty;
+    }
 }
 
 /// Takes away what a response of its status does not say.

@@ -19,7 +19,7 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Makes the answer of a status: an error page where one is configured, else the plain page.
 pub(crate) fn answer(x: &mut Exchange, code: u16) -> Flow {
-    if matches!(code, 408 | 444 | 499) {
+    if matches!(code, 408 | 444 | 499) || code == 400 && x.body.is_cut() {
         // No page and no answer: the connection is closed.
         return Flow::Respond(Box::new(Response { unsent: true, ..Response::new(code) }));
     }

@@ -7,6 +7,7 @@ use weir_syntax::Level;
 
 use crate::contract::{Family, Variable};
 use crate::http::Exchange;
+use crate::http::send::{completes, write_origin};
 use crate::http1::{Known, date};
 use crate::io::Address;
 use crate::localtime;
@@ -294,10 +295,9 @@ pub fn seconds(ms: u64, out: &mut Vec<u8>) -> bool {
     true
 }
 
-/// A request without `?` has no arguments, one that ends in it has empty ones.
 fn args(x: &Exchange, out: &mut Vec<u8>) -> bool {
     out.extend_from_slice(&x.args);
-    !x.args.is_empty() || (!x.uri_changed && memchr::memchr(b'?', x.head.unparsed_uri()).is_some())
+    !x.args.is_empty()
 }
 
 fn uri(x: &Exchange, out: &mut Vec<u8>) -> bool {
@@ -405,7 +405,16 @@ fn sent_http(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
             found
         }
         "content_length" => sent.content_length.is_some_and(|length| number(length, out)),
-        "location" => text(&sent.location),
+        "location" => match &sent.location {
+            Some(target) => {
+                if completes(&x.location().core, sent) {
+                    write_origin(x, out);
+                }
+                out.extend_from_slice(target);
+                true
+            }
+            None => joined(sent.headers.all(b"Location"), b", ", out),
+        },
         "last_modified" => match (sent.headers.first(Known::LastModified), sent.last_modified) {
             (Some(text), _) => {
                 out.extend_from_slice(text);

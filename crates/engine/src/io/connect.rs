@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 use socket2::{Domain, SockAddr, Type};
 use tokio::net::{TcpStream, UnixStream};
+use weir_syntax::Level;
 
 use super::{Address, Socket};
 
@@ -53,6 +54,28 @@ pub struct ConnectError {
     pub call: ConnectCall,
     /// What the kernel said.
     pub error: io::Error,
+}
+
+impl ConnectError {
+    /// How the log takes it: a peer that is not there is what happens.
+    pub(crate) fn level(&self) -> Level {
+        match (self.call, self.error.raw_os_error().map(Errno::from_raw)) {
+            (ConnectCall::Socket | ConnectCall::Setsockopt, _) => Level::Alert,
+            (
+                ConnectCall::Connect,
+                Some(
+                    Errno::ECONNREFUSED
+                    | Errno::EAGAIN
+                    | Errno::ECONNRESET
+                    | Errno::ENETDOWN
+                    | Errno::ENETUNREACH
+                    | Errno::EHOSTDOWN
+                    | Errno::EHOSTUNREACH,
+                ),
+            ) => Level::Error,
+            (ConnectCall::Connect | ConnectCall::Bind, _) => Level::Crit,
+        }
+    }
 }
 
 impl std::fmt::Display for ConnectError {

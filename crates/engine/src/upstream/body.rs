@@ -425,7 +425,9 @@ impl Source for UpstreamBody {
                     "reading upstream",
                 );
             }
-            Some(Failure::Invalid) => x.log(Level::Error, "upstream sent invalid chunked response"),
+            Some(Failure::Invalid) => {
+                x.log_while(Level::Error, None, "upstream sent invalid chunked response", "reading upstream");
+            }
             None => {}
         }
         // What the last read brought of the framing is taken before the connection is judged.

@@ -233,6 +233,9 @@ pub trait Protocol: Send + Sync {
     }
 }
 
+/// What is done while an answer's head has not come, as messages say it.
+const READING_HEAD: &str = "reading response header from upstream";
+
 /// Why an attempt failed.
 struct Failure {
     kind: u32,
@@ -339,6 +342,10 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         target,
         protocol,
     };
+    // Whatever upstream answered before sent the request on to here.
+    if let Some(before) = x.upstream_states.last_mut() {
+        before.redirected = true;
+    }
     let flow = asking.run(x).await;
     if x.cache.is_some() {
         caching::over(x, &flow);
@@ -590,15 +597,16 @@ impl Asking<'_> {
         let mut connecting = match connect(&peer.address, &socket) {
             Ok(connecting) => connecting,
             Err(failed) => {
-                let (level, message) = match (failed.call, &settings.bind) {
-                    (ConnectCall::Connect, _) => (Level::Error, failed.to_string()),
-                    (ConnectCall::Bind, Some(bind)) => {
-                        let shown = bind.value(x);
-                        (Level::Crit, format!("bind({}) failed", String::from_utf8_lossy(&shown)))
+                let message = match (failed.call, &settings.bind) {
+                    (ConnectCall::Connect, _) => {
+                        format!("connect() to {} failed", String::from_utf8_lossy(&peer.text))
                     }
-                    _ => (Level::Alert, failed.to_string()),
+                    (ConnectCall::Bind, Some(bind)) => {
+                        format!("bind({}) failed", String::from_utf8_lossy(&bind.value(x)))
+                    }
+                    _ => failed.to_string(),
                 };
-                x.log_while(level, Some(&failed.error), message, self.doing);
+                x.log_while(failed.level(), Some(&failed.error), message, self.doing);
                 if failed.call == ConnectCall::Connect {
                     return Err(Failure::of(next::ERROR, false));
                 }
@@ -694,7 +702,6 @@ impl Asking<'_> {
             state.bytes_received = received;
         }
         let head = attempt.head.take().unwrap_or_default();
-        const READING: &str = "reading response header from upstream";
         match result {
             Read::Head(block, raw) => {
                 if let Some(state) = x.upstream_states.last_mut() {
@@ -714,19 +721,19 @@ impl Asking<'_> {
                 Ok(Answered { head, block: Some(block), raw, headless: true })
             }
             Read::Closed => {
-                x.log_while(Level::Error, None, "upstream prematurely closed connection", READING);
+                x.log_while(Level::Error, None, "upstream prematurely closed connection", READING_HEAD);
                 Err(Failure::of(next::ERROR, attempt.cached && received == 0))
             }
             Read::Failed(error) => {
-                x.log_while(Level::Error, Some(&error), "recv() failed", READING);
+                x.log_while(Level::Error, Some(&error), "recv() failed", READING_HEAD);
                 Err(Failure::of(next::ERROR, attempt.cached && received == 0))
             }
             Read::Timeout => {
-                log_timeout(x, READING);
+                log_timeout(x, READING_HEAD);
                 Err(Failure::of(next::TIMEOUT, attempt.cached))
             }
             Read::Invalid => Err(Failure::of(next::INVALID_HEADER, attempt.cached)),
-            Read::ClientGone => Err(client_gone(x, READING)),
+            Read::ClientGone => Err(client_gone(x, READING_HEAD)),
         }
     }
 }

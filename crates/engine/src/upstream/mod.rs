@@ -356,7 +356,7 @@ pub struct UpstreamState {
     pub bytes_received: u64,
     pub bytes_sent: u64,
     pub response_length: u64,
-    /// An internal redirect came after this attempt.
+    /// What came after this attempt was asked for by an internal redirect.
     pub redirected: bool,
     /// The same once all of the answer is here, of which the client wanted no more.
     rest: Option<oneshot::Receiver<Self>>,
@@ -380,7 +380,8 @@ impl UpstreamState {
     /// `http://127.0.0.1:8080/uri`, for messages.
     pub fn url(&self, uri: &[u8]) -> Option<Vec<u8>> {
         let peer = self.peer.as_ref()?;
-        Some([self.scheme.as_bytes(), peer, uri].concat())
+        let separator: &[u8] = if peer.starts_with(b"unix:") { b":" } else { b"" };
+        Some([self.scheme.as_bytes(), peer, separator, uri].concat())
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use weir_ir::value;
 use weir_syntax::Level;
 
-use super::{Answered, Asking, Attempt, Failure, Settings, Storing, ignore, next};
+use super::{Answered, Asking, Attempt, Failure, READING_HEAD, Settings, Storing, ignore, next};
 use crate::contract::Flow;
 use crate::files::Moving;
 use crate::http::exchange::Tunnel;
@@ -283,8 +283,7 @@ fn timed(x: &mut Exchange, asked: u64, now: u64) {
 }
 
 fn upgrade_in_subrequest(x: &Exchange) -> Failure {
-    let doing = "reading response header from upstream";
-    x.log_while(Level::Error, None, "connection upgrade in subrequest", doing);
+    x.log_while(Level::Error, None, "connection upgrade in subrequest", READING_HEAD);
     Failure::end(444)
 }
 
@@ -316,15 +315,16 @@ pub(in crate::upstream) fn obey_limit_rate(x: &mut Exchange, head: &Head, ignore
 
 /// Sends the request on to another location, as a GET unless it asked for the head alone.
 pub(in crate::upstream) fn internal_redirect(x: &mut Exchange, to: &[u8]) -> Flow {
-    if let Some(state) = x.upstream_states.last_mut() {
-        state.redirected = true;
-    }
     if to.first() == Some(&b'@') {
         return x.named_redirect(to);
     }
     let mut path = Vec::new();
     let decoded = crate::http1::uri::decode_unsafe(to, &mut path).map(|args| args.map(<[u8]>::to_vec));
-    let Ok(args) = decoded else { return Flow::Answer(404) };
+    let Ok(args) = decoded else {
+        let message = format!("unsafe URI \"{}\" was detected", String::from_utf8_lossy(to));
+        x.log_while(Level::Error, None, message, READING_HEAD);
+        return Flow::Answer(404);
+    };
     special::become_get(x);
     x.internal_redirect(path, args.unwrap_or_default())
 }

@@ -55,7 +55,7 @@ pub(super) async fn resolve(
             Err(502)
         }
         None => {
-            x.log(Level::Info, "client prematurely closed connection");
+            x.log(Level::Info, "epoll_wait() reported that client prematurely closed connection");
             Err(499)
         }
     }

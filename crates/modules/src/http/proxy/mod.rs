@@ -633,7 +633,7 @@ impl Handler {
     fn compute(&self, x: &mut Exchange, template: &Template) -> Result<Whom, u16> {
         let url = template.value(x);
         let shown = || String::from_utf8_lossy(&url).into_owned();
-        let Some((scheme, rest)) = Scheme::split(&url) else {
+        let Some((scheme, rest)) = Scheme::split(&url).filter(|(_, rest)| !rest.is_empty()) else {
             x.log(Level::Error, format_args!("invalid URL prefix in \"{}\"", shown()));
             return Err(500);
         };
@@ -710,7 +710,12 @@ impl Protocol for Handler {
 
     fn response(&self, x: &mut Exchange, head: &Head) -> Box<Response> {
         let response = x.new_response(head.status());
-        self.response.make(x, response, head, self.way(x))
+        let response = self.response.make(x, response, head, self.way(x));
+        // What an upstream before this one said of the type was of a content that this one takes the place of.
+        if response.content_type.is_some() {
+            x.answer_type = None;
+        }
+        response
     }
 
     fn redirect(&self, x: &mut Exchange, head: &Head) -> Option<Vec<u8>> {

@@ -163,7 +163,10 @@ fn a_client_that_goes_is_not_waited_for() {
     until("the name is asked for", || !resolving.names.asked().is_empty());
     drop(client);
     until("that is seen", || {
-        resolving.site.log().contains(&"client prematurely closed connection".to_owned())
+        resolving
+            .site
+            .log()
+            .contains(&"epoll_wait() reported that client prematurely closed connection".to_owned())
     });
 }
 

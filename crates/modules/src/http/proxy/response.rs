@@ -132,6 +132,7 @@ impl Rules {
                         response.headers.copy(head, field);
                     }
                 }
+                Known::ContentType if value.is_empty() => {}
                 Known::ContentType => {
                     response.set_content_type(value);
                     response.upstream_type = true;

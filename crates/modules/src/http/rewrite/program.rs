@@ -283,7 +283,8 @@ fn answer(status: u16, text: Option<&Template>, x: &mut Exchange) -> Flow {
         return Flow::Answer(status);
     }
     // As in nginx the body is let go and the status stands before the text is made, which may ask for either.
-    if !x.discard_body_input() && x.body.is_broken() {
+    // One that an error page takes the place of may be let go, and known to be broken, already.
+    if !x.body.is_broken() && !x.discard_body_input() && x.body.is_broken() {
         return Flow::Answer(400);
     }
     x.status = status;
