@@ -200,7 +200,7 @@ impl Serving {
     /// Serves one request; what then becomes of the connection.
     async fn request(&mut self, x: &mut Exchange) -> Ended {
         let first = self.connection.requests.get() == 0;
-        let pipelined = !x.client.input.is_empty();
+        let pipelined = !first && !x.client.input.is_empty();
         let started = Cell::new(None);
         let reactor = Rc::clone(&self.reactor);
         let mut counted = During::new(&reactor.counts.waiting);
@@ -238,7 +238,7 @@ impl Serving {
         let server = self.settle(x, refused.is_some());
         for line in x.head.ignored() {
             let message = format!("client sent invalid header line: \"{}\"", String::from_utf8_lossy(line));
-            x.log_while(Level::Info, None, message, "reading client request headers");
+            x.log_while(Level::Info, None, message, x.head.reading());
         }
         let refused = refused.or_else(|| self.refuse_connect(x, server));
         // The client is to come back on a connection of the present generation.
@@ -257,7 +257,10 @@ impl Serving {
     /// Begins with the request whose head was read at the server that it is for, which is returned.
     #[inline]
     fn settle(&mut self, x: &mut Exchange, refused: bool) -> LocationId {
-        let found = router::find(&self.served, self.connection.address(), x.head.host());
+        // Whom a request is for that names nobody is asked only where its head was whole.
+        let asked = !refused || x.head.is_whole() || !x.head.host().is_empty();
+        let found =
+            asked.then(|| router::find(&self.served, self.connection.address(), x.head.host())).flatten();
         let (server, regex) = found.unwrap_or_else(|| {
             // A head that says nothing is the handshake's server's; one that names nobody, as in nginx, is not.
             let default = self.served.addresses[self.connection.address()].default_server;
@@ -362,7 +365,8 @@ impl Serving {
                 phases::refuse(x, &self.served, reject.status).await
             }
             None if self.plain_on_tls => {
-                x.log(Level::Info, "client sent plain HTTP request to HTTPS port");
+                let message = "client sent plain HTTP request to HTTPS port";
+                x.log_while(Level::Info, None, message, x.head.reading());
                 phases::refuse(x, &self.served, 497).await
             }
             None if let Some(code) = self.unauthorized(x) => phases::refuse(x, &self.served, code).await,

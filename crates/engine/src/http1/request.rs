@@ -170,6 +170,7 @@ struct Now {
     scan: Scan,
     room: Room,
     line_done: bool,
+    whole: bool,
     method: Method,
     version: Version,
     path: Span,
@@ -188,6 +189,7 @@ impl Default for Now {
             scan: Scan::default(),
             room: Room::default(),
             line_done: false,
+            whole: false,
             method: Method::Other,
             version: Version::HTTP_10,
             path: Span::default(),
@@ -418,6 +420,7 @@ impl Head {
         if !self.now.room.take(line, true, limits) {
             return Err(self.too_large());
         }
+        self.now.whole = true;
         self.judge()?;
         Ok(self.now.scan.pos)
     }
@@ -542,6 +545,11 @@ impl Head {
             return Err(Reject::new(405, "client sent TRACE method"));
         }
         Ok(())
+    }
+
+    /// Whether it came to its empty line, be what stands before that wrong.
+    pub fn is_whole(&self) -> bool {
+        self.now.whole
     }
 
     /// What was done when the request came no further, as the log tells it.

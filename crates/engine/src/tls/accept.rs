@@ -325,9 +325,7 @@ fn log(connection: &Connection, listener: &Address, failure: &Failure) {
             ("peer closed connection in SSL handshake".into(), error.as_ref().and_then(errno))
         }
         Failure::Late => ("client timed out".into(), Some(Errno::ETIMEDOUT)),
-        Failure::Rejected => {
-            ("SSL_do_handshake() failed (SSL: error:0A0000EA:SSL routines::callback failed)".into(), None)
-        }
+        Failure::Rejected => ("handshake rejected".into(), None),
         Failure::NoCertificate(reason) => {
             write(Level::Error, None, reason);
             ("SSL_do_handshake() failed (SSL: error:0A000179:SSL routines::cert cb error)".into(), None)
