@@ -84,7 +84,7 @@ fn lines() {
         "GET /ok? HTTP/1.0\r\nAuthorization: Basic YWI6Yw==\r\n\r\n",
         "200 Basic YWI6Yw== ab",
     );
-    check("'[$args]'", "GET /ok? HTTP/1.0\r\n\r\n", "[]");
+    check("'[$args]'", "GET /ok? HTTP/1.0\r\n\r\n", "[-]");
     check("'$request_method $status'", "HEAD /nix HTTP/1.0\r\n\r\n", "HEAD 404");
 }
 
