@@ -311,7 +311,11 @@ impl Exchange {
             let whole = matches!(io.poll_write(cx, text), Poll::Ready(Ok(n)) if n == text.len());
             Poll::Ready(whole && matches!(io.poll_flush(cx), Poll::Ready(Ok(()))))
         });
-        if sent.await { Ok(()) } else { Err(BodyError(499)) }
+        if !sent.await {
+            return Err(BodyError(499));
+        }
+        self.sent += text.len() as u64;
+        Ok(())
     }
 
     /// Appends what is there of the body to `out`: at least a byte, unless the body is over.
