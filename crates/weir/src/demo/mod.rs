@@ -26,10 +26,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, mkdtemp};
 use rcgen::CertifiedKey;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
 const CONFIGURATION: &str = include_str!("nginx.conf");
@@ -67,7 +68,8 @@ pub fn run(print_config: bool) -> i32 {
 
 fn serve() -> anyhow::Result<()> {
     // Before anything is there that a signal would leave behind.
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGQUIT, SIGHUP]).context("signals cannot be caught")?;
+    let mut signals =
+        Signals::new([SIGCHLD, SIGINT, SIGTERM, SIGQUIT, SIGHUP]).context("signals cannot be caught")?;
     let reloads = Arc::new(AtomicU64::new(0));
     let mut ports = Vec::new();
     for (name, port) in BACKENDS {
@@ -91,10 +93,17 @@ fn serve() -> anyhow::Result<()> {
 
     let mut ending = false;
     // Ends when weir has ended.
-    for _ in signals.forever() {
+    for signal in signals.forever() {
+        if signal == SIGCHLD {
+            if weir.is_over().context("weir has been lost")? {
+                // A master that was killed leaves its worker behind, which would serve on.
+                weir.signal_all(Signal::SIGTERM);
+            }
+            continue;
+        }
         if ending {
             // Asked twice: no more waiting.
-            weir.child.kill().context("weir cannot be killed")?;
+            weir.signal_all(Signal::SIGKILL);
             break;
         }
         ending = true;
@@ -170,6 +179,19 @@ impl Weir {
     fn terminate(&self) {
         // One that has ended already needs no signal; its number is not given away before it is waited for.
         let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
+    }
+
+    /// Whether the master has ended. It is not waited for, so that its number stays its own.
+    fn is_over(&self) -> nix::Result<bool> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let status = waitid(Id::Pid(Pid::from_raw(self.child.id() as i32)), flags)?;
+        Ok(status != WaitStatus::StillAlive)
+    }
+
+    /// Signals what there is of weir, which has a process group of its own.
+    fn signal_all(&self, signal: Signal) {
+        // It is no failure that nothing is left of it.
+        let _ = killpg(Pid::from_raw(self.child.id() as i32), signal);
     }
 }
 

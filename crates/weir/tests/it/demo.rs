@@ -18,6 +18,7 @@ use tungstenite::{Message, WebSocket};
 pub const TESTS: &[(&str, fn())] = &[
     ("demo_sockets_survive_reloads", demo_sockets_survive_reloads),
     ("demo_ends_with_weir", demo_ends_with_weir),
+    ("demo_ends_with_a_killed_master", demo_ends_with_a_killed_master),
     ("demo_prints_a_configuration_that_weir_accepts", demo_prints_a_configuration_that_weir_accepts),
 ];
 
@@ -86,8 +87,13 @@ impl Demo {
 
     /// Checks that all of it is gone.
     #[track_caller]
-    fn ended(mut self) {
-        assert!(self.child.wait().unwrap().success());
+    fn ended(self) {
+        self.ended_with(0);
+    }
+
+    #[track_caller]
+    fn ended_with(mut self, code: i32) {
+        assert_eq!(self.child.wait().unwrap().code(), Some(code));
         assert_eq!(kill(self.master, None), Err(Errno::ESRCH));
         assert!(!self.folder.exists());
         // The log's other end is held by every process that there was. (Their ports may be another test's by now.)
@@ -183,6 +189,12 @@ fn demo_ends_with_weir() {
     let demo = Demo::start();
     kill(demo.master, Signal::SIGQUIT).unwrap();
     demo.ended();
+}
+
+fn demo_ends_with_a_killed_master() {
+    let demo = Demo::start();
+    kill(demo.master, Signal::SIGKILL).unwrap();
+    demo.ended_with(1);
 }
 
 fn demo_prints_a_configuration_that_weir_accepts() {
