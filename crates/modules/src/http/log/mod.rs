@@ -332,6 +332,9 @@ impl Install for Log {
     }
 }
 
+/// What is being done when a line cannot be written, as the error log tells it.
+const LOGGING: &str = "logging request";
+
 /// A log whose lines are written one by one.
 struct File {
     file: Arc<LogFile>,
@@ -461,7 +464,7 @@ impl LogHandler for Logger {
             let timers = x.reactor.timers();
             let Some(target) = self.output.of(x) else { return };
             if let Err(complaint) = target.write(line, timers.clock().unix_secs(), timers) {
-                x.log_error(complaint.level, complaint.error.as_ref(), complaint.message);
+                x.log_while(complaint.level, complaint.error.as_ref(), complaint.message, LOGGING);
             }
         });
     }

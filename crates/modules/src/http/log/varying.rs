@@ -13,7 +13,7 @@ use weir_syntax::Level;
 
 use super::super::files;
 use super::super::symlinks::{self, Strict};
-use super::{Complaint, File};
+use super::{Complaint, File, LOGGING};
 
 /// A log whose path depends on the request.
 pub(super) struct Varying {
@@ -33,7 +33,8 @@ impl Varying {
             .and_then(|root| if root.is_dir() || whole { Ok(()) } else { Err(Errno::ENOTDIR.into()) });
         if let Err(error) = is_directory {
             let shown = String::from_utf8_lossy(&file.path);
-            x.log_error(Level::Error, Some(&error), format_args!("testing \"{shown}\" existence failed"));
+            let message = format_args!("testing \"{shown}\" existence failed");
+            x.log_while(Level::Error, Some(&error), message, LOGGING);
             return None;
         }
         let (mut path, mut climbs) = (Vec::new(), false);
@@ -47,7 +48,8 @@ impl Varying {
         });
         if climbs {
             let shown = String::from_utf8_lossy(&path);
-            x.log(Level::Error, format_args!("access_log \"{shown}\" has \"..\" in a variable"));
+            let message = format_args!("access_log \"{shown}\" has \"..\" in a variable");
+            x.log_while(Level::Error, None, message, LOGGING);
             return None;
         }
         let complained_at = Arc::clone(&self.complained_at);
