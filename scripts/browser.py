@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import urllib.error
 import urllib.request
 
 TOOLS = ["chromium", "chromedriver"]
@@ -48,8 +49,13 @@ class Browser:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.base + path, data, {"Content-Type": "application/json"})
         # Loopback is never reached through a proxy.
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=200) as response:
-            return json.load(response)["value"]
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=200) as response:
+                return json.load(response)["value"]
+        except urllib.error.HTTPError as error:
+            # What went wrong is in the body only.
+            raise AssertionError(json.load(error)["value"]["message"]) from None
 
     def open(self, url):
         self.call("/url", {"url": url})
