@@ -111,9 +111,17 @@ struct Copied {
     length: u64,
     id: u64,
     header: Header,
-    head: Vec<u8>,
+    /// What stands before the body.
+    start: Vec<u8>,
     path: Arc<str>,
     stale_error: bool,
+}
+
+impl Copied {
+    /// The answer's head.
+    fn head(&self) -> &[u8] {
+        &self.start[usize::from(self.header.head_start)..]
+    }
 }
 
 /// What was found out before an upstream is asked.
@@ -377,7 +385,13 @@ impl Cached {
                     Ok(opened) if zone.is_gone(&id, &key, opened.header.date) => Err(Unusable::Absent),
                     opened => opened,
                 };
-                match spawn_blocking(open).await {
+                // One that is known to be there is opened here, as files of all kinds are read when they are sent: handing
+                // it to a thread and back costs more than all else that such an answer takes.
+                let opened = match known {
+                    KnownKey::Worth { exists: true } => Ok(open()),
+                    _ => spawn_blocking(open).await,
+                };
+                match opened {
                     Ok(Ok(opened)) => read = Some((opened, shown)),
                     Ok(Err(Unusable::Absent)) => {}
                     Ok(Err(Unusable::Failed(error))) => {
@@ -409,7 +423,6 @@ impl Cached {
                 }
                 hold.found(opened.disk);
                 let now = x.now();
-                let head_start = usize::from(opened.header.head_start);
                 let until = |seconds: i64| opened.header.valid.saturating_add(seconds) >= now;
                 let fresh = opened.header.valid >= now;
                 let usable = self.rules.use_stale & next::UPDATING != 0 || until(opened.header.updating);
@@ -418,7 +431,7 @@ impl Cached {
                     file: Arc::new(opened.file),
                     length: opened.length,
                     id: opened.id,
-                    head: opened.start[head_start..].to_vec(),
+                    start: opened.start,
                     header: opened.header,
                     path,
                 });
@@ -516,12 +529,12 @@ fn variant(x: &Exchange, main: &Key, vary: &[u8]) -> Key {
 fn answer(x: &mut Exchange, protocol: &dyn Protocol) -> Option<Flow> {
     let copy = x.cache.as_ref()?.copy.as_ref()?;
     let mut head = x.reactor.take_head();
-    let parsed = head.parse(&copy.head, copy.head.len().max(1));
+    let parsed = head.parse(copy.head(), copy.head().len().max(1));
     let length = copy.length - u64::from(copy.header.body_start);
     // Without `…_cache_convert_head` a head alone may be kept; who asks for the body then finds it missing.
     let missing = length == 0 && head.content_length().is_some_and(|told| told > 0);
     let whole = missing || head.content_length().is_none_or(|told| told == length);
-    if parsed != Ok(Parsed::Complete(copy.head.len())) || !whole {
+    if parsed != Ok(Parsed::Complete(copy.head().len())) || !whole {
         x.log(Level::Crit, format_args!("cache file \"{}\" contains invalid header", copy.path));
         x.reactor.put_head(head);
         return None;
@@ -577,7 +590,7 @@ pub(super) fn not_modified(x: &mut Exchange, protocol: &dyn Protocol, head: &Hea
     let (copy, mut hold) = (cache.copy.as_ref()?, cache.hold.take());
     if judged.valid == 0 {
         let mut own = x.reactor.take_head();
-        if own.parse(&copy.head, copy.head.len().max(1)).is_ok() {
+        if own.parse(copy.head(), copy.head().len().max(1)).is_ok() {
             judged = judge(&own, ignored, now);
             if judged.valid == 0
                 && let Some(seconds) = cache.rules.valid(own.status())
