@@ -5,7 +5,7 @@ See README.md."""
 import argparse, json, os, random, re, resource, shlex, shutil, signal, socket, statistics, subprocess, sys, tempfile, time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PORTS = ["KA", "LOG", "CLOSE", "TLSEC", "TLSRSA", "REGEX", "HOSTS"]
+PORTS = ["KA", "LOG", "CLOSE", "TLSEC", "TLSRSA", "REGEX", "HOSTS", "H2"]
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -150,6 +150,15 @@ def json_text(size):
     return "".join(rows)[:size].encode()
 
 
+def start_backend(ctx, work, threads=1):
+    """The upstream of all rows, without and with TLS."""
+    ctx.backend_port, ctx.tls_backend_port = free_port(), free_port()
+    certs = os.path.join(work, "certs")
+    return subprocess.Popen([ctx.pbench, "backend", "--listen", f"127.0.0.1:{ctx.backend_port}", "--tls-listen", f"127.0.0.1:{ctx.tls_backend_port}",
+                             "--cert", f"{certs}/ec.pem", "--key", f"{certs}/ec.key", "--threads", str(threads)],
+                            stderr=subprocess.DEVNULL, preexec_fn=preexec(ctx.load_cpus))
+
+
 class Server:
     def __init__(self, name, cmd, work, ctx):
         self.name, self.cmd, self.ctx = name, cmd, ctx
@@ -159,7 +168,7 @@ class Server:
         self.conf = None
 
     def subst(self, s):
-        d = dict(MANY, **self.ports, BACKEND=self.ctx.backend_port, WORKERS=self.ctx.workers, PREFIX=self.prefix)
+        d = dict(MANY, **self.ports, BACKEND=self.ctx.backend_port, TLSBACKEND=self.ctx.tls_backend_port, WORKERS=self.ctx.workers, PREFIX=self.prefix)
         for k, v in d.items():
             s = s.replace(f"@{k}@", str(v))
         return s
@@ -221,11 +230,20 @@ class Server:
 
 # ---------------------------------------------------------------- workloads
 # name: (port, pbench arguments, unit, function(result)->units)
-def W(port, args, unit="req", units=lambda r: r["done"], conf="nginx"):
-    return dict(port=port, args=args, unit=unit, units=units, conf=conf)
+def W(port, args, unit="req", units=lambda r: r["done"], conf="nginx", before=None):
+    return dict(port=port, args=args, unit=unit, units=units, conf=conf, before=before)
 
 
 MIB = lambda r: r["bytes"] / (1 << 20)
+IDLE = 1000
+
+
+def hold_open(ctx, s):
+    """Has the server keep many connections to its upstream, by as many requests that are answered at the same time."""
+    r = run_load(ctx, s.ports["KA"], f"http --path /idle/hold/{IDLE} --conns {IDLE} --requests {IDLE}", 1)
+    descriptors = sum(len(os.listdir(f"/proc/{p}/fd")) for p in tree(s.proc.pid))
+    if r["errors"] or descriptors < IDLE:
+        raise RuntimeError(f"{descriptors} descriptors, {r['errors']} errors: {r['first_error']}")
 WL = {
     "http_small": W("KA", "http --path /s --conns 64 --requests {60000} --expect-body 200"),
     "http_small_log": W("LOG", "http --path /s --conns 64 --requests {60000} --expect-body 200"),
@@ -236,6 +254,12 @@ WL = {
     "http_upclose": W("CLOSE", "http --path /s --conns 64 --requests {20000} --expect-body 200"),
     "http_newconn": W("KA", "http --path /s --conns 64 --requests {20000} --close --expect-body 200"),
     "http_lowload": W("KA", "http --path /s --conns 1 --requests {15000} --expect-body 200"),
+    "cache_small": W("KA", "http --path /cached/s --conns 64 --requests {60000} --expect-body 200"),
+    "cache_64k": W("KA", "http --path /cached/b/65536 --conns 32 --requests {8000} --expect-body 65536", "MiB", MIB),
+    "upload_10m": W("KA", "http --path /s --body 10485760 --conns 8 --requests {60} --expect-body 200", "MiB", lambda r: r["uploaded"] / (1 << 20)),
+    "http_small_idle": W("KA", "http --path /idle/s --conns 64 --requests {60000} --expect-body 200", before=hold_open),
+    "http_small_uptls": W("KA", "http --path /tls/s --conns 64 --requests {40000} --expect-body 200"),
+    "h2_small": W("H2", "h2load --path /s --conns 8 --streams 100 --requests {60000} --expect-body 200"),
     "ws_125": W("KA", "ws --conns 200 --size 125 --messages {100000}", "msg"),
     "ws_16k": W("KA", "ws --conns 200 --size 16384 --messages {30000}", "msg"),
     "ws_up_125": W("KA", "ws --mode up --conns 20 --size 125 --messages {2000000}", "MiB", MIB),
@@ -262,6 +286,8 @@ DEFAULT = "http_small,http_small_log,http_64k,http_1m,http_upclose,ws_125,ws_16k
 
 def run_load(ctx, port, args, scale):
     args = re.sub(r"\{(\d+)\}", lambda m: str(max(1, int(int(m.group(1)) * scale))), args)
+    if args.startswith("h2load "):
+        return run_h2load(ctx, port, args.split()[1:])
     argv = [ctx.pbench] + args.split() + ["--addr", f"127.0.0.1:{port}"]
     p = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=ctx.timeout, preexec_fn=preexec(ctx.load_cpus))
     out = p.stdout.decode().strip().splitlines()
@@ -271,6 +297,27 @@ def run_load(ctx, port, args, scale):
     if p.stderr:
         r["stderr"] = p.stderr.decode()[:200]
     return r
+
+
+def run_h2load(ctx, port, args):
+    """The load generator of nghttp2, its result as pbench would have it."""
+    o = dict(zip(args[::2], args[1::2]))
+    with tempfile.NamedTemporaryFile("r") as times:
+        argv = ["h2load", "-n", o["--requests"], "-c", o["--conns"], "-m", o["--streams"], "--log-file", times.name,
+                f"http://127.0.0.1:{port}{o['--path']}"]
+        try:
+            p = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=ctx.timeout,
+                               preexec_fn=preexec(ctx.load_cpus))
+        except FileNotFoundError:
+            raise RuntimeError("h2load is missing (Debian: nghttp2-client)")
+        us = sorted(int(line.split()[2]) for line in times)
+    number = lambda pattern: float((re.search(pattern, p.stdout) or re.match("(0)", "0")).group(1))
+    done = int(number(r"status codes: (\d+) 2xx"))
+    # Of whole answers, each as long as it has to be.
+    right = done * int(o["--expect-body"]) == number(r"\((\d+)\) data")
+    quantile = lambda share: us[int((len(us) - 1) * share)] if us else 0
+    return dict(done=done, errors=int(o["--requests"]) - done + (not right), per_s=number(r"([\d.]+) req/s"),
+                first_error="" if right else p.stdout[-300:], p50_us=quantile(.5), p99_us=quantile(.99), p999_us=quantile(.999))
 
 
 def measure(ctx, s, w, scale):
@@ -394,6 +441,9 @@ ROWS = {
     "http_browser": "small response, a browser's headers", "http_lowload": "small response, one connection",
     "http_64k": "64 KiB response", "http_1m": "1 MiB response", "http_chunked_64k": "64 KiB response, chunked",
     "http_upclose": "new upstream connection per request", "http_newconn": "new client connection per request",
+    "cache_small": "small response from the cache", "cache_64k": "64 KiB response from the cache",
+    "upload_10m": "10 MiB request body", "http_small_idle": f"small response, {IDLE:,} idle upstream connections",
+    "http_small_uptls": "small response, TLS to the upstream", "h2_small": "small response, HTTP/2 with 100 streams a connection",
     "ws_125": "WebSocket 125 B echo, 200 tunnels", "ws_16k": "WebSocket 16 KiB echo",
     "ws_up_125": "WebSocket flood to the backend", "ws_down_125": "WebSocket flood to the client",
     "tls_full_ec": "full TLS handshake, ECDSA P-256", "tls_full_rsa": "full TLS handshake, RSA-2048",
@@ -457,9 +507,7 @@ def main():
     os.chmod(work, 0o755)
     make_certs(os.path.join(work, "certs"))
     make_files(os.path.join(work, "html/static"))
-    ctx.backend_port = free_port()
-    back = subprocess.Popen([ctx.pbench, "backend", "--listen", f"127.0.0.1:{ctx.backend_port}", "--threads", str(a.backend_threads)],
-                            stderr=subprocess.DEVNULL, preexec_fn=preexec(ctx.load_cpus))
+    back = start_backend(ctx, work, a.backend_threads)
     servers = []
     out = open(a.out, "a") if a.out else None
     skip = {}
@@ -530,6 +578,8 @@ def main():
             for s in list(live):  # warm-up and check
                 try:
                     s.serve(w["conf"])
+                    if w["before"]:
+                        w["before"](ctx, s)
                     r = measure(ctx, s, w, a.scale * 0.1)
                     if r["errors"] or not r["units"]:
                         raise RuntimeError(f"{r['errors']} errors: {r['first_error']}")

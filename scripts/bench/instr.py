@@ -8,7 +8,7 @@ import bench
 
 def run(ctx, s, wl, n, work):
     # One process, so that one count is the whole; few connections, so that their table is small.
-    text = s.prepare(bench.WL[wl]["conf"]).replace("worker_connections 20000", "worker_connections 1000")
+    text = s.prepare(bench.WL[wl]["conf"]).replace("worker_connections 20000", "worker_connections 4000")
     argv = s.argv(text.replace("master_process on", "master_process off"))
     log = os.path.join(work, "cg.log.%p")
     for f in os.listdir(work):
@@ -20,6 +20,8 @@ def run(ctx, s, wl, n, work):
         bench.wait_port(s.ports["KA"], p, 90)
         w = bench.WL[wl]
         base = int(re.search(r"\{(\d+)\}", w["args"]).group(1))
+        if w["before"]:
+            w["before"](ctx, s)
         r = bench.run_load(ctx, s.ports[w["port"]], w["args"], n / base)
         if r["errors"]:
             raise RuntimeError(f"{r['errors']} errors {r['first_error']}")
@@ -53,8 +55,7 @@ def main():
     os.chmod(work, 0o755)
     bench.make_certs(os.path.join(work, "certs"))
     bench.make_files(os.path.join(work, "html/static"))
-    ctx.backend_port = bench.free_port()
-    b = subprocess.Popen([ctx.pbench, "backend", "--listen", f"127.0.0.1:{ctx.backend_port}"], stderr=subprocess.DEVNULL)
+    b = bench.start_backend(ctx, work)
     try:
         bench.wait_port(ctx.backend_port, b)
         for c in a.cand:

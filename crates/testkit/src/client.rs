@@ -76,14 +76,24 @@ impl Client {
         Ok(Self { wire: Wire::connect(address)?, buffer: vec![] })
     }
 
+    /// What came and was not asked for yet: the whole of an answer that was not.
+    pub fn unread(&self) -> &[u8] {
+        &self.buffer
+    }
+
     /// Over TLS; whatever certificate the server has is fine.
     ///
     /// # Panics
     /// If nobody listens.
     #[track_caller]
     pub fn connect_tls(address: SocketAddr) -> Self {
-        let wire = Wire::connect_tls(address).unwrap_or_else(|e| panic!("connect to {address}: {e}"));
-        Self { wire, buffer: vec![] }
+        Self::try_connect_tls(address).unwrap_or_else(|e| panic!("connect to {address}: {e}"))
+    }
+
+    /// # Errors
+    /// If nobody listens.
+    pub fn try_connect_tls(address: SocketAddr) -> io::Result<Self> {
+        Ok(Self { wire: Wire::connect_tls(address)?, buffer: vec![] })
     }
 
     pub fn tcp(&self) -> &TcpStream {

@@ -199,21 +199,35 @@ impl Http2 {
     /// If nobody is there who speaks HTTP/2.
     #[track_caller]
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).and_then(patient).expect("a listener");
+        Self::try_connect(address).expect("a server of HTTP/2")
+    }
+
+    /// # Errors
+    /// If nobody is there who speaks HTTP/2.
+    pub fn try_connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).and_then(patient)?;
         let settings = Frame::settings(&[]);
         let mut connection = Self { stream, unread: vec![], settings };
-        connection.send(&preface());
-        connection.settings = connection.any().expect("a frame").expect("settings");
-        assert_eq!(connection.settings.kind, SETTINGS);
-        connection.send(&Frame::new(SETTINGS, ACK, 0, []).bytes());
-        connection
+        connection.try_send(&preface())?;
+        match connection.any()? {
+            Some(frame) if frame.kind == SETTINGS => connection.settings = frame,
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+        connection.try_send(&Frame::new(SETTINGS, ACK, 0, []).bytes())?;
+        Ok(connection)
     }
 
     /// # Panics
     /// If the server does not take it.
     #[track_caller]
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).expect("a server that reads");
+        self.try_send(bytes).expect("a server that reads");
+    }
+
+    /// # Errors
+    /// If the server does not take it.
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
     }
 
     /// # Panics
@@ -229,13 +243,19 @@ impl Http2 {
     /// If nothing comes.
     #[track_caller]
     pub fn frame(&mut self) -> Option<Frame> {
+        self.try_frame().expect("a frame")
+    }
+
+    /// # Errors
+    /// If nothing comes.
+    pub fn try_frame(&mut self) -> io::Result<Option<Frame>> {
         loop {
-            let frame = self.any().expect("a frame")?;
+            let Some(frame) = self.any()? else { return Ok(None) };
             if frame.kind == PING && frame.flags & ACK == 0 {
                 // It may have closed meanwhile, which the next read tells.
                 let _ = self.stream.write_all(&Frame::new(PING, ACK, 0, frame.payload).bytes());
             } else if !frame.is_housekeeping() {
-                return Some(frame);
+                return Ok(Some(frame));
             }
         }
     }

@@ -226,6 +226,12 @@ impl Visit {
         self.resets = true;
     }
 
+    /// Lets go of what is kept of this connection, for origins that serve for long: what it sent so far, and the means
+    /// to close it when the origin stops.
+    pub fn forget(&mut self) {
+        self.shared.connections()[self.number] = Connection { stream: None, received: vec![] };
+    }
+
     fn end(self) {
         if self.resets {
             // The copy that is kept for stopping would hold the connection open.

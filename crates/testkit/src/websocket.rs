@@ -24,8 +24,13 @@ impl Socket {
     /// If the handshake fails.
     #[track_caller]
     pub fn connect(address: SocketAddr, path: &str) -> Self {
-        let wire = Wire::connect(address).unwrap_or_else(|e| panic!("connect to {address}: {e}"));
-        Self::handshake(wire, "ws", address, path)
+        Self::try_connect(address, path).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// # Errors
+    /// If the handshake fails.
+    pub fn try_connect(address: SocketAddr, path: &str) -> io::Result<Self> {
+        Self::handshake(Wire::connect(address)?, "ws", address, path)
     }
 
     /// Opens `wss://ADDRESS/PATH`; whatever certificate the server has is fine.
@@ -35,15 +40,14 @@ impl Socket {
     #[track_caller]
     pub fn connect_tls(address: SocketAddr, path: &str) -> Self {
         let wire = Wire::connect_tls(address).unwrap_or_else(|e| panic!("connect to {address}: {e}"));
-        Self::handshake(wire, "wss", address, path)
+        Self::handshake(wire, "wss", address, path).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    #[track_caller]
-    fn handshake(wire: Wire, scheme: &str, address: SocketAddr, path: &str) -> Self {
+    fn handshake(wire: Wire, scheme: &str, address: SocketAddr, path: &str) -> io::Result<Self> {
         let uri = format!("{scheme}://{address}{path}");
         match tungstenite::client::client_with_config(uri.as_str(), wire, Some(config())) {
-            Ok((socket, _)) => Self(socket),
-            Err(error) => panic!("handshake of {uri}: {error}"),
+            Ok((socket, _)) => Ok(Self(socket)),
+            Err(error) => Err(io::Error::other(format!("handshake of {uri}: {error}"))),
         }
     }
 
@@ -108,12 +112,18 @@ impl Socket {
     /// If it does not.
     #[track_caller]
     pub fn close(&mut self) {
-        self.0.close(None).expect("a close to the other end");
+        self.try_close().expect("a close of both ends");
+    }
+
+    /// # Errors
+    /// If it does not.
+    pub fn try_close(&mut self) -> io::Result<()> {
+        self.0.close(None).map_err(io::Error::other)?;
         loop {
             match self.0.read() {
                 Ok(_) => {}
-                Err(Error::ConnectionClosed) => return,
-                Err(error) => panic!("not closed: {error}"),
+                Err(Error::ConnectionClosed) => return Ok(()),
+                Err(error) => return Err(io::Error::other(error)),
             }
         }
     }

@@ -1,12 +1,19 @@
 //! Minimal epoll HTTP/1.1 + WebSocket backend.
 //!   /s            200-byte body           /b/N     N-byte body, Content-Length
 //!   /c/N          N-byte body, chunked    /echo    WebSocket echo (on Upgrade)
+//!   /hold/N       like /s, but only once N requests wait
 //!   /sink/N       WebSocket: counts N payload bytes, then sends one 1-byte message
 //!   /flood/N/SZ   WebSocket: sends N messages of SZ bytes
 //! Request bodies with Content-Length are read and dropped.
+//! With --tls-listen ADDRESS --cert FILE --key FILE the same over TLS.
 use crate::{cli::Opts, sys, wsproto};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection};
 use std::collections::HashMap;
+use std::io::{Read, Write};
 use std::rc::Rc;
+use std::sync::Arc;
 
 enum Mode {
     Http,
@@ -24,6 +31,51 @@ struct Conn {
     close: bool,
     mode: Mode,
     want_out: bool,
+    /// How many have to wait before this is answered.
+    hold: usize,
+    tls: Option<Box<ServerConnection>>,
+    /// Records that are to be sent.
+    sealed: Vec<u8>,
+}
+
+/// The tokens of listeners; those of connections are their slots.
+const PLAIN: u64 = u64::MAX;
+const TLS: u64 = u64::MAX - 1;
+
+fn tls_config(cert: &str, key: &str) -> Arc<ServerConfig> {
+    let chain = CertificateDer::pem_file_iter(cert).expect("--cert").map(|c| c.expect("--cert")).collect();
+    let key = PrivateKeyDer::from_pem_file(key).expect("--key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    Arc::new(config.with_no_client_auth().with_single_cert(chain, key).expect("a certificate and its key"))
+}
+
+/// What came, opened.
+fn open(tls: &mut ServerConnection, mut sealed: &[u8]) -> Option<Vec<u8>> {
+    let mut data = Vec::new();
+    while !sealed.is_empty() {
+        tls.read_tls(&mut sealed).ok()?;
+        tls.process_new_packets().ok()?;
+        match tls.reader().read_to_end(&mut data) {
+            Err(e) if e.kind() != std::io::ErrorKind::WouldBlock => return None,
+            _ => {}
+        }
+    }
+    Some(data)
+}
+
+/// Seals all that is to be sent.
+fn seal(c: &mut Conn) {
+    let Some(tls) = &mut c.tls else { return };
+    // The buffers of rustls have no limit here.
+    tls.writer().write_all(&c.out).unwrap();
+    c.out.clear();
+    if let Some((big, off)) = c.big.take() {
+        tls.writer().write_all(&big[off..]).unwrap();
+    }
+    while tls.wants_write() {
+        tls.write_tls(&mut c.sealed).unwrap();
+    }
 }
 
 fn make_response(path: &str, close: bool) -> Vec<u8> {
@@ -56,19 +108,27 @@ pub fn run(o: &Opts) {
     let addr = o.str("listen", "127.0.0.1:9000");
     let threads = o.num("threads", 1);
     let mut hs = vec![];
-    let lfds: Vec<i32> = (0..threads).map(|_| sys::listen(&addr)).collect();
+    let tls_addr = o.str("tls-listen", "");
+    let config = (!tls_addr.is_empty()).then(|| tls_config(&o.str("cert", ""), &o.str("key", "")));
+    let lfds: Vec<_> =
+        (0..threads).map(|_| (sys::listen(&addr), config.as_ref().map(|_| sys::listen(&tls_addr)))).collect();
     eprintln!("backend on {addr}, {threads} thread(s)");
-    for l in lfds {
-        hs.push(std::thread::spawn(move || serve(l)));
+    for (plain, tls) in lfds {
+        let config = config.clone();
+        hs.push(std::thread::spawn(move || serve(plain, tls.zip(config))));
     }
     for h in hs {
         let _ = h.join();
     }
 }
 
-fn serve(lfd: i32) {
+fn serve(plain: i32, tls: Option<(i32, Arc<ServerConfig>)>) {
     let mut ep = sys::Epoll::new();
-    ep.add(lfd, u64::MAX, sys::IN);
+    ep.add(plain, PLAIN, sys::IN);
+    if let Some((lfd, _)) = &tls {
+        ep.add(*lfd, TLS, sys::IN);
+    }
+    let mut waiting: Vec<usize> = Vec::new();
     let mut conns: Vec<Option<Box<Conn>>> = Vec::new();
     let mut free: Vec<usize> = Vec::new();
     let mut cache: HashMap<(String, bool), Rc<Vec<u8>>> = HashMap::new();
@@ -77,7 +137,9 @@ fn serve(lfd: i32) {
         let n = ep.wait(-1);
         for i in 0..n {
             let (tok, evs) = (ep.evs[i].u64, ep.evs[i].events);
-            if tok == u64::MAX {
+            if tok == PLAIN || tok == TLS {
+                let secure = tls.as_ref().filter(|_| tok == TLS);
+                let lfd = secure.map_or(plain, |(lfd, _)| *lfd);
                 for _ in 0..64 {
                     let fd = unsafe {
                         libc::accept4(
@@ -100,6 +162,13 @@ fn serve(lfd: i32) {
                         close: false,
                         mode: Mode::Http,
                         want_out: false,
+                        hold: 0,
+                        tls: secure.map(|(_, config)| {
+                            let mut tls = ServerConnection::new(config.clone()).unwrap();
+                            tls.set_buffer_limit(None);
+                            Box::new(tls)
+                        }),
+                        sealed: Vec::new(),
                     });
                     let slot = free.pop().unwrap_or_else(|| {
                         conns.push(None);
@@ -116,7 +185,12 @@ fn serve(lfd: i32) {
             if evs & sys::IN != 0 || evs & (libc::EPOLLHUP | libc::EPOLLERR) as u32 != 0 {
                 let r = sys::recv(c.fd, &mut tmp);
                 if r > 0 {
-                    ok = feed(c, &mut tmp[..r as usize], &mut cache);
+                    let got = &mut tmp[..r as usize];
+                    ok = match c.tls.as_mut().map(|tls| open(tls, got)) {
+                        None => feed(c, got, &mut cache),
+                        Some(None) => false,
+                        Some(Some(mut data)) => feed(c, &mut data, &mut cache),
+                    };
                 } else if r == 0 || !sys::would_block() {
                     ok = false;
                 }
@@ -128,6 +202,20 @@ fn serve(lfd: i32) {
                 sys::close(c.fd);
                 conns[slot] = None;
                 free.push(slot);
+                waiting.retain(|s| *s != slot);
+                continue;
+            }
+            if c.hold > 0 && !waiting.contains(&slot) {
+                waiting.push(slot);
+                if waiting.len() >= c.hold {
+                    for slot in waiting.drain(..) {
+                        let Some(c) = conns[slot].as_mut() else { continue };
+                        c.hold = 0;
+                        c.out.extend_from_slice(&make_response("/s", false));
+                        // One that is gone is seen when it is read.
+                        flush(c, &ep, slot as u64);
+                    }
+                }
             }
         }
     }
@@ -136,24 +224,26 @@ fn serve(lfd: i32) {
 fn flush(c: &mut Conn, ep: &sys::Epoll, tok: u64) -> bool {
     loop {
         let mut blocked = false;
-        if !c.out.is_empty() {
-            let n = sys::send(c.fd, &c.out);
+        seal(c);
+        let out = if c.tls.is_some() { &mut c.sealed } else { &mut c.out };
+        if !out.is_empty() {
+            let n = sys::send(c.fd, out);
             if n < 0 {
                 if !sys::would_block() {
                     return false;
                 }
                 blocked = true;
-            } else if n as usize == c.out.len() {
-                c.out.clear();
-                if c.out.capacity() > 65536 {
-                    c.out = Vec::new();
+            } else if n as usize == out.len() {
+                out.clear();
+                if out.capacity() > 65536 {
+                    *out = Vec::new();
                 }
             } else {
-                c.out.drain(..n as usize);
+                out.drain(..n as usize);
                 blocked = true;
             }
         }
-        if !blocked && c.out.is_empty() {
+        if !blocked {
             if let Some((b, off)) = &mut c.big {
                 let n = sys::send(c.fd, &b[*off..]);
                 if n < 0 {
@@ -192,7 +282,7 @@ fn flush(c: &mut Conn, ep: &sys::Epoll, tok: u64) -> bool {
             c.want_out = false;
             ep.modify(c.fd, tok, sys::IN);
         }
-        return !(c.close && c.out.is_empty() && c.big.is_none());
+        return !c.close;
     }
 }
 
@@ -260,6 +350,11 @@ fn feed(c: &mut Conn, data: &mut [u8], cache: &mut HashMap<(String, bool), Rc<Ve
                     c.skip = std::str::from_utf8(l).ok().and_then(|v| v.parse().ok()).unwrap_or(0);
                 }
                 c.close = close;
+                if let Some(n) = path.strip_prefix("/hold/") {
+                    c.hold = n.parse().unwrap_or(1);
+                    rest = r2;
+                    continue;
+                }
                 let resp = cache
                     .entry((path, close))
                     .or_insert_with_key(|k| Rc::new(make_response(&k.0, k.1)))

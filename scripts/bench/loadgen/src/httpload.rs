@@ -5,6 +5,8 @@ use std::time::Instant;
 
 struct C {
     fd: i32,
+    /// Bytes of the request that are sent.
+    sent: usize,
     head: Vec<u8>,
     in_head: bool,
     left: u64,
@@ -34,12 +36,18 @@ pub fn run(o: &Opts) {
     let path = o.str("path", "/s");
     let host = o.str("host", "bench.test");
     let expect = o.num("expect-body", u64::MAX);
-    let mut req = format!("GET {path} HTTP/1.1\r\n{}", headers(&o.str("headers", "min"), &host));
+    let body = o.num("body", 0) as usize;
+    let method = if body > 0 { "POST" } else { "GET" };
+    let mut req = format!("{method} {path} HTTP/1.1\r\n{}", headers(&o.str("headers", "min"), &host));
+    if body > 0 {
+        req.push_str(&format!("Content-Length: {body}\r\n"));
+    }
     if close {
         req.push_str("Connection: close\r\n");
     }
     req.push_str("\r\n");
-    let req = req.into_bytes();
+    let mut req = req.into_bytes();
+    req.resize(req.len() + body, b'b');
     let timeout_s = o.num("stall-timeout", 15);
 
     let mut ep = sys::Epoll::new();
@@ -56,8 +64,9 @@ pub fn run(o: &Opts) {
         match open(&addr) {
             Ok(fd) => {
                 ep.add(fd, i as u64, sys::IN);
-                cs.push(C {
+                let mut c = C {
                     fd,
+                    sent: 0,
                     head: Vec::new(),
                     in_head: true,
                     left: 0,
@@ -66,11 +75,12 @@ pub fn run(o: &Opts) {
                     t0: Instant::now(),
                     closing: false,
                     until_eof: false,
-                });
+                };
                 started += 1;
-                if sys::send(fd, &req) != req.len() as isize {
+                if !push(&mut c, &req, &ep, i as u64) {
                     errors += 1;
                 }
+                cs.push(c);
             }
             Err(e) => {
                 errors += 1;
@@ -100,6 +110,10 @@ pub fn run(o: &Opts) {
             let c = &mut cs[tok];
             if c.fd < 0 {
                 continue;
+            }
+            if ep.evs[i].events & sys::OUT != 0 && c.sent < req.len() && !push(c, &req, &ep, tok as u64) {
+                // What is wrong is seen in what comes.
+                c.sent = req.len();
             }
             let r = sys::recv(c.fd, &mut buf);
             if r < 0 && sys::would_block() {
@@ -231,7 +245,8 @@ pub fn run(o: &Opts) {
             c.head.clear();
             c.tail.clear();
             c.t0 = Instant::now();
-            if sys::send(c.fd, &req) != req.len() as isize {
+            c.sent = 0;
+            if !push(c, &req, &ep, tok as u64) {
                 // the peer closed an idle keepalive connection: count as a reset, retry on a new one
                 errors += 1;
                 if first_error.is_empty() {
@@ -241,12 +256,35 @@ pub fn run(o: &Opts) {
         }
     }
     let el = t_start.elapsed().as_secs_f64();
+    let uploaded = done * body as u64;
     println!(
-        "{{\"kind\":\"http\",\"done\":{done},\"errors\":{errors},\"reconnects\":{reconnects},\"bytes\":{bytes},\"elapsed_s\":{el:.4},\"per_s\":{:.1},{},\"first_error\":{:?}}}",
+        "{{\"kind\":\"http\",\"done\":{done},\"errors\":{errors},\"reconnects\":{reconnects},\"bytes\":{bytes},\"uploaded\":{uploaded},\"elapsed_s\":{el:.4},\"per_s\":{:.1},{},\"first_error\":{:?}}}",
         done as f64 / el,
         h.json(),
         first_error
     );
+}
+
+/// Sends what the server takes of the request; the rest when it takes more. Whether the connection is fine.
+fn push(c: &mut C, req: &[u8], ep: &sys::Epoll, tok: u64) -> bool {
+    let waited = c.sent > 0;
+    while c.sent < req.len() {
+        let n = sys::send(c.fd, &req[c.sent..]);
+        if n < 0 {
+            if !sys::would_block() {
+                return false;
+            }
+            if !waited {
+                ep.modify(c.fd, tok, sys::IN | sys::OUT);
+            }
+            return true;
+        }
+        c.sent += n as usize;
+    }
+    if waited {
+        ep.modify(c.fd, tok, sys::IN);
+    }
+    true
 }
 
 fn open(addr: &SocketAddrV4) -> std::io::Result<i32> {
