@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     ("a_request_that_changes_things_is_not_repeated", a_request_that_changes_things_is_not_repeated),
     ("a_client_that_leaves_ends_the_exchange", a_client_that_leaves_ends_the_exchange),
     ("a_client_that_leaves_may_be_ignored", a_client_that_leaves_may_be_ignored),
+    ("an_idle_connection_has_the_time_of_its_group", an_idle_connection_has_the_time_of_its_group),
 ];
 
 const CONF: &str = "
@@ -232,4 +233,23 @@ fn a_client_that_leaves_may_be_ignored() {
     }
     gone.open();
     left.wait();
+}
+
+fn an_idle_connection_has_the_time_of_its_group() {
+    let closed = Gate::default();
+    let gate = closed.clone();
+    let origin = Origin::start(move |visit| {
+        visit.request()?;
+        visit.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
+        visit.stall()?;
+        gate.open();
+        Ok(())
+    });
+    // The other group's is longer than anybody waits here.
+    let conf = CONF.replace("upstream u", "upstream other { server {a}; keepalive 1; } upstream u");
+    let peers = format!("server {}; keepalive 1; keepalive_timeout 1s;", origin.address());
+    let names = [("peers", peers), ("a", free_address().to_string())];
+    let server = Server::start(&executable(), &conf, &names);
+    assert_eq!(get(&server).text(), "ok");
+    closed.wait();
 }
