@@ -281,7 +281,8 @@ WL = {
     "names_1000": W("HOSTS", "http --path / --host host777.bench.test --conns 64 --requests {100000} --expect-body 4", conf="many"),
     "map_10000": W("KA", "http --path /?key=key7777 --conns 64 --requests {100000} --expect-body 9", conf="many"),
 }
-DEFAULT = "http_small,http_small_log,http_64k,http_1m,http_upclose,ws_125,ws_16k,tls_full_ec,idle,idle_tls,reload"
+DEFAULT = ("http_small,http_small_log,http_64k,http_1m,http_upclose,http_small_idle,http_small_uptls,upload_10m,cache_small,cache_64k,"
+           "h2_small,ws_125,ws_16k,static_1k,static_1m,gzip_64k,regex_50,tls_full_ec,idle,idle_tls,reload")
 
 
 def run_load(ctx, port, args, scale):

@@ -130,7 +130,7 @@ impl Soaked {
 
     /// By turns a reload of the configuration, and log files that are opened anew.
     pub fn disturb(&self, turn: u64) {
-        if turn % 2 == 0 {
+        if turn.is_multiple_of(2) {
             return self.server.signal(Signal::SIGHUP);
         }
         for name in ["error.log", "access.log"] {
