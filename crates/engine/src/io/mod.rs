@@ -26,6 +26,7 @@ use tokio_rustls::{client, server};
 
 use crate::http2::Stream;
 use crate::timer::Timers;
+use crate::upstream::http2;
 
 /// One end of a connection.
 pub enum Io {
@@ -37,6 +38,8 @@ pub enum Io {
     TlsClient(Box<client::TlsStream<Socket>>),
     /// A stream of a connection that hyper has: HTTP/2 from a client.
     Stream(Box<Stream>),
+    /// A stream of a connection to an upstream, which others share: HTTP/2 with h2.
+    Request(Box<http2::Stream>),
     /// Nobody is there: nothing is ever read, and nothing can be written.
     Absent,
 }
@@ -44,7 +47,7 @@ pub enum Io {
 macro_rules! stream {
     ($io:expr, $s:ident => $call:expr, $stream:ident => $of_stream:expr, $absent:expr) => {
         match $io {
-            Io::Absent => $absent,
+            Io::Absent | Io::Request(_) => $absent,
             Io::Stream($stream) => $of_stream,
             Io::Plain($s) => $call,
             Io::TlsServer(tls) => {
@@ -70,7 +73,7 @@ impl Io {
             Io::Plain(socket) => Some(socket),
             Io::TlsServer(tls) => Some(tls.get_ref().0),
             Io::TlsClient(tls) => Some(tls.get_ref().0),
-            Io::Stream(_) | Io::Absent => None,
+            Io::Stream(_) | Io::Request(_) | Io::Absent => None,
         }
     }
 
@@ -88,8 +91,10 @@ impl Io {
         if let Io::Plain(socket) = self {
             return socket.poll_read(cx, into);
         }
-        if let Io::Stream(stream) = self {
-            return stream.poll_read(cx, into);
+        match self {
+            Io::Stream(stream) => return stream.poll_read(cx, into),
+            Io::Request(stream) => return stream.poll_read(cx, into),
+            _ => {}
         }
         let mut read = ReadBuf::new(into);
         let polled =
@@ -112,7 +117,7 @@ impl Io {
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Io::Plain(socket) => socket.try_write(bytes),
-            Io::TlsServer(_) | Io::TlsClient(_) | Io::Stream(_) | Io::Absent => {
+            Io::TlsServer(_) | Io::TlsClient(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => {
                 Err(io::ErrorKind::WouldBlock.into())
             }
         }
@@ -140,14 +145,14 @@ impl Io {
             Io::TlsServer(tls) => Pin::new(&mut **tls).poll_write(cx, bytes),
             Io::TlsClient(tls) => Pin::new(&mut **tls).poll_write(cx, bytes),
             Io::Stream(stream) => stream.poll_write(cx, bytes),
-            Io::Absent => absent(),
+            Io::Request(_) | Io::Absent => absent(),
         }
     }
 
     /// Sends the TLS records that the socket did not take yet; nothing to do on a plain socket.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Io::Plain(_) | Io::Absent => Poll::Ready(Ok(())),
+            Io::Plain(_) | Io::Request(_) | Io::Absent => Poll::Ready(Ok(())),
             Io::Stream(stream) => stream.poll_flush(cx),
             Io::TlsServer(tls) => Pin::new(&mut **tls).poll_flush(cx),
             Io::TlsClient(tls) => Pin::new(&mut **tls).poll_flush(cx),
@@ -177,7 +182,7 @@ impl Io {
     /// Whether the TLS session holds decrypted bytes that no readiness of the socket will announce.
     pub fn plaintext_waiting(&mut self) -> bool {
         let state = match self {
-            Io::Plain(_) | Io::Stream(_) | Io::Absent => return false,
+            Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => return false,
             Io::TlsServer(tls) => tls.get_mut().1.process_new_packets(),
             Io::TlsClient(tls) => tls.get_mut().1.process_new_packets(),
         };
@@ -200,7 +205,7 @@ impl Io {
                 let mut byte = [0u8; 1];
                 socket.read(&mut byte).is_some()
             }
-            Io::TlsServer(_) | Io::TlsClient(_) | Io::Stream(_) | Io::Absent => {
+            Io::TlsServer(_) | Io::TlsClient(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => {
                 self.poll_stale(&mut Context::from_waker(Waker::noop())).is_ready()
             }
         }
@@ -211,7 +216,7 @@ impl Io {
     pub fn farewell(&mut self) {
         let cx = &mut Context::from_waker(Waker::noop());
         let _ = match self {
-            Io::Plain(_) | Io::Absent => return,
+            Io::Plain(_) | Io::Request(_) | Io::Absent => return,
             Io::Stream(stream) => stream.poll_shutdown(cx),
             Io::TlsServer(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
             Io::TlsClient(tls) => Pin::new(&mut **tls).poll_shutdown(cx),

@@ -41,7 +41,7 @@ impl Io {
                     Err(e) => Poll::Ready(Err(e.into())),
                 }
             }))?,
-            Io::Absent => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            Io::Request(_) | Io::Absent => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         };
         *offset += sent as u64;
         Poll::Ready(Ok(sent))

@@ -47,8 +47,8 @@ pub struct ClientTls {
     pub pairs: Option<Pairs>,
     trust: Option<Trust>,
     session_reuse: bool,
-    /// The configuration with the sessions of each peer.
-    peers: Mutex<HashMap<Address, Arc<ClientConfig>>>,
+    /// The configuration with the sessions of each peer, for HTTP/2 another.
+    peers: Mutex<HashMap<(Address, bool), Arc<ClientConfig>>>,
     identity: u64,
 }
 
@@ -106,9 +106,9 @@ impl ClientTls {
     }
 
     /// The configuration for a peer, with its sessions.
-    pub(crate) fn of_peer(&self, peer: &Address) -> Arc<ClientConfig> {
+    pub(crate) fn of_peer(&self, peer: &Address, http2: bool) -> Arc<ClientConfig> {
         let fresh = || {
-            let mut config = self.config.clone();
+            let mut config = self.speaking(http2);
             if self.session_reuse {
                 config.resumption = Resumption::in_memory_sessions(NAMES);
             }
@@ -116,18 +116,28 @@ impl ClientTls {
         };
         // Sessions are never half written: the map holds whole configurations.
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = peers.get(peer) {
+        let key = (peer.clone(), http2);
+        if let Some(known) = peers.get(&key) {
             return Arc::clone(known);
         }
         if peers.len() >= PEERS {
             peers.clear();
         }
-        Arc::clone(peers.entry(peer.clone()).or_insert_with(fresh))
+        Arc::clone(peers.entry(key).or_insert_with(fresh))
+    }
+
+    /// The configuration without sessions. Only HTTP/2 is told of (ALPN).
+    fn speaking(&self, http2: bool) -> ClientConfig {
+        let mut config = self.config.clone();
+        if http2 {
+            config.alpn_protocols = vec![b"h2".to_vec()];
+        }
+        config
     }
 
     /// The configuration that shows another pair. It keeps no sessions, since those are of whoever showed himself.
-    pub(crate) fn with_pair(&self, pair: Arc<CertifiedKey>) -> Arc<ClientConfig> {
-        let mut config = self.config.clone();
+    pub(crate) fn with_pair(&self, pair: Arc<CertifiedKey>, http2: bool) -> Arc<ClientConfig> {
+        let mut config = self.speaking(http2);
         config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(pair));
         Arc::new(config)
     }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use weir_syntax::Level;
 
+use super::http2::{self, Broken, Uplink};
 use super::{Hidden, PeerGuard, Upstream, UpstreamState};
 use crate::http::response::Source;
 use crate::http::{Exchange, Headers};
@@ -21,12 +22,13 @@ use crate::timer::Timer;
 const LONG: u64 = 128 * 1024;
 
 /// How much of the body is still to come.
-#[derive(Debug)]
 pub(super) enum Left {
     Length(u64),
     Chunked(Box<Decoder>),
     /// Until the upstream closes.
     Close,
+    /// Until the upstream ends the stream; of the request's body something may be yet to send.
+    Frames(Option<Box<Uplink>>),
     Nothing,
 }
 
@@ -171,7 +173,21 @@ pub(super) enum Failure {
     Closed,
     Timeout,
     Io(io::Error),
+    /// As the log has it.
+    Http2(String),
     Invalid,
+}
+
+impl Failure {
+    fn of(error: io::Error) -> Self {
+        match error.downcast::<Broken>() {
+            Ok(broken) => match broken.system {
+                Some(code) => Self::Io(io::Error::from_raw_os_error(code)),
+                None => Self::Http2(broken.message),
+            },
+            Err(error) => Self::Io(error),
+        }
+    }
 }
 
 impl UpstreamBody {
@@ -233,7 +249,7 @@ impl UpstreamBody {
             Left::Chunked(decoder) => {
                 decoder.is_over() && self.trailers.as_ref().is_none_or(|t| t.fields.is_some())
             }
-            Left::Close => false,
+            Left::Close | Left::Frames(_) => false,
             Left::Nothing => true,
         }
     }
@@ -253,7 +269,7 @@ impl UpstreamBody {
                     self.raw.start += n;
                     return Ok(true);
                 }
-                Left::Close => {
+                Left::Close | Left::Frames(_) => {
                     self.ready = self.raw.clone();
                     self.raw.start = self.raw.end;
                     return Ok(true);
@@ -281,6 +297,43 @@ impl UpstreamBody {
             }
         }
         Ok(false)
+    }
+
+    /// Goes on with the request's body; where that fails, the answer tells.
+    #[cold]
+    fn push(&mut self, x: &mut Exchange, cx: &mut Context<'_>) {
+        if let Left::Frames(uplink) = &mut self.left
+            && let Some(Io::Request(stream)) = self.line.as_mut().map(|line| &mut line.io)
+            && let Some(body) = uplink
+        {
+            let polled = body.poll(x, stream, cx);
+            if let Some(state) = x.upstream_states.get_mut(self.state) {
+                state.bytes_sent = stream.sent();
+            }
+            if polled.is_ready() {
+                *uplink = None;
+            }
+        }
+    }
+
+    /// Whether all of a stream was read, and nothing is behind the body.
+    fn is_stream_over(&self) -> bool {
+        match self.line.as_ref().map(|line| &line.io) {
+            Some(Io::Request(stream)) => stream.is_over() && self.trailers.is_none(),
+            Some(_) | None => false,
+        }
+    }
+
+    /// Takes what is behind the body of a stream.
+    fn take_trailers(&mut self) -> Result<(), Failure> {
+        if let Some(Io::Request(stream)) = self.line.as_mut().map(|line| &mut line.io)
+            && let Some(fields) = stream.take_trailers()
+            && let Some(passed) = &mut self.trailers
+        {
+            let fields = http2::check_trailers(&fields, passed.limit, &passed.hidden);
+            passed.fields = Some(fields.map_err(Failure::Http2)?);
+        }
+        Ok(())
     }
 
     fn fail(&mut self, failure: Failure) -> Poll<io::Result<bool>> {
@@ -320,12 +373,15 @@ impl UpstreamBody {
                 self.block = Some(block);
                 Poll::Ready(Ok(n))
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(Failure::Io(error))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(Failure::of(error))),
             Poll::Pending => {
                 if self.timer.deadline().is_none() {
                     self.timer.set_about(self.read_timeout);
                 }
                 if self.timer.poll_expired(cx).is_ready() {
+                    if let Io::Request(stream) = &line.io {
+                        stream.retire();
+                    }
                     return Poll::Ready(Err(Failure::Timeout));
                 }
                 Poll::Pending
@@ -336,7 +392,7 @@ impl UpstreamBody {
 
 impl Source for UpstreamBody {
     #[inline]
-    fn poll_ready(&mut self, _: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn poll_ready(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
             if !self.ready.is_empty() {
                 return Poll::Ready(Ok(true));
@@ -349,8 +405,19 @@ impl Source for UpstreamBody {
             if self.is_over() {
                 return Poll::Ready(Ok(false));
             }
+            if let Left::Frames(Some(_)) = &self.left {
+                self.push(x, cx);
+            }
             match ready!(self.poll_fill(cx)) {
                 Ok(0) if matches!(self.left, Left::Close) => {
+                    self.left = Left::Nothing;
+                    self.block = None;
+                    return Poll::Ready(Ok(false));
+                }
+                Ok(0) if matches!(self.left, Left::Frames(_)) => {
+                    if let Err(failure) = self.take_trailers() {
+                        return self.fail(failure);
+                    }
                     self.left = Left::Nothing;
                     self.block = None;
                     return Poll::Ready(Ok(false));
@@ -386,6 +453,7 @@ impl Source for UpstreamBody {
                 ahead.is_over() || matches!(ahead.next(&block[self.raw.clone()]), Ok((_, Piece::End)))
             }
             Left::Close => false,
+            Left::Frames(_) => self.raw.is_empty() && self.is_stream_over(),
             Left::Nothing => true,
         }
     }
@@ -417,6 +485,7 @@ impl Source for UpstreamBody {
             Some(Failure::Io(error)) => {
                 x.log_while(Level::Error, Some(&error), "recv() failed", "reading upstream");
             }
+            Some(Failure::Http2(message)) => x.log_while(Level::Error, None, message, "reading upstream"),
             Some(Failure::Trailers(invalid)) => {
                 x.log_while(
                     Level::Error,
@@ -438,7 +507,7 @@ impl Source for UpstreamBody {
         if self.is_over() && !clean {
             let message = match &self.left {
                 Left::Chunked(_) => "upstream sent data after final chunk",
-                Left::Length(_) | Left::Close | Left::Nothing => {
+                Left::Length(_) | Left::Close | Left::Frames(_) | Left::Nothing => {
                     "upstream sent more data than specified in \"Content-Length\" header"
                 }
             };

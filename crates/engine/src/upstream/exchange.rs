@@ -1,11 +1,11 @@
 //! A request to an upstream: a peer is picked, connected, asked, and left for the next where it fails.
 //!
 //! Client and upstream of a request live in the same task: nothing is handed over a channel. What is specific to a
-//! protocol (the bytes of the request, what of the response's head goes on) is behind [`Protocol`].
+//! protocol (the bytes of the request, what of the response's head goes on) is behind [`Protocol`]. Over HTTP/2 the
+//! task has a stream, and the connection one of its own: see [`super::http2`].
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -13,23 +13,27 @@ use weir_syntax::Level;
 
 mod answer;
 mod hints;
+mod multiplexed;
+mod open;
 mod resolve;
 mod secure;
 mod send;
 
 pub(super) use self::answer::{internal_redirect, obey_limit_rate};
+use self::open::Waited;
 pub(super) use self::secure::Identity;
 pub use self::secure::Tls;
 use self::send::append_piece;
 use super::balance::{Outcome, Picked, Tried};
-use super::body::{Line, Tag};
+use super::body::Line;
+use super::http2::{RequestHead, Uplink};
 use super::queue::Nobody;
 use super::{Buffering, Caching, Hidden, Upstream, UpstreamState, caching};
 use crate::contract::Flow;
 use crate::http::{Exchange, Headers, Response, Template};
 use crate::http1::Method;
 use crate::http1::response::{Head, Parsed};
-use crate::io::{Block, Buf, ConnectCall, ConnectOptions, Io, connect};
+use crate::io::{Block, Buf, ConnectOptions};
 use crate::timer::Timer;
 
 /// Kinds of failure that another peer may make good, as bits (nginx: `proxy_next_upstream`).
@@ -104,7 +108,9 @@ pub struct Settings {
     pub next_upstream_timeout: u64,
     /// The request's body is read whole before a peer is asked.
     pub request_buffering: bool,
-    /// The upstream understands chunks; else a body whose length nobody told is read whole all the same.
+    /// HTTP/2 is spoken, so that requests share connections.
+    pub http2: bool,
+    /// The upstream understands chunks, or needs none; else a body whose length nobody told is read whole all the same.
     pub chunks: bool,
     pub pass_request_body: bool,
     /// The largest head of a response.
@@ -215,6 +221,20 @@ pub trait Protocol: Send + Sync {
     /// The status to answer with; the reason was logged.
     fn request(&self, x: &mut Exchange, length: RequestLength, out: &mut Vec<u8>) -> Result<Written, u16>;
 
+    /// The same of a request over HTTP/2; what replaces the body is appended.
+    ///
+    /// # Errors
+    /// The status to answer with; the reason was logged.
+    fn request_head(
+        &self,
+        x: &mut Exchange,
+        length: RequestLength,
+        body: &mut Vec<u8>,
+    ) -> Result<RequestHead, u16> {
+        let _ = (x, length, body);
+        Err(500)
+    }
+
     /// Appends what answers are known by in a cache where the configuration does not say.
     fn cache_key(&self, x: &mut Exchange, scheme: &'static str, out: &mut Vec<u8>);
 
@@ -298,12 +318,24 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         }
     };
     let mut request = x.take_buf();
-    let to_head = match protocol.request(x, length, request.tail()) {
-        Ok(Written { uri, to_head }) => {
+    let mut http2 = None;
+    let written = if settings.http2 {
+        protocol.request_head(x, length, request.tail()).map(|head| {
+            x.upstream_uri.clear();
+            x.upstream_uri.extend_from_slice(head.path());
+            let to_head = head.is_to_head();
+            http2 = Some(Box::new(head));
+            to_head
+        })
+    } else {
+        protocol.request(x, length, request.tail()).map(|Written { uri, to_head }| {
             x.upstream_uri.clear();
             x.upstream_uri.extend_from_slice(&request[uri]);
             to_head
-        }
+        })
+    };
+    let to_head = match written {
+        Ok(to_head) => to_head,
         Err(status) => return given_up(x, status),
     };
     if streams {
@@ -312,7 +344,10 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         if let Err(error) = x.take_body_input(&mut piece) {
             return given_up(x, error.0);
         }
-        append_piece(&piece, &x.body, request.tail());
+        match &http2 {
+            None => append_piece(&piece, &x.body, request.tail()),
+            Some(_) => request.extend(&piece),
+        }
     }
     let mut target = match whom {
         Whom::Known(target) => target,
@@ -335,6 +370,8 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         tried: Tried::default(),
         asked: 0,
         request,
+        http2,
+        alone: false,
         to_head,
         streams,
         doing: "",
@@ -375,7 +412,11 @@ fn tries(group: &Upstream, settings: &Settings) -> u64 {
 struct Asking<'p> {
     target: Target,
     protocol: &'p dyn Protocol,
+    /// The request as it is sent; over HTTP/2 the beginning of its body, and its head apart.
     request: Buf,
+    http2: Option<Box<RequestHead>>,
+    /// A connection that others had was tried; the next has to be new.
+    alone: bool,
     /// The answer has no body, whatever its head says.
     to_head: bool,
     /// With TLS, see [`Tag`].
@@ -407,11 +448,24 @@ struct Attempt {
     hinted: usize,
     /// The answer came before the whole request was sent.
     early: Option<Read>,
+    /// Over HTTP/2: what of the request's body is yet to be sent.
+    uplink: Option<Box<Uplink>>,
 }
 
 impl Attempt {
     fn new(peer: usize, line: Box<Line>, cached: bool, started: u64) -> Self {
-        Self { peer, line, cached, sent: false, started, head: None, received: 0, hinted: 0, early: None }
+        Self {
+            peer,
+            line,
+            cached,
+            sent: false,
+            started,
+            head: None,
+            received: 0,
+            hinted: 0,
+            early: None,
+            uplink: None,
+        }
     }
 
     /// Reads until the head of the answer is complete, heads that another follows passed over.
@@ -547,6 +601,9 @@ impl Asking<'_> {
 
     async fn attempt(&mut self, x: &mut Exchange, picked: Picked, now: u64) -> Result<Flow, Failure> {
         self.doing = "connecting to upstream";
+        if self.http2.is_some() {
+            return Box::pin(self.multiplexed(x, picked, now)).await;
+        }
         let mut attempt = self.open(x, picked, now).await?;
         if self.identity != 0 && !attempt.cached {
             self.doing = "SSL handshaking to upstream";
@@ -570,106 +627,6 @@ impl Asking<'_> {
         let flow = self.answer(x, attempt, &head, block, raw);
         x.reactor.put_head(head);
         flow
-    }
-
-    /// Takes a kept connection or opens one, and sends on it what it takes at once.
-    async fn open(&mut self, x: &mut Exchange, picked: Picked, now: u64) -> Result<Attempt, Failure> {
-        let group = &self.target.group;
-        let Picked { index, guard } = picked;
-        let peer = &group.peers[index];
-        let of_location = if group.pool.local { u64::from(x.location.0) + 1 } else { 0 };
-        let tag = Tag {
-            settings: self.protocol.settings().opened_by.wrapping_add(of_location),
-            identity: self.identity,
-        };
-        if let Some(mut line) = x.reactor.pools.take(group.pool_id, &peer.address, tag, now) {
-            line.guard = Some(guard);
-            line.group = Some(Arc::clone(group));
-            line.requests += 1;
-            if let Some(state) = x.upstream_states.last_mut() {
-                state.connect_time = Some(0);
-            }
-            return Ok(Attempt::new(index, line, true, now));
-        }
-        let settings = self.protocol.settings();
-        let bind = settings.bind.as_ref().and_then(|bind| local_address(x, bind));
-        let socket = ConnectOptions { bind, ..settings.socket.clone() };
-        let mut connecting = match connect(&peer.address, &socket) {
-            Ok(connecting) => connecting,
-            Err(failed) => {
-                let message = match (failed.call, &settings.bind) {
-                    (ConnectCall::Connect, _) => {
-                        format!("connect() to {} failed", String::from_utf8_lossy(&peer.text))
-                    }
-                    (ConnectCall::Bind, Some(bind)) => {
-                        format!("bind({}) failed", String::from_utf8_lossy(&bind.value(x)))
-                    }
-                    _ => failed.to_string(),
-                };
-                x.log_while(failed.level(), Some(&failed.error), message, self.doing);
-                if failed.call == ConnectCall::Connect {
-                    return Err(Failure::of(next::ERROR, false));
-                }
-                // The fault is ours, and no other peer makes it good.
-                if let Some(state) = x.upstream_states.last_mut() {
-                    state.peer = None;
-                }
-                return Err(Failure::end(500));
-            }
-        };
-        let mut sent = 0;
-        if self.identity == 0 {
-            // The request is offered before the connection is known to be up: to a near peer it is.
-            match connecting.try_send(&[io::IoSlice::new(&self.request)]) {
-                Ok(n) => sent = n,
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => {}
-                Err(error) => return Err(connect_failed(x, &error)),
-            }
-        }
-        if !connecting.is_connected() {
-            self.timer.set_in(settings.connect_timeout);
-            let timer = &self.timer;
-            let connected = poll_fn(|cx| {
-                if let Poll::Ready(result) = connecting.poll_connected(cx) {
-                    return Poll::Ready(Waited::Done(result));
-                }
-                if poll_client_gone(x, cx, settings) {
-                    return Poll::Ready(Waited::ClientGone);
-                }
-                timer.poll_expired(cx).map(|()| Waited::Timeout)
-            });
-            match connected.await {
-                Waited::Done(Ok(())) => {}
-                Waited::Done(Err(error)) => return Err(connect_failed(x, &error)),
-                Waited::Timeout => {
-                    log_timeout(x, "connecting to upstream");
-                    return Err(Failure::of(next::TIMEOUT, false));
-                }
-                Waited::ClientGone => return Err(client_gone(x, "connecting to upstream")),
-            }
-            if self.identity == 0 {
-                self.timer.clear();
-            }
-        }
-        let connected = x.reactor.clock().now_ms();
-        if let Some(state) = x.upstream_states.last_mut() {
-            state.connect_time = Some(connected.saturating_sub(now));
-            state.bytes_sent = sent as u64;
-        }
-        let line = Line {
-            io: Io::Plain(connecting.into_socket()),
-            peer: Arc::clone(&peer.address),
-            guard: Some(guard),
-            group: Some(Arc::clone(group)),
-            tag,
-            requests: 1,
-            opened: connected,
-            until: connected,
-            keep: false,
-            nodelay: false,
-        };
-        Ok(Attempt::new(index, Box::new(line), false, now))
     }
 
     /// Reads the head of the answer; with it comes what was read behind it.
@@ -770,27 +727,6 @@ fn put_back(head: &Head, block: Block, raw: std::ops::Range<usize>) -> (Block, s
     (whole, 0..length)
 }
 
-/// The address that a connection comes from; what is none is told and left to the kernel.
-fn local_address(x: &Exchange, bind: &Template) -> Option<SocketAddr> {
-    let text = bind.value(x);
-    if text.is_empty() {
-        return None;
-    }
-    let found = weir_ir::address::local(&text);
-    if found.is_none() {
-        let shown = String::from_utf8_lossy(&text);
-        x.log(Level::Error, format_args!("invalid local address \"{shown}\""));
-    }
-    found
-}
-
-/// How waiting for a connection ended.
-enum Waited<T> {
-    Done(io::Result<T>),
-    Timeout,
-    ClientGone,
-}
-
 enum Read {
     Head(Option<Block>, std::ops::Range<usize>),
     /// An HTTP/0.9 answer: everything is body.
@@ -842,11 +778,6 @@ fn parse(
             }
         }
     }
-}
-
-fn connect_failed(x: &Exchange, error: &io::Error) -> Failure {
-    x.log_while(Level::Error, Some(error), "connect() failed", "connecting to upstream");
-    Failure::of(next::ERROR, false)
 }
 
 fn log_timeout(x: &Exchange, doing: &str) {

@@ -2,12 +2,15 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use weir_ir::address::Address;
 
+use super::Upstream;
 use super::body::{Line, Tag};
 use super::exchange::Identity;
+use super::http2::Session;
 use crate::generation::Generation;
 
 /// The rules of an upstream's pool.
@@ -65,6 +68,8 @@ impl Line {
 pub struct Pools {
     #[expect(clippy::vec_box, reason = "a connection is handed from request to request")]
     idle: RefCell<Vec<Vec<Box<Line>>>>,
+    /// Those of HTTP/2, in use or not.
+    shared: RefCell<Vec<Vec<Rc<Session>>>>,
     identities: RefCell<Identities>,
 }
 
@@ -113,6 +118,44 @@ impl Pools {
         None
     }
 
+    /// A connection to that peer that another request may share.
+    pub(super) fn join(&self, id: PoolId, peer: &Address, tag: Tag, now: u64) -> Option<Rc<Session>> {
+        let mut shared = self.shared.borrow_mut();
+        let list = shared.get_mut(id.0 as usize)?;
+        list.retain(|session| !session.is_stale(now));
+        let fits = |s: &&Rc<Session>| s.tag == tag && *s.peer == *peer && s.takes_another(now);
+        // Of those that serve already, so that the others may end.
+        list.iter().filter(fits).max_by_key(|session| !session.is_idle()).map(Rc::clone)
+    }
+
+    /// Lets others share a connection.
+    pub(super) fn share(&self, id: PoolId, session: Rc<Session>) {
+        let mut shared = self.shared.borrow_mut();
+        let at = id.0 as usize;
+        if shared.len() <= at {
+            shared.resize_with(at + 1, Vec::new);
+        }
+        shared[at].push(session);
+    }
+
+    /// A shared connection is idle; it goes where it is spent, the group's oldest where there are too many.
+    pub(super) fn rest(&self, id: PoolId, session: &Rc<Session>, settings: &PoolSettings, spent: bool) {
+        let mut shared = self.shared.borrow_mut();
+        let Some(list) = shared.get_mut(id.0 as usize) else { return };
+        let Some(at) = list.iter().position(|other| Rc::ptr_eq(other, session)) else { return };
+        let rested = list.remove(at);
+        if !spent {
+            list.push(rested);
+        }
+        let kept = self.idle.borrow().get(id.0 as usize).map_or(0, Vec::len);
+        let idle = list.iter().filter(|session| session.is_idle()).count();
+        if kept + idle > settings.connections
+            && let Some(oldest) = list.iter().position(|session| session.is_idle())
+        {
+            list.remove(oldest);
+        }
+    }
+
     /// Keeps a connection; the group's oldest goes where there are too many.
     pub(super) fn put(&self, id: PoolId, connection: Box<Line>, settings: &PoolSettings) {
         let mut idle = self.idle.borrow_mut();
@@ -134,6 +177,9 @@ impl Pools {
                 c.stays(good)
             });
         }
+        for list in self.shared.borrow_mut().iter_mut() {
+            list.retain(|session| !session.is_stale(now));
+        }
     }
 
     /// Drops connections to peers that have left groups whose peers come and go.
@@ -144,16 +190,30 @@ impl Pools {
             let Some(list) = idle.get_mut(group.pool_id.0 as usize) else { continue };
             list.retain_mut(|c| c.stays(now.peers.iter().any(|p| p.address == c.peer)));
         }
+        let mut shared = self.shared.borrow_mut();
+        for group in generation.upstreams.iter().filter(|group| group.is_live()) {
+            let now = group.current();
+            let Some(list) = shared.get_mut(group.pool_id.0 as usize) else { continue };
+            list.retain(|session| now.peers.iter().any(|p| p.address == session.peer));
+        }
     }
 
     /// Drops connections to groups and peers that a generation does not have.
     pub fn retain(&self, generation: &Generation) {
-        for (index, list) in self.idle.borrow_mut().iter_mut().enumerate() {
+        let group = |index: usize| {
             let group = generation.upstreams.iter().find(|u| u.pool_id.0 as usize == index);
-            let group = group.map(|group| group.current());
-            list.retain_mut(|c| {
-                c.stays(group.as_ref().is_some_and(|u| u.peers.iter().any(|p| p.address == c.peer)))
-            });
+            group.map(|group| group.current())
+        };
+        let is_of = |group: &Option<Arc<Upstream>>, peer: &Arc<Address>| {
+            group.as_ref().is_some_and(|u| u.peers.iter().any(|p| p.address == *peer))
+        };
+        for (index, list) in self.idle.borrow_mut().iter_mut().enumerate() {
+            let group = group(index);
+            list.retain_mut(|c| c.stays(is_of(&group, &c.peer)));
+        }
+        for (index, list) in self.shared.borrow_mut().iter_mut().enumerate() {
+            let group = group(index);
+            list.retain(|session| is_of(&group, &session.peer));
         }
     }
 
@@ -161,6 +221,7 @@ impl Pools {
         let mut idle = self.idle.borrow_mut();
         idle.iter_mut().flatten().for_each(|connection| connection.io.farewell());
         idle.clear();
+        self.shared.borrow_mut().clear();
     }
 }
 

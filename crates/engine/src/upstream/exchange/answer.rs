@@ -18,7 +18,7 @@ use crate::http::{Body, Exchange, special};
 use crate::http1::body::Decoder;
 use crate::http1::response::{Framing, Head};
 use crate::http1::{Known, date};
-use crate::io::{Block, Buf};
+use crate::io::{Block, Buf, Io};
 use crate::tunnel;
 use crate::upstream::balance::Outcome;
 use crate::upstream::body::{Left, Line, Pace, PassedTrailers, UpstreamBody, keep};
@@ -118,6 +118,11 @@ impl Asking<'_> {
         line.keep = attempt.sent && head.keeps_alive();
         let left = match framing {
             Framing::Empty => Left::Nothing,
+            // Where it ends its stream says.
+            _ if let Io::Request(stream) = &line.io => match stream.is_over() {
+                true => Left::Nothing,
+                false => Left::Frames(attempt.uplink.take()),
+            },
             Framing::Length(0) => Left::Nothing,
             Framing::Length(length) => Left::Length(length),
             Framing::Chunked => Left::Chunked(Box::new(match settings.pass_trailers {
@@ -136,7 +141,7 @@ impl Asking<'_> {
         let whole = match left {
             Left::Nothing => true,
             Left::Length(length) => length <= SHORT && length == here.len() as u64,
-            Left::Chunked(_) | Left::Close => false,
+            Left::Chunked(_) | Left::Close | Left::Frames(_) => false,
         };
         if whole {
             timed(x, attempt.started, now);
@@ -238,7 +243,8 @@ impl Asking<'_> {
         asked: u64,
     ) -> UpstreamBody {
         let settings = self.protocol.settings();
-        let passed = settings.pass_trailers.as_ref().filter(|_| matches!(left, Left::Chunked(_)));
+        let passed =
+            settings.pass_trailers.as_ref().filter(|_| matches!(left, Left::Chunked(_) | Left::Frames(_)));
         UpstreamBody {
             reactor: Rc::clone(&x.reactor),
             timer: x.reactor.timers().register(),

@@ -83,11 +83,11 @@ impl Asking<'_> {
                 return Ok(());
             }
         };
-        let mut config = tls.client.of_peer(&attempt.line.peer);
+        let mut config = tls.client.of_peer(&attempt.line.peer, settings.http2);
         if let Some(pairs) = tls.client.pairs.as_ref().filter(|_| !identity.certificate.is_empty()) {
             let now = x.reactor.clock().now_ms();
             match pairs.get(&identity.certificate, &identity.key, now).await {
-                Ok(pair) => config = tls.client.with_pair(pair),
+                Ok(pair) => config = tls.client.with_pair(pair, settings.http2),
                 Err(fault) => {
                     x.log_while(Level::Error, None, fault, "connecting to upstream");
                     return Err(Failure::end(500));

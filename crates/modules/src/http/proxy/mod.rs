@@ -7,6 +7,7 @@ mod redirect;
 mod request;
 mod response;
 mod ssl;
+mod v2;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -18,7 +19,9 @@ use weir_engine::http::{Exchange, Response, Template};
 use weir_engine::http1::{Known, response::Head};
 use weir_engine::io::ConnectOptions;
 use weir_engine::upstream::exchange::{RequestLength, next};
-use weir_engine::upstream::{Hidden, Protocol, Settings, Target, Unresolved, Upstream, Whom, Written};
+use weir_engine::upstream::{
+    Hidden, Protocol, RequestHead, Settings, Target, Unresolved, Upstream, Whom, Written,
+};
 use weir_ir::address::{self, Authority, Form, Host};
 use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::program::{LocationMatch, ScopeKind};
@@ -205,6 +208,7 @@ impl Place {
 pub(crate) enum HttpVersion {
     Http10,
     Http11,
+    Http2,
 }
 
 /// The module's settings at one level.
@@ -351,6 +355,10 @@ impl Passing {
         (&socket, bind).hash(&mut opened_by);
         let tls = self.ssl.compile(plan);
         tls.as_ref().map(|tls| tls.client.identity()).hash(&mut opened_by);
+        let version = self.http_version.or(HttpVersion::Http11);
+        let http2 = version == HttpVersion::Http2;
+        // What a connection may bring of heads is told when it is opened.
+        http2.then(|| self.buffers.head()).hash(&mut opened_by);
         Settings {
             connect_timeout: self.connect_timeout.or(60_000),
             send_timeout: self.send_timeout.or(60_000),
@@ -362,7 +370,8 @@ impl Passing {
             next_upstream_tries: self.next_tries.or(0),
             next_upstream_timeout: self.next_timeout.or(0),
             request_buffering: self.request_buffering.or(true),
-            chunks: self.http_version.or(HttpVersion::Http11) == HttpVersion::Http11,
+            http2,
+            chunks: version != HttpVersion::Http10,
             pass_request_body: self.pass_request_body.or(true),
             buffer_size: self.buffers.head(),
             buffering: self.buffers.on.or(true),
@@ -493,9 +502,7 @@ fn http_version(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault>
     passing.http_version.put_with(call, |call| match call.arg(0) {
         b"1.0" => Ok(HttpVersion::Http10),
         b"1.1" => Ok(HttpVersion::Http11),
-        b"2" => {
-            Err(call.under(call.fail("\"proxy_http_version 2\" is known but not supported by weir yet"), 0))
-        }
+        b"2" => Ok(HttpVersion::Http2),
         _ => {
             let fault = call.fail(format!("invalid value \"{}\"", call.text(0)));
             Err(call.under(fault, 0))
@@ -696,6 +703,15 @@ impl Protocol for Handler {
 
     fn request(&self, x: &mut Exchange, length: RequestLength, out: &mut Vec<u8>) -> Result<Written, u16> {
         self.request.write(x, self.way(x), length, out)
+    }
+
+    fn request_head(
+        &self,
+        x: &mut Exchange,
+        length: RequestLength,
+        body: &mut Vec<u8>,
+    ) -> Result<RequestHead, u16> {
+        self.request.head(x, self.way(x), length, body)
     }
 
     fn cache_key(&self, x: &mut Exchange, scheme: &'static str, out: &mut Vec<u8>) {

@@ -3,7 +3,7 @@
 use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Template};
 use weir_engine::http1::uri::{Escape, escape};
-use weir_engine::http1::{Known, KnownSet, date};
+use weir_engine::http1::{Field, Known, KnownSet, date};
 use weir_engine::upstream::Written;
 use weir_engine::upstream::exchange::RequestLength;
 use weir_syntax::Level;
@@ -16,20 +16,20 @@ pub(super) struct Rules {
     version: &'static [u8],
     http10: bool,
     /// `proxy_set_header Host`; it stands first.
-    host: Option<Template>,
+    pub(super) host: Option<Template>,
     /// Headers set by the configuration in its order with what is between name and value, `Host` not among them.
-    set: Vec<(Box<[u8]>, Template)>,
+    pub(super) set: Vec<(Box<[u8]>, Template)>,
     /// The body's length or coding is told in nginx's way unless the configuration sets those headers itself.
-    own_length: bool,
+    pub(super) own_length: bool,
     own_coding: bool,
     /// So are the conditions of what a cache renews.
-    own_modified_since: bool,
-    own_none_match: bool,
+    pub(super) own_modified_since: bool,
+    pub(super) own_none_match: bool,
     /// Headers of the client that do not go on, known ones and by name in lower case.
     dropped: KnownSet,
     dropped_names: Vec<Box<[u8]>>,
-    pass_headers: bool,
-    body: Option<Template>,
+    pub(super) pass_headers: bool,
+    pub(super) body: Option<Template>,
 }
 
 /// Where one request goes.
@@ -72,7 +72,7 @@ impl Rules {
             method: passing.method.get().map(|m| plan.template(m)),
             version: match passing.http_version.or(HttpVersion::Http11) {
                 HttpVersion::Http10 => b" HTTP/1.0\r\n",
-                HttpVersion::Http11 => b" HTTP/1.1\r\n",
+                HttpVersion::Http11 | HttpVersion::Http2 => b" HTTP/1.1\r\n",
             },
             http10: passing.http_version.or(HttpVersion::Http11) == HttpVersion::Http10,
             host: None,
@@ -122,11 +122,7 @@ impl Rules {
         out: &mut Vec<u8>,
     ) -> Result<Written, u16> {
         let method = out.len();
-        match &self.method {
-            _ if x.converts_head() => out.extend_from_slice(b"GET"),
-            Some(method) => method.append(x, out),
-            None => out.extend_from_slice(x.method_name()),
-        }
+        self.write_method(x, out);
         let to_head = out[method..].eq_ignore_ascii_case(b"HEAD");
         out.push(b' ');
         let start = out.len();
@@ -180,6 +176,15 @@ impl Rules {
         Ok(Written { uri, to_head })
     }
 
+    #[inline]
+    pub(super) fn write_method(&self, x: &Exchange, out: &mut Vec<u8>) {
+        match &self.method {
+            _ if x.converts_head() => out.extend_from_slice(b"GET"),
+            Some(method) => method.append(x, out),
+            None => out.extend_from_slice(x.method_name()),
+        }
+    }
+
     fn write_host(&self, x: &Exchange, default: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(b"Host: ");
         let empty = out.len();
@@ -212,22 +217,27 @@ impl Rules {
         }
     }
 
+    /// Whether a header of the client goes on.
+    #[inline]
+    pub(super) fn passes(&self, x: &Exchange, field: &Field) -> bool {
+        let stays = self.dropped.has(field.known)
+            || CONDITIONS.has(field.known) && x.is_cacheable()
+            || field.known == Known::Other && {
+                let name = x.head.get(field.name);
+                self.dropped_names.iter().any(|dropped| dropped.eq_ignore_ascii_case(name))
+            };
+        !stays
+    }
+
     fn write_client_headers(&self, x: &Exchange, out: &mut Vec<u8>) {
-        let for_all = x.is_cacheable();
         for field in x.head.fields() {
-            if self.dropped.has(field.known) || for_all && CONDITIONS.has(field.known) {
-                continue;
-            }
-            let name = x.head.get(field.name);
-            if field.known == Known::Other
-                && self.dropped_names.iter().any(|dropped| dropped.eq_ignore_ascii_case(name))
-            {
+            if !self.passes(x, field) {
                 continue;
             }
             match x.head.line(field) {
                 Some(line) => out.extend_from_slice(line),
                 None => {
-                    out.extend_from_slice(name);
+                    out.extend_from_slice(x.head.get(field.name));
                     out.extend_from_slice(b": ");
                     out.extend_from_slice(x.head.get(field.value));
                     out.extend_from_slice(b"\r\n");

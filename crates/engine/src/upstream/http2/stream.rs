@@ -1,0 +1,247 @@
+//! A request's stream of a connection.
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use h2::client::ResponseFuture;
+use h2::{Reason, RecvStream, SendStream};
+use hyper::body::Bytes;
+use hyper::http::response::Parts;
+use hyper::{HeaderMap, Request};
+use nix::libc;
+
+use super::session::{Session, is_end};
+use crate::reactor::Reactor;
+
+/// A stream, given up when it is dropped before both sides have ended it.
+pub struct Stream {
+    session: Rc<Session>,
+    reactor: Rc<Reactor>,
+    send: SendStream<Bytes>,
+    receive: Receive,
+    /// Of the last DATA frame, what was not read yet.
+    rest: Bytes,
+    /// Fields behind the body.
+    trailers: Option<HeaderMap>,
+    /// Bytes of the request that h2 has taken, its head as it reads.
+    sent: u64,
+}
+
+enum Receive {
+    Head(ResponseFuture),
+    Body(RecvStream),
+    /// All of it was read.
+    Over,
+}
+
+/// A head from the peer.
+pub(in crate::upstream) enum Message {
+    /// Another follows.
+    Interim(Parts),
+    Answer(Parts),
+}
+
+impl Stream {
+    /// Sends the head of a request; `size` is how long it reads.
+    pub(in crate::upstream) fn open(
+        session: Rc<Session>,
+        reactor: &Rc<Reactor>,
+        head: Request<()>,
+        size: u64,
+        ends: bool,
+    ) -> Result<Self, Broken> {
+        let (response, send) = session.request(head, ends).map_err(Broken::of)?;
+        Ok(Self {
+            session,
+            reactor: Rc::clone(reactor),
+            send,
+            receive: Receive::Head(response),
+            rest: Bytes::new(),
+            trailers: None,
+            sent: size,
+        })
+    }
+
+    /// The next head.
+    pub(in crate::upstream) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Broken>> {
+        let Receive::Head(response) = &mut self.receive else { return Poll::Pending };
+        if let Some(interim) = ready!(response.poll_informational(cx)) {
+            return Poll::Ready(
+                interim.map(|head| Message::Interim(head.into_parts().0)).map_err(Broken::of),
+            );
+        }
+        let (parts, body) = ready!(Pin::new(response).poll(cx)).map_err(Broken::of)?.into_parts();
+        self.receive = if body.is_end_stream() { Receive::Over } else { Receive::Body(body) };
+        Poll::Ready(Ok(Message::Answer(parts)))
+    }
+
+    /// As much of the body as has come; 0 is its end.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut read = 0;
+        loop {
+            let n = self.rest.len().min(into.len() - read);
+            into[read..read + n].copy_from_slice(&self.rest.split_to(n));
+            read += n;
+            let Receive::Body(body) = &mut self.receive else { return Poll::Ready(Ok(read)) };
+            if n > 0 {
+                // It fails only where the stream is over.
+                let _ = body.flow_control().release_capacity(n);
+            }
+            if read == into.len() {
+                return Poll::Ready(Ok(read));
+            }
+            match body.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) => self.rest = data,
+                // They come again.
+                Poll::Ready(Some(Err(_))) | Poll::Pending if read > 0 => return Poll::Ready(Ok(read)),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Broken::of(error).into())),
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(None) => match body.poll_trailers(cx) {
+                    Poll::Ready(Ok(trailers)) => {
+                        self.trailers = trailers;
+                        self.receive = Receive::Over;
+                    }
+                    Poll::Ready(Err(_)) | Poll::Pending if read > 0 => return Poll::Ready(Ok(read)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::of(error).into())),
+                    Poll::Pending => return Poll::Pending,
+                },
+            }
+        }
+    }
+
+    /// Sends of the body what the peer takes now; ready when that is all of it. `last` is whether no more follows.
+    pub(super) fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        piece: &mut Bytes,
+        last: bool,
+    ) -> Poll<Result<(), Broken>> {
+        while !piece.is_empty() {
+            if self.send.capacity() == 0 {
+                self.send.reserve_capacity(piece.len());
+            }
+            if self.send.capacity() == 0 {
+                match ready!(self.send.poll_capacity(cx)) {
+                    Some(Ok(_)) => continue,
+                    Some(Err(error)) => return Poll::Ready(Err(Broken::of(error))),
+                    None => return Poll::Ready(Err(Broken::closed())),
+                }
+            }
+            let data = piece.split_to(self.send.capacity().min(piece.len()));
+            self.sent += data.len() as u64;
+            self.send.send_data(data, last && piece.is_empty()).map_err(Broken::of)?;
+            if last && piece.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        if last {
+            self.send.send_data(Bytes::new(), true).map_err(Broken::of)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether all of the answer was read.
+    pub fn is_over(&self) -> bool {
+        self.rest.is_empty()
+            && match &self.receive {
+                Receive::Head(_) => false,
+                Receive::Body(body) => body.is_end_stream(),
+                Receive::Over => true,
+            }
+    }
+
+    pub(in crate::upstream) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    pub(in crate::upstream) fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.trailers.take()
+    }
+
+    /// Its connection takes no more requests: nothing comes on it, or it gave this one back.
+    pub(in crate::upstream) fn retire(&self) {
+        self.session.retire();
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.session.release(&self.reactor);
+    }
+}
+
+/// Why a stream broke off.
+#[derive(Debug)]
+pub(in crate::upstream) struct Broken {
+    /// For the error log.
+    pub message: String,
+    /// The error of the system behind it.
+    pub system: Option<i32>,
+    pub kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::upstream) enum Kind {
+    /// The connection is no more.
+    Closed,
+    /// The peer has not looked at the request, and says so.
+    Unprocessed,
+    /// The peer did something to the connection that it must not, maybe for another's stream.
+    Connection,
+    /// The same to the stream, or it gave that up.
+    Invalid,
+}
+
+impl Broken {
+    pub(in crate::upstream) fn of(error: h2::Error) -> Self {
+        let reason = error.reason().unwrap_or(Reason::NO_ERROR);
+        let code = u32::from(reason);
+        let (message, kind) = match (error.get_io(), error.is_remote()) {
+            (Some(io), _) if is_end(io) => return Self::closed(),
+            (Some(io), _) => {
+                // h2 keeps the kind and the text of what the system said.
+                let system = (io.kind() == io::ErrorKind::ConnectionReset).then_some(libc::ECONNRESET);
+                let message =
+                    if system.is_some() { "recv() failed".into() } else { format!("recv() failed: {io}") };
+                return Self { message, system, kind: Kind::Closed };
+            }
+            (None, true) if error.is_go_away() => {
+                (format!("upstream sent goaway with error {code}"), Kind::Unprocessed)
+            }
+            (None, true) => {
+                let refused = reason == Reason::REFUSED_STREAM;
+                let kind = if refused { Kind::Unprocessed } else { Kind::Invalid };
+                (format!("upstream rejected request with error {code}"), kind)
+            }
+            (None, false) => {
+                let kind = if error.is_go_away() { Kind::Connection } else { Kind::Invalid };
+                (format!("upstream violated HTTP/2: {error}"), kind)
+            }
+        };
+        Self { message, system: None, kind }
+    }
+
+    fn closed() -> Self {
+        let message = "upstream prematurely closed connection".into();
+        Self { message, system: None, kind: Kind::Closed }
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for Broken {}
+
+impl From<Broken> for io::Error {
+    fn from(broken: Broken) -> Self {
+        Self::other(broken)
+    }
+}
