@@ -1,10 +1,12 @@
-//! A client of HTTP/2 that knows frames and no more: it says what a test wants said, be it wrong.
+//! Either end of HTTP/2 that knows frames and no more: it says what a test wants said, be it wrong.
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
 use crate::wire::patient;
+
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -61,6 +63,11 @@ impl Frame {
 
     pub fn reset(stream: u32, code: u32) -> Self {
         Self::new(RST_STREAM, 0, stream, code.to_be_bytes())
+    }
+
+    /// The connection takes no streams behind the last one.
+    pub fn goaway(last: u32, code: u32) -> Self {
+        Self::new(GOAWAY, 0, 0, [last.to_be_bytes(), code.to_be_bytes()].concat())
     }
 
     pub fn ping() -> Self {
@@ -171,7 +178,7 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
 
 /// What a client begins with: the preface, and settings that keep the server's table of fields empty.
 pub fn preface() -> Vec<u8> {
-    [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), Frame::settings(&[(1, 0)]).bytes()].concat()
+    [PREFACE.to_vec(), Frame::settings(&[(1, 0)]).bytes()].concat()
 }
 
 /// All that a script of a conversation sends, behind the preface.
@@ -190,7 +197,7 @@ pub fn told(received: &[u8]) -> Vec<String> {
 pub struct Http2 {
     stream: TcpStream,
     unread: Vec<u8>,
-    /// What the server has set.
+    /// What the other end has set.
     pub settings: Frame,
 }
 
@@ -217,6 +224,24 @@ impl Http2 {
         Ok(connection)
     }
 
+    /// The server's end of the next connection, with these settings.
+    ///
+    /// # Panics
+    /// If nobody comes who speaks HTTP/2.
+    #[track_caller]
+    pub fn accept(listener: &TcpListener, settings: &[(u16, u32)]) -> Self {
+        let mut stream = listener.accept().and_then(|(stream, _)| patient(stream)).expect("a client");
+        let mut preface = [0; PREFACE.len()];
+        stream.read_exact(&mut preface).expect("a preface");
+        assert_eq!(preface, *PREFACE);
+        let mut connection = Self { stream, unread: vec![], settings: Frame::settings(&[]) };
+        connection.say(&Frame::settings(settings));
+        connection.settings = connection.any().expect("a frame").expect("settings");
+        assert_eq!(connection.settings.kind, SETTINGS);
+        connection.say(&Frame::new(SETTINGS, ACK, 0, []));
+        connection
+    }
+
     /// # Panics
     /// If the server does not take it.
     #[track_caller]
@@ -235,6 +260,15 @@ impl Http2 {
     #[track_caller]
     pub fn say(&mut self, frame: &Frame) {
         self.send(&frame.bytes());
+    }
+
+    /// Says no more.
+    ///
+    /// # Panics
+    /// If the other end is gone.
+    #[track_caller]
+    pub fn finish(&mut self) {
+        self.stream.shutdown(Shutdown::Write).expect("a connection");
     }
 
     /// The next frame that is no housekeeping, with PING answered meanwhile; `None` at the end of the connection.

@@ -15,6 +15,7 @@ mod drain;
 mod health;
 mod http1;
 mod http2;
+mod http2_upstreams;
 mod locations;
 mod persistence;
 mod processes;
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
             filter => filters.push(filter),
         }
     }
-    let all: [&[Test]; 15] = [
+    let all: [&[Test]; 16] = [
         buffering::TESTS,
         cache::TESTS,
         processes::TESTS,
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         websocket::TESTS,
         http1::TESTS,
         http2::TESTS,
+        http2_upstreams::TESTS,
         smuggling::TESTS,
         demo::TESTS,
         locations::TESTS,

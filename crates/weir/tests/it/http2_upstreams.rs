@@ -1,0 +1,391 @@
+//! HTTP/2 to upstreams that do as they like.
+
+use std::net::TcpListener;
+
+use weir_testkit::http2::{END_HEADERS, END_STREAM, Frame, Http2};
+use weir_testkit::{Client, Response, Server};
+
+use crate::{Test, executable};
+
+pub const TESTS: &[Test] = &[
+    ("requests_share_a_connection", requests_share_a_connection),
+    ("no_more_streams_than_the_peer_takes", no_more_streams_than_the_peer_takes),
+    ("a_connection_carries_so_many_requests", a_connection_carries_so_many_requests),
+    ("what_the_peer_has_not_looked_at_is_asked_again", what_the_peer_has_not_looked_at),
+    ("streams_go_on_after_goaway", streams_go_on_after_goaway),
+    ("a_request_alone_is_refused_as_nginx_says", a_request_alone_is_refused),
+    ("answers_that_break_off", answers_that_break_off),
+    ("who_stalls_gets_no_more_requests", who_stalls_gets_no_more_requests),
+    ("a_client_that_leaves_gives_up_its_stream_alone", a_client_that_leaves),
+    ("bodies_wait_for_windows", bodies_wait_for_windows),
+    ("a_body_goes_on_while_the_answer_comes", a_body_goes_on_while_the_answer_comes),
+    ("fields_behind_a_body_go_on", fields_behind_a_body_go_on),
+    ("floods_are_survived", floods_are_survived),
+];
+
+const CONF: &str = "
+    error_log logs/error.log info;
+    worker_processes 1;
+    events {}
+    http {
+        upstream u { server {origin}; keepalive 4; }
+        upstream two { server {origin}; keepalive 4; keepalive_requests 2; }
+        server {
+            listen {listen};
+            proxy_http_version 2;
+            proxy_buffer_size 4k;
+            location / { proxy_pass http://u; }
+            location /two { proxy_pass http://two; }
+            location /alone { proxy_pass http://{origin}; }
+            location /stalls { proxy_pass http://u; proxy_read_timeout 200ms; }
+            location /streams { proxy_pass http://u; proxy_request_buffering off; }
+            location /trailers { proxy_pass http://u; proxy_pass_trailers on; }
+            location /off { proxy_pass http://u; proxy_buffering off; }
+        }
+    }";
+
+const OK: (&str, &str) = (":status", "200");
+const WHOLE: u8 = END_HEADERS | END_STREAM;
+
+/// Weir, and where it finds its upstream.
+struct Site {
+    server: Server,
+    origin: TcpListener,
+}
+
+impl Site {
+    fn start() -> Self {
+        let origin = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = origin.local_addr().expect("an address").to_string();
+        Self { server: Server::start(&executable(), CONF, &[("origin", address)]), origin }
+    }
+
+    /// A client that has asked for a path.
+    fn ask(&self, path: &str) -> Client {
+        let mut client = Client::connect(self.server.address());
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+        client
+    }
+
+    /// The upstream's end of the next connection.
+    #[track_caller]
+    fn accept(&self, settings: &[(u16, u32)]) -> Http2 {
+        Http2::accept(&self.origin, settings)
+    }
+
+    /// A connection that has served a request.
+    #[track_caller]
+    fn warm(&self, settings: &[(u16, u32)]) -> Http2 {
+        let mut client = self.ask("/");
+        let mut peer = self.accept(settings);
+        asked(&mut peer, 1);
+        answer(&mut peer, 1, "first");
+        check(&mut client, 200, "first");
+        peer
+    }
+
+    #[track_caller]
+    fn logged(&self, text: &str) {
+        self.server.logged(text);
+    }
+}
+
+/// A request without a body has come on that stream.
+#[track_caller]
+fn asked(peer: &mut Http2, stream: u32) {
+    let frame = peer.frame().expect("a request");
+    assert_eq!((frame.kind, frame.stream, frame.flags & END_STREAM), (1, stream, END_STREAM), "{frame}");
+}
+
+#[track_caller]
+fn answer(peer: &mut Http2, stream: u32, text: &str) {
+    peer.say(&Frame::headers(stream, END_HEADERS, &[OK]));
+    peer.say(&Frame::data(stream, END_STREAM, text.as_bytes()));
+}
+
+#[track_caller]
+fn check(client: &mut Client, status: u16, text: &str) -> Response {
+    let response = client.response();
+    assert_eq!(response.status, status);
+    if status == 200 {
+        assert_eq!(response.text(), text);
+    }
+    response
+}
+
+fn requests_share_a_connection() {
+    let site = Site::start();
+    let mut peer = site.warm(&[]);
+    let (mut a, mut b) = (site.ask("/"), site.ask("/"));
+    asked(&mut peer, 3);
+    asked(&mut peer, 5);
+    peer.say(&Frame::headers(3, END_HEADERS, &[OK]));
+    answer(&mut peer, 5, "b");
+    peer.say(&Frame::data(3, END_STREAM, b"a"));
+    let mut texts = [a.response().text(), b.response().text()];
+    texts.sort();
+    assert_eq!(texts, ["a", "b"]);
+    // Its table of fields stays empty, and nothing is pushed.
+    assert_eq!([1, 2].map(|id| peer.settings.setting(id)), [Some(0), Some(0)]);
+}
+
+fn no_more_streams_than_the_peer_takes() {
+    let site = Site::start();
+    let mut peer = site.warm(&[(3, 2)]);
+    let clients = [(); 3].map(|()| site.ask("/"));
+    asked(&mut peer, 3);
+    asked(&mut peer, 5);
+    let mut other = site.accept(&[]);
+    asked(&mut other, 1);
+    answer(&mut other, 1, "x");
+    answer(&mut peer, 3, "x");
+    answer(&mut peer, 5, "x");
+    for mut client in clients {
+        check(&mut client, 200, "x");
+    }
+}
+
+fn a_connection_carries_so_many_requests() {
+    let site = Site::start();
+    let mut client = site.ask("/two");
+    let mut peer = site.accept(&[]);
+    asked(&mut peer, 1);
+    answer(&mut peer, 1, "1");
+    check(&mut client, 200, "1");
+    let mut client = site.ask("/two");
+    asked(&mut peer, 3);
+    answer(&mut peer, 3, "2");
+    check(&mut client, 200, "2");
+    assert_eq!(peer.hears(), "GOAWAY code 0");
+    assert_eq!(peer.hears(), "");
+}
+
+fn what_the_peer_has_not_looked_at() {
+    // One that is too much of a connection, or that crossed the peer's goodbye.
+    for refusal in [Frame::reset(3, 7), Frame::goaway(1, 0)] {
+        let site = Site::start();
+        let mut peer = site.warm(&[]);
+        let mut client = site.ask("/");
+        asked(&mut peer, 3);
+        peer.say(&refusal);
+        let mut other = site.accept(&[]);
+        asked(&mut other, 1);
+        answer(&mut other, 1, "again");
+        check(&mut client, 200, "again");
+    }
+}
+
+fn streams_go_on_after_goaway() {
+    let site = Site::start();
+    let mut peer = site.warm(&[]);
+    let mut client = site.ask("/");
+    asked(&mut peer, 3);
+    peer.say(&Frame::headers(3, END_HEADERS, &[OK]));
+    peer.say(&Frame::goaway(3, 0));
+    peer.say(&Frame::data(3, 0, b"te"));
+    assert_eq!(client.bytes(4), b"HTTP");
+    let mut next = site.ask("/");
+    let mut other = site.accept(&[]);
+    asked(&mut other, 1);
+    answer(&mut other, 1, "next");
+    check(&mut next, 200, "next");
+    peer.say(&Frame::data(3, END_STREAM, b"xt"));
+    let rest = client.rest();
+    assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
+}
+
+fn a_request_alone_is_refused() {
+    let site = Site::start();
+    #[track_caller]
+    fn refused(site: &Site, frames: &[Frame], message: &str) {
+        let mut client = site.ask("/alone");
+        let mut peer = site.accept(&[]);
+        asked(&mut peer, 1);
+        frames.iter().for_each(|frame| peer.say(frame));
+        check(&mut client, 502, "");
+        site.logged(message);
+    }
+    let reading = "while reading response header from upstream";
+    let refused = |frames: &[Frame], message: &str| match message.strip_suffix(':') {
+        Some(_) => refused(&site, frames, message),
+        None => refused(&site, frames, &format!("{message} {reading}")),
+    };
+    refused(&[Frame::reset(1, 8)], "upstream rejected request with error 8");
+    refused(&[Frame::reset(1, 7)], "upstream rejected request with error 7");
+    refused(&[Frame::goaway(0, 2)], "upstream sent goaway with error 2");
+    let interim = Frame::headers(1, END_HEADERS, &[(":status", "100")]);
+    refused(&[interim], "upstream sent unexpected :status \"100\"");
+    let long = "y".repeat(5000);
+    refused(&[Frame::headers(1, WHOLE, &[OK, ("x", &long)])], "upstream sent too large http2 header");
+    refused(&[Frame::headers(1, WHOLE, &[OK, ("X", "y")])], "upstream violated HTTP/2:");
+    refused(&[Frame::data(1, END_STREAM, b"x")], "upstream violated HTTP/2:");
+    refused(&[Frame::data(0, END_STREAM, b"x")], "upstream violated HTTP/2:");
+    let length = [OK, ("content-length", "1"), ("content-length", "1")];
+    refused(&[Frame::headers(1, WHOLE, &length[..2])], "upstream violated HTTP/2:");
+    refused(&[Frame::headers(1, END_HEADERS, &length)], "upstream sent duplicate header line:");
+    // As nginx has it: what somebody else may do is not asked for by itself.
+    let mut client = site.ask("/alone");
+    let mut peer = site.accept(&[]);
+    asked(&mut peer, 1);
+    peer.finish();
+    check(&mut client, 502, "");
+    site.logged("upstream prematurely closed connection");
+}
+
+fn answers_that_break_off() {
+    let site = Site::start();
+    #[track_caller]
+    fn check(site: &Site, length: Option<&str>, last: Option<Vec<Frame>>, message: &str) {
+        for path in ["/", "/off"] {
+            let mut client = site.ask(path);
+            let mut peer = site.accept(&[]);
+            asked(&mut peer, 1);
+            let mut fields = vec![OK];
+            fields.extend(length.map(|length| ("content-length", length)));
+            peer.say(&Frame::headers(1, END_HEADERS, &fields));
+            peer.say(&Frame::data(1, 0, b"text"));
+            let head = client.bytes(12);
+            assert_eq!(head, b"HTTP/1.1 200");
+            match &last {
+                Some(frames) => frames.iter().for_each(|frame| peer.say(frame)),
+                None => peer.finish(),
+            }
+            let rest = client.last_words();
+            let expected = if length.is_some() { "\r\n\r\ntext" } else { "\r\n4\r\ntext\r\n" };
+            assert!(rest.ends_with(expected), "{path} {message}: {rest:?}");
+            site.logged(message);
+        }
+    }
+    let reset = |code| [Frame::reset(1, code), Frame::goaway(1, 0)].to_vec();
+    let ends = |text: &[u8]| [Frame::data(1, END_STREAM, text), Frame::goaway(1, 0)].to_vec();
+    check(&site, None, Some(reset(2)), "upstream rejected request with error 2 while reading upstream");
+    check(&site, Some("8"), Some(reset(0)), "upstream rejected request with error 0 while reading upstream");
+    check(
+        &site,
+        None,
+        Some([Frame::goaway(0, 2)].to_vec()),
+        "upstream sent goaway with error 2 while reading upstream",
+    );
+    check(&site, None, None, "upstream prematurely closed connection while reading upstream");
+    check(&site, Some("8"), None, "upstream prematurely closed connection while reading upstream");
+    check(&site, Some("8"), Some(ends(b"s")), "upstream violated HTTP/2:");
+    check(&site, Some("8"), Some(ends(b" and more")), "upstream violated HTTP/2:");
+}
+
+fn who_stalls_gets_no_more_requests() {
+    let site = Site::start();
+    let mut peer = site.warm(&[]);
+    let mut client = site.ask("/stalls");
+    asked(&mut peer, 3);
+    check(&mut client, 504, "");
+    site.logged("upstream timed out (110: Connection timed out) while reading response header from upstream");
+    let mut client = site.ask("/");
+    let mut other = site.accept(&[]);
+    asked(&mut other, 1);
+    answer(&mut other, 1, "other");
+    check(&mut client, 200, "other");
+    assert_eq!(peer.hears(), "RST_STREAM 3 code 8");
+}
+
+fn a_client_that_leaves() {
+    let site = Site::start();
+    let mut peer = site.warm(&[]);
+    let (leaves, mut stays) = (site.ask("/"), site.ask("/"));
+    asked(&mut peer, 3);
+    asked(&mut peer, 5);
+    drop(leaves);
+    let reset = peer.frame().expect("a frame");
+    assert_eq!(reset.kind, 3, "{reset}");
+    answer(&mut peer, 8 - reset.stream, "stays");
+    check(&mut stays, 200, "stays");
+}
+
+fn bodies_wait_for_windows() {
+    const LONG: usize = 200_000;
+    let site = Site::start();
+    let body: Vec<u8> = (0..LONG).map(|n| b'a' + (n % 26) as u8).collect();
+    for path in ["/", "/streams"] {
+        // Not enough for more than a little of it at a time.
+        let mut client = Client::connect(site.server.address());
+        client.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {LONG}\r\n\r\n"));
+        client.send(&body);
+        let mut peer = site.accept(&[(4, 1000)]);
+        assert_eq!(peer.frame().map(|frame| (frame.kind, frame.flags & END_STREAM)), Some((1, 0)));
+        let mut got = vec![];
+        // Windows are opened, and so much has come then. What came before the settings counts for them too.
+        let steps = [(64_535, 0, 65_535), (500, 100_000, 66_035), (200_000, 0, 165_535), (0, 100_000, LONG)];
+        for (stream, connection, most) in steps {
+            for (stream, more) in [(1, stream), (0, connection)].into_iter().filter(|(_, more)| *more > 0) {
+                peer.say(&Frame::window(stream, more));
+            }
+            while got.len() < most {
+                got.extend(peer.data(1, 1));
+            }
+            assert_eq!(got.len(), most);
+        }
+        assert!(got == body, "{path}");
+        answer(&mut peer, 1, "taken");
+        check(&mut client, 200, "taken");
+        peer.say(&Frame::goaway(1, 0));
+    }
+}
+
+fn a_body_goes_on_while_the_answer_comes() {
+    let site = Site::start();
+    let mut client = Client::connect(site.server.address());
+    client.send("POST /streams HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 10\r\n\r\n01234");
+    let mut peer = site.accept(&[]);
+    assert_eq!(peer.frame().map(|frame| frame.kind), Some(1));
+    assert_eq!(peer.hears(), "DATA 1 01234");
+    peer.say(&Frame::headers(1, END_HEADERS, &[OK, ("content-length", "9")]));
+    peer.say(&Frame::data(1, 0, b"five"));
+    assert!(String::from_utf8_lossy(&client.bytes(12)).starts_with("HTTP/1.1 200"));
+    client.send("56789");
+    assert_eq!(peer.hears(), "DATA 1 56789 end");
+    peer.say(&Frame::data(1, END_STREAM, b" more"));
+    assert!(client.rest().ends_with(b"five more"));
+}
+
+fn fields_behind_a_body_go_on() {
+    let site = Site::start();
+    for (path, expected) in [("/trailers", "0\r\nx-sum: 1\r\n\r\n"), ("/", "0\r\n\r\n")] {
+        let mut client = site.ask(path);
+        let mut peer = site.accept(&[]);
+        asked(&mut peer, 1);
+        peer.say(&Frame::headers(1, END_HEADERS, &[OK]));
+        peer.say(&Frame::data(1, 0, b"text"));
+        peer.say(&Frame::headers(1, WHOLE, &[("x-sum", "1"), ("x-accel-redirect", "/hidden")]));
+        peer.say(&Frame::goaway(1, 0));
+        let answer = String::from_utf8(client.rest()).expect("text");
+        assert!(answer.ends_with(&format!("4\r\ntext\r\n{expected}")), "{path} {answer:?}");
+    }
+}
+
+fn floods_are_survived() {
+    const MANY: usize = 5000;
+    let site = Site::start();
+    let mut client = site.ask("/");
+    let mut peer = site.accept(&[]);
+    asked(&mut peer, 1);
+    for _ in 0..MANY {
+        peer.say(&Frame::window(0, 1));
+        peer.say(&Frame::new(0xbe, 0, 0, [0; 8]));
+    }
+    peer.say(&Frame::headers(1, END_HEADERS, &[OK]));
+    for _ in 0..MANY {
+        peer.say(&Frame::data(1, 0, b"x"));
+        peer.say(&Frame::ping());
+    }
+    peer.say(&Frame::data(1, END_STREAM, b""));
+    check(&mut client, 200, &"x".repeat(MANY));
+    // More than the window of a stream ends the connection, whoever waits.
+    let mut client = site.ask("/");
+    asked(&mut peer, 3);
+    peer.say(&Frame::settings(&[(4, u32::MAX)]));
+    check(&mut client, 502, "");
+    let mut next = site.ask("/");
+    let mut other = site.accept(&[]);
+    asked(&mut other, 1);
+    answer(&mut other, 1, "next");
+    check(&mut next, 200, "next");
+}
