@@ -13,7 +13,6 @@ pub const TESTS: &[Test] = &[
     ("a_request_over_http2_is_given_up", a_request_over_http2_is_given_up),
     ("requests_that_are_given_up_and_go_on_are_bounded", requests_that_are_given_up_and_go_on_are_bounded),
     ("attacks_end_their_connection_and_no_other", attacks_end_their_connection_and_no_other),
-    ("answers_without_a_window_take_little_memory", answers_without_a_window_take_little_memory),
     ("http2_streams_end_with_the_time_of_a_quit", http2_streams_end_with_the_time_of_a_quit),
     ("a_websocket_over_http2_outlives_a_reload", a_websocket_over_http2_outlives_a_reload),
     ("a_websocket_over_http2_is_given_up", a_websocket_over_http2_is_given_up),
@@ -38,7 +37,6 @@ const CONF: &str = "
             location / { return 200 '{text}'; }
             location /proxied { proxy_pass http://{origin}; }
             location /unread { limit_rate 1; return 200 '{text}{text}{text}{text}{text}'; }
-            location /big { alias {folder}/big; }
             location /ignored { proxy_pass http://{origin}; proxy_ignore_client_abort on; }
             location /tunnel {
                 proxy_pass http://{origin};
@@ -205,21 +203,6 @@ fn attacks_end_their_connection_and_no_other() {
     let memory = kilobytes(server.worker());
     assert!(memory < 100_000, "{memory}");
     gate.open();
-}
-
-fn answers_without_a_window_take_little_memory() {
-    let server = start(&Origin::saying(""), "");
-    server.folder().write("big", vec![b'.'; 8 << 20]);
-    let before = kilobytes(server.worker());
-    let mut client = Http2::connect(server.address());
-    client.say(&Frame::settings(&[(4, 0)]));
-    (0..128).for_each(|n| client.say(&Frame::get(2 * n + 1, "/big")));
-    (0..128).for_each(|_| assert!(client.hears().starts_with("HEADERS")));
-    let mut other = Http2::connect(server.address());
-    other.say(&Frame::get(1, "/"));
-    assert_eq!(other.hears(), "HEADERS 1 200");
-    let more = kilobytes(server.worker()) - before;
-    assert!(more < 128 * 96, "{more}");
 }
 
 /// What a process has in memory.
