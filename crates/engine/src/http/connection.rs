@@ -232,8 +232,7 @@ impl Serving {
             }
         };
         let outlived = self.adopt();
-        let requests = self.connection.requests.get() + 1;
-        self.connection.requests.set(requests);
+        self.connection.requests.set(self.connection.requests.get() + 1);
         reactor.counts.requests.up();
         let server = self.settle(x, refused.is_some());
         for line in x.head.ignored() {
@@ -251,7 +250,7 @@ impl Serving {
         if let Some(started) = started.get() {
             x.started = started;
         }
-        self.exchange(x, refused, server, requests).await
+        self.exchange(x, refused).await
     }
 
     /// Begins with the request whose head was read at the server that it is for, which is returned.
@@ -303,7 +302,7 @@ impl Serving {
             ))),
             Ok(()) => self.refuse_connect(x, server),
         };
-        self.exchange(x, refused, server, self.connection.requests.get()).await
+        self.exchange(x, refused).await
     }
 
     /// What becomes of a connection that outlived its generation, now that its time is up.
@@ -342,13 +341,7 @@ impl Serving {
         }
     }
 
-    async fn exchange(
-        &mut self,
-        x: &mut Exchange,
-        refused: Option<Refusal>,
-        server: LocationId,
-        requests: u64,
-    ) -> Ended {
+    async fn exchange(&mut self, x: &mut Exchange, refused: Option<Refusal>) -> Ended {
         // Whoever is refused for a head may still be sending it, and has to see the answer.
         let linger = matches!(refused, Some(Refusal::Answer(_)));
         let response = match refused {
@@ -370,18 +363,7 @@ impl Serving {
                 phases::refuse(x, &self.served, 497).await
             }
             None if let Some(code) = self.unauthorized(x) => phases::refuse(x, &self.served, code).await,
-            None => {
-                let core = &x.generation.location(server).core;
-                let age = self.reactor.clock().now_ms().saturating_sub(self.connection.started);
-                if requests >= core.keepalive_requests
-                    || core.keepalive_timeout == 0
-                    || age > core.keepalive_time
-                    || self.is_disabled(x)
-                {
-                    x.keepalive = false;
-                }
-                phases::run(x, &self.served).await
-            }
+            None => phases::run(x, &self.served).await,
         };
         if response.unsent {
             x.status = response.status;
@@ -397,10 +379,7 @@ impl Serving {
         if !self.reactor.is_current(&self.served) || self.reactor.is_quitting() {
             x.keepalive = false;
         }
-        let core_keepalive = x.location().core.keepalive_timeout > 0;
-        if !core_keepalive {
-            x.keepalive = false;
-        }
+        x.keepalive = x.keepalive && self.persists(x);
         // Whether the body is all here decides what the client is told of the connection.
         if x.keepalive && !x.discard_body_input() && (x.body.is_broken() || x.body.is_awaited()) {
             x.keepalive = false;
@@ -497,6 +476,16 @@ impl Serving {
 
     fn settings(&self) -> &crate::settings::CoreSettings {
         &self.served.location(self.server).core
+    }
+
+    /// Whether the location that answers lets a connection go on.
+    fn persists(&self, x: &Exchange) -> bool {
+        let core = &x.location().core;
+        let age = self.reactor.clock().now_ms().saturating_sub(self.connection.started);
+        self.connection.requests.get() < core.keepalive_requests
+            && core.keepalive_timeout > 0
+            && age <= core.keepalive_time
+            && !self.is_disabled(x)
     }
 
     fn is_disabled(&self, x: &Exchange) -> bool {
