@@ -168,6 +168,13 @@ impl Exchange {
         if !self.take_redirect("redirect to named location", name) {
             return Flow::Answer(500);
         }
+        if self.uri.is_empty() {
+            // A request that was refused before its path was read.
+            let name = String::from_utf8_lossy(name);
+            let message = format!("empty URI in redirect to named location \"{name}\"");
+            self.log_while(Level::Error, None, message, self.head.reading());
+            return Flow::Answer(500);
+        }
         let Some(id) = self.server().children.named(name) else {
             let name = String::from_utf8_lossy(name);
             self.log(Level::Error, format_args!("could not find named location \"{name}\""));
