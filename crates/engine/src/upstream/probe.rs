@@ -13,7 +13,7 @@ use std::sync::Arc;
 use weir_ir::LocationId;
 
 use super::exchange::{RequestLength, Settings, next};
-use super::{PoolId, PoolSettings, Protocol, Target, Upstream, Whom, Written, run};
+use super::{PoolId, PoolSettings, Protocol, RequestHead, Target, Upstream, Whom, Written, run};
 use crate::contract::Flow;
 use crate::generation::Generation;
 use crate::http::exchange::{Client, Connection, Tunnel};
@@ -196,6 +196,15 @@ impl Protocol for Asking<'_> {
             ask_for(upgrade, written.uri.end, out);
         }
         Ok(written)
+    }
+
+    fn request_head(
+        &self,
+        x: &mut Exchange,
+        length: RequestLength,
+        body: &mut Vec<u8>,
+    ) -> Result<RequestHead, u16> {
+        self.probe.protocol.request_head(x, length, body)
     }
 
     fn cache_key(&self, _: &mut Exchange, _: &'static str, _: &mut Vec<u8>) {}

@@ -1,9 +1,10 @@
 //! Active checks of servers: who is passed over, for how long, and what of it a reload keeps.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use weir_testkit::http2::{END_HEADERS, END_STREAM, Frame, Http2};
 use weir_testkit::{Client, Gate, Origin, Server, Socket, free_address, until};
 
 use crate::{Test, executable};
@@ -25,6 +26,7 @@ pub const TESTS: &[Test] = &[
     ),
     ("what_checks_are_answered_is_not_stored", what_checks_are_answered_is_not_stored),
     ("checks_speak_tls_where_the_location_does", checks_speak_tls_where_the_location_does),
+    ("checks_speak_http2_where_the_location_does", checks_speak_http2_where_the_location_does),
 ];
 
 const CONF: &str = "
@@ -417,4 +419,15 @@ fn checks_speak_tls_where_the_location_does() {
         server.logged("peer is unhealthy while SSL handshaking to upstream, health check");
         server.logged("upstream SSL certificate does not match \"other.example\" while SSL handshaking to upstream, health");
     }
+}
+
+fn checks_speak_http2_where_the_location_does() {
+    let origin = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let peers = format!("server {};", origin.local_addr().expect("an address"));
+    let server = start(&peers, "proxy_http_version 2; health_check mandatory;", "");
+    let mut peer = Http2::accept(&origin, &[]);
+    let asked = peer.frame().expect("a check");
+    assert_eq!((asked.kind, asked.stream), (1, 1), "{asked}");
+    peer.say(&Frame::headers(1, END_HEADERS | END_STREAM, &[(":status", "200")]));
+    server.logged("peer is healthy");
 }
