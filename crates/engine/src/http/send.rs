@@ -23,6 +23,8 @@ const JOINED: usize = 4096;
 const POSTPONED: usize = 1460;
 /// Files up to this size are read rather than handed to `sendfile`.
 const SMALL_FILE: u64 = 16 * 1024;
+/// Files above this size do not fill the send buffer as far as it grows.
+const LARGE_FILE: u64 = 256 * 1024;
 
 /// Why a response could not be sent whole.
 #[derive(Debug)]
@@ -371,6 +373,11 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
         return send_read_file(x, head, part).await;
     }
     let (mut offset, end) = (part.offset, part.offset + part.length);
+    if let Io::Plain(socket) = &x.client.io
+        && part.length > LARGE_FILE
+    {
+        socket.bound_unsent();
+    }
     let together = x.location().core.tcp_nopush;
     let sent = poll_fn(|cx| {
         while !head.is_empty() {

@@ -27,6 +27,9 @@ enum Stream {
     Unix(UnixStream),
 }
 
+/// What [`Socket::bound_unsent`] lets the kernel queue, in bytes.
+const UNSENT: u32 = 128 * 1024;
+
 /// Nobody's [`task`].
 const NOBODY: usize = usize::MAX;
 /// Nobody's either: the last read took all that it could hold.
@@ -74,6 +77,16 @@ impl Socket {
         if let Stream::Tcp(tcp) = &self.stream {
             // A socket that refuses is broken, and the next write says how.
             let _ = tcp.set_nodelay(true);
+        }
+    }
+
+    /// Bounds what the kernel queues beyond what the peer has room for (`TCP_NOTSENT_LOWAT`): for connections that large
+    /// files go out on. A slow reader then holds as much instead of a send buffer grown to MiBs, and many at a time take
+    /// turns, which on a fast network costs half the work of filling one buffer after the other.
+    pub fn bound_unsent(&self) {
+        if let Stream::Tcp(_) = &self.stream {
+            // Linux has it since 3.12; without it the connection works as any other.
+            let _ = self.options().set_tcp_notsent_lowat(UNSENT);
         }
     }
 

@@ -117,6 +117,30 @@ fn files_are_sent_from_an_offset() {
     });
 }
 
+#[test]
+fn a_reader_that_does_not_read_holds_little_of_a_file() {
+    let mut file = tempfile();
+    file.write_all(&noise(8_000_000)).unwrap();
+    reactor(|_| async move {
+        let mut taken = Vec::new();
+        for bound in [false, true] {
+            let (mut a, _b) = pair(Kind::Tcp).await;
+            if bound {
+                a.socket().unwrap().bound_unsent();
+            }
+            let mut at = 0;
+            poll_fn(|cx| {
+                while a.poll_sendfile(cx, &file, &mut at, 8_000_000)?.is_ready() {}
+                Poll::Ready(io::Result::Ok(()))
+            })
+            .await
+            .unwrap();
+            taken.push(at);
+        }
+        assert!(taken[1] < 1_000_000 && taken[1] * 2 < taken[0], "{taken:?}");
+    });
+}
+
 /// A file without a name.
 fn tempfile() -> std::fs::File {
     use std::os::unix::fs::OpenOptionsExt;
