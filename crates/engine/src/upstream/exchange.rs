@@ -254,7 +254,7 @@ pub trait Protocol: Send + Sync {
 }
 
 /// What is done while an answer's head has not come, as messages say it.
-const READING_HEAD: &str = "reading response header from upstream";
+pub(super) const READING_HEAD: &str = "reading response header from upstream";
 
 /// Why an attempt failed.
 struct Failure {
@@ -618,7 +618,7 @@ impl Asking<'_> {
             attempt.line.set_nodelay();
         }
         self.send(x, &mut attempt).await?;
-        self.doing = "reading response header from upstream";
+        self.doing = READING_HEAD;
         let answered = self.head(x, &mut attempt).await?;
         if answered.headless {
             return Ok(self.headless(x, attempt, answered));
@@ -767,13 +767,12 @@ fn parse(
                 return Some(Read::Head(block, from..n));
             }
             Ok(Parsed::Headless) => {
-                let doing = "reading response header from upstream";
-                x.log_while(Level::Error, None, "upstream sent no valid HTTP/1.0 header", doing);
+                x.log_while(Level::Error, None, "upstream sent no valid HTTP/1.0 header", READING_HEAD);
                 return Some(Read::Headless(block, from..n));
             }
             Err(invalid) => {
                 let message = String::from_utf8_lossy(&invalid.message);
-                x.log_while(Level::Error, None, message, "reading response header from upstream");
+                x.log_while(Level::Error, None, message, READING_HEAD);
                 return Some(Read::Invalid);
             }
         }

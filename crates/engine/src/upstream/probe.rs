@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use weir_ir::LocationId;
 
-use super::exchange::{RequestLength, Settings, next};
+use super::exchange::{READING_HEAD, RequestLength, Settings, next};
 use super::{PoolId, PoolSettings, Protocol, RequestHead, Target, Upstream, Whom, Written, run};
 use crate::contract::Flow;
 use crate::generation::Generation;
@@ -118,7 +118,7 @@ impl Probe {
         let doing = match state {
             Some(state) if state.connect_time.is_none() => "connecting to upstream",
             Some(state) if state.bytes_sent == 0 && self.target.tls => "SSL handshaking to upstream",
-            Some(_) | None => "reading response header from upstream",
+            Some(_) | None => READING_HEAD,
         };
         let (status, body) = match flow {
             Flow::Respond(mut response) => (Some(response.status), mem::take(&mut response.body)),

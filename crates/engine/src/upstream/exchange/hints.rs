@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use weir_syntax::Level;
 
-use super::Settings;
+use super::{READING_HEAD, Settings};
 use crate::http::Exchange;
 use crate::http1::request::Version;
 use crate::http1::response::Head;
@@ -16,8 +16,7 @@ impl Exchange {
             return;
         };
         if length > settings.buffer_size {
-            let doing = "reading response header from upstream";
-            self.log_while(Level::Info, None, "upstream sent too big early hints", doing);
+            self.log_while(Level::Info, None, "upstream sent too big early hints", READING_HEAD);
             return;
         }
         let wanted = !self.is_subrequest()

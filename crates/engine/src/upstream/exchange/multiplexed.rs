@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use weir_syntax::Level;
 
-use super::{Asking, Attempt, Failure, client_gone, log_timeout, next, poll_client_gone};
+use super::{Asking, Attempt, Failure, READING_HEAD, client_gone, log_timeout, next, poll_client_gone};
 use crate::contract::Flow;
 use crate::http::Exchange;
 use crate::http1::response::Head;
@@ -17,7 +17,6 @@ use crate::upstream::body::Line;
 use crate::upstream::http2::{self, Broken, Kind, Message, Session, Stopped, Stream, Uplink};
 
 const SENDING: &str = "sending request to upstream";
-const READING: &str = "reading response header from upstream";
 
 /// How asking ended.
 enum Asked {
@@ -63,7 +62,7 @@ impl Asking<'_> {
             state.bytes_sent = stream.sent();
             state.bytes_received = attempt.received;
         }
-        self.doing = if attempt.sent { READING } else { SENDING };
+        self.doing = if attempt.sent { READING_HEAD } else { SENDING };
         let head = match asked {
             Asked::Answered(head) => head,
             Asked::Broken(broken) => {
@@ -73,7 +72,7 @@ impl Asking<'_> {
                 return Err(fail(x, &attempt, &broken, self.doing));
             }
             Asked::Invalid(message) => {
-                x.log_while(Level::Error, None, message, READING);
+                x.log_while(Level::Error, None, message, READING_HEAD);
                 return Err(Failure::of(next::INVALID_HEADER, attempt.cached));
             }
             Asked::Client(status) => return Err(Failure::end(status)),
@@ -84,7 +83,7 @@ impl Asking<'_> {
             }
             Asked::ClientGone => return Err(client_gone(x, self.doing)),
         };
-        self.doing = READING;
+        self.doing = READING_HEAD;
         if let Some(state) = x.upstream_states.last_mut() {
             state.header_time = Some(now.saturating_sub(attempt.started));
             state.status = head.status();
