@@ -23,19 +23,18 @@ impl Asking<'_> {
         now: u64,
     ) -> Result<Attempt, Failure> {
         let group = &self.target.group;
-        let Picked { index, guard } = picked;
-        let peer = &group.peers[index];
+        let peer = &group.peers[picked.index];
         let tag = self.tag(x);
         if let Some(mut line) = x.reactor.pools.take(group.pool_id, &peer.address, tag, now) {
-            line.guard = Some(guard);
+            line.guard = Some(picked.guard);
             line.group = Some(Arc::clone(group));
             line.requests += 1;
             if let Some(state) = x.upstream_states.last_mut() {
                 state.connect_time = Some(0);
             }
-            return Ok(Attempt::new(index, line, true, now));
+            return Ok(Attempt::new(picked.index, line, true, now));
         }
-        self.connect(x, Picked { index, guard }, tag, now).await
+        self.connect(x, picked, tag, now).await
     }
 
     /// What connections of this request are known by.
