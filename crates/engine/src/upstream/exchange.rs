@@ -230,10 +230,7 @@ pub trait Protocol: Send + Sync {
         x: &mut Exchange,
         length: RequestLength,
         body: &mut Vec<u8>,
-    ) -> Result<RequestHead, u16> {
-        let _ = (x, length, body);
-        Err(500)
-    }
+    ) -> Result<RequestHead, u16>;
 
     /// Appends what answers are known by in a cache where the configuration does not say.
     fn cache_key(&self, x: &mut Exchange, scheme: &'static str, out: &mut Vec<u8>);

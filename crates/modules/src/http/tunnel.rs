@@ -8,7 +8,7 @@ use weir_engine::http::{Exchange, Response, Template};
 use weir_engine::http1::{Method, response::Head};
 use weir_engine::io::ConnectOptions;
 use weir_engine::upstream::exchange::{RequestLength, next};
-use weir_engine::upstream::{Protocol, Settings, Target, Unresolved, Upstream, Whom, Written};
+use weir_engine::upstream::{Protocol, RequestHead, Settings, Target, Unresolved, Upstream, Whom, Written};
 use weir_ir::address::{self, Form, Host};
 use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::program::ScopeKind;
@@ -213,6 +213,11 @@ impl Protocol for Handler {
     /// None: what the client sends is for whom it is connected to.
     fn request(&self, _: &mut Exchange, _: RequestLength, _: &mut Vec<u8>) -> Result<Written, u16> {
         Ok(Written { uri: 0..0, to_head: false })
+    }
+
+    /// It has no settings for HTTP/2.
+    fn request_head(&self, _: &mut Exchange, _: RequestLength, _: &mut Vec<u8>) -> Result<RequestHead, u16> {
+        Err(500)
     }
 
     fn cache_key(&self, _: &mut Exchange, _: &'static str, _: &mut Vec<u8>) {}
