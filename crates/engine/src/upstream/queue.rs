@@ -115,8 +115,9 @@ impl Queue {
         let deadline = now().saturating_add(self.timeout);
         let timer = timers.register();
         let mut has_passed_on = false;
+        // Looking now and then costs nobody the place among those who wait; being woken does.
+        let mut notified = pin!(freed.notified());
         loop {
-            let mut notified = pin!(freed.notified());
             // From here on nothing that becomes free is missed.
             let is_woken = notified.as_mut().enable();
             let is_alone = count.load(Ordering::Relaxed) == 1;
@@ -141,6 +142,9 @@ impl Queue {
             }
             if let Some(picked) = pick(x) {
                 return Ok(picked);
+            }
+            if let Woken::Freed = woken {
+                notified.set(freed.notified());
             }
             match woken {
                 // Another one may have a use for what this request has none for, having been there. Once a look:
@@ -206,6 +210,42 @@ mod tests {
                 () = freed => unreachable!("it waits"),
             }
             assert!(timers.clock().refresh() < LOOK, "{}", timers.clock().refresh());
+        });
+    }
+
+    #[test]
+    fn who_looks_keeps_the_place() {
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build_local(LocalOptions::default())
+            .unwrap();
+        runtime.block_on(async {
+            let timers = Timers::new(Clock::fixed(0));
+            tokio::task::spawn_local(timers.clone().drive());
+            let queue = Queue { most: 9, timeout: 60_000, waiting: Arc::default() };
+            let is_free = Cell::new(false);
+            let pick = |(): &mut ()| is_free.take().then_some(());
+            let pass = |ms| tokio::time::sleep(Duration::from_millis(ms));
+            let mut x = ((), ());
+            let first = queue.wait(&timers, &mut x.0, pick, |(), _| false);
+            let second = async {
+                pass(LOOK / 2).await;
+                queue.wait(&timers, &mut x.1, pick, |(), _| false).await
+            };
+            let freed = async {
+                // The first has looked, the second has not.
+                pass(LOOK + LOOK / 4).await;
+                is_free.set(true);
+                queue.waiting.free();
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                biased;
+                picked = first => assert!(picked.is_ok()),
+                _ = second => unreachable!("it is not its turn"),
+                () = freed => unreachable!("it waits"),
+            }
         });
     }
 }
