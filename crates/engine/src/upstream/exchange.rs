@@ -369,6 +369,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         request,
         http2,
         alone: false,
+        refused: false,
         to_head,
         streams,
         doing: "",
@@ -414,6 +415,8 @@ struct Asking<'p> {
     http2: Option<Box<RequestHead>>,
     /// A connection that others had was tried; the next has to be new.
     alone: bool,
+    /// The peer of the last attempt says that it did nothing with the request, which is there to be sent again.
+    refused: bool,
     /// The answer has no body, whatever its head says.
     to_head: bool,
     /// With TLS, see [`Tag`].
@@ -591,9 +594,9 @@ impl Asking<'_> {
             && (timeout == 0 || now.saturating_sub(self.started) < timeout)
     }
 
-    /// Whether any byte of the request reached a peer in the last attempt.
+    /// Whether any byte of the request reached a peer in the last attempt, who may have done something with it.
     fn request_left(&self, x: &Exchange) -> bool {
-        x.upstream_states.last().is_some_and(|state| state.bytes_sent > 0)
+        !self.refused && x.upstream_states.last().is_some_and(|state| state.bytes_sent > 0)
     }
 
     async fn attempt(&mut self, x: &mut Exchange, picked: Picked, now: u64) -> Result<Flow, Failure> {

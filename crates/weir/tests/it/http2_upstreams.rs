@@ -12,6 +12,7 @@ pub const TESTS: &[Test] = &[
     ("no_more_streams_than_the_peer_takes", no_more_streams_than_the_peer_takes),
     ("a_connection_carries_so_many_requests", a_connection_carries_so_many_requests),
     ("what_the_peer_has_not_looked_at_is_asked_again", what_the_peer_has_not_looked_at),
+    ("what_the_peer_has_not_looked_at_may_be_a_post", what_the_peer_has_not_looked_at_may_be_a_post),
     ("streams_go_on_after_goaway", streams_go_on_after_goaway),
     ("a_request_alone_is_refused_as_nginx_says", a_request_alone_is_refused),
     ("answers_that_break_off", answers_that_break_off),
@@ -172,6 +173,30 @@ fn what_the_peer_has_not_looked_at() {
         asked(&mut other, 1);
         answer(&mut other, 1, "again");
         check(&mut client, 200, "again");
+    }
+}
+
+fn what_the_peer_has_not_looked_at_may_be_a_post() {
+    for refusal in [Frame::reset(3, 7), Frame::goaway(1, 0)] {
+        let site = Site::start();
+        let mut peer = site.warm(&[]);
+        let mut client = Client::connect(site.server.address());
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody");
+        assert_eq!(peer.frame().map(|frame| frame.kind), Some(1));
+        assert_eq!(peer.hears(), "DATA 3 body end");
+        peer.say(&refusal);
+        let mut other = site.accept(&[]);
+        assert_eq!(other.frame().map(|frame| frame.kind), Some(1));
+        assert_eq!(other.hears(), "DATA 1 body end");
+        answer(&mut other, 1, "again");
+        check(&mut client, 200, "again");
+        // Of a body that goes on as it comes nothing is kept.
+        let mut client = Client::connect(site.server.address());
+        client.send("POST /streams HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbo");
+        assert_eq!(other.frame().map(|frame| frame.kind), Some(1));
+        assert_eq!(other.hears(), "DATA 3 bo");
+        other.say(&refusal);
+        check(&mut client, 502, "");
     }
 }
 

@@ -38,6 +38,7 @@ impl Asking<'_> {
     ) -> Result<Flow, Failure> {
         let (mut attempt, session) = self.session(x, picked, now).await?;
         self.alone = attempt.cached;
+        self.refused = false;
         self.doing = SENDING;
         if self.streams
             && let Err(error) = x.send_continue().await
@@ -68,6 +69,8 @@ impl Asking<'_> {
             Asked::Broken(broken) => {
                 if broken.kind == Kind::Unprocessed {
                     stream.retire();
+                    // One that had the connection alone is judged as nginx does.
+                    self.refused = attempt.cached && !self.streams;
                 }
                 return Err(fail(x, &attempt, &broken, self.doing));
             }
