@@ -196,8 +196,11 @@ impl UpstreamBody {
         matches!(left, Left::Length(length) if *length >= LONG)
     }
 
-    /// The same body, for somebody else to pull.
+    /// The same body, for somebody else to pull. What the client is yet to send of the request's body stays with the client.
     pub(super) fn take(&mut self) -> Self {
+        if let Left::Frames(uplink) = &mut self.left {
+            uplink.take_if(|uplink| uplink.streams());
+        }
         let ranges = (mem::take(&mut self.raw), mem::take(&mut self.ready));
         Self {
             reactor: Rc::clone(&self.reactor),

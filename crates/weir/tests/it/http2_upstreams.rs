@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = &[
     ("a_client_that_leaves_gives_up_its_stream_alone", a_client_that_leaves),
     ("bodies_wait_for_windows", bodies_wait_for_windows),
     ("a_body_goes_on_while_the_answer_comes", a_body_goes_on_while_the_answer_comes),
+    ("a_body_that_breaks_off_does_not_end", a_body_that_breaks_off_does_not_end),
     ("fields_behind_a_body_go_on", fields_behind_a_body_go_on),
     ("floods_are_survived", floods_are_survived),
 ];
@@ -32,7 +33,7 @@ const CONF: &str = "
         upstream u { server {origin}; keepalive 4; }
         upstream two { server {origin}; keepalive 4; keepalive_requests 2; }
         server {
-            listen {listen};
+            listen {listen} sndbuf=4k;
             proxy_http_version 2;
             proxy_buffer_size 4k;
             location / { proxy_pass http://u; }
@@ -42,6 +43,12 @@ const CONF: &str = "
             location /streams { proxy_pass http://u; proxy_request_buffering off; }
             location /trailers { proxy_pass http://u; proxy_pass_trailers on; }
             location /off { proxy_pass http://u; proxy_buffering off; }
+            location /store {
+                proxy_pass http://u;
+                proxy_request_buffering off;
+                proxy_store on;
+                send_timeout 200ms;
+            }
         }
     }";
 
@@ -369,6 +376,23 @@ fn a_body_goes_on_while_the_answer_comes() {
     assert_eq!(peer.hears(), "DATA 1 56789 end");
     peer.say(&Frame::data(1, END_STREAM, b" more"));
     assert!(client.rest().ends_with(b"five more"));
+}
+
+fn a_body_that_breaks_off_does_not_end() {
+    let site = Site::start();
+    let mut client = Client::connect(site.server.address());
+    client.send("POST /store HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n");
+    let mut peer = site.accept(&[]);
+    assert_eq!(peer.frame().map(|frame| frame.kind), Some(1));
+    assert_eq!(peer.hears(), "DATA 1 some");
+    peer.say(&Frame::headers(1, END_HEADERS, &[OK]));
+    // As much as the stream's window takes, which is more than the client's.
+    for _ in 0..16 {
+        peer.say(&Frame::data(1, 0, &[b'x'; 16_000]));
+    }
+    site.logged("client timed out");
+    peer.say(&Frame::data(1, END_STREAM, b"x"));
+    assert_eq!(peer.hears(), "RST_STREAM 1 code 8");
 }
 
 fn fields_behind_a_body_go_on() {

@@ -45,6 +45,11 @@ impl Uplink {
         Some(Self { piece: Bytes::copy_from_slice(first), last, rest })
     }
 
+    /// Whether it comes from the client as it goes.
+    pub fn streams(&self) -> bool {
+        matches!(self.rest, Rest::Streams)
+    }
+
     /// Whether it waits for the peer to take what is here.
     pub fn waits_for_peer(&self) -> bool {
         !self.piece.is_empty()
