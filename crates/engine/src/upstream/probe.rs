@@ -30,6 +30,7 @@ pub struct Probe {
     protocol: Arc<dyn Protocol>,
     target: Target,
     settings: Settings,
+    upgrade: Option<&'static str>,
     location: LocationId,
     pool: PoolSettings,
     pool_id: PoolId,
@@ -40,8 +41,6 @@ pub struct Question<'q> {
     pub uri: &'q [u8],
     /// Header lines that end in CRLF.
     pub fields: &'q str,
-    /// It asks for another protocol, whatever the location makes of such requests.
-    pub upgrade: Option<&'q str>,
     /// What messages say it is for.
     pub label: &'q str,
 }
@@ -58,15 +57,18 @@ pub struct Asked {
 
 impl Probe {
     /// `None` where the location's requests go nowhere that is known before them. `keep` is for how many milliseconds a
-    /// connection is asked on.
+    /// connection is asked on; `upgrade` is another protocol that is asked for, whatever the location makes of such requests.
     pub fn new(
         protocol: &Arc<dyn Protocol>,
         location: LocationId,
         name: &str,
         keep: Option<u64>,
+        upgrade: Option<&'static str>,
     ) -> Option<Self> {
         let target = protocol.known()?.clone();
         let settings = Settings {
+            // Which only HTTP/1.1 can.
+            http2: protocol.settings().http2 && upgrade.is_none(),
             // There is no next one; it lets a kept connection that was closed meanwhile be made good by a new one.
             next_upstream: next::ERROR,
             ignore_client_abort: true,
@@ -86,7 +88,7 @@ impl Probe {
             pool = PoolSettings { connections: 1024, requests: u64::MAX, time, timeout: time, local: false };
             pool_id = PoolId::of(&format!("{} {name}", target.group.name), u16::MAX);
         }
-        Some(Self { protocol: Arc::clone(protocol), target, settings, location, pool, pool_id })
+        Some(Self { protocol: Arc::clone(protocol), target, settings, upgrade, location, pool, pool_id })
     }
 
     pub fn group(&self) -> &Arc<Upstream> {
@@ -112,7 +114,7 @@ impl Probe {
         group.pool = self.pool.clone();
         group.pool_id = self.pool_id;
         let target = Target { group: Arc::new(group), ..self.target };
-        let asking = Asking { probe: self, target, upgrade: question.upgrade };
+        let asking = Asking { probe: self, target };
         let flow = Box::pin(run(&mut x, &asking)).await;
         let state = x.upstream_states.last();
         let doing = match state {
@@ -178,7 +180,6 @@ impl Probe {
 struct Asking<'p> {
     probe: &'p Probe,
     target: Target,
-    upgrade: Option<&'p str>,
 }
 
 impl Protocol for Asking<'_> {
@@ -192,7 +193,7 @@ impl Protocol for Asking<'_> {
 
     fn request(&self, x: &mut Exchange, length: RequestLength, out: &mut Vec<u8>) -> Result<Written, u16> {
         let written = self.probe.protocol.request(x, length, out)?;
-        if let Some(upgrade) = self.upgrade {
+        if let Some(upgrade) = self.probe.upgrade {
             ask_for(upgrade, written.uri.end, out);
         }
         Ok(written)

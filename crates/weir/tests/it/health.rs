@@ -319,19 +319,21 @@ fn checks_end_with_their_configuration() {
 }
 
 fn a_websocket_is_opened_and_pinged() {
-    let check = "health_check type=websocket uri=/chat interval=20ms mandatory;
+    let with_upgrade = "health_check type=websocket uri=/chat interval=20ms mandatory;
         proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;";
     let (echo, page) = (Origin::echoing(), Origin::saying("page"));
     // Checks ask for it whatever the location does with those who do.
     let plain = "health_check type=websocket uri=/chat interval=20ms mandatory;";
-    for check in [check, plain] {
+    // It is a handshake of HTTP/1.1.
+    let http2 = format!("proxy_http_version 2; {plain}");
+    for check in [with_upgrade, plain, &http2] {
         let server = start(&format!("server {};", echo.address()), check, "");
         server.logged(&format!("peer is healthy, health check \"\" of peer {}", echo.address()));
-        if check != plain {
+        if check == with_upgrade {
             Socket::connect(server.address(), "/").echo_of("hello");
         }
     }
-    let server = start(&format!("server {};", page.address()), check, "");
+    let server = start(&format!("server {};", page.address()), with_upgrade, "");
     server.logged("peer is unhealthy while checking status code");
     assert_eq!(answers(&server, 1), "-");
     // One that opens it and then hears nothing.
@@ -339,12 +341,12 @@ fn a_websocket_is_opened_and_pinged() {
         let _open = visit.websocket()?;
         visit.stall()
     });
-    let server = start(&format!("server {};", deaf.address()), check, "");
+    let server = start(&format!("server {};", deaf.address()), with_upgrade, "");
     server.logged("peer is unhealthy while waiting for Pong");
     let liar = Origin::answering(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n",
     );
-    let server = start(&format!("server {};", liar.address()), check, "");
+    let server = start(&format!("server {};", liar.address()), with_upgrade, "");
     server.logged("peer is unhealthy while checking header");
 }
 
@@ -412,8 +414,10 @@ fn checks_speak_tls_where_the_location_does() {
         );
         Server::start(&executable(), &conf, &names(&format!("server {behind};"), &more, &http))
     };
-    for kind in ["uri=/health", "uri=/chat type=websocket"] {
-        let kind = format!("health_check {kind} interval=20ms mandatory;");
+    for kind in
+        ["uri=/health;", "uri=/chat type=websocket;", "uri=/chat type=websocket; proxy_http_version 2;"]
+    {
+        let kind = format!("health_check interval=20ms mandatory {kind}");
         check(&kind, "example.com").logged(&format!("peer is healthy, health check \"\" of peer {behind}"));
         let server = check(&kind, "other.example");
         server.logged("peer is unhealthy while SSL handshaking to upstream, health check");

@@ -38,6 +38,10 @@ impl Checker {
         self.spec.key()
     }
 
+    pub(super) fn upgrade(&self) -> Option<&'static str> {
+        self.spec.websocket.then_some("websocket")
+    }
+
     pub(super) fn keep(&self) -> Option<u64> {
         self.spec.keep
     }
@@ -179,7 +183,7 @@ impl Watch {
         if self.checker.spec.websocket {
             return self.ask_websocket().await;
         }
-        let mut asked = self.question("", None).await;
+        let mut asked = self.question("").await;
         let tests = &self.checker.tests;
         if !asked.status.ok_or(asked.doing).map(|status| tests.is_status(status))? {
             return Err("checking status code");
@@ -199,15 +203,15 @@ impl Watch {
         if tests.is_required(&asked.x) { Ok(()) } else { Err("checking variables") }
     }
 
-    async fn question(&self, fields: &str, upgrade: Option<&str>) -> Asked {
+    async fn question(&self, fields: &str) -> Asked {
         let uri = &self.checker.spec.uri;
-        let question = Question { uri, fields, upgrade, label: &self.label };
+        let question = Question { uri, fields, label: &self.label };
         self.probe.ask(&self.reactor, &self.generation, self.address.clone(), &question).await
     }
 
     async fn ask_websocket(&self) -> Result<(), &'static str> {
         let (key, fields) = websocket::offer();
-        let asked = self.question(&fields, Some("websocket")).await;
+        let asked = self.question(&fields).await;
         if asked.status.ok_or(asked.doing)? != 101 {
             return Err("checking status code");
         }

@@ -236,7 +236,8 @@ impl Install for UpstreamHc {
             return Ok(());
         };
         if let Some(ContentHandler::Upstream(protocol)) = &plan.handlers.handler
-            && let Some(probe) = Probe::new(protocol, plan.id, &checker.name(), checker.keep())
+            && let Some(probe) =
+                Probe::new(protocol, plan.id, &checker.name(), checker.keep(), checker.upgrade())
         {
             let (checker, probe) = (Arc::clone(checker), Arc::new(probe));
             plan.build.chore(move |reactor, generation| {
