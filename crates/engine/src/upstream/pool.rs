@@ -14,7 +14,7 @@ use super::http2::Session;
 use crate::generation::Generation;
 
 /// The rules of an upstream's pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct PoolSettings {
     /// Idle connections that a thread keeps for the group; 0 keeps none.
     pub connections: usize,
@@ -118,11 +118,14 @@ impl Pools {
         None
     }
 
-    /// A connection to that peer that another request may share.
-    pub(super) fn join(&self, id: PoolId, peer: &Address, tag: Tag, now: u64) -> Option<Rc<Session>> {
+    /// A connection to that peer that another request may share. All of the group's obey its rules from here on.
+    pub(super) fn join(&self, group: &Upstream, peer: &Address, tag: Tag, now: u64) -> Option<Rc<Session>> {
         let mut shared = self.shared.borrow_mut();
-        let list = shared.get_mut(id.0 as usize)?;
-        list.retain(|session| !session.is_stale(now));
+        let list = shared.get_mut(group.pool_id.0 as usize)?;
+        list.retain(|session| {
+            session.obey(group.pool);
+            group.pool.connections > 0 && !session.is_stale(now)
+        });
         let fits = |s: &&Rc<Session>| s.tag == tag && *s.peer == *peer && s.takes_another(now);
         // Of those that serve already, so that the others may end.
         list.iter().filter(fits).max_by_key(|session| !session.is_idle()).map(Rc::clone)
@@ -139,7 +142,7 @@ impl Pools {
     }
 
     /// A shared connection is idle; it goes where it is spent, the group's oldest where there are too many.
-    pub(super) fn rest(&self, id: PoolId, session: &Rc<Session>, settings: &PoolSettings, spent: bool) {
+    pub(super) fn rest(&self, id: PoolId, session: &Rc<Session>, most: usize, spent: bool) {
         let mut shared = self.shared.borrow_mut();
         let Some(list) = shared.get_mut(id.0 as usize) else { return };
         let Some(at) = list.iter().position(|other| Rc::ptr_eq(other, session)) else { return };
@@ -149,7 +152,7 @@ impl Pools {
         }
         let kept = self.idle.borrow().get(id.0 as usize).map_or(0, Vec::len);
         let idle = list.iter().filter(|session| session.is_idle()).count();
-        if kept + idle > settings.connections
+        if kept + idle > most
             && let Some(oldest) = list.iter().position(|session| session.is_idle())
         {
             list.remove(oldest);

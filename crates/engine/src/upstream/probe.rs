@@ -111,7 +111,7 @@ impl Probe {
         let mut x = self.exchange(reactor, generation, question);
         let name = &self.target.group.name;
         let mut group = Upstream::of_addresses(name, self.target.group.port, [peer]);
-        group.pool = self.pool.clone();
+        group.pool = self.pool;
         group.pool_id = self.pool_id;
         let target = Target { group: Arc::new(group), ..self.target };
         let asking = Asking { probe: self, target };

@@ -74,7 +74,7 @@ impl Install for Keepalive {
                 timeout: pool.timeout.or(defaults.timeout),
                 local,
             };
-            build.edit_upstream(index, move |group| group.pool = settings.clone());
+            build.edit_upstream(index, move |group| group.pool = settings);
         }
         Ok(())
     }

@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     ("bodies_wait_for_windows", bodies_wait_for_windows),
     ("a_body_goes_on_while_the_answer_comes", a_body_goes_on_while_the_answer_comes),
     ("a_body_that_breaks_off_does_not_end", a_body_that_breaks_off_does_not_end),
+    ("connections_obey_the_configuration_of_the_day", connections_obey_the_configuration_of_the_day),
     ("fields_behind_a_body_go_on", fields_behind_a_body_go_on),
     ("floods_are_survived", floods_are_survived),
 ];
@@ -393,6 +394,31 @@ fn a_body_that_breaks_off_does_not_end() {
     site.logged("client timed out");
     peer.say(&Frame::data(1, END_STREAM, b"x"));
     assert_eq!(peer.hears(), "RST_STREAM 1 code 8");
+}
+
+fn connections_obey_the_configuration_of_the_day() {
+    for rule in ["keepalive 4; keepalive_requests 2;", "keepalive 4; keepalive_time 0;", "keepalive 0;"] {
+        let site = Site::start();
+        let mut peer = site.warm(&[]);
+        let conf = CONF.replace(
+            "upstream u { server {origin}; keepalive 4; }",
+            "upstream u { server {origin}; {rule} }",
+        );
+        let address = site.origin.local_addr().expect("an address").to_string();
+        site.server.configure(&conf, &[("origin", address), ("rule", rule.into())]);
+        assert_eq!(site.server.reload().code, Some(0), "{}", site.server.log());
+        let mut client = site.ask("/");
+        if rule.ends_with("requests 2;") {
+            asked(&mut peer, 3);
+            answer(&mut peer, 3, "second");
+        } else {
+            let mut other = site.accept(&[]);
+            asked(&mut other, 1);
+            answer(&mut other, 1, "second");
+        }
+        check(&mut client, 200, "second");
+        assert_eq!(peer.hears(), "GOAWAY code 0", "{rule}");
+    }
 }
 
 fn fields_behind_a_body_go_on() {

@@ -113,7 +113,7 @@ impl Asking<'_> {
         let group = Arc::clone(&self.target.group);
         let (tag, peer) = (self.tag(x), &group.peers[picked.index].address);
         let pools = &x.reactor.pools;
-        let shared = if self.alone { None } else { pools.join(group.pool_id, peer, tag, now) };
+        let shared = if self.alone { None } else { pools.join(&group, peer, tag, now) };
         if let Some(session) = shared {
             let line = Line {
                 io: Io::Absent,

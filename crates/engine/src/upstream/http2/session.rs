@@ -17,8 +17,8 @@ use weir_ir::address::Address;
 use crate::io::Io;
 use crate::reactor::Reactor;
 use crate::timer::Timer;
-use crate::upstream::Upstream;
 use crate::upstream::body::Tag;
+use crate::upstream::{PoolId, PoolSettings, Upstream};
 
 /// Bytes of an answer that its upstream may send before anybody takes them. They are counted by stream: one whose client
 /// is slow does not hold up the others.
@@ -44,7 +44,9 @@ pub(in crate::upstream) struct Session {
     send: RefCell<SendRequest<Bytes>>,
     pub peer: Arc<Address>,
     pub tag: Tag,
-    group: Arc<Upstream>,
+    pool_id: PoolId,
+    /// As the request that came last has them: a reload may have brought others.
+    rules: Cell<PoolSettings>,
     /// Milliseconds of the reactor's clock, as `since`.
     opened: u64,
     since: Cell<u64>,
@@ -62,7 +64,7 @@ impl Session {
         io: Io,
         peer: Arc<Address>,
         tag: Tag,
-        group: &Arc<Upstream>,
+        group: &Upstream,
         head_size: usize,
     ) -> Result<Rc<Self>, h2::Error> {
         let (send, connection) = Builder::new()
@@ -84,7 +86,8 @@ impl Session {
             send: RefCell::new(send),
             peer,
             tag,
-            group: Arc::clone(group),
+            pool_id: group.pool_id,
+            rules: Cell::new(group.pool),
             opened: now,
             since: Cell::new(now),
             requests: Cell::new(0),
@@ -122,7 +125,12 @@ impl Session {
         let now = reactor.clock().now_ms();
         self.since.set(now);
         let spent = self.is_spent(now) || reactor.is_quitting();
-        reactor.pools.rest(self.group.pool_id, self, &self.group.pool, spent);
+        reactor.pools.rest(self.pool_id, self, self.rules.get().connections, spent);
+    }
+
+    /// Goes on by these rules.
+    pub fn obey(&self, rules: PoolSettings) {
+        self.rules.set(rules);
     }
 
     /// Takes no more requests.
@@ -134,18 +142,18 @@ impl Session {
         self.active.get() == 0
     }
 
-    /// Whether it was idle for too long, or is closed.
+    /// Whether it is idle for too long or for good, or is closed.
     pub fn is_stale(&self, now: u64) -> bool {
         let rested = now.saturating_sub(self.since.get());
-        self.is_idle() && rested >= self.group.pool.timeout || self.is_closed()
+        self.is_idle() && (rested >= self.rules.get().timeout || self.is_spent(now)) || self.is_closed()
     }
 
     /// Whether it has served long enough.
     fn is_spent(&self, now: u64) -> bool {
-        let settings = &self.group.pool;
+        let rules = self.rules.get();
         self.retired.get()
-            || self.requests.get() >= settings.requests
-            || now.saturating_sub(self.opened) >= settings.time
+            || self.requests.get() >= rules.requests
+            || now.saturating_sub(self.opened) >= rules.time
             || self.is_closed()
     }
 
