@@ -26,7 +26,7 @@ pub use self::secure::Tls;
 use self::send::append_piece;
 use super::balance::{Outcome, Picked, Tried};
 use super::body::Line;
-use super::http2::{RequestHead, Uplink};
+use super::http2::{BuiltHead, RequestHead, Uplink};
 use super::queue::Nobody;
 use super::{Buffering, Caching, Hidden, Upstream, UpstreamState, caching};
 use crate::contract::Flow;
@@ -182,6 +182,13 @@ impl Whom {
             Self::Unresolved(host) => host.scheme,
         }
     }
+
+    fn is_tls(&self) -> bool {
+        match self {
+            Self::Known(target) => target.tls,
+            Self::Unresolved(host) => host.tls,
+        }
+    }
 }
 
 /// How the request's body goes to the upstream.
@@ -317,12 +324,16 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
     let mut request = x.take_buf();
     let mut http2 = None;
     let written = if settings.http2 {
-        protocol.request_head(x, length, request.tail()).map(|head| {
+        protocol.request_head(x, length, request.tail()).and_then(|head| {
             x.upstream_uri.clear();
             x.upstream_uri.extend_from_slice(head.path());
             let to_head = head.is_to_head();
-            http2 = Some(Box::new(head));
-            to_head
+            let Some(built) = head.build(whom.is_tls()) else {
+                x.log(Level::Error, "request cannot be sent over HTTP/2");
+                return Err(500);
+            };
+            http2 = Some(Box::new(built));
+            Ok(to_head)
         })
     } else {
         protocol.request(x, length, request.tail()).map(|Written { uri, to_head }| {
@@ -412,7 +423,7 @@ struct Asking<'p> {
     protocol: &'p dyn Protocol,
     /// The request as it is sent; over HTTP/2 the beginning of its body, and its head apart.
     request: Buf,
-    http2: Option<Box<RequestHead>>,
+    http2: Option<Box<BuiltHead>>,
     /// A connection that others had was tried; the next has to be new.
     alone: bool,
     /// The peer of the last attempt says that it did nothing with the request, which is there to be sent again.
@@ -601,8 +612,9 @@ impl Asking<'_> {
 
     async fn attempt(&mut self, x: &mut Exchange, picked: Picked, now: u64) -> Result<Flow, Failure> {
         self.doing = "connecting to upstream";
-        if self.http2.is_some() {
-            return Box::pin(self.multiplexed(x, picked, now)).await;
+        if let Some(head) = &self.http2 {
+            let head = BuiltHead::clone(head);
+            return Box::pin(self.multiplexed(x, head, picked, now)).await;
         }
         let mut attempt = self.open(x, picked, now).await?;
         if self.identity != 0 && !attempt.cached {

@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     ("bodies_wait_for_windows", bodies_wait_for_windows),
     ("a_body_goes_on_while_the_answer_comes", a_body_goes_on_while_the_answer_comes),
     ("a_body_that_breaks_off_does_not_end", a_body_that_breaks_off_does_not_end),
+    ("what_has_no_place_in_http2_opens_no_connection", what_has_no_place_in_http2_opens_no_connection),
     ("connections_obey_the_configuration_of_the_day", connections_obey_the_configuration_of_the_day),
     ("fields_behind_a_body_go_on", fields_behind_a_body_go_on),
     ("floods_are_survived", floods_are_survived),
@@ -35,6 +36,7 @@ const CONF: &str = "
         upstream two { server {origin}; keepalive 4; keepalive_requests 2; }
         server {
             listen {listen} sndbuf=4k;
+            large_client_header_buffers 4 128k;
             proxy_http_version 2;
             proxy_buffer_size 4k;
             location / { proxy_pass http://u; }
@@ -44,6 +46,8 @@ const CONF: &str = "
             location /streams { proxy_pass http://u; proxy_request_buffering off; }
             location /trailers { proxy_pass http://u; proxy_pass_trailers on; }
             location /off { proxy_pass http://u; proxy_buffering off; }
+            location /authority { proxy_pass http://u; proxy_set_header Host a%b; }
+            location /path { rewrite ^/(.*)$ $1 break; proxy_pass http://u; }
             location /store {
                 proxy_pass http://u;
                 proxy_request_buffering off;
@@ -394,6 +398,17 @@ fn a_body_that_breaks_off_does_not_end() {
     site.logged("client timed out");
     peer.say(&Frame::data(1, END_STREAM, b"x"));
     assert_eq!(peer.hears(), "RST_STREAM 1 code 8");
+}
+
+fn what_has_no_place_in_http2_opens_no_connection() {
+    let site = Site::start();
+    let long = format!("/{}", "x".repeat(66_000));
+    for path in ["/authority", "/path", &long] {
+        check(&mut site.ask(path), 500, "");
+        site.logged("request cannot be sent over HTTP/2");
+    }
+    site.origin.set_nonblocking(true).expect("a socket");
+    assert!(site.origin.accept().is_err(), "a connection for nothing");
 }
 
 fn connections_obey_the_configuration_of_the_day() {

@@ -14,7 +14,7 @@ use crate::http1::response::Head;
 use crate::io::Io;
 use crate::upstream::balance::Picked;
 use crate::upstream::body::Line;
-use crate::upstream::http2::{self, Broken, Kind, Message, Session, Stopped, Stream, Uplink};
+use crate::upstream::http2::{self, Broken, BuiltHead, Kind, Message, Session, Stopped, Stream, Uplink};
 
 const SENDING: &str = "sending request to upstream";
 
@@ -33,6 +33,7 @@ impl Asking<'_> {
     pub(super) async fn multiplexed(
         &mut self,
         x: &mut Exchange,
+        head: BuiltHead,
         picked: Picked,
         now: u64,
     ) -> Result<Flow, Failure> {
@@ -46,12 +47,7 @@ impl Asking<'_> {
             return Err(Failure::end(error.0));
         }
         let uplink = Uplink::new(x, &self.request, self.streams, self.passes_body());
-        let head = self.http2.as_ref().and_then(|head| Some((head.build(self.target.tls)?, head.size())));
-        let Some((head, size)) = head else {
-            x.log_while(Level::Error, None, "request cannot be sent over HTTP/2", SENDING);
-            return Err(Failure::end(500));
-        };
-        let mut stream = match Stream::open(session, &x.reactor, head, size, uplink.is_none()) {
+        let mut stream = match Stream::open(session, &x.reactor, head, uplink.is_none()) {
             Ok(stream) => stream,
             Err(broken) => return Err(fail(x, &attempt, &broken, SENDING)),
         };

@@ -52,14 +52,10 @@ impl RequestHead {
         &self.path
     }
 
-    /// How long it reads.
-    pub(in crate::upstream) fn size(&self) -> u64 {
+    /// As h2 takes it; none where its method, authority or path have no place there.
+    pub(in crate::upstream) fn build(self, tls: bool) -> Option<BuiltHead> {
         let fields = self.fields.iter().map(|(name, value)| name.as_str().len() + value.len());
-        (self.method.len() + self.path.len() + self.authority.len() + fields.sum::<usize>()) as u64
-    }
-
-    /// As h2 takes it; none where a method or an authority is none.
-    pub(in crate::upstream) fn build(&self, tls: bool) -> Option<Request<()>> {
+        let size = self.method.len() + self.path.len() + self.authority.len() + fields.sum::<usize>();
         let mut uri = hyper::http::uri::Parts::default();
         uri.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
         uri.authority = Some(Authority::try_from(&self.authority[..]).ok()?);
@@ -68,9 +64,17 @@ impl RequestHead {
         *request.method_mut() = Method::from_bytes(&self.method).ok()?;
         *request.uri_mut() = Uri::from_parts(uri).ok()?;
         *request.version_mut() = Version::HTTP_2;
-        request.headers_mut().clone_from(&self.fields);
-        Some(request)
+        *request.headers_mut() = self.fields;
+        Some(BuiltHead { request, size: size as u64 })
     }
+}
+
+/// A request as h2 takes it.
+#[derive(Clone)]
+pub(in crate::upstream) struct BuiltHead {
+    pub request: Request<()>,
+    /// How long it reads.
+    pub size: u64,
 }
 
 /// A path; bytes that have no place in one are written as such (RFC 3986 section 2.1).
@@ -168,7 +172,9 @@ mod tests {
         #[track_caller]
         fn check(method: &str, path: &str, authority: &str, expected: Option<&str>) {
             let head = RequestHead::new(method.into(), path.into(), authority.into());
-            let built = head.build(true).map(|request| format!("{} {}", request.method(), request.uri()));
+            let built = head
+                .build(true)
+                .map(|BuiltHead { request, .. }| format!("{} {}", request.method(), request.uri()));
             assert_eq!(built.as_deref(), expected);
         }
         check("GET", "/a%20b?c=\u{e4}", "a:81", Some("GET https://a:81/a%20b?c=\u{e4}"));
@@ -176,6 +182,9 @@ mod tests {
         check("GET", "/a#b", "a", Some("GET https://a/a%23b"));
         check("G T", "/", "a", None);
         check("GET", "/", "a b", None);
+        check("GET", "/", "a%b", None);
+        check("GET", "a", "a", None);
+        check("GET", &format!("/{}", "a".repeat(1 << 16)), "a", None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod stream;
 mod uplink;
 
 pub use head::RequestHead;
-pub(super) use head::{Invalid, check_trailers, read};
+pub(super) use head::{BuiltHead, Invalid, check_trailers, read};
 pub(super) use session::Session;
 pub use stream::Stream;
 pub(super) use stream::{Broken, Kind, Message};

@@ -10,11 +10,12 @@ use std::task::{Context, Poll, ready};
 
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
+use hyper::HeaderMap;
 use hyper::body::Bytes;
 use hyper::http::response::Parts;
-use hyper::{HeaderMap, Request};
 use nix::libc;
 
+use super::head::BuiltHead;
 use super::session::{Session, is_end};
 use crate::reactor::Reactor;
 
@@ -47,15 +48,14 @@ pub(in crate::upstream) enum Message {
 }
 
 impl Stream {
-    /// Sends the head of a request; `size` is how long it reads.
+    /// Sends the head of a request.
     pub(in crate::upstream) fn open(
         session: Rc<Session>,
         reactor: &Rc<Reactor>,
-        head: Request<()>,
-        size: u64,
+        head: BuiltHead,
         ends: bool,
     ) -> Result<Self, Broken> {
-        let (response, send) = session.request(head, ends).map_err(Broken::of)?;
+        let (response, send) = session.request(head.request, ends).map_err(Broken::of)?;
         Ok(Self {
             session,
             reactor: Rc::clone(reactor),
@@ -63,7 +63,7 @@ impl Stream {
             receive: Receive::Head(response),
             rest: Bytes::new(),
             trailers: None,
-            sent: size,
+            sent: head.size,
         })
     }
 
