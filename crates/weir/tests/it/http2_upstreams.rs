@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = &[
     ("a_body_that_breaks_off_does_not_end", a_body_that_breaks_off_does_not_end),
     ("what_has_no_place_in_http2_opens_no_connection", what_has_no_place_in_http2_opens_no_connection),
     ("connections_obey_the_configuration_of_the_day", connections_obey_the_configuration_of_the_day),
+    ("an_answer_may_be_whole_before_its_request", an_answer_may_be_whole_before_its_request),
     ("fields_behind_a_body_go_on", fields_behind_a_body_go_on),
     ("floods_are_survived", floods_are_survived),
 ];
@@ -255,6 +256,7 @@ fn a_request_alone_is_refused() {
     let long = "y".repeat(5000);
     refused(&[Frame::headers(1, WHOLE, &[OK, ("x", &long)])], "upstream sent too large http2 header");
     refused(&[Frame::headers(1, WHOLE, &[OK, ("X", "y")])], "upstream violated HTTP/2:");
+    refused(&[Frame::headers(1, WHOLE, &[("x", "y")])], "upstream violated HTTP/2:");
     refused(&[Frame::data(1, END_STREAM, b"x")], "upstream violated HTTP/2:");
     refused(&[Frame::data(0, END_STREAM, b"x")], "upstream violated HTTP/2:");
     let length = [OK, ("content-length", "1"), ("content-length", "1")];
@@ -434,6 +436,26 @@ fn connections_obey_the_configuration_of_the_day() {
         check(&mut client, 200, "second");
         assert_eq!(peer.hears(), "GOAWAY code 0", "{rule}");
     }
+}
+
+fn an_answer_may_be_whole_before_its_request() {
+    let site = Site::start();
+    for path in ["/streams", "/store"] {
+        let mut client = Client::connect(site.server.address());
+        let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n01234");
+        client.send(head);
+        let mut peer = site.accept(&[]);
+        assert_eq!(peer.frame().map(|frame| frame.kind), Some(1));
+        assert_eq!(peer.hears(), "DATA 1 01234");
+        let whole = [
+            Frame::headers(1, END_HEADERS, &[OK, ("content-length", "5")]),
+            Frame::data(1, END_STREAM, b"whole"),
+        ];
+        peer.send(&whole.iter().flat_map(Frame::bytes).collect::<Vec<_>>());
+        drop(peer);
+        check(&mut client, 200, "whole");
+    }
+    assert!(!site.server.log().contains("upstream prematurely closed"), "{}", site.server.log());
 }
 
 fn fields_behind_a_body_go_on() {

@@ -12,6 +12,7 @@ use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use hyper::HeaderMap;
 use hyper::body::Bytes;
+use hyper::header::CONTENT_LENGTH;
 use hyper::http::response::Parts;
 use nix::libc;
 
@@ -27,6 +28,8 @@ pub struct Stream {
     receive: Receive,
     /// Of the last DATA frame, what was not read yet.
     rest: Bytes,
+    /// Bytes that the body lacks of the length that was told.
+    lacks: Option<u64>,
     /// Fields behind the body.
     trailers: Option<HeaderMap>,
     /// Bytes of the request that h2 has taken, its head as it reads.
@@ -62,6 +65,7 @@ impl Stream {
             send,
             receive: Receive::Head(response),
             rest: Bytes::new(),
+            lacks: None,
             trailers: None,
             sent: head.size,
         })
@@ -76,6 +80,8 @@ impl Stream {
             );
         }
         let (parts, body) = ready!(Pin::new(response).poll(cx)).map_err(Broken::of)?.into_parts();
+        let told = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        self.lacks = told;
         self.receive = if body.is_end_stream() { Receive::Over } else { Receive::Body(body) };
         Poll::Ready(Ok(Message::Answer(parts)))
     }
@@ -96,10 +102,13 @@ impl Stream {
                 return Poll::Ready(Ok(read));
             }
             match body.poll_data(cx) {
-                Poll::Ready(Some(Ok(data))) => self.rest = data,
+                Poll::Ready(Some(Ok(data))) => {
+                    self.lacks = self.lacks.map(|lacks| lacks.saturating_sub(data.len() as u64));
+                    self.rest = data;
+                }
                 // They come again.
                 Poll::Ready(Some(Err(_))) | Poll::Pending if read > 0 => return Poll::Ready(Ok(read)),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(Broken::of(error).into())),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(self.end(error)),
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) => match body.poll_trailers(cx) {
                     Poll::Ready(Ok(trailers)) => {
@@ -107,11 +116,22 @@ impl Stream {
                         self.receive = Receive::Over;
                     }
                     Poll::Ready(Err(_)) | Poll::Pending if read > 0 => return Poll::Ready(Ok(read)),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::of(error).into())),
+                    Poll::Ready(Err(error)) => return Poll::Ready(self.end(error)),
                     Poll::Pending => return Poll::Pending,
                 },
             }
         }
+    }
+
+    /// No more comes. To a body that is as long as was told the end of the connection does nothing; that its stream ended
+    /// before is forgotten where the request had not.
+    fn end(&mut self, error: h2::Error) -> io::Result<usize> {
+        let broken = Broken::of(error);
+        if broken.kind != Kind::Closed || self.lacks != Some(0) {
+            return Err(broken.into());
+        }
+        self.receive = Receive::Over;
+        Ok(0)
     }
 
     /// Sends of the body what the peer takes now; ready when that is all of it. `last` is whether no more follows.
