@@ -227,9 +227,21 @@ impl UpstreamBody {
     pub(super) fn is_here(&mut self) -> bool {
         if self.trailers.is_none() && !self.is_over() && self.is_last() {
             // What is left is framing.
-            let _ = self.advance();
+            match &self.left {
+                Left::Frames(_) => self.left = Left::Nothing,
+                _ => _ = self.advance(),
+            }
         }
         self.is_over()
+    }
+
+    /// Whether all bytes of the body are here, so that the client may know that it has all. A stream may end later, or break.
+    pub(super) fn is_whole(&mut self) -> bool {
+        let told = match self.line.as_ref().map(|line| &line.io) {
+            Some(Io::Request(stream)) => self.raw.is_empty() && stream.is_whole(),
+            Some(_) | None => false,
+        };
+        told || self.is_here()
     }
 
     /// Adds what was read so far to what is known of the attempt.

@@ -125,7 +125,7 @@ impl More {
             let data = body.data();
             store.spool.push(&data[self.stored..]);
             self.stored = data.len();
-            if !more || body.is_here() {
+            if !more || body.is_whole() {
                 store.whole();
             }
         }

@@ -1,10 +1,13 @@
 //! Caches: what outlives clients, reloads and processes, and what is not believed.
 
 use std::fs::{self, File};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::thread;
 
+use weir_testkit::http2::{END_HEADERS, END_STREAM, Frame, Http2};
 use weir_testkit::{Client, Folder, Gate, Origin, Response, Server, until, within};
 
 use crate::{Test, executable};
@@ -20,6 +23,7 @@ pub const TESTS: &[Test] = &[
     ("a_purger_removes_files", a_purger_removes_files),
     ("a_renewal_lasts_until_it_is_kept", a_renewal_lasts_until_it_is_kept),
     ("what_was_answered_is_there_for_others", what_was_answered_is_there_for_others),
+    ("what_http2_answered_is_there_for_others", what_http2_answered_is_there_for_others),
     ("what_is_on_its_way_is_purged_too", what_is_on_its_way_is_purged_too),
     ("a_slow_client_of_an_error_holds_no_key", a_slow_client_of_an_error_holds_no_key),
     ("what_nobody_takes_is_logged_as_a_whole", what_nobody_takes_is_logged_as_a_whole),
@@ -47,12 +51,12 @@ const CONF: &str = "
 
 #[track_caller]
 fn start(origin: &Origin, folder: &Folder, temp: &str) -> Server {
-    Server::start(&executable(), CONF, &names(origin, folder, temp))
+    Server::start(&executable(), CONF, &names(origin.address(), folder, temp))
 }
 
-fn names(origin: &Origin, folder: &Folder, temp: &str) -> [(&'static str, String); 3] {
+fn names(origin: SocketAddr, folder: &Folder, temp: &str) -> [(&'static str, String); 3] {
     let path = folder.path().join("cache").to_string_lossy().into_owned();
-    [("origin", origin.address().to_string()), ("path", path), ("temp", temp.to_owned())]
+    [("origin", origin.to_string()), ("path", path), ("temp", temp.to_owned())]
 }
 
 const GET: &str = "GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -185,7 +189,7 @@ fn a_cache_does_not_move_with_a_reload() {
     let (origin, folder, other) = (Origin::saying("text"), Folder::new(&[]), Folder::new(&[]));
     let server = start(&origin, &folder, "on");
     check(&server, "MISS", "text");
-    server.configure(CONF, &names(&origin, &other, "on"));
+    server.configure(CONF, &names(origin.address(), &other, "on"));
     assert_eq!(server.reload().code, Some(1));
     check(&server, "HIT", "text");
 }
@@ -199,7 +203,7 @@ fn purging(origin: &Origin, folder: &Folder, purger: &str) -> (Server, String) {
     let conf = CONF
         .replace("use_temp_path={temp};", &format!("{purger}; map $request_method $purges {{ PURGE 1; }}"))
         .replace("proxy_cache one;", "proxy_cache one; proxy_cache_purge $purges $arg_purge;");
-    (Server::start(&executable(), &conf, &names(origin, folder, "")), conf)
+    (Server::start(&executable(), &conf, &names(origin.address(), folder, "")), conf)
 }
 
 fn what_was_purged_is_fetched_again() {
@@ -242,7 +246,7 @@ fn what_was_purged_is_fetched_again() {
     assert_eq!((purge("/a/*"), purge("/none/*")), (204, 204));
     assert_eq!((get("/a/1", ""), get("/b", "")), ("MISS".into(), "HIT".into()));
     // It is remembered for what was not asked for yet.
-    server.configure(&conf, &names(&origin, &folder, ""));
+    server.configure(&conf, &names(origin.address(), &folder, ""));
     assert_eq!(server.reload().code, Some(0), "{}", server.log());
     assert_eq!((get("/a/2", ""), get("/b", "")), ("MISS".into(), "HIT".into()));
     until("it is kept again", || get("/a/2", "") == "HIT");
@@ -291,7 +295,7 @@ fn a_renewal_lasts_until_it_is_kept() {
         "proxy_cache_use_stale updating; proxy_cache_background_update on;
          access_log logs/access.log; log_subrequest on;",
     );
-    let server = Server::start(&executable(), &conf, &names(&origin, &folder, "on"));
+    let server = Server::start(&executable(), &conf, &names(origin.address(), &folder, "on"));
     check(&server, "MISS", "old");
     let kept = file(&folder);
     until("it is stored", || kept.exists());
@@ -325,7 +329,7 @@ fn what_was_answered_is_there_for_others() {
         })
     });
     let conf = CONF.replace("proxy_cache_lock on;", "proxy_cache_revalidate on;").replace("levels=1:2", "");
-    let server = Server::start(&executable(), &conf, &names(&origin, &folder, "on"));
+    let server = Server::start(&executable(), &conf, &names(origin.address(), &folder, "on"));
     let get = |path: &str| ask(&server, &format!("GET {path}"), "").header("X-Cache").map(str::to_owned);
     for n in 0..60 {
         let path = format!("/{}{n}", ["a", "b", "c", "d", "e"][n % 5]);
@@ -342,6 +346,40 @@ fn what_was_answered_is_there_for_others() {
     }
 }
 
+fn what_http2_answered_is_there_for_others() {
+    const END: [u8; 2] = [END_STREAM, 0];
+    let folder = Folder::new(&[]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let origin = listener.local_addr().unwrap();
+    let (go_on, waits) = mpsc::channel();
+    thread::spawn(move || {
+        // The stream ends with the last byte, or some time behind it.
+        for end in END.into_iter().cycle() {
+            let mut peer = Http2::accept(&listener, &[]);
+            peer.frame();
+            let fields = [(":status", "200"), ("content-length", "9000")];
+            peer.say(&Frame::headers(1, END_HEADERS, &fields));
+            peer.say(&Frame::data(1, end, &[b'x'; 9000]));
+            if waits.recv().is_err() {
+                return;
+            }
+            if end == 0 {
+                peer.say(&Frame::data(1, END_STREAM, b""));
+            }
+        }
+    });
+    let conf = CONF.replace("proxy_cache_lock on;", "proxy_http_version 2;");
+    let server = Server::start(&executable(), &conf, &names(origin, &folder, "on"));
+    for n in 0..20 {
+        let request = GET.replace("/x", &format!("/{n}"));
+        assert_eq!(Client::connect(server.address()).ask(&request).header("X-Cache"), Some("MISS"));
+        let mut next = Client::connect(server.address());
+        next.send(&request);
+        go_on.send(()).unwrap();
+        assert_eq!(next.response().header("X-Cache"), Some("HIT"), "{n}");
+    }
+}
+
 fn what_is_on_its_way_is_purged_too() {
     let (gate, folder) = (Gate::default(), Folder::new(&[]));
     let opened = gate.clone();
@@ -354,7 +392,7 @@ fn what_is_on_its_way_is_purged_too() {
     let conf = CONF
         .replace("http {", "http { map $request_method $purges { PURGE 1; }")
         .replace("proxy_cache_lock on;", "proxy_cache_purge $purges;");
-    let server = Server::start(&executable(), &conf, &names(&origin, &folder, "on"));
+    let server = Server::start(&executable(), &conf, &names(origin.address(), &folder, "on"));
     let mut client = Client::connect(server.address());
     let mut got = String::new();
     client.send(GET);
@@ -379,7 +417,7 @@ fn a_slow_client_of_an_error_holds_no_key() {
          location / {
              proxy_cache_methods POST; proxy_http_version 1.1; proxy_request_buffering off;",
     );
-    let mut all = names(&origin, &folder, "on").to_vec();
+    let mut all = names(origin.address(), &folder, "on").to_vec();
     all.push(("root", folder.path().to_string_lossy().into_owned()));
     let server = Server::start(&executable(), &conf, &all);
     let broken = "POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n";
@@ -409,7 +447,7 @@ fn what_nobody_takes_is_logged_as_a_whole() {
          access_log logs/access.log t;
          server {",
     );
-    let server = Server::start(&executable(), &conf, &names(&origin, &folder, "on"));
+    let server = Server::start(&executable(), &conf, &names(origin.address(), &folder, "on"));
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n".len();
     let logged = |method: &str| {
         let log = within("it is logged", || {
@@ -457,7 +495,7 @@ fn answers_in_place_of_an_upstreams_are_timed() {
              error_page 404 /text;
              location = /text { return 200 text; }",
     );
-    let server = Server::start(&executable(), &conf, &names(&origin, &folder, "on"));
+    let server = Server::start(&executable(), &conf, &names(origin.address(), &folder, "on"));
     check(&server, "MISS", "old");
     let kept = file(&folder);
     until("it is stored", || kept.exists());

@@ -175,6 +175,11 @@ impl Stream {
             }
     }
 
+    /// Whether as much of the body was read as was told.
+    pub(in crate::upstream) fn is_whole(&self) -> bool {
+        self.rest.is_empty() && self.lacks == Some(0)
+    }
+
     pub(in crate::upstream) fn sent(&self) -> u64 {
         self.sent
     }
