@@ -130,9 +130,9 @@ async fn handshake(
     let chain = state.peer_certificates().unwrap_or_default();
     let mut shown = tls.client_auth.as_ref().and_then(|auth| auth.judge(chain));
     if let (Some(statuses), Some(auth)) = (&tls.statuses, &tls.client_auth)
-        && let Some(shown) = shown.as_mut().filter(|shown| shown.fault.is_none())
+        && let Some((shown, Some(path))) = &mut shown
     {
-        let mut check = Box::pin(statuses.check(reactor, chain, auth.trust(), &connection.log));
+        let mut check = Box::pin(statuses.check(reactor, path, auth.trust(), &connection.log));
         shown.status = poll_fn(|cx| match check.as_mut().poll(cx) {
             Poll::Ready(status) => Poll::Ready(Ok(status)),
             Poll::Pending => timer.poll_expired(cx).map(|()| Err(Failure::Late)),
@@ -149,7 +149,7 @@ async fn handshake(
         group: state.negotiated_key_exchange_group().map(|group| group.name()),
         resumed: state.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
         offer,
-        client: shown.map(Box::new),
+        client: shown.map(|(shown, _)| Box::new(shown)),
     };
     Ok(Accepted::Tls { io: Io::from(stream), session: Rc::new(session) })
 }

@@ -166,11 +166,15 @@ impl ClientAuth {
         Arc::new(Ask { hints: Arc::clone(&self.hints) })
     }
 
-    /// Judges what a client showed.
-    pub(super) fn judge(&self, chain: &[CertificateDer<'static>]) -> Option<ClientCertificate> {
+    /// Judges what a client showed; with it goes its path to a root, where nothing is wrong with that.
+    pub(super) fn judge(
+        &self,
+        chain: &[CertificateDer<'static>],
+    ) -> Option<(ClientCertificate, Option<Vec<CertificateDer<'static>>>)> {
         let der = chain.first()?.clone();
-        let fault = self.trust.judge(chain, KeyUsage::client_auth());
-        Some(ClientCertificate { der, fault, status: None })
+        let judged = self.trust.verify(chain, KeyUsage::client_auth());
+        let fault = judged.as_ref().err().copied();
+        Some((ClientCertificate { der, fault, status: None }, judged.ok()))
     }
 
     pub(super) fn trust(&self) -> &Trust {

@@ -4,7 +4,7 @@ use aws_lc_rs::digest;
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
 };
-use webpki::{Cert, EndEntityCert, Error, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
+use webpki::{EndEntityCert, Error, KeyUsage, VerifiedPath, anchor_from_trusted_cert};
 
 use super::crl::{self, List};
 use super::der::Fields;
@@ -122,37 +122,40 @@ impl Trust {
         self.verify(chain, usage).err()
     }
 
-    fn verify(&self, chain: &[CertificateDer<'_>], usage: KeyUsage) -> Result<(), Reason> {
+    /// The path that was found good, from the certificate that is judged to its root. Nothing else of a chain is to be believed.
+    pub(super) fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        usage: KeyUsage,
+    ) -> Result<Vec<CertificateDer<'static>>, Reason> {
         let bad = |error: Error| Reason::of(&error, chain);
         let (shown, sent) = chain.split_first().ok_or(Error::UnknownIssuer).map_err(bad)?;
         let now = UnixTime::now();
+        let mut path = vec![shown.clone().into_owned()];
         // Who is trusted itself needs no issuer, whatever it says of its own purpose; its time has to be right.
         if self.lists.is_empty() && self.roots.contains(shown) {
-            return path::check_time(shown, now).map_err(bad);
+            return path::check_time(shown, now).map(|()| path).map_err(bad);
         }
         if path::is_for(shown) {
-            let path = self.known().path(shown, Some(usage), now).map_err(bad)?;
-            let issuers: Vec<_> = path.into_iter().map(|issuer| &**issuer).collect();
-            return self.ask_lists(shown, &issuers, now);
+            path.extend(self.known().path(shown, Some(usage), now).map_err(bad)?.into_iter().cloned());
+        } else {
+            let between: Vec<_> = sent.iter().chain(&self.between).cloned().collect();
+            let acceptable = |path: &VerifiedPath<'_>| {
+                if path.intermediate_certificates().count() > self.depth {
+                    return Err(Error::MaximumPathDepthExceeded);
+                }
+                path::check_time(self.root_of(path, now).ok_or(Error::UnknownIssuer)?, now)
+            };
+            let shown = EndEntityCert::try_from(shown).map_err(bad)?;
+            let found = shown
+                .verify_for_usage(algorithms(), &self.anchors, &between, now, usage, None, Some(&acceptable))
+                .map_err(bad)?;
+            path.extend(found.intermediate_certificates().map(|c| c.der().into_owned()));
+            path.extend(self.root_of(&found, now).cloned());
         }
-        let between: Vec<_> = sent.iter().chain(&self.between).cloned().collect();
-        let acceptable = |path: &VerifiedPath<'_>| {
-            if path.intermediate_certificates().count() > self.depth {
-                return Err(Error::MaximumPathDepthExceeded);
-            }
-            path::check_time(self.root_of(path, now).ok_or(Error::UnknownIssuer)?, now)
-        };
-        let shown_cert = EndEntityCert::try_from(shown).map_err(bad)?;
-        let path = shown_cert
-            .verify_for_usage(algorithms(), &self.anchors, &between, now, usage, None, Some(&acceptable))
-            .map_err(bad)?;
-        if self.lists.is_empty() {
-            return Ok(());
-        }
-        let root = self.root_of(&path, now).ok_or(Error::UnknownIssuer).map_err(bad)?;
-        let between: Vec<_> = path.intermediate_certificates().map(Cert::der).collect();
-        let issuers: Vec<_> = between.iter().map(|c| &**c).chain([&**root]).collect();
-        self.ask_lists(shown, &issuers, now)
+        // A root is its own issuer.
+        path.dedup();
+        self.ask_lists(&path, now).map(|()| path)
     }
 
     /// The root of a path that webpki has found. Of several with its key, any is.
@@ -169,13 +172,12 @@ impl Trust {
 
     /// Whether each certificate of a path, the root's as well, has a list where it would be, and is not on it. As OpenSSL is used by nginx, of several
     /// errors the one nearest to the root is told.
-    fn ask_lists(&self, shown: &[u8], issuers: &[&[u8]], now: UnixTime) -> Result<(), Reason> {
+    fn ask_lists(&self, path: &[CertificateDer<'_>], now: UnixTime) -> Result<(), Reason> {
         if self.lists.is_empty() {
             return Ok(());
         }
-        let judged = std::iter::once(&shown).chain(issuers);
         let mut last = Ok(());
-        for (certificate, issuer) in judged.zip(issuers.iter().chain(issuers.last())) {
+        for (certificate, issuer) in path.iter().zip(path.iter().skip(1).chain(path.last())) {
             let fields = Fields::of(certificate).zip(Fields::of(issuer));
             let (certificate, issuer) = fields.ok_or(Reason::UNSPECIFIED)?;
             last = crl::judge(&self.lists, &certificate, &issuer, now).and(last);
@@ -188,19 +190,6 @@ impl Trust {
         Known { roots: &self.roots, between: &self.between, depth: self.depth }
     }
 
-    /// A chain that was judged and found good, as it leads to its root.
-    pub(super) fn path_of(&self, chain: &[CertificateDer<'static>]) -> Vec<CertificateDer<'static>> {
-        let mut path: Vec<_> = chain.first().into_iter().cloned().collect();
-        while let Some(last) = path.last().filter(|last| !self.roots.contains(last)) {
-            let others = self.roots.iter().chain(chain).chain(&self.between);
-            let Some(issuer) = path::issuer_of(last, others).filter(|issuer| !path.contains(issuer)) else {
-                break;
-            };
-            path.push(issuer.clone());
-        }
-        path
-    }
-
     /// What distinguishes it from others.
     pub(super) fn mark(&self) -> &[u8] {
         &self.mark
@@ -209,4 +198,31 @@ impl Trust {
 
 fn algorithms() -> &'static [&'static dyn SignatureVerificationAlgorithm] {
     super::signature::ALGORITHMS.all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::testing::Authority;
+
+    #[test]
+    fn the_path_that_was_found_good() {
+        let (root, other) = (Authority::root(&[]), Authority::root(&[]));
+        let between = root.below(2);
+        let whole = [between.client(3), between.certificate.clone(), root.certificate.clone()];
+        let trust = Trust::new(5, [&root.certificate].into_iter(), &[]).unwrap();
+        let path = |chain: &[CertificateDer<'static>]| trust.verify(chain, KeyUsage::client_auth());
+        assert_eq!(path(&whole[..2]).unwrap(), whole);
+        assert_eq!(path(&whole[2..]).unwrap(), whole[2..]);
+        // An intermediate is judged by what the configuration has.
+        assert_eq!(path(&whole[1..2]).unwrap(), whole[1..]);
+        assert_eq!(path(&[]), Err(Reason::UNKNOWN_ISSUER));
+        // What nobody who is trusted has signed leads nowhere, and is not asked about (`ssl_ocsp`), wherever the client has it.
+        let forged = other.renew("between", &between, |_| {});
+        let [client, between, root] = &whole;
+        for sent in [[&forged, between], [between, &forged]] {
+            let chain = [client, sent[0], sent[1]].map(Clone::clone);
+            assert_eq!(path(&chain).unwrap(), [client, between, root].map(Clone::clone));
+        }
+    }
 }
