@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
-use rustls::pki_types::UnixTime;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::Error;
 
 use super::der::{self, Fields, INTEGER, SEQUENCE, Signed};
@@ -33,8 +33,9 @@ const AUTHORITY_KEY: &[u8] = &[0x55, 0x1d, 0x23];
 #[derive(Debug)]
 pub(super) struct List {
     der: Box<[u8]>,
-    /// The key that it was found to be signed with: big lists are not read by every handshake.
-    signer: OnceLock<Box<[u8]>>,
+    /// The key that it was found to be signed with, at once where that is somebody's who is trusted: big lists are not read
+    /// by every handshake.
+    pub(super) signer: OnceLock<Box<[u8]>>,
     /// The content of the name.
     issuer: Box<[u8]>,
     /// 14 digits.
@@ -135,6 +136,12 @@ impl List {
         *self.issuer == *certificate.issuer && self.scope.covers(certificate)
     }
 
+    /// Settles who has signed it, where that is one of these.
+    pub(super) fn seek_signer<'c>(&self, among: impl Iterator<Item = &'c CertificateDer<'static>>) {
+        let named = among.filter_map(|c| Fields::of(c)).filter(|fields| *fields.subject == *self.issuer);
+        let _ = { named }.any(|fields| self.is_signed_by(&fields));
+    }
+
     fn is_signed_by(&self, issuer: &Fields<'_>) -> bool {
         if let Some(key) = self.signer.get() {
             return **key == *issuer.public_key;
@@ -208,9 +215,9 @@ pub(super) fn judge(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use rcgen::KeyUsagePurpose;
-    use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+    use rustls::pki_types::CertificateRevocationListDer;
     use webpki::KeyUsage;
 
     use super::*;
@@ -218,7 +225,7 @@ mod tests {
     use crate::tls::testing::{ALGORITHM, Authority, tagged};
 
     /// A list of version 1 without `nextUpdate`, unless it is given.
-    fn list_of(
+    pub(in crate::tls) fn list_of(
         authority: &Authority,
         serials: &[u8],
         next: &[u8],

@@ -106,13 +106,15 @@ impl Trust {
         }
         let mark = mark.finish();
         let (roots, between): (Vec<_>, Vec<_>) = certificates.into_iter().partition(is_self_issued);
+        let lists = revoked.iter().map(|list| List::read(list)).collect::<Result<Vec<_>, _>>()?;
+        lists.iter().for_each(|list| list.seek_signer(roots.iter().chain(&between)));
         let anchor = |root| Ok::<_, Error>(anchor_from_trusted_cert(root)?.to_owned());
         Ok(Self {
             depth,
             anchors: roots.iter().map(anchor).collect::<Result<_, _>>()?,
             roots,
             between,
-            lists: revoked.iter().map(|list| List::read(list)).collect::<Result<_, _>>()?,
+            lists,
             mark: mark.as_ref().into(),
         })
     }
@@ -224,5 +226,13 @@ mod tests {
             let chain = [client, sent[0], sent[1]].map(Clone::clone);
             assert_eq!(path(&chain).unwrap(), [client, between, root].map(Clone::clone));
         }
+    }
+
+    #[test]
+    fn lists_are_read_once() {
+        let roots = [Authority::root(&[]), Authority::root(&[])];
+        let lists = roots.each_ref().map(|root| crl::tests::list_of(root, &[], b"", b""));
+        let trust = Trust::new(1, roots.iter().map(|root| &root.certificate), &lists).unwrap();
+        assert!(trust.lists.iter().all(|list| list.signer.get().is_some()));
     }
 }
