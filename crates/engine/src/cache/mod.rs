@@ -104,6 +104,8 @@ struct Node {
     updating: bool,
     /// Answers that are here as a whole, whose files are about to take their place.
     placing: u32,
+    /// Those of which that was said before, wherever they are by now.
+    placed: u64,
     /// Milliseconds since the epoch, until which others wait for who updates it.
     locked_until: u64,
     /// A status that is answered with until `valid`, in place of a file; 0 is none.
@@ -202,11 +204,13 @@ impl Zone {
         let node = index.touch(key, expires);
         node.count += 1;
         node.uses += 1;
+        let awaited = node.placed + u64::from(node.placing);
         if node.uses > 1 {
-            known = node.known(min_uses, now);
+            known = node.known(min_uses, awaited, now);
         }
-        let (zone, placing, done) = (Arc::clone(self), false, false);
-        Some((Hold { zone, key, main: None, min_uses, updating: None, placing, error: None, done }, known))
+        let zone = Arc::clone(self);
+        let (main, updating, placing, error, done) = (None, None, false, None, false);
+        Some((Hold { zone, key, main, min_uses, awaited, updating, placing, error, done }, known))
     }
 }
 
@@ -253,8 +257,13 @@ impl Index {
 }
 
 impl Node {
-    fn known(&mut self, min_uses: u64, now: i64) -> Known {
-        if self.placing > 0 {
+    fn is_placing(&self, awaited: u64) -> bool {
+        self.placing > 0 && self.placed < awaited
+    }
+
+    /// What is told of it to a request that does not wait for more than that.
+    fn known(&mut self, min_uses: u64, awaited: u64, now: i64) -> Known {
+        if self.is_placing(awaited) {
             return Known::Placing;
         }
         if self.error != 0 {
@@ -278,6 +287,8 @@ pub struct Hold {
     /// Of an answer of several kinds: the hold on its main key, so that who purges that sees that something is on its way.
     main: Option<Box<Hold>>,
     min_uses: u64,
+    /// So many answers were here as a whole when it began: it waits for their files, and not for those of later ones.
+    awaited: u64,
     /// This request fetches the key, and until when others wait for that.
     updating: Option<u64>,
     /// All of the answer is here.
@@ -292,7 +303,7 @@ impl Hold {
     pub fn look(&self, now: i64) -> Known {
         let mut index = self.zone.shared.lock();
         let expires = now.saturating_add_unsigned(self.zone.spec.inactive);
-        index.touch(self.key, expires).known(self.min_uses, now)
+        index.touch(self.key, expires).known(self.min_uses, self.awaited, now)
     }
 
     /// Takes the key to fetch it, unless another request has it, or has it done. `looked` says that the file was looked
@@ -319,10 +330,9 @@ impl Hold {
         (node.updating && node.locked_until > now_ms).then_some(node.locked_until)
     }
 
-    /// Whether an answer is about to take its place, until when it does: nobody says.
-    pub fn placing(&self, _: u64) -> Option<u64> {
-        let index = self.zone.shared.lock();
-        index.nodes.get(&self.key).filter(|node| node.placing > 0).map(|_| u64::MAX)
+    /// Whether an answer is about to take its place that was here before this request.
+    pub fn is_placing(&self) -> bool {
+        self.zone.shared.lock().nodes.get(&self.key).is_some_and(|node| node.is_placing(self.awaited))
     }
 
     /// All of the answer is here: who asks from now on, after a client that got it, waits for its file.
@@ -378,7 +388,10 @@ impl Hold {
 
     fn count_down(&self, node: &mut Node) {
         node.count = node.count.saturating_sub(1);
-        node.placing = node.placing.saturating_sub(u32::from(self.placing));
+        if self.placing {
+            node.placing = node.placing.saturating_sub(1);
+            node.placed += 1;
+        }
     }
 
     /// The key of one kind of the answer, where there are several.
@@ -501,10 +514,23 @@ pub(crate) mod tests {
         }
         assert_eq!(look().1, Known::Placing);
         first.stored(Stored { id: 1, disk: 1 });
-        assert_eq!((look().1, look().0.placing(0)), (Known::Placing, Some(u64::MAX)));
+        assert_eq!((look().1, look().0.is_placing()), (Known::Placing, true));
         // Its file did not come about.
         drop(second);
-        assert_eq!((look().1, look().0.placing(0)), (Known::Worth { exists: true }, None));
+        assert_eq!((look().1, look().0.is_placing()), (Known::Worth { exists: true }, false));
+    }
+
+    #[test]
+    fn what_comes_later_is_not_waited_for() {
+        let zone = zone();
+        let look = || zone.hold([1; 16], 1, 100).unwrap();
+        let (mut first, mut second) = (look().0, look().0);
+        first.whole();
+        let (waits, known) = look();
+        second.whole();
+        assert_eq!((known, waits.is_placing()), (Known::Placing, true));
+        first.stored(Stored { id: 1, disk: 1 });
+        assert_eq!((waits.is_placing(), waits.look(100)), (false, Known::Worth { exists: true }));
     }
 
     #[test]

@@ -364,7 +364,8 @@ impl Cached {
         loop {
             if known == KnownKey::Placing {
                 let now = x.reactor.clock().unix_ms();
-                if wait(x, &hold, *placed_by.get_or_insert(now + PLACED_IN), Hold::placing).await {
+                let until = *placed_by.get_or_insert(now + PLACED_IN);
+                if wait(x, &hold, until, |hold, _| hold.is_placing().then_some(until)).await {
                     known = hold.look(x.now());
                     continue;
                 }
@@ -476,7 +477,7 @@ impl Cached {
 }
 
 /// Waits until nobody else is at the key in this way; false where that takes too long.
-async fn wait(x: &Exchange, hold: &Hold, until: u64, busy: fn(&Hold, u64) -> Option<u64>) -> bool {
+async fn wait(x: &Exchange, hold: &Hold, until: u64, busy: impl Fn(&Hold, u64) -> Option<u64>) -> bool {
     loop {
         let mut released = pin!(hold.released());
         released.as_mut().enable();
