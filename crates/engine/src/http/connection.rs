@@ -236,7 +236,8 @@ impl Serving {
         reactor.counts.requests.up();
         let server = self.settle(x, refused.is_some());
         for line in x.head.ignored() {
-            let message = format!("client sent invalid header line: \"{}\"", String::from_utf8_lossy(line));
+            let line = String::from_utf8_lossy(line);
+            let message = format_args!("client sent invalid header line: \"{line}\"");
             x.log_while(Level::Info, None, message, x.head.reading());
         }
         let refused = refused.or_else(|| self.refuse_connect(x, server));
