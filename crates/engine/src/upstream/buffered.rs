@@ -353,7 +353,18 @@ impl Source for Buffered {
         if ready!(more.poll_ahead(x, cx))? {
             return Poll::Ready(Ok(true));
         }
-        if more.ended { self.body.poll_ready(x, cx) } else { more.poll_fetch(&mut self.body, x, cx) }
+        if more.ended {
+            return self.body.poll_ready(x, cx);
+        }
+        let fetched = ready!(more.poll_fetch(&mut self.body, x, cx))?;
+        if more.store.is_some() && (!fetched || self.body.is_here()) {
+            more.end(&mut self.body, x, true);
+            // Others wait for its file from now on, and this response may go on with something else for long.
+            if let Some(store) = more.store.take() {
+                x.spawn_work(store.commit());
+            }
+        }
+        Poll::Ready(Ok(fetched))
     }
 
     fn read_ahead(&mut self, x: &mut Exchange, cx: &mut Context<'_>) {

@@ -24,6 +24,7 @@ pub const TESTS: &[Test] = &[
     ("a_renewal_lasts_until_it_is_kept", a_renewal_lasts_until_it_is_kept),
     ("what_was_answered_is_there_for_others", what_was_answered_is_there_for_others),
     ("what_http2_answered_is_there_for_others", what_http2_answered_is_there_for_others),
+    ("what_follows_an_answer_keeps_nobody_from_it", what_follows_an_answer_keeps_nobody_from_it),
     ("what_is_on_its_way_is_purged_too", what_is_on_its_way_is_purged_too),
     ("a_slow_client_of_an_error_holds_no_key", a_slow_client_of_an_error_holds_no_key),
     ("what_nobody_takes_is_logged_as_a_whole", what_nobody_takes_is_logged_as_a_whole),
@@ -377,6 +378,48 @@ fn what_http2_answered_is_there_for_others() {
         next.send(&request);
         go_on.send(()).unwrap();
         assert_eq!(next.response().header("X-Cache"), Some("HIT"), "{n}");
+    }
+}
+
+fn what_follows_an_answer_keeps_nobody_from_it() {
+    let (gate, folder) = (Gate::default(), Folder::new(&[]));
+    let opened = gate.clone();
+    let origin = Origin::start(move |visit| {
+        let request = visit.request()?.unwrap_or_default();
+        if request.starts_with("GET /late") {
+            opened.wait();
+        }
+        let (_, framed) = request.split_once("framed").unwrap_or_default();
+        let framing = match framed.as_bytes().first() {
+            Some(b'1') => "Content-Length: 5\r\n\r\nshort",
+            Some(b'2') => "Transfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n0\r\n\r\n",
+            _ => "\r\nshort",
+        };
+        visit.send(format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n{framing}"))
+    });
+    let conf = CONF.replace(
+        "location / {",
+        "location /page/ { proxy_pass http://{origin}/; proxy_cache_key $uri; add_after_body /late; }
+        location /alone/ { proxy_pass http://{origin}/; proxy_cache_key /page$uri_of; }
+        location /late { proxy_cache off; proxy_pass http://{origin}; }
+        location / {",
+    );
+    let conf = conf.replace("server {", "map $uri $uri_of { ~^/alone(.*)$ $1; } server {");
+    let server = Server::start(&executable(), &conf, &names(origin.address(), &folder, "on"));
+    let pages = ["framed1", "framed2", "framed3"].map(|name| {
+        let mut page = Client::connect(server.address());
+        page.send(format!("GET /page/{name} HTTP/1.0\r\n\r\n"));
+        let mut begun = vec![];
+        while !begun.ends_with(b"short") {
+            begun.extend(page.bytes(1));
+        }
+        let alone = ask(&server, &format!("GET /alone/{name}"), "");
+        assert_eq!((alone.header("X-Cache"), &*alone.text()), (Some("HIT"), "short"), "{name}");
+        page
+    });
+    gate.open();
+    for mut page in pages {
+        assert_eq!(page.rest(), b"short");
     }
 }
 
