@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -133,11 +134,10 @@ impl Soaked {
         if turn.is_multiple_of(2) {
             return self.server.signal(Signal::SIGHUP);
         }
-        for name in ["error.log", "access.log"] {
-            let path = self.server.folder().path().join("logs").join(name);
-            // What is of interest of them would have been logged as a failure of a request, too.
-            let _ = fs::remove_file(path);
-        }
+        let logs = self.server.folder().path().join("logs");
+        // Where one is not there yet that was asked for before, it goes on under its name.
+        let _ = fs::rename(logs.join("error.log"), logs.join(format!("error.log.{turn}")));
+        let _ = fs::remove_file(logs.join("access.log"));
         self.server.signal(Signal::SIGUSR1);
     }
 
@@ -216,14 +216,24 @@ impl Soaked {
         check(self.server.workers() == [self.worker], "the worker is another".into());
         let left = files(&self.server.folder().path().join("proxy_temp"));
         check(left == 0, format!("{left} temporary files left"));
-        let log = self.server.log();
-        for line in
-            log.lines().filter(|l| l.contains("panicked") || l.contains("[alert]") || l.contains("[emerg]"))
-        {
-            wrong.push(line.into());
-        }
+        let logged = self.logged();
+        check(!logged.is_empty(), "no error log".into());
+        wrong.extend(logged.iter().flat_map(|log| alarms(log)).map(Into::into));
         wrong
     }
+
+    /// All error logs, those that were put aside too.
+    fn logged(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.server.folder().path().join("logs")) else { return vec![] };
+        let is_one = |path: &Path| path.file_name().is_some_and(|n| n.as_bytes().starts_with(b"error.log"));
+        let paths = entries.flatten().map(|entry| entry.path()).filter(|path| is_one(path));
+        paths.filter_map(|path| fs::read(path).ok()).map(|log| String::from_utf8_lossy(&log).into()).collect()
+    }
+}
+
+/// The lines of an error log that no fault of a client or an upstream is an excuse for.
+fn alarms(log: &str) -> impl Iterator<Item = &str> {
+    log.lines().filter(|line| ["panicked", "[alert]", "[emerg]"].iter().any(|alarm| line.contains(alarm)))
 }
 
 /// How many files there are below a folder.
