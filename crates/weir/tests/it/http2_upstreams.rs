@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use weir_testkit::http2::{END_HEADERS, END_STREAM, Frame, Http2};
-use weir_testkit::{Client, Response, Server};
+use weir_testkit::{Client, Response, Server, until};
 
 use crate::{Test, executable};
 
@@ -98,9 +98,10 @@ impl Site {
         peer
     }
 
+    /// Waits until the log has it behind what it had before.
     #[track_caller]
-    fn logged(&self, text: &str) {
-        self.server.logged(text);
+    fn logged(&self, before: usize, text: &str) {
+        until(&format!("{text:?} is logged"), || self.server.log()[before..].contains(text));
     }
 }
 
@@ -236,12 +237,13 @@ fn a_request_alone_is_refused() {
     let site = Site::start();
     #[track_caller]
     fn refused(site: &Site, frames: &[Frame], message: &str) {
+        let before = site.server.log().len();
         let mut client = site.ask("/alone");
         let mut peer = site.accept(&[]);
         asked(&mut peer, 1);
         frames.iter().for_each(|frame| peer.say(frame));
         check(&mut client, 502, "");
-        site.logged(message);
+        site.logged(before, message);
     }
     let reading = "while reading response header from upstream";
     let refused = |frames: &[Frame], message: &str| match message.strip_suffix(':') {
@@ -268,7 +270,7 @@ fn a_request_alone_is_refused() {
     asked(&mut peer, 1);
     peer.finish();
     check(&mut client, 502, "");
-    site.logged("upstream prematurely closed connection");
+    site.logged(0, "upstream prematurely closed connection");
 }
 
 fn answers_that_break_off() {
@@ -276,6 +278,7 @@ fn answers_that_break_off() {
     #[track_caller]
     fn check(site: &Site, length: Option<&str>, last: Option<Vec<Frame>>, message: &str) {
         for path in ["/", "/off"] {
+            let before = site.server.log().len();
             let mut client = site.ask(path);
             let mut peer = site.accept(&[]);
             asked(&mut peer, 1);
@@ -292,7 +295,7 @@ fn answers_that_break_off() {
             let rest = client.last_words();
             let expected = if length.is_some() { "\r\n\r\ntext" } else { "\r\n4\r\ntext\r\n" };
             assert!(rest.ends_with(expected), "{path} {message}: {rest:?}");
-            site.logged(message);
+            site.logged(before, message);
         }
     }
     let reset = |code| [Frame::reset(1, code), Frame::goaway(1, 0)].to_vec();
@@ -317,7 +320,10 @@ fn who_stalls_gets_no_more_requests() {
     let mut client = site.ask("/stalls");
     asked(&mut peer, 3);
     check(&mut client, 504, "");
-    site.logged("upstream timed out (110: Connection timed out) while reading response header from upstream");
+    site.logged(
+        0,
+        "upstream timed out (110: Connection timed out) while reading response header from upstream",
+    );
     let mut client = site.ask("/");
     let mut other = site.accept(&[]);
     asked(&mut other, 1);
@@ -397,7 +403,7 @@ fn a_body_that_breaks_off_does_not_end() {
     for _ in 0..16 {
         peer.say(&Frame::data(1, 0, &[b'x'; 16_000]));
     }
-    site.logged("client timed out");
+    site.logged(0, "client timed out");
     peer.say(&Frame::data(1, END_STREAM, b"x"));
     assert_eq!(peer.hears(), "RST_STREAM 1 code 8");
 }
@@ -406,8 +412,9 @@ fn what_has_no_place_in_http2_opens_no_connection() {
     let site = Site::start();
     let long = format!("/{}", "x".repeat(66_000));
     for path in ["/authority", "/path", &long] {
+        let before = site.server.log().len();
         check(&mut site.ask(path), 500, "");
-        site.logged("request cannot be sent over HTTP/2");
+        site.logged(before, "request cannot be sent over HTTP/2");
     }
     site.origin.set_nonblocking(true).expect("a socket");
     assert!(site.origin.accept().is_err(), "a connection for nothing");
