@@ -13,6 +13,7 @@ pub mod send;
 pub mod special;
 pub mod subrequest;
 pub mod template;
+mod upgraded;
 pub mod variables;
 
 pub use exchange::{Client, Exchange};
