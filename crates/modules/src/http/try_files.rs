@@ -2,7 +2,7 @@
 
 use weir_engine::contract::{Check, Flow, Install, Step};
 use weir_engine::generation::Plan;
-use weir_engine::http::{self, Exchange};
+use weir_engine::http::{self, Exchange, Response};
 use weir_ir::contract::{Conf, Contexts, Directive, Module, Takes};
 use weir_ir::http::core::Alias;
 use weir_ir::{Call, Fault, Merge, Template, value};
@@ -129,6 +129,10 @@ impl Files {
             }
         }
         let target = match &self.last {
+            // nginx has no page for these, and closes the connection without an answer.
+            Fallback::Code(code) if *code < 300 && !matches!(code, 201 | 204) => {
+                return Flow::Respond(Box::new(Response { unsent: true, ..Response::default() }));
+            }
             Fallback::Code(code) => return Flow::Answer(*code),
             Fallback::Target(target) => below_alias(target, x),
         };
