@@ -292,7 +292,7 @@ impl Exchange {
         self.method = self.head.method();
         self.method_name = None;
         self.keepalive = self.head.keeps_alive();
-        self.request_length = self.head.raw().len() as u64;
+        self.request_length = self.head.read_length() as u64;
         self.location = server;
         self.server = server;
         self.uri_changed = false;

@@ -31,10 +31,9 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("connection_time", |x, out| {
         seconds(x.reactor.clock().now_ms() - x.connection.started, out)
     }),
-    Variable::new("content_length", |x, out| match (x.head.content_length(), x.body.known_length()) {
-        (Some(_), _) => header(x, Known::ContentLength, out),
-        (None, Some(length)) => number(length, out),
-        (None, None) => false,
+    Variable::new("content_length", |x, out| {
+        header(x, Known::ContentLength, out)
+            || x.body.known_length().is_some_and(|length| number(length, out))
     }),
     Variable::new("content_type", |x, out| http(x, "content_type", out)),
     Variable::new("document_root", |x, out| {
@@ -164,8 +163,8 @@ pub const VARIABLES: &[Variable] = &[
     }),
     Variable::new("server_protocol", |x, out| {
         let protocol = x.head.protocol();
-        out.extend_from_slice(protocol);
-        !protocol.is_empty()
+        out.extend_from_slice(protocol.unwrap_or_default());
+        protocol.is_some()
     }),
     Variable::new("status", |x, out| {
         status(x, out);
@@ -303,7 +302,7 @@ fn args(x: &Exchange, out: &mut Vec<u8>) -> bool {
 fn uri(x: &Exchange, out: &mut Vec<u8>) -> bool {
     out.extend_from_slice(&x.uri);
     // It is there, and empty, where the client's was refused.
-    !x.uri.is_empty() || !x.head.unparsed_uri().is_empty()
+    !x.uri.is_empty() || x.head.has_line()
 }
 
 fn host(x: &Exchange, out: &mut Vec<u8>) -> bool {

@@ -269,6 +269,11 @@ impl Scan {
         self.value_end
     }
 
+    /// The end of the last whole line.
+    pub(crate) fn done(&self) -> usize {
+        if self.at_line() { self.pos } else { self.line }
+    }
+
     /// Whether the next byte starts a line, so that `ordinary` may be tried.
     #[inline]
     pub(crate) fn at_line(&self) -> bool {

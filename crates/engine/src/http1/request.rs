@@ -347,7 +347,7 @@ impl Head {
                         return Ok(None);
                     }
                     if !self.now.room.take(self.now.line.pos, done, limits) {
-                        return Err(Reject::new(414, "client sent too long URI"));
+                        return Err(self.too_long());
                     }
                     if !done {
                         return Ok(None);
@@ -357,7 +357,7 @@ impl Head {
                     // What does not fit is never looked at.
                     let complete = bad == BadRequestLine::Http09Method;
                     if !self.now.room.take(self.now.line.pos, complete, limits) {
-                        return Err(Reject::new(414, "client sent too long URI"));
+                        return Err(self.too_long());
                     }
                     return Err(self.bad_line(bad));
                 }
@@ -396,6 +396,7 @@ impl Head {
             match line {
                 Line::Field { field, odd } => {
                     if !self.now.room.take(self.now.scan.pos - self.now.scan.line, true, limits) {
+                        self.now.scan = Scan::at(self.now.scan.line);
                         return Err(self.too_large());
                     }
                     if odd && limits.ignore_invalid_headers {
@@ -618,6 +619,13 @@ impl Head {
         )
     }
 
+    /// Of a line that does not fit, what has filled the last buffer is all that is known.
+    #[cold]
+    fn too_long(&mut self) -> Reject {
+        self.now.line = RequestLine::cut(self.now.room.left());
+        Reject::new(414, "client sent too long URI")
+    }
+
     #[cold]
     fn too_large(&self) -> Reject {
         /// What nginx's log line of 2048 bytes leaves for the quoted header.
@@ -638,7 +646,12 @@ impl Head {
         span.of(&self.raw, &self.own)
     }
 
-    /// The head as received, without blank lines before it: its length is what `$request_length` starts with.
+    /// How much of a body nginx would have read with it, into the buffer of its last line; nothing over HTTP/2.
+    pub(crate) fn room_behind(&self) -> usize {
+        if self.now.version == Version::HTTP_20 { 0 } else { self.now.room.left() }
+    }
+
+    /// The head as received, without blank lines before it.
     pub fn raw(&self) -> &[u8] {
         &self.raw
     }
@@ -653,10 +666,19 @@ impl Head {
         self.now.line_done
     }
 
+    /// How much of it came in whole lines: what `$request_length` starts with.
+    pub fn read_length(&self) -> usize {
+        match (self.now.line_done, self.now.scan.pos) {
+            (false, _) => 0,
+            (true, 0) => self.now.line.pos,
+            (true, _) => self.now.scan.done(),
+        }
+    }
+
     /// As sent; of an unfinished or refused request line, what came of it.
     pub fn request_line(&self) -> &[u8] {
         if self.now.line_done || self.now.line.end > 0 {
-            return self.raw.get(..self.now.line.end).unwrap_or_default();
+            return self.raw.get(..self.now.line.end.min(self.raw.len())).unwrap_or_default();
         }
         let end = memchr::memchr2(b'\r', b'\n', &self.raw).unwrap_or(self.raw.len());
         &self.raw[..end]
@@ -667,9 +689,10 @@ impl Head {
         self.now.method
     }
 
-    /// As sent.
+    /// As sent; empty before the request line is complete.
     pub fn method_name(&self) -> &[u8] {
-        self.raw.get(..self.now.line.method_end).unwrap_or_default()
+        let end = if self.now.line_done { self.now.line.method_end } else { 0 };
+        self.raw.get(..end).unwrap_or_default()
     }
 
     /// 1.0 until the request line is complete.
@@ -677,12 +700,14 @@ impl Head {
         self.now.version
     }
 
-    /// As sent (`$server_protocol`), empty for HTTP/0.9.
-    pub fn protocol(&self) -> &[u8] {
+    /// As sent (`$server_protocol`), empty before the request line is complete; `None` where it has none, as for HTTP/0.9.
+    pub fn protocol(&self) -> Option<&[u8]> {
         if self.now.version == Version::HTTP_20 {
-            return b"HTTP/2.0";
+            return Some(b"HTTP/2.0");
         }
-        self.now.line.protocol.and_then(|start| self.raw.get(start..self.now.line.end)).unwrap_or_default()
+        let start = self.now.line.protocol?;
+        let end = if self.now.line_done { self.now.line.end } else { start };
+        self.raw.get(start..end)
     }
 
     /// Decoded and normalised (`$uri`); never empty once the request line is complete.
@@ -695,8 +720,12 @@ impl Head {
         self.get(self.now.args)
     }
 
-    /// As sent, arguments included (`$request_uri`); `/` for CONNECT and for an absolute form that ends with its host.
+    /// As sent, arguments included (`$request_uri`); `/` for CONNECT and for an absolute form that ends with its host. Empty
+    /// where there is no path.
     pub fn unparsed_uri(&self) -> &[u8] {
+        if self.now.path.is_empty() {
+            return &[];
+        }
         self.raw.get(self.now.line.uri_start..self.now.line.uri_end).unwrap_or_default()
     }
 

@@ -66,6 +66,11 @@ pub(crate) struct RequestLine {
 }
 
 impl RequestLine {
+    /// One of which only its first bytes are known.
+    pub(crate) fn cut(end: usize) -> Self {
+        Self { end, ..Self::default() }
+    }
+
     /// The line `METHOD URI HTTP/2.0`, as if it had been read.
     pub(crate) fn of_parts(method: usize, uri: usize) -> Self {
         let (uri_start, uri_end) = (method + 1, method + 1 + uri);

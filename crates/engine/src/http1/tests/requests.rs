@@ -13,7 +13,7 @@ fn show(head: &Head, parsed: Result<Parsed, Reject>) -> Vec<u8> {
             let len = head.raw().len().to_string();
             let parts = [
                 head.method_name(),
-                head.protocol(),
+                head.protocol().unwrap_or_default(),
                 head.path(),
                 head.args(),
                 head.unparsed_uri(),
