@@ -169,7 +169,10 @@ enum Stage {
 enum Arrival {
     Complete,
     Rejected(Reject),
+    /// By the client.
     Closed,
+    /// Nothing has come for as long as an idle connection is kept.
+    Idle,
     Broken(io::Error),
     /// No head within `client_header_timeout`, though a part of it came.
     Late,
@@ -211,18 +214,26 @@ impl Serving {
         let refused = match arrival {
             Arrival::Complete => None,
             Arrival::Rejected(reject) => Some(Refusal::Answer(reject)),
-            Arrival::Closed if x.head.is_empty() => return Ended::Farewell,
+            Arrival::Idle => return Ended::Farewell,
+            Arrival::Closed if x.head.is_empty() => {
+                self.log_closed(x, first);
+                return Ended::Farewell;
+            }
             // Of a request that began a line is logged, though nobody is there to be answered.
             Arrival::Closed => Some(Refusal::Silence(400, "client prematurely closed connection", None)),
             Arrival::Broken(error) if x.head.is_empty() => {
-                self.log_waiting("recv() failed", &error);
+                // Some close idle connections that way.
+                if first || error.kind() != io::ErrorKind::ConnectionReset {
+                    let doing = if first { "waiting for request" } else { "keepalive" };
+                    self.log_waiting("recv() failed", Some(&error), doing);
+                }
                 return Ended::Farewell;
             }
             Arrival::Broken(error) => Some(Refusal::Silence(400, "recv() failed", Some(error))),
             Arrival::Late => {
                 let error = io::Error::from_raw_os_error(nix::libc::ETIMEDOUT);
                 if x.head.is_empty() {
-                    self.log_waiting("client timed out", &error);
+                    self.log_waiting("client timed out", Some(&error), "waiting for request");
                     return self.give_up();
                 }
                 Some(Refusal::Silence(408, "client timed out", Some(error)))
@@ -574,7 +585,7 @@ impl Serving {
                 expired = x.client.timer.poll_expired(cx).is_ready();
             }
             if expired {
-                return Poll::Ready(if waiting && !first { Arrival::Closed } else { Arrival::Late });
+                return Poll::Ready(if waiting && !first { Arrival::Idle } else { Arrival::Late });
             }
             let client = &x.client;
             if waiting && !first {
@@ -588,13 +599,13 @@ impl Serving {
                     let grace = if quitting { min_timeout } else { min_timeout.max(RELOAD_GRACE) };
                     let until = if quitting && min_timeout > 0 { idle_since + grace } else { now + grace };
                     if until <= now {
-                        return Poll::Ready(Arrival::Closed);
+                        return Poll::Ready(Arrival::Idle);
                     }
                     end = end.min(until);
                     released = true;
                     client.timer.set(end);
                     if client.timer.poll_expired(cx).is_ready() {
-                        return Poll::Ready(Arrival::Closed);
+                        return Poll::Ready(Arrival::Idle);
                     }
                 }
             }
@@ -646,10 +657,22 @@ impl Serving {
         }
     }
 
-    fn log_waiting(&self, message: &str, error: &io::Error) {
-        let errno = error.raw_os_error().map(nix::errno::Errno::from_raw);
+    /// The client went away between two requests, or without any.
+    fn log_closed(&self, x: &Exchange, first: bool) {
+        if first {
+            self.log_waiting("client closed connection", None, "waiting for request");
+        } else if x.log_handle().takes(Level::Info) {
+            let client = String::from_utf8_lossy(self.connection.peer.text());
+            let log = x.log_handle().with_connection(self.connection.number);
+            log.write(Level::Info, format_args!("client {client} closed keepalive connection"));
+        }
+    }
+
+    fn log_waiting(&self, message: &str, error: Option<&io::Error>, doing: &str) {
+        let errno = error.and_then(io::Error::raw_os_error).map(nix::errno::Errno::from_raw);
         self.connection.log.write_with(Level::Info, errno, message, |line| {
-            line.bytes(b" while waiting for request");
+            line.bytes(b" while ");
+            line.bytes(doing.as_bytes());
             line.field("client", self.connection.peer.text());
             line.field("server", self.connection.local.to_string().as_bytes());
         });
