@@ -346,7 +346,7 @@ async fn content(x: &mut Exchange, generation: &Generation) -> Flow {
             };
             // What is not its own is left to the handlers of any location.
             if !matches!(flow, Flow::Decline) {
-                return flow;
+                return without_body(x, flow).await;
             }
         }
     }
@@ -356,7 +356,7 @@ async fn content(x: &mut Exchange, generation: &Generation) -> Flow {
             Step::Later(later) => later.await,
         };
         if !matches!(flow, Flow::Decline) {
-            return flow;
+            return without_body(x, flow).await;
         }
     }
     if x.uri.ends_with(b"/") {
@@ -367,6 +367,15 @@ async fn content(x: &mut Exchange, generation: &Generation) -> Flow {
         return Flow::Answer(403);
     }
     Flow::Answer(404)
+}
+
+/// An answer that was made without asking for the request's body.
+#[inline]
+async fn without_body(x: &mut Exchange, flow: Flow) -> Flow {
+    if !matches!(flow, Flow::Respond(_)) || x.body.is_over() && !x.body.is_awaited() {
+        return flow;
+    }
+    x.forgo_body().await.map_or_else(|error| Flow::Answer(error.0), |()| flow)
 }
 
 impl Exchange {

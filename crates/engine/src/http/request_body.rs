@@ -37,6 +37,8 @@ pub struct RequestBody {
     received: u64,
     /// `100 Continue` was sent, or need not be.
     continued: bool,
+    /// It is not sent any more, since the client is answered with an error.
+    refused: bool,
     /// The whole body, once it was read.
     stored: Option<Rc<Stored>>,
     /// It is read into a file whatever its length, and whoever asked for that may move the file away.
@@ -100,6 +102,7 @@ impl RequestBody {
             framing: Framing::None,
             received: 0,
             continued: true,
+            refused: false,
             stored: None,
             in_file: false,
             discarded: false,
@@ -146,6 +149,7 @@ impl RequestBody {
             framing,
             received: 0,
             continued: !expects,
+            refused: false,
             stored: None,
             in_file: false,
             discarded: false,
@@ -192,6 +196,11 @@ impl RequestBody {
         }
     }
 
+    /// Lets nobody tell the client any more to send it.
+    pub(crate) fn refuse(&mut self) {
+        self.refused = true;
+    }
+
     pub fn is_broken(&self) -> bool {
         self.broken
     }
@@ -223,7 +232,9 @@ impl Exchange {
             return Ok(());
         }
         self.send_continue().await?;
-        let bound = self.location().core.client_body_buffer_size;
+        let size = self.location().core.client_body_buffer_size;
+        let bound = self.body_in_memory(size);
+        let before = self.request_length;
         let mut memory = Vec::new();
         let mut file: Option<(TempFile, u64)> = None;
         while !self.body.is_over() {
@@ -234,7 +245,8 @@ impl Exchange {
                 self.keepalive = false;
                 return Err(error);
             }
-            if memory.len() as u64 > bound
+            if self.request_length - before > bound
+                && (file.is_none() || memory.len() as u64 > size)
                 && let Err(failed) = self.spill(&mut memory, &mut file)
             {
                 self.log_error(Level::Crit, Some(&failed.error), &failed);
@@ -270,6 +282,22 @@ impl Exchange {
         }
     }
 
+    /// How much of the body, its framing included, is read before all of it goes into a file: as much as nginx has buffers for,
+    /// one of them with what came behind the head, the other one as long as a rest that is little more than asked for.
+    fn body_in_memory(&self, size: u64) -> u64 {
+        let room = self.head.room_behind() as u64;
+        let ahead = room.min(self.client.input.len() as u64);
+        match &self.body.framing {
+            Framing::Length(length) if self.head.version() < Version::HTTP_20 => {
+                let in_room = ahead > 0 && *length <= room;
+                let whole = in_room || length.saturating_sub(ahead) < size.saturating_add(size / 4);
+                if whole { *length } else { ahead.saturating_add(size).min(length - 1) }
+            }
+            Framing::Chunked(_) => ahead.saturating_add(size).saturating_sub(1),
+            Framing::None | Framing::Length(_) | Framing::Stream { .. } => size,
+        }
+    }
+
     fn spill(&mut self, memory: &mut Vec<u8>, file: &mut Option<(TempFile, u64)>) -> Result<(), Failed> {
         if file.is_none() {
             let core = &self.location().core;
@@ -300,7 +328,7 @@ impl Exchange {
     /// # Errors
     /// The client is gone.
     pub async fn send_continue(&mut self) -> Result<(), BodyError> {
-        if self.body.continued || self.body.discarded {
+        if self.body.continued || self.body.discarded || self.body.refused {
             return Ok(());
         }
         self.body.continued = true;
@@ -316,6 +344,19 @@ impl Exchange {
         }
         self.sent += text.len() as u64;
         Ok(())
+    }
+
+    /// Lets go of the body, which the answer is made without. As in nginx a client that asked first is told to send it all
+    /// the same, so that the connection can go on.
+    ///
+    /// # Errors
+    /// 499 where the client is gone, 400 where what came is no body.
+    pub async fn forgo_body(&mut self) -> Result<(), BodyError> {
+        if self.body.broken || self.head.version() == Version::HTTP_20 {
+            return Ok(());
+        }
+        self.send_continue().await?;
+        if self.discard_body_input() || !self.body.broken { Ok(()) } else { Err(BodyError(400)) }
     }
 
     /// Appends what is there of the body to `out`: at least a byte, unless the body is over.
@@ -381,7 +422,9 @@ impl Exchange {
                 self.client.input.consume(n);
                 *left -= n as u64;
                 self.body.received += n as u64;
-                self.request_length += n as u64;
+                if !self.body.discarded {
+                    self.request_length += n as u64;
+                }
                 Ok(())
             }
             Framing::Stream { .. } => {
@@ -398,7 +441,9 @@ impl Exchange {
                         self.log(Level::Error, "client sent invalid chunked body");
                         return Err(BodyError(400));
                     };
-                    self.request_length += taken as u64;
+                    if !self.body.discarded {
+                        self.request_length += taken as u64;
+                    }
                     let mut last = 0;
                     if let Piece::Data(range) = piece {
                         last = range.len() as u64;

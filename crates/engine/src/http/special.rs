@@ -35,6 +35,8 @@ pub(crate) fn answer(x: &mut Exchange, code: u16) -> Flow {
             return flow;
         }
     }
+    // Whether anything is wrong with what came of the body is told before the page is sent.
+    x.discard_body_input();
     // The page of this code takes the place of whatever another error page was to say.
     x.err_status = 0;
     // These were of the body that is not sent; an error page would have kept them.
@@ -70,6 +72,9 @@ fn follow_error_page(x: &mut Exchange, code: u16) -> Option<Flow> {
     let core = &generation.location(x.location).core;
     let page = core.error_pages.iter().find(|page| page.code == code)?;
     x.err_status = page.overwrite.unwrap_or(shown_code(code));
+    if !matches!(page.overwrite, Some(0 | 200)) {
+        x.body.refuse();
+    }
     let target = page.target.value(x);
     Some(match target.first() {
         Some(b'/') => {

@@ -105,6 +105,12 @@ impl Check for Program {
         let ended = run.steps(&self.steps, x);
         Step::Now(match ended {
             Some(End::Flow(flow)) => flow,
+            Some(End::Answer(flow)) if x.body.is_awaited() => {
+                let forgone =
+                    async { x.forgo_body().await.map_or_else(|error| Flow::Answer(error.0), |()| flow) };
+                return Step::Later(Box::pin(forgone));
+            }
+            Some(End::Answer(flow)) => flow,
             Some(End::Over) | None if run.changed => {
                 x.relocate();
                 Flow::Redirect
@@ -128,6 +134,8 @@ enum End {
     /// `last` or `break`.
     Over,
     Flow(Flow),
+    /// A `return` with more to say than the page of an error has.
+    Answer(Flow),
 }
 
 impl Run {
@@ -138,7 +146,8 @@ impl Run {
     fn step(&mut self, step: &Op, x: &mut Exchange) -> Option<End> {
         match step {
             Op::Rewrite(rewrite) => self.rewrite(rewrite, x),
-            Op::Return { status, text } => Some(End::Flow(answer(*status, text.as_ref(), x))),
+            Op::Return { status: status @ 400.., text: None } => Some(End::Flow(Flow::Answer(*status))),
+            Op::Return { status, text } => Some(End::Answer(answer(*status, text.as_ref(), x))),
             Op::Break => {
                 if self.changed {
                     self.changed = false;
@@ -277,11 +286,8 @@ fn redirect_target(rewrite: &Rewrite, x: &Exchange) -> Vec<u8> {
     target
 }
 
-/// What `return` answers: an error's page where it is an error without text, a redirect, or the text itself.
+/// What `return` answers: a redirect, or its text.
 fn answer(status: u16, text: Option<&Template>, x: &mut Exchange) -> Flow {
-    if status >= 400 && text.is_none() {
-        return Flow::Answer(status);
-    }
     // As in nginx the body is let go and the status stands before the text is made, which may ask for either.
     // One that an error page takes the place of may be let go, and known to be broken, already.
     if !x.body.is_broken() && !x.discard_body_input() && x.body.is_broken() {
