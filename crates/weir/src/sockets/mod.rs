@@ -212,6 +212,10 @@ impl Listeners {
             if next.groups.iter().any(|other| other.address == group.address) {
                 continue;
             }
+            // As in nginx, who stops says nothing of it.
+            if !next.groups.is_empty() {
+                log.write(Level::Warn, format_args!("deleting socket {}", path.display()));
+            }
             if let Err(error) = std::fs::remove_file(path) {
                 log.write_error(Level::Emerg, &error, format_args!("unlink() {} failed", path.display()));
             }
