@@ -1,7 +1,10 @@
 //! A generation as the master holds it: its plan, and the sockets and log files that are open for it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use weir_engine::errorlog::{Level, Log, LogFile, Output, Sink, Target, open_for_append};
@@ -197,16 +200,29 @@ impl Prepared {
         passed
     }
 
-    /// Opens every log file again under its name; one that cannot be opened goes on as it was.
+    /// Opens every log file again under its name; one that cannot be opened goes on as it was. As in nginx a master gives them
+    /// to the worker's user.
     pub fn reopen(&self) {
+        let account = self.plan.identity.account.as_ref().filter(|_| self.plan.master_process);
         for (path, file) in &self.files {
-            match open_for_append(path) {
-                Ok(new) => file.replace(new),
+            let failed = |call: String, error: io::Error| {
+                self.log.write_error(Level::Emerg, &error, format_args!("{call} failed"));
+            };
+            let shown = path.display();
+            let new = match open_for_append(path) {
+                Ok(new) => new,
                 Err(error) => {
-                    let text = format!("open() \"{}\" failed", path.display());
-                    self.log.write_error(Level::Emerg, &error, text);
+                    failed(format!("open() \"{shown}\""), error);
+                    continue;
                 }
+            };
+            if let Some(account) = account
+                && let Err(error) = give(&new, path, account.uid)
+            {
+                failed(format!("chown(\"{shown}\", {})", account.uid), error);
+                continue;
             }
+            file.replace(new);
         }
         // It was logged if it failed.
         let _ = self.stderr_to_log();
@@ -216,6 +232,21 @@ impl Prepared {
     pub fn pid_file(&self, upgrading: bool) -> PathBuf {
         if upgrading { pidfile::old_name(&self.plan.pid) } else { self.plan.pid.clone() }
     }
+}
+
+/// Makes an open log file that user's, to be read and written by. What its name only links to stays whose it is: whoever may
+/// write into the folder could name any file.
+fn give(file: &File, path: &Path, uid: u32) -> io::Result<()> {
+    const OWN: u32 = 0o600;
+    let metadata = file.metadata()?;
+    if !path.symlink_metadata().is_ok_and(|named| named.is_file() && named.ino() == metadata.ino()) {
+        return Ok(());
+    }
+    if metadata.uid() != uid {
+        std::os::unix::fs::fchown(file, Some(uid), None)?;
+    }
+    let mode = metadata.mode();
+    if mode & OWN != OWN { file.set_permissions(Permissions::from_mode(mode | OWN)) } else { Ok(()) }
 }
 
 /// Collects what is logged on a reload, for the one who asked for it.
@@ -253,6 +284,7 @@ impl Sink for Collected {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::privileges::Account;
     use crate::testing::{Folder, memory};
 
     fn plan(folder: &Folder) -> Plan {
@@ -287,6 +319,32 @@ mod tests {
         prepared.log.write(Level::Notice, "two");
         assert!(std::fs::read_to_string(folder.path("error.log.1")).unwrap().ends_with(": one\n"));
         assert!(std::fs::read_to_string(folder.path("error.log")).unwrap().ends_with(": two\n"));
+        assert_eq!(lines.take(), [""; 0]);
+    }
+
+    /// Only who is root may give a file away; nobody else has a worker of another user either.
+    #[test]
+    fn reopened_logs_are_the_workers() {
+        if !crate::privileges::privileged() {
+            return;
+        }
+        let (folder, elsewhere) = (Folder::new(), Folder::new());
+        let (log, lines) = memory(Level::Info);
+        let mut plan = plan(&folder);
+        plan.identity.account = Some(Account { name: "worker".into(), uid: 4321, gid: 4321 });
+        let prepared = Prepared::open(plan, &Listeners::default(), Mode::Run, &log, None).ok().unwrap();
+        let (named, linked) = (folder.path("access.log"), folder.path("error.log"));
+        std::fs::set_permissions(&named, Permissions::from_mode(0o444)).unwrap();
+        std::fs::remove_file(&linked).unwrap();
+        std::fs::write(elsewhere.path("mine"), "").unwrap();
+        std::os::unix::fs::symlink(elsewhere.path("mine"), &linked).unwrap();
+        prepared.reopen();
+        let owned = |path: &Path| {
+            let metadata = std::fs::metadata(path).unwrap();
+            (metadata.uid(), metadata.mode() & 0o777)
+        };
+        assert_eq!(owned(&named), (4321, 0o644));
+        assert_eq!(owned(&elsewhere.path("mine")).0, 0);
         assert_eq!(lines.take(), [""; 0]);
     }
 
