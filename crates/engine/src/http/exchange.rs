@@ -174,6 +174,8 @@ pub struct Exchange {
     pub answer_headers: Headers,
     /// The type of the answer's content, whatever its maker says (`X-Accel-Redirect` after a `Content-Type`).
     pub answer_type: Option<Text>,
+    /// The charset that the answer is to have, as an upstream said that sent the request on.
+    pub accel_charset: Option<Text>,
     /// Bytes per second to the client, where it is settled; 0 is no bound.
     pub limit_rate: Option<u64>,
     /// Bytes that go to the client before the rate counts, where it is settled.
@@ -254,6 +256,7 @@ impl Exchange {
             real_peer: None,
             answer_headers: Headers::default(),
             answer_type: None,
+            accel_charset: None,
             limit_rate: None,
             limit_rate_after: None,
             paused_until: None,
@@ -326,6 +329,7 @@ impl Exchange {
         self.cache = None;
         self.real_peer = None;
         self.answer_type = None;
+        self.accel_charset = None;
         self.extensions.clear();
         self.guards.clear();
         self.uri.clear();

@@ -112,6 +112,11 @@ fn finish(
     if let Some(content_type) = x.answer_type.take() {
         response.content_type = Some(content_type);
     }
+    if let Some(charset) = &x.accel_charset
+        && response.override_charset.is_none()
+    {
+        response.override_charset = Some(charset.clone());
+    }
     if !x.answer_headers.is_empty() {
         let mut headers = std::mem::take(&mut x.answer_headers);
         response.headers.iter().for_each(|(name, value)| headers.push(name, value));

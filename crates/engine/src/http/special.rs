@@ -27,6 +27,8 @@ pub(crate) fn answer(x: &mut Exchange, code: u16) -> Flow {
     if matches!(code, 400 | 413 | 414 | 494..=497 | 500 | 501) {
         x.keepalive = false;
     }
+    // It was of what is not sent now.
+    x.answer_type = None;
     let core = &x.location().core;
     if code >= 300 && !x.error_page && x.redirects_left > 0 && !core.error_pages.is_empty() {
         // Whether there may be another one is decided where this one is looked for.

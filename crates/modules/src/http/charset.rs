@@ -301,7 +301,7 @@ impl Ready {
             Ready::Named(name) => Some(Cow::Borrowed(name)),
             Ready::Variable(variable) => {
                 let mut name = vec![];
-                variable.append(x, &mut name).then_some(Cow::Owned(name))
+                (variable.append(x, &mut name) && !name.is_empty()).then_some(Cow::Owned(name))
             }
         }
     }

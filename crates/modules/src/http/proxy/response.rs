@@ -75,6 +75,9 @@ impl Rules {
     /// Where the upstream sends the request on, and what of its head goes along.
     pub(super) fn redirect(&self, x: &mut Exchange, head: &Head) -> Option<Vec<u8>> {
         let to = head.first(Known::XAccelRedirect)?.to_vec();
+        if let Some(charset) = self.charset(head) {
+            x.accel_charset = Some(Cow::Owned(charset.to_vec()));
+        }
         for field in head.fields() {
             let value = head.get(field.value);
             match field.known {
@@ -88,6 +91,12 @@ impl Rules {
             }
         }
         Some(to)
+    }
+
+    /// What the upstream calls the charset of its answer.
+    #[inline]
+    fn charset<'h>(&self, head: &'h Head) -> Option<&'h [u8]> {
+        head.first(Known::XAccelCharset).filter(|_| self.ignored & ignore::X_ACCEL_CHARSET == 0)
     }
 
     #[inline]
@@ -113,8 +122,7 @@ impl Rules {
         }
         response.content_length = if head.is_chunked() { None } else { head.content_length() };
         // It is obeyed although it does not go on.
-        let charset = head.first(Known::XAccelCharset);
-        if let Some(charset) = charset.filter(|_| self.ignored & ignore::X_ACCEL_CHARSET == 0) {
+        if let Some(charset) = self.charset(head) {
             response.override_charset = Some(Cow::Owned(charset.to_vec()));
         }
         // Where an upstream's are to go on, its silence does too.
