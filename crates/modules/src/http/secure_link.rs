@@ -80,26 +80,27 @@ impl Install for SecureLink {
     }
 }
 
+/// What was found when `$secure_link` was first asked for. As in nginx it stays so wherever the request goes on.
+struct Found(Option<Vec<u8>>);
+
 fn secure_link(x: &Exchange, out: &mut Vec<u8>) -> bool {
-    match x.location().attached::<Checking>() {
-        None => false,
-        Some(Checking::Secret(secret)) => match rest_of_link(x.head.unparsed_uri(), secret) {
-            Some(rest) => {
-                out.extend_from_slice(rest);
-                true
-            }
-            None => false,
-        },
-        Some(Checking::Md5 { link, of }) => {
-            let link = link.value(x);
+    if x.remembered::<Found>().is_none() {
+        x.remember(Found(check(x)));
+    }
+    let found = x.remembered::<Found>();
+    let value = found.as_ref().and_then(|found| found.0.as_deref());
+    out.extend_from_slice(value.unwrap_or_default());
+    value.is_some()
+}
+
+/// The checked link, or whether it is right.
+fn check(x: &Exchange) -> Option<Vec<u8>> {
+    match x.location().attached::<Checking>()? {
+        Checking::Secret(secret) => rest_of_link(x.head.unparsed_uri(), secret).map(<[u8]>::to_vec),
+        Checking::Md5 { link, of } => {
             let now = x.reactor.clock().unix_secs();
-            match verify(&link, now, || of.value(x)) {
-                Some(valid) => {
-                    out.push(if valid { b'1' } else { b'0' });
-                    true
-                }
-                None => false,
-            }
+            let valid = verify(&link.value(x), now, || of.value(x))?;
+            Some(if valid { b"1".to_vec() } else { b"0".to_vec() })
         }
     }
 }
@@ -207,5 +208,15 @@ mod tests {
         check("secure_link_secret secret;", &format!("/p/{hash}/link"), "[link]");
         check("secure_link_secret secret;", &format!("/p/{hash}/link2"), "[]");
         check("secure_link_secret secret;", "/p/x/link", "[]");
+    }
+
+    #[test]
+    fn what_was_found_stays() {
+        let site = Site::new(
+            "server { listen 80; location /p { secure_link_secret secret; if ($secure_link) { rewrite ^ /elsewhere; } }
+             location /elsewhere { answer 200 a [$secure_link]; } }",
+        );
+        let hash: String = Md5::of(b"linksecret").iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(site.short(&format!("/p/{hash}/link")), "200 [link]");
     }
 }
