@@ -182,6 +182,8 @@ pub struct Log {
     level: Option<Level>,
     /// The number after `*`; 0 outside of a connection.
     connection: u64,
+    /// It is of a connection of which all is written, whatever the levels say (`debug_connection`).
+    debugs: bool,
 }
 
 impl Log {
@@ -210,12 +212,29 @@ impl Log {
 
     fn sharing(program: Arc<str>, echo: Arc<AtomicBool>, outputs: Vec<Output>) -> Log {
         let level = outputs.iter().map(|output| output.level).max();
-        Log { shared: Arc::new(Shared { outputs, program, echo }), level, connection: 0 }
+        Log { shared: Arc::new(Shared { outputs, program, echo }), level, connection: 0, debugs: false }
     }
 
     /// The same log for the connection of this number.
     pub fn with_connection(&self, connection: u64) -> Log {
         Log { connection, ..self.clone() }
+    }
+
+    /// The same log for a connection of which all is written.
+    #[must_use]
+    pub fn debugging(self) -> Log {
+        Log { level: self.level.map(|_| Level::Debug), debugs: true, ..self }
+    }
+
+    /// This log for the connection that another one is of.
+    #[must_use]
+    pub fn of_connection(&self, other: &Log) -> Log {
+        let log = self.with_connection(other.connection);
+        if other.debugs { log.debugging() } else { log }
+    }
+
+    pub(crate) fn debugs(&self) -> bool {
+        self.debugs
     }
 
     /// Ends the repetition on stderr.
@@ -300,7 +319,8 @@ impl Log {
         }
         let mut on_stderr = false;
         line.bytes.push(b'\n');
-        for output in self.shared.outputs.iter().filter(|output| level <= output.level) {
+        let outputs = self.shared.outputs.iter();
+        for output in outputs.filter(|output| self.debugs || level <= output.level) {
             match &output.target {
                 Target::File(file) => file.write_at(&line.bytes, second),
                 Target::Stderr => {
@@ -501,6 +521,18 @@ mod tests {
             log.write(level, "x");
         }
         assert_eq!((all.lines().len(), some.lines().len()), (8, 3));
+    }
+
+    #[test]
+    fn all_is_written_of_a_connection_that_is_debugged() {
+        let (log, memory) = memory(Level::Alert);
+        let connection = log.with_connection(3).debugging();
+        connection.write(Level::Debug, "one");
+        log.of_connection(&connection).write(Level::Info, "two");
+        log.with_connection(3).write(Level::Info, "none");
+        assert!(Log::new("weir", Vec::new()).debugging().outputs().is_empty());
+        let lines: Vec<String> = memory.lines().iter().map(|line| line[line.len() - 6..].to_owned()).collect();
+        assert_eq!(lines, ["*3 one", "*3 two"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use weir_ir::cidr::Cidr;
 use weir_ir::core::error_log::{ErrorLog, Target};
 use weir_ir::core::syslog::Syslog;
 use weir_ir::core::{Events, Main};
@@ -61,6 +62,10 @@ pub struct Generation {
     pub(crate) chores: Vec<Chore>,
     pub(crate) slots: Vec<Slot>,
     pub log: Log,
+    /// Some log takes debugging messages.
+    pub(crate) debugs: bool,
+    /// `debug_connection`: clients of whose connections all is written.
+    debugged: Vec<Cidr>,
     /// Connections that a thread holds at most, clients and upstreams together.
     pub worker_connections: u64,
     /// Some `$upstream_http_…` or `$upstream_cookie_…` is used: the headers of upstreams are kept for it.
@@ -172,6 +177,13 @@ impl Location {
         &self.name
     }
 
+    /// How the debug log tells that it was chosen.
+    pub(crate) fn debug_text(&self) -> String {
+        let exact = matches!(self.kind, ScopeKind::Location(LocationMatch::Exact(_)));
+        let sign = if exact { "=" } else { "" };
+        format!("using configuration \"{sign}{}\"", String::from_utf8_lossy(&self.name))
+    }
+
     pub fn is_regex(&self) -> bool {
         self.regex
     }
@@ -254,6 +266,7 @@ impl Generation {
         if !faults.is_empty() {
             return Err(faults);
         }
+        let debugs = locations.iter().any(|location: &Location| location.log.takes(Level::Debug));
         let Build { slots, upstreams, caches, chores, files, kept, keeps_upstream_headers, .. } = build;
         Ok(Self {
             number,
@@ -265,12 +278,20 @@ impl Generation {
             chores,
             slots,
             log,
+            debugs,
+            debugged: events.debugged.clone(),
             worker_connections: events.worker_connections.or(512),
             keeps_upstream_headers,
             shutdown_timeout: process.worker_shutdown_timeout.or(0),
             files,
             kept,
         })
+    }
+
+    /// The log of a new connection at that server.
+    pub(crate) fn log_of(&self, server: LocationId, number: u64, peer: &crate::io::Address) -> Log {
+        let log = self.location(server).log.with_connection(number);
+        if self.debugged.iter().any(|range| range.contains(peer)) { log.debugging() } else { log }
     }
 
     /// What a module keeps under that type and name.

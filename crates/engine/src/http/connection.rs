@@ -328,6 +328,7 @@ impl Serving {
 
     /// Ends the connection.
     async fn close(&mut self, mut x: Box<Exchange>, ended: Ended) {
+        x.debug(|| "close http connection".to_owned());
         let core = &x.generation.location(x.location).core;
         let (time, timeout) = (core.lingering_time, core.lingering_timeout);
         match ended {
@@ -351,6 +352,9 @@ impl Serving {
     }
 
     async fn exchange(&mut self, x: &mut Exchange, refused: Option<Refusal>) -> Ended {
+        if x.debugs {
+            x.debug_head();
+        }
         // Whoever is refused for a head may still be sending it, and has to see the answer.
         let linger = matches!(refused, Some(Refusal::Answer(_)));
         let response = match refused {
@@ -433,6 +437,7 @@ impl Serving {
     /// Gets rid of what is left of the request's body and decides whether the connection goes on.
     async fn finish(&mut self, x: &mut Exchange, linger: bool) -> Ended {
         if x.keepalive && (x.body.is_over() || x.discard_body().await) {
+            x.debug(|| "set http keepalive handler".to_owned());
             return Ended::KeepAlive;
         }
         let pending = linger || !x.body.is_over() || !x.client.input.is_empty();
@@ -663,7 +668,7 @@ impl Serving {
             self.log_waiting("client closed connection", None, "waiting for request");
         } else if x.log_handle().takes(Level::Info) {
             let client = String::from_utf8_lossy(self.connection.peer.text());
-            let log = x.log_handle().with_connection(self.connection.number);
+            let log = x.log_handle().of_connection(&self.connection.log);
             log.write(Level::Info, format_args!("client {client} closed keepalive connection"));
         }
     }
@@ -732,6 +737,8 @@ pub fn accepted(
 ) -> Connection {
     let number = reactor.counters.next_connection();
     let server = generation.addresses[address].default_server;
+    let log = generation.log_of(server, number, &peer);
+    log.write(Level::Debug, format_args!("accept: {peer}"));
     Connection {
         number,
         peer: Peer::new(peer),
@@ -741,6 +748,6 @@ pub fn accepted(
         address: Cell::new(address),
         tls: None,
         proxy_protocol: None,
-        log: generation.location(server).log.with_connection(number),
+        log,
     }
 }

@@ -142,6 +142,8 @@ pub struct Exchange {
     /// Heads before that of the answer, as far as the client did not take them.
     pub(crate) early_hints: Buf,
     pub keepalive: bool,
+    /// Some log may take debugging messages of the request.
+    pub(crate) debugs: bool,
     /// Milliseconds of the reactor's clock at the first byte of the request.
     pub started: u64,
     /// Bytes of head and body received.
@@ -223,6 +225,7 @@ impl Exchange {
             spare_timer: None,
             spare_buf: Buf::new(),
             keepalive: false,
+            debugs: false,
             request_length: 0,
             location: server,
             server,
@@ -295,6 +298,7 @@ impl Exchange {
         self.method = self.head.method();
         self.method_name = None;
         self.keepalive = self.head.keeps_alive();
+        self.debugs = self.generation.debugs || self.connection.log.debugs();
         self.request_length = self.head.read_length() as u64;
         self.location = server;
         self.server = server;
@@ -379,6 +383,7 @@ impl Exchange {
             internal: true,
             started: self.reactor.clock().now_ms(),
             request_length: self.request_length,
+            debugs: self.debugs,
             within: Some(within),
             ..Self::new(reactor, generation, connection, client, self.server)
         }
@@ -745,11 +750,11 @@ impl Exchange {
         doing: &str,
     ) {
         let log = &self.location().log;
-        if !log.takes(level) {
+        if !log.takes(level) && !self.debugs {
             return;
         }
         let errno = error.and_then(io::Error::raw_os_error).map(nix::errno::Errno::from_raw);
-        let log = log.with_connection(self.connection.number);
+        let log = log.of_connection(&self.connection.log);
         log.write_with(level, errno, message, |line| {
             if !doing.is_empty() {
                 line.bytes(b" while ");
@@ -757,6 +762,43 @@ impl Exchange {
             }
             self.write_context(line);
         });
+    }
+
+    /// Writes to the debug log, which costs a look at a flag where nobody has one.
+    #[inline]
+    pub fn debug(&self, message: impl FnOnce() -> String) {
+        if self.debugs {
+            self.log(Level::Debug, message());
+        }
+    }
+
+    /// Whether that writes anything, for those whose messages have another level then.
+    pub fn is_debugged(&self) -> bool {
+        self.debugs && self.location().log.of_connection(&self.connection.log).takes(Level::Debug)
+    }
+
+    /// Writes the request down as it was read.
+    #[cold]
+    pub(crate) fn debug_head(&self) {
+        let text = String::from_utf8_lossy;
+        self.debug(|| format!("http request line: \"{}\"", text(self.head.request_line())));
+        if self.head.has_line() {
+            self.debug(|| format!("http uri: \"{}\"", text(&self.uri)));
+            self.debug(|| format!("http args: \"{}\"", text(&self.args)));
+            self.debug(|| format!("http exten: \"{}\"", text(self.exten())));
+        }
+        for field in self.head.fields() {
+            let (name, value) = (self.head.get(field.name), self.head.get(field.value));
+            self.debug(|| format!("http header: \"{}: {}\"", text(name), text(value)));
+        }
+        if self.head.is_whole() {
+            self.debug(|| "http header done".to_owned());
+        }
+    }
+
+    /// The present path with its arguments, as debugging messages show it.
+    pub(crate) fn shown_uri(&self) -> String {
+        format!("{}?{}", String::from_utf8_lossy(&self.uri), String::from_utf8_lossy(&self.args))
     }
 
     /// What a message of the error log says of the request that it is about.

@@ -249,6 +249,7 @@ async fn to_content(x: &mut Exchange, generation: &Generation) -> Option<Flow> {
 fn enter(x: &mut Exchange, generation: &Generation, id: LocationId) {
     x.location = id;
     x.left_if = None;
+    x.debug(|| generation.location(id).debug_text());
     if let Some((methods, inner)) = &generation.location(id).core.limit_except
         && !methods.iter().any(|m| **m == *x.method_name())
     {

@@ -64,6 +64,7 @@ pub async fn send(x: &mut Exchange, mut response: Box<Response>) -> Result<(), S
     frame(x, &mut response, &body);
     let mut head = x.take_buf();
     write_head(x, &response, head.tail());
+    x.debug(|| String::from_utf8_lossy(&head).into_owned());
     x.status = response.status;
     x.response = Some(response);
     if let Body::Tunnel(tunnel) = body {

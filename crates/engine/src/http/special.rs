@@ -27,6 +27,7 @@ pub(crate) fn answer(x: &mut Exchange, code: u16) -> Flow {
     if matches!(code, 400 | 413 | 414 | 494..=497 | 500 | 501) {
         x.keepalive = false;
     }
+    x.debug(|| format!("http special response: {code}, \"{}\"", x.shown_uri()));
     // It was of what is not sent now.
     x.answer_type = None;
     let core = &x.location().core;
@@ -167,6 +168,7 @@ impl Exchange {
         self.uri_below_alias = false;
         self.restart = Restart::ServerRewrite;
         self.clear_extensions();
+        self.debug(|| format!("internal redirect: \"{}\"", self.shown_uri()));
         Flow::Redirect
     }
 
@@ -190,6 +192,10 @@ impl Exchange {
         self.restart = Restart::Named(id);
         self.internal = true;
         self.clear_extensions();
+        self.debug(|| {
+            let name = String::from_utf8_lossy(name);
+            format!("using location: {name} \"{}\"", self.shown_uri())
+        });
         Flow::Redirect
     }
 }

@@ -139,6 +139,7 @@ impl Exchange {
         let mut part = Box::new(self.part(within));
         part.uri.extend_from_slice(uri);
         part.args.extend_from_slice(args);
+        self.debug(|| format!("http subrequest \"{}\"", part.shown_uri()));
         Ok(part)
     }
 

@@ -22,7 +22,7 @@ pub(crate) fn start_tunnel(mut x: Exchange, tunnel: Tunnel, end: Option<u64>) {
     let reactor = Rc::clone(&x.reactor);
     let handlers = &x.location().handlers.log;
     let logs = handlers.iter().filter_map(|handler| handler.detach(&x)).collect();
-    let log = x.log_handle().with_connection(x.connection.number);
+    let log = x.log_handle().of_connection(&x.connection.log);
     let context = log.takes(Level::Error).then(|| errorlog::context(|line| x.write_context(line)));
     let last = x.upstream_states.last();
     let before = Before {

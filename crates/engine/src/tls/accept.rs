@@ -252,7 +252,7 @@ fn choose(generation: &Generation, connection: &mut Connection, hello: &ClientHe
     let address = &generation.addresses[connection.address()];
     let by_name = hello.server_name().and_then(|name| by_name(generation, connection.address(), name));
     if let Some(server) = by_name {
-        connection.log = generation.location(server).log.with_connection(connection.number);
+        connection.log = generation.location(server).log.of_connection(&connection.log);
     }
     let of = |server: LocationId| generation.location(server).tls.as_ref();
     let server = by_name.unwrap_or(address.default_server);

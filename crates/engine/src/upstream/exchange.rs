@@ -285,6 +285,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         Ok(whom) => whom,
         Err(status) => return Flow::Answer(status),
     };
+    x.debug(|| format!("http init upstream, \"{}\"", x.shown_uri()));
     let settings = protocol.settings();
     let streams = !settings.request_buffering
         && settings.pass_request_body
@@ -739,6 +740,18 @@ fn put_back(head: &Head, block: Block, raw: std::ops::Range<usize>) -> (Block, s
     (whole, 0..length)
 }
 
+/// Writes the head of an answer down as it was read.
+#[cold]
+fn debug_head(head: &Head, x: &Exchange) {
+    let text = String::from_utf8_lossy;
+    x.debug(|| format!("http proxy status {} \"{}\"", head.status(), text(head.status_line())));
+    for field in head.fields() {
+        let (name, value) = (head.get(field.name), head.get(field.value));
+        x.debug(|| format!("http proxy header: \"{}: {}\"", text(name), text(value)));
+    }
+    x.debug(|| "http proxy header done".to_owned());
+}
+
 enum Read {
     Head(Option<Block>, std::ops::Range<usize>),
     /// An HTTP/0.9 answer: everything is body.
@@ -774,6 +787,9 @@ fn parse(
                     x.hint(head, *hinted, settings);
                     head.reset();
                     continue;
+                }
+                if x.debugs {
+                    debug_head(head, x);
                 }
                 let block = (from < n).then_some(block);
                 return Some(Read::Head(block, from..n));

@@ -57,7 +57,7 @@ impl Voice {
 
 impl Store {
     pub fn new(x: &Exchange, spool: Spool, shelf: Shelf) -> Self {
-        let log = x.log_handle().with_connection(x.connection.number);
+        let log = x.log_handle().of_connection(&x.connection.log);
         let context = errorlog::context(|line| x.write_context(line));
         Self { spool, placing: Placing { shelf, voice: Voice { log, context } } }
     }

@@ -1,5 +1,6 @@
 //! `ngx_event_core_module` and `ngx_epoll_module`: the `events` block.
 
+use crate::cidr::Cidr;
 use crate::contract::{Conf, Contexts, Directive, Module, Once, Setting, Takes};
 use crate::core::main;
 use crate::http::listen::sockets;
@@ -33,13 +34,7 @@ impl Module for Events {
             .accepted("the event queue sizes itself"),
         D::main("worker_aio_requests", EVENTS, Takes::ONE, |s, c| s.once.number(c))
             .accepted("weir reads files without kernel aio"),
-        D::main("debug_connection", EVENTS, Takes::ONE, |_, c| {
-            c.warn(
-                "\"debug_connection\" is ignored, you need to rebuild nginx using --with-debug option to enable it",
-            );
-            Ok(())
-        })
-        .accepted("as of an nginx without debugging messages, with its warning"),
+        D::main("debug_connection", EVENTS, Takes::ONE, debug_connection),
     ];
 
     fn init(conf: &mut Conn, merge: &mut Merge<'_>) -> Result<(), Fault> {
@@ -65,12 +60,38 @@ pub struct Conn {
     seen: bool,
     /// Connections at once, per reactor thread as nginx counts per worker.
     pub worker_connections: Setting<u64>,
+    /// `debug_connection`: clients of whose connections all is logged.
+    pub debugged: Vec<Cidr>,
     once: Once,
 }
 
 impl Conf for Conn {
     fn inherit(&mut self, _: &Self, _: &mut Merge<'_>) -> Result<(), Fault> {
         Ok(())
+    }
+}
+
+fn debug_connection(conf: &mut Conn, call: &mut Call<'_>) -> Result<(), Fault> {
+    if call.arg(0) == b"unix:" {
+        conf.debugged.push(Cidr::Unix);
+        return Ok(());
+    }
+    if let Some((range, low_bits)) = Cidr::parse(call.arg(0)) {
+        if low_bits {
+            call.warn(format!("low address bits of {} are meaningless", call.text(0)));
+        }
+        conf.debugged.push(range);
+        return Ok(());
+    }
+    match call.world().resolve(&call.text(0)) {
+        Ok(found) if !found.is_empty() => {
+            conf.debugged.extend(found.into_iter().map(Cidr::of));
+            Ok(())
+        }
+        Ok(_) | Err(_) => {
+            let message = format!("host not found in debug_connection \"{}\"", call.text(0));
+            Err(call.under(call.fail(message), 0))
+        }
     }
 }
 

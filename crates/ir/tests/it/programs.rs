@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use weir_ir::cidr::Cidr;
+use weir_ir::core::Events;
 use weir_ir::http::HttpCore;
 use weir_ir::http::listen::sockets;
 use weir_ir::program::{Http, LocationId, LocationMatch, ScopeKind};
@@ -111,6 +113,24 @@ fn a_range_may_be_all_ports() {
     let sockets = sockets(program.http.as_ref().unwrap());
     assert_eq!(sockets.len(), 65535);
     assert!(sockets.iter().all(|socket| socket.serves.len() == 2));
+}
+
+#[test]
+fn debugged_connections() {
+    let of = |events: &str| {
+        let (_, program, told) = lower(format!("events {{ {events} }}").into_bytes());
+        let messages = told.iter().map(|told| String::from_utf8_lossy(&told.message).into_owned());
+        (program.main.main::<Events>().debugged.clone(), messages.collect::<Vec<_>>())
+    };
+    let ten = Cidr::parse(b"10.0.0.0/8").unwrap().0;
+    let local = Cidr::of([127, 0, 0, 1].into());
+    let (ranges, told) =
+        of("debug_connection 10.0.0.0/8; debug_connection unix:; debug_connection localhost;");
+    assert_eq!((ranges, told), (vec![ten, Cidr::Unix, local], vec![]));
+    let (ranges, told) = of("debug_connection 10.1.0.0/8;");
+    assert_eq!((ranges, &*told), (vec![ten], &["low address bits of 10.1.0.0/8 are meaningless".to_owned()][..]));
+    let (_, told) = of("debug_connection nowhere;");
+    assert_eq!(told, ["host not found in debug_connection \"nowhere\""]);
 }
 
 #[test]

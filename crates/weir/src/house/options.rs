@@ -65,7 +65,7 @@ const USUAL: &[(&str, &str)] = &[
 pub fn of(declared: &HashSet<&str>) -> Vec<&'static str> {
     let with = OPTIONAL.iter().filter(|(_, directive)| declared.contains(directive));
     let without = USUAL.iter().filter(|(_, directive)| !declared.contains(directive));
-    std::iter::once("--with-threads").chain(with.chain(without).map(|(option, _)| *option)).collect()
+    ["--with-debug", "--with-threads"].into_iter().chain(with.chain(without).map(|(option, _)| *option)).collect()
 }
 
 #[cfg(test)]
@@ -82,10 +82,11 @@ mod tests {
     #[test]
     fn options_follow_from_directives() {
         let usual: HashSet<&str> = USUAL.iter().map(|(_, directive)| *directive).collect();
-        assert_eq!(of(&usual), ["--with-threads"]);
+        assert_eq!(of(&usual), ["--with-debug", "--with-threads"]);
         let mut other = usual.clone();
         other.remove("map");
         other.insert("http2");
-        assert_eq!(of(&other), ["--with-threads", "--with-http_v2_module", "--without-http_map_module"]);
+        let others = ["--with-debug", "--with-threads", "--with-http_v2_module", "--without-http_map_module"];
+        assert_eq!(of(&other), others);
     }
 }

@@ -117,6 +117,7 @@ impl Asking<'_> {
                 self.timer.clear();
             }
         }
+        x.debug(|| format!("connect to {}", peer.address));
         let connected = x.reactor.clock().now_ms();
         if let Some(state) = x.upstream_states.last_mut() {
             state.connect_time = Some(connected.saturating_sub(now));

@@ -101,7 +101,7 @@ fn compile_test(condition: &Condition, plan: &Plan<'_, '_>) -> Test {
 
 impl Check for Program {
     fn check<'a>(&'a self, x: &'a mut Exchange) -> Step<'a> {
-        let mut run = Run { log: self.log, changed: false, escapes: true };
+        let mut run = Run { log: self.log || x.is_debugged(), changed: false, escapes: true };
         let ended = run.steps(&self.steps, x);
         Step::Now(match ended {
             Some(End::Flow(flow)) => flow,

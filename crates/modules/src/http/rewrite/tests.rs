@@ -167,6 +167,36 @@ fn rewrite_log() {
     );
 }
 
+#[test]
+fn the_debug_log_tells_the_way_of_a_request() {
+    let site = Site::new(
+        "error_log logs/error.log debug;
+         server { location = /a { rewrite ^ /b?x=1? last; }
+         location /b { error_page 404 @n; return 404; } location @n { return 200 x; } }",
+    );
+    site.get("/a?y", "A: b\r\n");
+    let log = site.log();
+    let expected = [
+        "http request line: \"GET /a?y HTTP/1.1\"",
+        "http uri: \"/a\"",
+        "http args: \"y\"",
+        "http header: \"A: b\"",
+        "http header done",
+        "using configuration \"=/a\"",
+        "\"^\" matches \"/a\"",
+        "rewritten data: \"/b\", args: \"x=1\"",
+        "using configuration \"/b\"",
+        "http special response: 404, \"/b?x=1\"",
+        "using location: @n \"/b?x=1\"",
+        "using configuration \"@n\"",
+        "HTTP/1.1 200 OK",
+    ];
+    let mut lines = log.iter();
+    for line in expected {
+        assert!(lines.any(|found| found.trim_end() == line), "{line} in {log:#?}");
+    }
+}
+
 /// The seconds that a response of 3000 bytes takes, and `$limit_rate` afterwards.
 #[track_caller]
 fn check_rate(location: &str, expected: (&str, &str), log: &[&str]) {
