@@ -531,7 +531,8 @@ mod tests {
         log.of_connection(&connection).write(Level::Info, "two");
         log.with_connection(3).write(Level::Info, "none");
         assert!(Log::new("weir", Vec::new()).debugging().outputs().is_empty());
-        let lines: Vec<String> = memory.lines().iter().map(|line| line[line.len() - 6..].to_owned()).collect();
+        let lines: Vec<String> =
+            memory.lines().iter().map(|line| line[line.len() - 6..].to_owned()).collect();
         assert_eq!(lines, ["*3 one", "*3 two"]);
     }
 

@@ -216,14 +216,16 @@ impl Serving {
             Arrival::Rejected(reject) => Some(Refusal::Answer(reject)),
             Arrival::Idle => return Ended::Farewell,
             Arrival::Closed if x.head.is_empty() => {
-                self.log_closed(x, first);
+                self.log_closed(x, first, None);
                 return Ended::Farewell;
             }
             // Of a request that began a line is logged, though nobody is there to be answered.
             Arrival::Closed => Some(Refusal::Silence(400, "client prematurely closed connection", None)),
             Arrival::Broken(error) if x.head.is_empty() => {
                 // Some close idle connections that way.
-                if first || error.kind() != io::ErrorKind::ConnectionReset {
+                if !first && error.kind() == io::ErrorKind::ConnectionReset {
+                    self.log_closed(x, first, Some(&error));
+                } else {
                     let doing = if first { "waiting for request" } else { "keepalive" };
                     self.log_waiting("recv() failed", Some(&error), doing);
                 }
@@ -663,13 +665,19 @@ impl Serving {
     }
 
     /// The client went away between two requests, or without any.
-    fn log_closed(&self, x: &Exchange, first: bool) {
+    fn log_closed(&self, x: &Exchange, first: bool, error: Option<&io::Error>) {
         if first {
             self.log_waiting("client closed connection", None, "waiting for request");
-        } else if x.log_handle().takes(Level::Info) {
+        } else if x.log_handle().takes(Level::Info) || x.debugs {
             let client = String::from_utf8_lossy(self.connection.peer.text());
             let log = x.log_handle().of_connection(&self.connection.log);
-            log.write(Level::Info, format_args!("client {client} closed keepalive connection"));
+            let errno = error.and_then(io::Error::raw_os_error).map(nix::errno::Errno::from_raw);
+            log.write_with(
+                Level::Info,
+                errno,
+                format_args!("client {client} closed keepalive connection"),
+                |_| {},
+            );
         }
     }
 

@@ -352,7 +352,7 @@ async fn content(x: &mut Exchange, generation: &Generation) -> Flow {
             };
             // What is not its own is left to the handlers of any location.
             if !matches!(flow, Flow::Decline) {
-                return without_body(x, flow).await;
+                return if x.body.is_settled() { flow } else { without_body(x, flow).await };
             }
         }
     }
@@ -362,7 +362,7 @@ async fn content(x: &mut Exchange, generation: &Generation) -> Flow {
             Step::Later(later) => later.await,
         };
         if !matches!(flow, Flow::Decline) {
-            return without_body(x, flow).await;
+            return if x.body.is_settled() { flow } else { without_body(x, flow).await };
         }
     }
     if x.uri.ends_with(b"/") {
@@ -376,9 +376,9 @@ async fn content(x: &mut Exchange, generation: &Generation) -> Flow {
 }
 
 /// An answer that was made without asking for the request's body.
-#[inline]
+#[cold]
 async fn without_body(x: &mut Exchange, flow: Flow) -> Flow {
-    if !matches!(flow, Flow::Respond(_)) || x.body.is_over() && !x.body.is_awaited() {
+    if !matches!(flow, Flow::Respond(_)) {
         return flow;
     }
     x.forgo_body().await.map_or_else(|error| Flow::Answer(error.0), |()| flow)

@@ -168,6 +168,12 @@ impl RequestBody {
         }
     }
 
+    /// Whether nothing of the body is left, and no client waits to send it.
+    #[inline]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.continued && self.is_over()
+    }
+
     /// Whether the request has a body that somebody may have.
     pub fn exists(&self) -> bool {
         !self.discarded && !matches!(self.framing, Framing::None)
@@ -399,7 +405,6 @@ impl Exchange {
                         self.client.timer.set_in(timeout);
                     }
                     if self.client.timer.poll_expired(cx).is_ready() {
-                        self.log(Level::Info, "client timed out");
                         return Poll::Ready(Err(BodyError(408)));
                     }
                     return Poll::Pending;
@@ -439,6 +444,7 @@ impl Exchange {
                 while !self.client.input.is_empty() && !decoder.is_over() {
                     let Ok((taken, piece)) = decoder.next(&self.client.input) else {
                         self.log(Level::Error, "client sent invalid chunked body");
+                        self.body.broken = true;
                         return Err(BodyError(400));
                     };
                     if !self.body.discarded {
@@ -461,12 +467,15 @@ impl Exchange {
     }
 
     /// Takes no more than `client_max_body_size` of a body whose length was not told; a piece came behind what came before.
-    fn bound_body(&self, max: u64, before: u64, piece: u64) -> Result<(), BodyError> {
+    fn bound_body(&mut self, max: u64, before: u64, piece: u64) -> Result<(), BodyError> {
         if max == 0 || before + piece <= max || self.body.discarded {
             return Ok(());
         }
-        let message = format!("client intended to send too large chunked body: {before}+{piece} bytes");
-        self.log(Level::Error, message);
+        if !self.body.broken {
+            let message = format!("client intended to send too large chunked body: {before}+{piece} bytes");
+            self.log(Level::Error, message);
+        }
+        self.body.broken = true;
         Err(BodyError(413))
     }
 

@@ -281,7 +281,8 @@ fn poll_client<T>(
                 x.client.timer.set_about(x.location().core.send_timeout);
             }
             if x.client.timer.poll_expired(cx).is_ready() {
-                x.log(Level::Info, "client timed out");
+                let error = io::Error::from_raw_os_error(nix::libc::ETIMEDOUT);
+                x.log_while(Level::Info, Some(&error), "client timed out", sending(x));
                 return Poll::Ready(Err(SendError::Timeout));
             }
             Poll::Pending
@@ -329,8 +330,13 @@ async fn flush(x: &mut Exchange, head: &mut Buf) -> Result<(), SendError> {
 }
 
 fn send_failed(x: &Exchange, error: io::Error) -> SendError {
-    x.log_error(Level::Info, Some(&error), "send() failed");
+    x.log_while(Level::Info, Some(&error), "send() failed", sending(x));
     SendError::Client(error)
+}
+
+/// What is done while a response is sent, as messages say it.
+fn sending(x: &Exchange) -> &'static str {
+    if x.upstream_states.is_empty() { "sending response to client" } else { "sending to client" }
 }
 
 async fn send_bytes(x: &mut Exchange, head: &mut Buf, bytes: &[u8]) -> Result<(), SendError> {

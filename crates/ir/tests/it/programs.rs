@@ -128,7 +128,10 @@ fn debugged_connections() {
         of("debug_connection 10.0.0.0/8; debug_connection unix:; debug_connection localhost;");
     assert_eq!((ranges, told), (vec![ten, Cidr::Unix, local], vec![]));
     let (ranges, told) = of("debug_connection 10.1.0.0/8;");
-    assert_eq!((ranges, &*told), (vec![ten], &["low address bits of 10.1.0.0/8 are meaningless".to_owned()][..]));
+    assert_eq!(
+        (ranges, &*told),
+        (vec![ten], &["low address bits of 10.1.0.0/8 are meaningless".to_owned()][..])
+    );
     let (_, told) = of("debug_connection nowhere;");
     assert_eq!(told, ["host not found in debug_connection \"nowhere\""]);
 }

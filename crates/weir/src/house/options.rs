@@ -65,7 +65,10 @@ const USUAL: &[(&str, &str)] = &[
 pub fn of(declared: &HashSet<&str>) -> Vec<&'static str> {
     let with = OPTIONAL.iter().filter(|(_, directive)| declared.contains(directive));
     let without = USUAL.iter().filter(|(_, directive)| !declared.contains(directive));
-    ["--with-debug", "--with-threads"].into_iter().chain(with.chain(without).map(|(option, _)| *option)).collect()
+    ["--with-debug", "--with-threads"]
+        .into_iter()
+        .chain(with.chain(without).map(|(option, _)| *option))
+        .collect()
 }
 
 #[cfg(test)]

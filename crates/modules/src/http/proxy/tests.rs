@@ -35,7 +35,8 @@ fn ask(made: &Made, words: &str, paths: &[&str]) -> (Vec<String>, Vec<String>) {
             let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
             result.0.push(if code == "200" { body.to_owned() } else { code.to_owned() });
         }
-        result.1 = site.log();
+        // The server behind tells that its client went away, at some time.
+        result.1 = site.log().into_iter().filter(|line| !line.starts_with("client ")).collect();
     });
     result
 }
@@ -151,8 +152,7 @@ fn certificates_of_the_request_are_read_when_they_are_needed() {
     let shown = " TLSv1.3 . SUCCESS 1";
     assert_eq!(answers, [shown, shown, "500", "500", " TLSv1.3 . NONE 1"], "{log:?}");
     assert!(log[0].contains("key values mismatch"), "{log:?}");
-    // Behind it the server tells that its client went away.
-    assert!(log[2].starts_with("cannot load certificate \"/nix\": BIO_new_file() failed"), "{log:?}");
+    assert!(log[1].starts_with("cannot load certificate \"/nix\": BIO_new_file() failed"), "{log:?}");
 }
 
 #[test]

@@ -189,7 +189,8 @@ fn the_debug_log_tells_the_way_of_a_request() {
         "http special response: 404, \"/b?x=1\"",
         "using location: @n \"/b?x=1\"",
         "using configuration \"@n\"",
-        "HTTP/1.1 200 OK",
+        "HTTP/1.1 404 Not Found",
+        "close http connection",
     ];
     let mut lines = log.iter();
     for line in expected {
