@@ -55,14 +55,13 @@ pub(crate) async fn post_actions(x: &mut Exchange, generation: &Generation) {
             Some(b'/') => x.internal_redirect(target.to_vec(), vec![]),
             Some(_) | None => x.named_redirect(target),
         };
+        let answered = x.status;
         let mut response = complete(x, generation, flow).await;
         if let Body::Stream(mut source) = std::mem::take(&mut response.body) {
             source.finish(x, false);
         }
         // The log tells how it ended, unless the request itself was answered with an error.
-        if x.status < 300 || response.status >= 300 {
-            x.status = response.status;
-        }
+        x.status = if answered < 300 || response.status >= 300 { response.status } else { answered };
     }
 }
 

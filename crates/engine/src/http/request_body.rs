@@ -334,7 +334,8 @@ impl Exchange {
     /// # Errors
     /// The client is gone.
     pub async fn send_continue(&mut self) -> Result<(), BodyError> {
-        if self.body.continued || self.body.discarded || self.body.refused {
+        // Behind the answer it would be taken for the next one.
+        if self.body.continued || self.body.discarded || self.body.refused || self.post_action {
             return Ok(());
         }
         self.body.continued = true;
