@@ -28,7 +28,7 @@ pub(crate) fn read(call: &mut Call<'_>) -> Result<ErrorLog, Fault> {
         b"stderr" | b"" => Target::Stderr,
         text if text.starts_with(b"syslog:") => Target::Syslog(Syslog::read(call)?),
         text if text.starts_with(b"memory:") => {
-            return Err(call.fail("nginx was built without debug support"));
+            return Err(call.fail("the \"memory:\" log is known but not supported by weir yet"));
         }
         _ => {
             let path = call.path(0);
