@@ -16,6 +16,7 @@ use crate::generation::Generation;
 use crate::http1::response;
 use crate::io::Address;
 use crate::timer::{Clock, Timers};
+use crate::tls::Turns;
 use crate::tunnel;
 use crate::upstream::Pools;
 
@@ -107,6 +108,7 @@ pub struct Reactor {
     /// What the present generation has done here.
     chores: RefCell<Vec<tokio::task::AbortHandle>>,
     pub pools: Pools,
+    pub(crate) handshakes: Turns,
     /// Heads of upstream responses that wait for their next use; boxed, as they travel.
     #[expect(clippy::vec_box, reason = "a head is large and is handed from task to task")]
     heads: RefCell<Vec<Box<response::Head>>>,
@@ -193,6 +195,7 @@ impl Reactor {
             counters,
             chores: RefCell::default(),
             pools: Pools::default(),
+            handshakes: Turns::new(),
             heads: RefCell::default(),
         })
     }

@@ -48,6 +48,11 @@ thread_local! {
     static BATCH: Cell<u32> = const { Cell::new(0) };
 }
 
+/// Which of the thread's batches of events this is; another one as soon as the thread has slept.
+pub(crate) fn batch() -> u32 {
+    BATCH.get()
+}
+
 /// A runtime for one reactor thread, which tells the thread's [`Clock`] of every batch of events.
 ///
 /// # Errors

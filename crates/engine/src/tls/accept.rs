@@ -117,6 +117,7 @@ async fn handshake(
             }
         }
     }
+    reactor.handshakes.turn().await;
     let mut accept = StartHandshake::from_parts(*accepted, socket).into_stream(config);
     let stream = poll_fn(|cx| match Pin::new(&mut accept).poll(cx) {
         Poll::Ready(done) => Poll::Ready(done.map_err(Failure::of)),

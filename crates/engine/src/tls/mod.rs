@@ -33,6 +33,7 @@ mod status;
 #[cfg(test)]
 mod testing;
 mod trust;
+mod turns;
 mod words;
 
 pub(crate) use accept::by_name;
@@ -48,6 +49,7 @@ pub use server::{Computed, Protocols, ServerTls, SessionCache, Settings};
 pub use staple::{Staple, Stapled};
 pub use status::{StatusCache, Statuses};
 pub use trust::{Reason, Trust};
+pub(crate) use turns::Turns;
 pub(crate) use words::failed;
 
 use rustls::{NamedGroup, ProtocolVersion};
