@@ -99,11 +99,25 @@ impl Io {
         let mut read = ReadBuf::new(into);
         let polled =
             stream!(self, s => Pin::new(s).poll_read(cx, &mut read), _s => Poll::Pending, Poll::Pending);
+        if polled.is_pending() && self.owes_records() {
+            // What the session has to say to it goes out now; a failure shows in whatever is done next.
+            let _ = self.poll_flush(cx);
+        }
         polled.map(|result| match result {
             Ok(()) => Ok(read.filled().len()),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
             Err(e) => Err(e),
         })
+    }
+
+    /// Whether the session has records that were not sent yet: bytes of ours, or its word on what the peer wants (no
+    /// renegotiation).
+    fn owes_records(&self) -> bool {
+        match self {
+            Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => false,
+            Io::TlsServer(tls) => tls.get_ref().1.wants_write(),
+            Io::TlsClient(tls) => tls.get_ref().1.wants_write(),
+        }
     }
 
     /// Writes as much as the peer takes now. With TLS, written means taken by the session: ask [`Io::poll_flush`]

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use nix::errno::Errno;
 use rustls::server::{AcceptedAlert, Acceptor, ClientHello};
-use rustls::{Error, ServerConfig};
+use rustls::{AlertDescription, Error, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::StartHandshake;
 use weir_ir::LocationId;
@@ -284,6 +284,7 @@ impl Failure {
             return Self::Gone(Some(error));
         }
         match error.downcast::<Error>() {
+            Ok(Error::AlertReceived(AlertDescription::CloseNotify)) => Self::Gone(None),
             Ok(error) => Self::Tls(error),
             Err(error) => Self::Read(error),
         }

@@ -14,6 +14,7 @@ pub(crate) fn failed(error: io::Error) -> (String, Option<io::Error>) {
         return (gone(), Some(error));
     }
     let reason = match error.downcast::<Error>() {
+        Ok(Error::AlertReceived(AlertDescription::CloseNotify)) => return (gone(), None),
         Ok(error) => reason(&error),
         Err(error) => error.to_string(),
     };

@@ -558,6 +558,33 @@ fn clients_that_do_not_finish_their_handshake() {
 }
 
 #[test]
+fn clients_that_say_goodbye_in_their_handshake() {
+    let made = Made::new(&["a"]);
+    on_a_thread(async {
+        let (listener, port) = listener().await;
+        let conf = format!(
+            "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate a.crt; ssl_certificate_key a.key; }}"
+        );
+        let site = Site::with_files(&conf, &made.files());
+        let running = Running::new(&site, listener);
+        let mut socket = running.connect().await;
+        let name = ServerName::try_from("a").unwrap();
+        let mut client = rustls::ClientConnection::new(made.client(&[&TLS13]), name).unwrap();
+        let records = |client: &mut rustls::ClientConnection| {
+            let mut bytes = vec![];
+            client.write_tls(&mut bytes).unwrap();
+            bytes
+        };
+        socket.write_all(&records(&mut client)).await.unwrap();
+        socket.read_u8().await.unwrap();
+        client.send_close_notify();
+        socket.write_all(&records(&mut client)).await.unwrap();
+        running.reactor.drained().await;
+        assert_eq!(site.log(), ["peer closed connection in SSL handshake while SSL handshaking"]);
+    });
+}
+
+#[test]
 fn a_responder_that_says_nothing_has_the_time_of_the_handshake() {
     let made = Made::new(&["a"]);
     let clients = Clients::new(0);
