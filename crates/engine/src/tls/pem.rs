@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use super::der::Fields;
+use super::der::{self, Fields, OID, SEQUENCE};
 use super::encrypted::{self, Locked};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -51,42 +51,138 @@ impl Fault {
     }
 }
 
-/// The certificates of a file, in its order.
+/// What OpenSSL takes and the reader of PEM does not: a mark of the byte order at its start, certificates under their
+/// two other names. And what it refuses: more on the line at the end of a section, which is where the next begins if two
+/// files were put together of which the first has no newline at its end.
+fn prepared(pem: &[u8]) -> Result<Vec<u8>, PemError> {
+    const DASHES: &[u8] = b"-----";
+    let mut prepared = Vec::with_capacity(pem.len());
+    for line in pem.strip_prefix(b"\xef\xbb\xbf").unwrap_or(pem).split_inclusive(|byte| *byte == b'\n') {
+        if let Some(label) = line.strip_prefix(b"-----END ") {
+            let end =
+                memchr::memmem::find(label, DASHES).map(|at| label[at + DASHES.len()..].trim_ascii_end());
+            if end.is_some_and(|end| !end.is_empty()) {
+                return Err(PemError::MissingSectionEnd { end_marker: line.to_vec() });
+            }
+        }
+        let named =
+            [&b"TRUSTED CERTIFICATE-----"[..], b"X509 CERTIFICATE-----"].into_iter().find_map(|name| {
+                let at = memchr::memmem::find(line, name).filter(|_| line.starts_with(DASHES))?;
+                Some((&line[..at], &line[at + name.len()..]))
+            });
+        match named {
+            Some((before, behind)) => {
+                prepared.extend_from_slice(before);
+                prepared.extend_from_slice(b"CERTIFICATE-----");
+                prepared.extend_from_slice(behind);
+            }
+            None => prepared.extend_from_slice(line),
+        }
+    }
+    Ok(prepared)
+}
+
+/// For what a certificate of a file may be trusted: id-kp-serverAuth, id-kp-clientAuth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    Servers,
+    Clients,
+}
+
+impl Purpose {
+    fn oid(self) -> &'static [u8] {
+        match self {
+            Self::Servers => &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01],
+            Self::Clients => &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02],
+        }
+    }
+
+    /// Whether what OpenSSL wrote behind a certificate (`openssl x509 -trustout`) lets it be trusted for this.
+    ///
+    /// ```text
+    /// SEQUENCE { SEQUENCE OF OID trusted for, [0] OF OID rejected for, ... }, each only where it is said
+    /// ```
+    fn is_allowed(self, auxiliary: &[u8]) -> bool {
+        /// anyExtendedKeyUsage
+        const ANY: &[u8] = &[0x55, 0x1d, 0x25, 0x00];
+        let names =
+            |list| der::elements(list).any(|(tag, oid)| tag == OID && [self.oid(), ANY].contains(&oid));
+        let (trusted, rest) = der::element(auxiliary, SEQUENCE)
+            .map_or((None, auxiliary), |(trusted, rest)| (Some(trusted), rest));
+        let rejected = der::element(rest, 0xa0).is_some_and(|(rejected, _)| names(rejected));
+        !rejected && trusted.is_none_or(names)
+    }
+}
+
+/// A certificate as it stands in a file: its DER, and the content of what OpenSSL wrote behind it.
+fn split(mut certificate: CertificateDer<'static>) -> Option<(CertificateDer<'static>, Vec<u8>)> {
+    // Certificates of version 1 are served, too, so this asks for less than a verifier would.
+    Fields::of(&certificate)?;
+    let (_, behind) = der::element(&certificate, SEQUENCE)?;
+    if behind.is_empty() {
+        return Some((certificate, vec![]));
+    }
+    let auxiliary = der::element(behind, SEQUENCE)?.0.to_vec();
+    certificate = certificate[..certificate.len() - behind.len()].to_vec().into();
+    Some((certificate, auxiliary))
+}
+
+/// The certificates of a file with what is said of them, in its order. `others` is who reads those behind the first.
+fn read(pem: &[u8], others: &'static str) -> Result<Vec<(CertificateDer<'static>, Vec<u8>)>, Fault> {
+    const FIRST: &str = "PEM_read_bio_X509_AUX";
+    let fault = |call, error: &PemError| Fault::pem(call, error, "TRUSTED CERTIFICATE");
+    let prepared = prepared(pem).map_err(|error| fault(FIRST, &error))?;
+    let mut certificates = vec![];
+    for certificate in CertificateDer::pem_slice_iter(&prepared) {
+        let call = if certificates.is_empty() { FIRST } else { others };
+        let certificate = certificate.map_err(|error| fault(call, &error))?;
+        certificates.push(split(certificate).ok_or_else(|| {
+            let reasons = "error:0688010A:asn1 encoding routines::nested asn1 error".to_owned();
+            Fault { call, reasons }
+        })?);
+    }
+    if certificates.is_empty() {
+        return Err(fault(FIRST, &PemError::NoItemsFound));
+    }
+    Ok(certificates)
+}
+
+/// The certificate of a file and what comes behind it, to be shown.
 ///
 /// # Errors
 /// The file has none, or one that is not base64.
-pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Fault> {
-    const CALL: &str = "PEM_read_bio_X509_AUX";
-    let fault = |error: &PemError| Fault::pem(CALL, error, "TRUSTED CERTIFICATE");
-    let certificates: Vec<_> =
-        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| fault(&error))?;
-    if certificates.is_empty() {
-        return Err(fault(&PemError::NoItemsFound));
-    }
-    for certificate in &certificates {
-        // Certificates of version 1 are served, too, so this asks for less than a verifier would.
-        if Fields::of(certificate).is_none() {
-            let reasons = "error:0688010A:asn1 encoding routines::nested asn1 error".to_owned();
-            return Err(Fault { call: CALL, reasons });
-        }
-    }
-    Ok(certificates)
+pub fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    Ok(read(pem, "PEM_read_bio_X509")?.into_iter().map(|(certificate, _)| certificate).collect())
+}
+
+/// The certificates of a file that may be trusted for a purpose.
+///
+/// # Errors
+/// As of [`chain`].
+pub fn trusted(pem: &[u8], purpose: Purpose) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    let mut certificates = read(pem, "PEM_read_bio_X509_AUX")?;
+    certificates.retain(|(_, auxiliary)| auxiliary.is_empty() || purpose.is_allowed(auxiliary));
+    Ok(certificates.into_iter().map(|(certificate, _)| certificate).collect())
 }
 
 /// The revocation lists of a file.
 ///
 /// # Errors
-/// As of [`certificates`].
+/// As of [`chain`].
 pub fn revocations(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, Fault> {
     let fault = |error: &PemError| Fault::pem("PEM_read_bio_X509_CRL", error, "X509 CRL");
-    let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| fault(&error))?;
+    let lists = prepared(pem).and_then(|pem| CertificateRevocationListDer::pem_slice_iter(&pem).collect());
+    let lists: Vec<_> = lists.map_err(|error| fault(&error))?;
     if lists.is_empty() { Err(fault(&PemError::NoItemsFound)) } else { Ok(lists) }
 }
 
 /// Words that may open encrypted keys, of a file with one a line (nginx: `ssl_password_file`).
 pub type Passwords = [Box<[u8]>];
+
+/// Whether a file has a private key that wants a password.
+pub(super) fn is_encrypted(pem: &[u8]) -> bool {
+    memchr::memmem::find(pem, b" ENCRYPTED PRIVATE KEY-----").is_some()
+}
 
 /// The first private key of a file: PKCS #8, PKCS #1 or SEC 1; of the first also encrypted.
 ///
@@ -98,11 +194,11 @@ pub fn private_key(pem: &[u8], passwords: &Passwords) -> Result<PrivateKeyDer<'s
     let unreadable = |_| {
         fault("error:1E08010C:DECODER routines::unsupported:No supported data to decode. Input type: PEM")
     };
+    let pem = pem.strip_prefix(b"\xef\xbb\xbf").unwrap_or(pem);
     if memchr::memmem::find(pem, b"Proc-Type: 4,ENCRYPTED").is_some() {
         return Err(fault("weir reads encrypted keys only in PKCS #8 (openssl pkcs8 -topk8)"));
     }
-    const ENCRYPTED: &[u8] = b" ENCRYPTED PRIVATE KEY-----";
-    if memchr::memmem::find(pem, ENCRYPTED).is_none() {
+    if !is_encrypted(pem) {
         return PrivateKeyDer::from_pem_slice(pem).map_err(unreadable);
     }
     // By another name the section is read like any other.
@@ -168,7 +264,7 @@ mod tests {
         let (one, one_key) = made("a");
         let (two, two_key) = made("b");
         let pair_of = |cert: &str, key: &str| {
-            pair(certificates(cert.as_bytes()).unwrap(), private_key(key.as_bytes(), &[]).unwrap(), None)
+            pair(chain(cert.as_bytes()).unwrap(), private_key(key.as_bytes(), &[]).unwrap(), None)
                 .map(|p| p.cert.len())
         };
         assert_eq!(pair_of(&one, &one_key), Ok(1));
@@ -197,7 +293,7 @@ F02WoV9C6cgIyBtc7HcBC4JitdLnF+R4ZaFn4ksIqoFkHJBa7B+o/2ny
 
     #[test]
     fn certificates_of_version_1_are_served() {
-        let chain = certificates(VERSION_1.as_bytes()).unwrap();
+        let chain = chain(VERSION_1.as_bytes()).unwrap();
         let paired = pair(chain.clone(), private_key(VERSION_1_KEY.as_bytes(), &[]).unwrap(), None);
         assert_eq!(paired.map(|p| p.cert.len()), Ok(1));
         let (_, other) = made("a");
@@ -207,15 +303,76 @@ F02WoV9C6cgIyBtc7HcBC4JitdLnF+R4ZaFn4ksIqoFkHJBa7B+o/2ny
         );
     }
 
+    /// A certificate with what OpenSSL writes behind it.
+    fn with_trust(cert: &str, auxiliary: &[u8]) -> String {
+        let mut der = chain(cert.as_bytes()).unwrap()[0].to_vec();
+        der.extend_from_slice(auxiliary);
+        let made = crate::tls::ClientCertificate { der: der.into(), fault: None, status: None };
+        made.pem().replace(" CERTIFICATE", " TRUSTED CERTIFICATE")
+    }
+
+    #[test]
+    fn certificates_with_trust() {
+        let (plain, key) = made("a");
+        let (other, _) = made("b");
+        let alias = with_trust(&plain, b"\x30\x04\x0c\x02hi");
+        let own = chain(plain.as_bytes()).unwrap();
+        for pem in [&alias, &plain.replace(" CERTIFICATE", " X509 CERTIFICATE")] {
+            assert_eq!(chain(pem.as_bytes()).unwrap(), own, "{pem}");
+        }
+        let read = chain(format!("{alias}{other}").as_bytes()).unwrap();
+        assert_eq!(pair(read, private_key(key.as_bytes(), &[]).unwrap(), None).map(|p| p.cert.len()), Ok(2));
+        let usage = |last: u8| [b"\x06\x08\x2b\x06\x01\x05\x05\x07\x03", &[last][..]].concat();
+        let any = b"\x06\x04\x55\x1d\x25\x00";
+        let tagged =
+            |tag: u8, content: &[u8]| [&[tag, u8::try_from(content.len()).unwrap()], content].concat();
+        let trust = |content: &[u8]| tagged(SEQUENCE, &tagged(SEQUENCE, content));
+        let reject = |content: &[u8]| tagged(SEQUENCE, &tagged(0xa0, content));
+        for (auxiliary, servers, clients) in [
+            (trust(&usage(1)), true, false),
+            (trust(&usage(2)), false, true),
+            (trust(any), true, true),
+            (reject(&usage(2)), true, false),
+            (reject(any), false, false),
+            (tagged(SEQUENCE, b""), true, true),
+        ] {
+            let pem = with_trust(&plain, &auxiliary);
+            let is_trusted = |purpose| !trusted(pem.as_bytes(), purpose).unwrap().is_empty();
+            assert_eq!(
+                [is_trusted(Purpose::Servers), is_trusted(Purpose::Clients)],
+                [servers, clients],
+                "{auxiliary:?}"
+            );
+        }
+        assert!(chain(with_trust(&plain, b"\x05\x00").as_bytes()).is_err());
+    }
+
+    #[test]
+    fn what_editors_and_cat_make_of_files() {
+        let ((cert, key), (other, _)) = (made("a"), made("b"));
+        let marked = |text: &str| format!("\u{feff}{text}");
+        let dos = |text: &str| text.replace('\n', "\r\n");
+        for (cert, key) in [(marked(&cert), marked(&key)), (dos(&cert), dos(&key))] {
+            let key = private_key(key.as_bytes(), &[]).unwrap();
+            assert_eq!(pair(chain(cert.as_bytes()).unwrap(), key, None).map(|p| p.cert.len()), Ok(1));
+        }
+        // The second would be lost.
+        let glued = format!("{}{other}", cert.trim_end());
+        assert_eq!(chain(glued.as_bytes()).unwrap_err().reasons, "error:04800066:PEM routines::bad end line");
+        let spoiled = format!("{cert}{}", other.replacen("\nMII", "\n!II", 1));
+        assert_eq!(chain(spoiled.as_bytes()).unwrap_err().call, "PEM_read_bio_X509");
+        assert_eq!(trusted(spoiled.as_bytes(), Purpose::Clients).unwrap_err().call, "PEM_read_bio_X509_AUX");
+    }
+
     #[test]
     fn faults_in_openssls_words() {
         let (cert, key) = made("a");
         let no_start = "error:0480006C:PEM routines::no start line:Expecting: TRUSTED CERTIFICATE";
         for junk in ["", "junk\n", &key] {
-            assert_eq!(certificates(junk.as_bytes()).unwrap_err().reasons, no_start, "{junk}");
+            assert_eq!(chain(junk.as_bytes()).unwrap_err().reasons, no_start, "{junk}");
         }
         let spoiled = cert.replacen("\nMII", "\n!II", 1);
-        let reasons = certificates(spoiled.as_bytes()).unwrap_err().reasons;
+        let reasons = chain(spoiled.as_bytes()).unwrap_err().reasons;
         assert_eq!(reasons, "error:04800064:PEM routines::bad base64 decode");
         let fault = private_key(cert.as_bytes(), &[]).unwrap_err();
         assert_eq!(

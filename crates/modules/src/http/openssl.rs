@@ -9,7 +9,7 @@ use rustls::crypto::SupportedKxGroup;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use rustls::sign::CertifiedKey;
 use weir_engine::tls::ciphers::{self, BadGroups, BadList};
-use weir_engine::tls::pem::{self, NoPair, Passwords};
+use weir_engine::tls::pem::{self, NoPair, Passwords, Purpose};
 use weir_engine::tls::{PairCache, Pairs, Protocols};
 use weir_ir::value;
 use weir_ir::{Call, Fault, Merge, Template};
@@ -308,7 +308,7 @@ pub(super) fn pair(
     merge: &Merge<'_>,
 ) -> Result<Arc<CertifiedKey>, Fault> {
     let (shown, content) = source(certificate, merge);
-    let chain = content.and_then(|c| pem::certificates(&c));
+    let chain = content.and_then(|c| pem::chain(&c));
     let chain = chain.map_err(|fault| cannot_load(merge, "certificate", &shown, &fault))?;
     let (shown, content) = source(key, merge);
     let key = content.and_then(|c| pem::private_key(&c, passwords));
@@ -322,9 +322,13 @@ pub(super) fn pair(
     })
 }
 
-/// The certificates of a file.
-pub(super) fn certificates(path: &str, merge: &Merge<'_>) -> Result<Vec<CertificateDer<'static>>, Fault> {
-    let read = read(merge, path).and_then(|content| pem::certificates(&content));
+/// The certificates of a file that may be trusted for a purpose.
+pub(super) fn trusted(
+    path: &str,
+    purpose: Purpose,
+    merge: &Merge<'_>,
+) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    let read = read(merge, path).and_then(|content| pem::trusted(&content, purpose));
     read.map_err(|fault| cannot_load(merge, "certificate", path, &fault))
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use weir_engine::generation::Plan;
-use weir_engine::tls::pem::Passwords;
+use weir_engine::tls::pem::{Passwords, Purpose};
 use weir_engine::tls::{ClientSettings, ClientTls, Trust};
 use weir_engine::upstream::Tls;
 use weir_ir::lowering::{Call, Fault, Merge};
@@ -129,7 +129,7 @@ impl Ssl {
         let Some(trusted) = self.trusted_certificate.or(None) else {
             return Err(merge.fail_nowhere("no proxy_ssl_trusted_certificate for proxy_ssl_verify"));
         };
-        let certificates = openssl::certificates(&trusted, merge)?;
+        let certificates = openssl::trusted(&trusted, Purpose::Servers, merge)?;
         let revoked = match self.crl.or(None) {
             Some(crl) => openssl::revocations(&crl, merge)?,
             None => vec![],

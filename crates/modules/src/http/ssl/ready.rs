@@ -7,7 +7,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 use weir_engine::generation::Plan;
 use weir_engine::tls::der::Fields;
-use weir_engine::tls::pem::Passwords;
+use weir_engine::tls::pem::{Passwords, Purpose};
 use weir_engine::tls::{
     ClientAuth, Computed, Demand, Names, Pairs, Responder, SessionCache, Staple, Stapled, StatusCache,
     Statuses, TicketKey, Trust, issuer_of,
@@ -127,7 +127,7 @@ impl Server {
         let mut trusted = vec![];
         let of_clients = self.client_certificate.get().filter(|_| self.verify_client.or(None).is_some());
         for path in of_clients.into_iter().chain(self.trusted_certificate.get()) {
-            trusted.extend(openssl::certificates(path, merge)?);
+            trusted.extend(openssl::trusted(path, Purpose::Clients, merge)?);
         }
         for (index, pair) in pairs.iter().enumerate() {
             let name = openssl::shown(&self.certificates[index].text, merge);
@@ -189,7 +189,7 @@ impl Server {
 
     fn client_auth(&self, merge: &Merge<'_>) -> Result<Option<ClientAuth>, Fault> {
         let certificates = |path: Option<&Arc<str>>| match path {
-            Some(path) => openssl::certificates(path, merge),
+            Some(path) => openssl::trusted(path, Purpose::Clients, merge),
             None => Ok(vec![]),
         };
         let demand = self.verify_client.or(None);
