@@ -9,11 +9,12 @@ use rustls::sign::CertifiedKey;
 
 use super::pem::{self, NoPair, Passwords};
 
-/// How many pairs are kept, and for how long (`ssl_certificate_cache`).
+/// How much is kept, and for how long (`ssl_certificate_cache`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PairCache {
+    /// Certificates and keys: two of a pair.
     pub max: usize,
-    /// Milliseconds without use.
+    /// Milliseconds without use after which a pair makes room for others.
     pub inactive: u64,
     /// Milliseconds after which the files are read again.
     pub valid: u64,
@@ -55,7 +56,6 @@ impl Pairs {
         if let Some(cache) = &self.cache
             && let Some(kept) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&names)
             && now.saturating_sub(kept.read) < cache.valid
-            && now.saturating_sub(kept.used) < cache.inactive
         {
             kept.used = now;
             return Ok(Arc::clone(&kept.pair));
@@ -63,15 +63,17 @@ impl Pairs {
         let shown = [certificate, key].map(|name| self.shown(name));
         let passwords = Arc::clone(&self.passwords);
         let read = tokio::task::spawn_blocking(move || read(&shown, &passwords));
-        let pair = read.await.unwrap_or_else(|error| Err(error.to_string()))?;
-        if let Some(cache) = &self.cache {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if kept.len() >= cache.max && !kept.contains_key(&names) {
-                kept.retain(|_, kept| now.saturating_sub(kept.used) < cache.inactive);
-                let oldest = kept.iter().min_by_key(|(_, kept)| kept.used).map(|(names, _)| names.clone());
-                if let Some(oldest) = oldest.filter(|_| kept.len() >= cache.max) {
-                    kept.remove(&oldest);
-                }
+        let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
+        let Some(cache) = &self.cache else { return read.map(|(pair, _)| pair) };
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.remove(&names);
+        let (pair, encrypted) = read?;
+        // What a password opened is not left lying about.
+        if !encrypted {
+            kept.retain(|_, kept| now.saturating_sub(kept.used) <= cache.inactive);
+            let oldest = kept.iter().min_by_key(|(_, kept)| kept.used).map(|(names, _)| names.clone());
+            if let Some(oldest) = oldest.filter(|_| 2 * kept.len() + 1 >= cache.max) {
+                kept.remove(&oldest);
             }
             kept.insert(names, Kept { pair: Arc::clone(&pair), read: now, used: now });
         }
@@ -88,19 +90,28 @@ impl Pairs {
     }
 }
 
-fn read([certificate, key]: &[String; 2], passwords: &Passwords) -> Result<Arc<CertifiedKey>, String> {
-    let chain = content(certificate).and_then(|pem| pem::certificates(&pem));
+/// A pair, and whether its key is encrypted.
+fn read(
+    [certificate, key]: &[String; 2],
+    passwords: &Passwords,
+) -> Result<(Arc<CertifiedKey>, bool), String> {
+    let chain = content(certificate).and_then(|pem| pem::chain(&pem));
     let chain = chain.map_err(|fault| format!("cannot load certificate \"{certificate}\": {fault}"))?;
-    let private = content(key).and_then(|pem| pem::private_key(&pem, passwords));
-    let private = private.map_err(|fault| format!("cannot load certificate key \"{key}\": {fault}"))?;
-    pem::pair(chain, private, None).map_err(|no_pair| match no_pair {
+    let private = content(key).and_then(|pem| {
+        let encrypted = pem::is_encrypted(&pem);
+        Ok((pem::private_key(&pem, passwords)?, encrypted))
+    });
+    let (private, encrypted) =
+        private.map_err(|fault| format!("cannot load certificate key \"{key}\": {fault}"))?;
+    let pair = pem::pair(chain, private, None).map_err(|no_pair| match no_pair {
         NoPair::Mismatch => format!(
             "SSL_use_PrivateKey(\"{key}\") failed (SSL: error:05800074:x509 certificate routines::key values mismatch)"
         ),
         NoPair::Unsupported => {
             format!("SSL_use_PrivateKey(\"{key}\") failed: the kind of the key is not supported by weir")
         }
-    })
+    })?;
+    Ok((pair, encrypted))
 }
 
 fn content(name: &str) -> Result<Vec<u8>, pem::Fault> {
@@ -110,5 +121,77 @@ fn content(name: &str) -> Result<Vec<u8>, pem::Fault> {
             Err(error) if error.kind() == io::ErrorKind::IsADirectory => Ok(vec![]),
             read => read.map_err(|error| pem::Fault::open(name, &error)),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pairs in the order of their numbers, as they were first read.
+    struct Kept {
+        pairs: Pairs,
+        data: Vec<[String; 2]>,
+        first: Vec<Arc<CertifiedKey>>,
+    }
+
+    impl Kept {
+        async fn new(max: usize) -> Self {
+            let cache = PairCache { max, inactive: 10, valid: 60 };
+            let made = |number: usize| {
+                let made = rcgen::generate_simple_self_signed([number.to_string()]).unwrap();
+                [format!("data:{}", made.cert.pem()), format!("data:{}", made.signing_key.serialize_pem())]
+            };
+            let mut kept = Self {
+                pairs: Pairs::new("/".into(), Some(cache), [].into()),
+                data: (0..4).map(made).collect(),
+                first: vec![],
+            };
+            for (number, now) in (0..4).zip(0..) {
+                kept.first.push(kept.pair(number, now).await);
+            }
+            kept
+        }
+
+        async fn pair(&self, number: usize, now: u64) -> Arc<CertifiedKey> {
+            let [certificate, key] = &self.data[number];
+            self.pairs.get(certificate.as_bytes(), key.as_bytes(), now).await.unwrap()
+        }
+
+        async fn has(&self, number: usize, now: u64) -> bool {
+            Arc::ptr_eq(&self.pair(number, now).await, &self.first[number])
+        }
+    }
+
+    #[tokio::test]
+    async fn certificates_and_keys_are_counted() {
+        let kept = Kept::new(4).await;
+        for (number, now, expected) in [(3, 4, true), (2, 5, true), (0, 6, false), (3, 7, false)] {
+            assert_eq!(kept.has(number, now).await, expected, "{number}");
+        }
+        let kept = Kept::new(8).await;
+        for number in 0..4 {
+            assert!(kept.has(number, 5).await, "{number}");
+        }
+        // Unused for long, and still there until somebody else wants the room.
+        assert!(kept.has(0, 59).await);
+        assert!(!kept.has(0, 60).await, "read again");
+        assert!(!kept.has(1, 60).await, "made room");
+    }
+
+    #[tokio::test]
+    async fn what_a_password_opened_is_not_kept() {
+        let signer = rcgen::KeyPair::from_pem(include_str!("testdata/plain.key")).unwrap();
+        let made = rcgen::CertificateParams::default().self_signed(&signer).unwrap().pem();
+        let cache = PairCache { max: 4, inactive: 10, valid: 60 };
+        let pairs = Pairs::new("/".into(), Some(cache), [Box::from(&b"open"[..])].into());
+        let certificate = format!("data:{made}");
+        for (key, is_kept) in
+            [(include_str!("testdata/aes128.key"), false), (include_str!("testdata/plain.key"), true)]
+        {
+            let key = format!("data:{key}");
+            let get = || pairs.get(certificate.as_bytes(), key.as_bytes(), 0);
+            assert_eq!(Arc::ptr_eq(&get().await.unwrap(), &get().await.unwrap()), is_kept);
+        }
     }
 }
