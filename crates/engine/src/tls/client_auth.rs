@@ -114,13 +114,27 @@ impl ClientCertificate {
 
     /// Its serial number in hexadecimal, as OpenSSL prints it.
     pub fn serial(&self) -> String {
-        let serial = Fields::of(&self.der).map_or(&[][..], |fields| fields.serial);
-        let significant = match serial {
-            [0, rest @ ..] if !rest.is_empty() => rest,
-            all => all,
-        };
-        hex(significant).to_ascii_uppercase()
+        Fields::of(&self.der).map(|fields| number(fields.serial)).unwrap_or_default()
     }
+}
+
+/// An integer of DER in hexadecimal; a negative one with its sign before what it is without.
+fn number(integer: &[u8]) -> String {
+    let mut bytes = integer.to_vec();
+    let is_negative = bytes.first().is_some_and(|first| *first >= 0x80);
+    if is_negative {
+        // Two's complement: each bit turned, and one more.
+        let mut carry = true;
+        for byte in bytes.iter_mut().rev() {
+            (*byte, carry) = (!*byte).overflowing_add(u8::from(carry));
+        }
+    }
+    let significant = match &bytes[..] {
+        [0, rest @ ..] if !rest.is_empty() => rest,
+        all => all,
+    };
+    let sign = if is_negative { "-" } else { "" };
+    format!("{sign}{}", hex(significant).to_ascii_uppercase())
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -273,6 +287,22 @@ mod tests {
             assert_eq!(CertificateDer::from_pem_slice(shown.pem().as_bytes()).unwrap(), der);
             assert_eq!(shown.fingerprint().len(), 40);
             assert!(!shown.serial().is_empty());
+        }
+    }
+
+    #[test]
+    fn serial_numbers() {
+        for (der, text) in [
+            (&[0][..], "00"),
+            (&[0x10], "10"),
+            (&[0, 0x80], "80"),
+            (&[0, 0xff, 0], "FF00"),
+            (&[0xfb], "-05"),
+            (&[0x80], "-80"),
+            (&[0xff, 0], "-0100"),
+            (&[0xff, 0x7f], "-81"),
+        ] {
+            assert_eq!(number(der), text, "{der:?}");
         }
     }
 }
