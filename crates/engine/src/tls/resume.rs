@@ -258,8 +258,10 @@ impl StoresServerSessions for Cache {
         self.stamp.read(self.sessions.get(key)?)
     }
 
+    /// It stays, as in nginx: a client opens several connections with the one session that it has. What must not be
+    /// played twice is early data, of which there is none.
     fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.stamp.read(self.sessions.take(key)?)
+        self.get(key)
     }
 
     fn can_cache(&self) -> bool {
@@ -343,6 +345,9 @@ mod tests {
     fn a_named_cache_is_one_cache() {
         let first = cache(Some("one"), 100, MARK, Lifetime(300));
         assert!(first.put(b"id".to_vec(), b"session".to_vec()));
+        for _ in 0..2 {
+            assert_eq!(first.take(b"id").as_deref(), Some(&b"session"[..]));
+        }
         assert_eq!(cache(Some("one"), 100, MARK, Lifetime(300)).get(b"id").as_deref(), Some(&b"session"[..]));
         assert_eq!(cache(Some("two"), 100, MARK, Lifetime(300)).get(b"id"), None);
         assert_eq!(cache(None, 100, MARK, Lifetime(300)).get(b"id"), None);
