@@ -85,6 +85,10 @@ pub(super) struct Terms {
     tls12: Vec<SupportedCipherSuite>,
     tls13: Vec<SupportedCipherSuite>,
     pub(super) groups: Vec<&'static dyn SupportedKxGroup>,
+    /// What a command says in place of `ssl_session_tickets`.
+    pub(super) tickets: Option<bool>,
+    /// In place of `ssl_prefer_server_ciphers`.
+    pub(super) prefer_server_ciphers: Option<bool>,
 }
 
 impl Terms {
@@ -116,7 +120,7 @@ impl Terms {
                 return Err(merge.fail_nowhere(message));
             }
         };
-        Ok(Self { protocols, tls12, tls13, groups })
+        Ok(Self { protocols, tls12, tls13, groups, tickets: None, prefer_server_ciphers: None })
     }
 
     /// `ssl_ecdh_curve`, `Groups`.
@@ -174,19 +178,26 @@ impl Terms {
                 },
                 "options" => {
                     // Options that rustls has no other way of, or whose lack changes no security.
-                    const HARMLESS: [&str; 9] = [
-                        "KTLS",
-                        "-KTLS",
-                        "PrioritizeChaCha",
-                        "NoRenegotiation",
-                        "-UnsafeLegacyRenegotiation",
-                        "-Compression",
-                        "MiddleboxCompat",
-                        "Bugs",
-                        "ECDHSingle",
+                    const HARMLESS: [(&str, bool); 9] = [
+                        ("KTLS", true),
+                        ("KTLS", false),
+                        ("PrioritizeChaCha", true),
+                        ("NoRenegotiation", true),
+                        ("UnsafeLegacyRenegotiation", false),
+                        ("Compression", false),
+                        ("MiddleboxCompat", true),
+                        ("Bugs", true),
+                        ("ECDHSingle", true),
                     ];
-                    if !value.split(',').all(|option| HARMLESS.contains(&option)) {
-                        return unsupported();
+                    for option in value.split(',') {
+                        let (option, on) =
+                            option.strip_prefix('-').map_or((option, true), |off| (off, false));
+                        match option {
+                            "SessionTicket" => self.tickets = Some(on),
+                            "ServerPreference" => self.prefer_server_ciphers = Some(on),
+                            _ if HARMLESS.contains(&(option, on)) => {}
+                            _ => return unsupported(),
+                        }
                     }
                 }
                 "signaturealgorithms"

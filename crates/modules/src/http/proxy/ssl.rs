@@ -117,7 +117,8 @@ impl Ssl {
                 .map(|_| openssl::computed_pairs(self.certificate_cache.or(None), self.passwords(), merge)),
             trust,
             server_name: self.server_name.or(false),
-            session_reuse: self.session_reuse.or(true),
+            // Tickets are most of what sessions are resumed by.
+            session_reuse: self.session_reuse.or(true) && terms.tickets.unwrap_or(true),
         };
         let client = ClientTls::new(settings)
             .map_err(|error| merge.fail_nowhere(format!("SSL_CTX_new() failed ({error})")))?;

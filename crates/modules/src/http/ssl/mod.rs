@@ -324,10 +324,13 @@ impl Install for Ssl {
             protocols: ready.terms.protocols,
             ciphers: ready.terms.ciphers(),
             groups: ready.terms.groups.clone(),
-            prefer_server_ciphers: server.prefer_server_ciphers.or(false),
+            prefer_server_ciphers: ready
+                .terms
+                .prefer_server_ciphers
+                .unwrap_or(server.prefer_server_ciphers.or(false)),
             session_cache: server.cache(),
             session_lifetime: Lifetime(server.session_timeout.or(300)),
-            tickets: server.session_tickets.or(true),
+            tickets: ready.terms.tickets.unwrap_or(server.session_tickets.or(true)),
             ticket_keys: &ready.ticket_keys,
             reject_handshake: server.reject_handshake.or(false),
             client_auth: ready.client_auth.clone(),

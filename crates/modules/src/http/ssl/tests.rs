@@ -248,6 +248,33 @@ fn what_was_agreed_on_is_told() {
 }
 
 #[test]
+fn whose_order_of_ciphers_counts() {
+    const OURS: &str = "ECDHE-ECDSA-AES128-GCM-SHA256";
+    const THEIRS: &str = "ECDHE-ECDSA-AES256-GCM-SHA384";
+    let made = Made::new(&["a"]);
+    on_a_thread(async {
+        for (words, expected) in [
+            ("", THEIRS),
+            ("ssl_prefer_server_ciphers on;", OURS),
+            ("ssl_prefer_server_ciphers on; ssl_conf_command Options -ServerPreference;", THEIRS),
+            ("ssl_conf_command Options ServerPreference;", OURS),
+        ] {
+            let (listener, port) = listener().await;
+            let conf = format!(
+                "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate a.crt; ssl_certificate_key a.key;
+                    ssl_ciphers {OURS}:{THEIRS}; {words} return 200 $ssl_cipher; }}"
+            );
+            let running = Running::new(&Site::with_files(&conf, &made.files()), listener);
+            assert_eq!(
+                running.ask(&made.client(&[&TLS12]), "a.example", "a").await.unwrap(),
+                expected,
+                "{words}"
+            );
+        }
+    });
+}
+
+#[test]
 fn http2_is_agreed_on_where_the_server_speaks_it() {
     let made = Made::new(&["a", "b"]);
     on_a_thread(async {
@@ -317,6 +344,11 @@ fn sessions_go_on_over_threads_and_generations() {
     for version in [&TLS12, &TLS13] {
         check_resumed(version, [A, A], [".", "r"]);
         check_resumed(version, [&off, &off], [".", "."]);
+        // A command has the last word.
+        let command = |settings: &str, option: &str| format!("{settings} ssl_conf_command Options {option};");
+        let [on, off_again] = [command(&off, "SessionTicket"), command(A, "KTLS,-SessionTicket")];
+        check_resumed(version, [&on, &on], [".", "r"]);
+        check_resumed(version, [&off_again, &off_again], [".", "."]);
         let cached = format!("{off} ssl_session_cache shared:{:?}:1m;", version.version);
         check_resumed(version, [&cached, &cached], [".", "r"]);
         // Another certificate is another server, whatever its name.
@@ -730,6 +762,11 @@ fn words_are_checked_as_nginx_checks_them() {
             "SSL_CONF_cmd(\"foo\", \"bar\") failed (SSL: error:0A000182:SSL routines::unknown cmd name:cmd=foo)",
         ),
         ("ssl_conf_command Options KTLS;", ""),
+        ("ssl_conf_command Options KTLS,-SessionTicket,ServerPreference,-ServerPreference;", ""),
+        (
+            "ssl_conf_command Options -NoRenegotiation;",
+            "\"ssl_conf_command Options -NoRenegotiation\" is known but not supported by weir yet",
+        ),
         ("ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;", ""),
         ("ssl_conf_command MinProtocol TLSv1.3;", ""),
         (
