@@ -60,7 +60,7 @@ impl Pairs {
             kept.used = now;
             return Ok(Arc::clone(&kept.pair));
         }
-        let shown = [certificate, key].map(|name| self.shown(name));
+        let shown = [self.shown(certificate), self.shown_key(key)];
         let passwords = Arc::clone(&self.passwords);
         let read = tokio::task::spawn_blocking(move || read(&shown, &passwords));
         let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
@@ -80,6 +80,11 @@ impl Pairs {
         Ok(pair)
     }
 
+    fn shown_key(&self, name: &[u8]) -> String {
+        let is_elsewhere = [&b"store:"[..], b"engine:"].iter().any(|other| name.starts_with(other));
+        if is_elsewhere { String::from_utf8_lossy(name).into_owned() } else { self.shown(name) }
+    }
+
     /// The whole path, or the data itself.
     fn shown(&self, name: &[u8]) -> String {
         let name = String::from_utf8_lossy(name);
@@ -97,7 +102,8 @@ fn read(
 ) -> Result<(Arc<CertifiedKey>, bool), String> {
     let chain = content(certificate).and_then(|pem| pem::chain(&pem));
     let chain = chain.map_err(|fault| format!("cannot load certificate \"{certificate}\": {fault}"))?;
-    let private = content(key).and_then(|pem| {
+    let elsewhere = pem::elsewhere(key, |path| std::fs::read(path));
+    let private = elsewhere.unwrap_or_else(|| content(key)).and_then(|pem| {
         let encrypted = pem::is_encrypted(&pem);
         Ok((pem::private_key(&pem, passwords)?, encrypted))
     });
@@ -106,6 +112,9 @@ fn read(
     let pair = pem::pair(chain, private, None).map_err(|no_pair| match no_pair {
         NoPair::Mismatch => format!(
             "SSL_use_PrivateKey(\"{key}\") failed (SSL: error:05800074:x509 certificate routines::key values mismatch)"
+        ),
+        NoPair::TooSmall => format!(
+            "SSL_use_certificate(\"{certificate}\") failed (SSL: error:0A00018F:SSL routines::ee key too small)"
         ),
         NoPair::Unsupported => {
             format!("SSL_use_PrivateKey(\"{key}\") failed: the kind of the key is not supported by weir")

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use super::der::{self, Fields, OID, SEQUENCE};
+use super::der::{self, BIT_STRING, Fields, INTEGER, OID, SEQUENCE};
 use super::encrypted::{self, Locked};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -38,6 +38,18 @@ impl Fault {
             0x8000_0000 | number.unsigned_abs()
         );
         Self { call: "BIO_new_file", reasons }
+    }
+
+    /// A store that is none, or has no such file.
+    fn store(uri: &str, path: &str, error: &io::Error) -> Self {
+        let number = error.raw_os_error().unwrap_or(nix::libc::EIO);
+        let text = weir_syntax::render::strerror(number);
+        let mut reasons = "error:16000069:STORE routines::unregistered scheme:scheme=file".to_owned();
+        for asked in [Some(uri), (uri != path).then_some(path)].into_iter().flatten() {
+            let number = 0x8000_0000 | number.unsigned_abs();
+            reasons.push_str(&format!(" error:{number:08X}:system library::{text}:calling stat({asked})"));
+        }
+        Self { call: "OSSL_STORE_open", reasons }
     }
 
     fn pem(call: &'static str, error: &PemError, expecting: &str) -> Self {
@@ -176,6 +188,22 @@ pub fn revocations(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'stati
     if lists.is_empty() { Err(fault(&PemError::NoItemsFound)) } else { Ok(lists) }
 }
 
+/// The content of a key that no path names: `store:…`, of which OpenSSL by itself has files, and `engine:…`, of which there
+/// are none here. `None` for any other name.
+pub fn elsewhere<T>(name: &str, read: impl FnOnce(&str) -> Result<T, io::Error>) -> Option<Result<T, Fault>> {
+    if let Some(engine) = name.strip_prefix("engine:") {
+        let id = engine.split_once(':').map_or(engine, |(id, _)| id);
+        let reasons = format!("error:13000074:engine routines::no such engine:id={id}");
+        return Some(Err(Fault { call: "ENGINE_by_id", reasons }));
+    }
+    let uri = name.strip_prefix("store:")?;
+    let path = uri.strip_prefix("file:").unwrap_or(uri);
+    // RFC 8089: a host, which is this one, may stand before the path.
+    let local = path.strip_prefix("//localhost").or_else(|| path.strip_prefix("//"));
+    let path = local.filter(|path| path.starts_with('/')).unwrap_or(path);
+    Some(read(path).map_err(|error| Fault::store(uri, path, &error)))
+}
+
 /// Words that may open encrypted keys, of a file with one a line (nginx: `ssl_password_file`).
 pub type Passwords = [Box<[u8]>];
 
@@ -226,6 +254,8 @@ pub fn private_key(pem: &[u8], passwords: &Passwords) -> Result<PrivateKeyDer<'s
 pub enum NoPair {
     /// The algorithm or the size is one that is not supported.
     Unsupported,
+    /// As above, and OpenSSL does not take it either: RSA of less than 2048 bits.
+    TooSmall,
     /// The key is another one's.
     Mismatch,
 }
@@ -239,15 +269,32 @@ pub fn pair(
     key: PrivateKeyDer<'static>,
     staple: Option<Vec<u8>>,
 ) -> Result<Arc<CertifiedKey>, NoPair> {
-    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(|_| NoPair::Unsupported)?;
-    let own = key.public_key();
     let certified = chain.first().and_then(|certificate| Fields::of(certificate));
+    let refused = || match certified.and_then(|certified| rsa_bytes(certified.public_key)) {
+        Some(..256) => NoPair::TooSmall,
+        Some(_) | None => NoPair::Unsupported,
+    };
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(|_| refused())?;
+    let own = key.public_key();
     if own.zip(certified).is_none_or(|(own, certified)| *own != *certified.public_key) {
         return Err(NoPair::Mismatch);
     }
     let mut pair = CertifiedKey::new(chain, key);
     pair.ocsp = staple;
     Ok(Arc::new(pair))
+}
+
+/// How long the modulus of an RSA key, a whole `SubjectPublicKeyInfo`, is.
+fn rsa_bytes(key: &[u8]) -> Option<usize> {
+    /// 1.2.840.113549.1.1.1
+    const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+    let (info, _) = der::element(key, SEQUENCE)?;
+    let (algorithm, key) = der::element(info, SEQUENCE)?;
+    der::element(algorithm, OID).filter(|(oid, _)| *oid == RSA)?;
+    let (key, _) = der::element(key, BIT_STRING)?;
+    let (key, _) = der::element(key.strip_prefix(&[0])?, SEQUENCE)?;
+    let (modulus, _) = der::element(key, INTEGER)?;
+    Some(modulus.strip_prefix(&[0]).unwrap_or(modulus).len())
 }
 
 #[cfg(test)]
@@ -345,6 +392,22 @@ F02WoV9C6cgIyBtc7HcBC4JitdLnF+R4ZaFn4ksIqoFkHJBa7B+o/2ny
             );
         }
         assert!(chain(with_trust(&plain, b"\x05\x00").as_bytes()).is_err());
+    }
+
+    #[test]
+    fn keys_that_no_path_names() {
+        for (name, path) in [
+            ("store:file:/a/b", "/a/b"),
+            ("store:/a/b", "/a/b"),
+            ("store:file:///a", "/a"),
+            ("store:file://localhost/a", "/a"),
+            ("store:file:a", "a"),
+        ] {
+            let read = elsewhere(name, |path| Ok(path.to_owned())).unwrap();
+            assert_eq!(read.as_deref(), Ok(path), "{name}");
+        }
+        assert!(elsewhere("/a/store:b", |_| Ok(())).is_none());
+        assert_eq!(elsewhere("engine:a:b", |_| Ok(())).unwrap().unwrap_err().call, "ENGINE_by_id");
     }
 
     #[test]

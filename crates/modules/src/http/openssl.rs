@@ -321,12 +321,19 @@ pub(super) fn pair(
     let (shown, content) = source(certificate, merge);
     let chain = content.and_then(|c| pem::chain(&c));
     let chain = chain.map_err(|fault| cannot_load(merge, "certificate", &shown, &fault))?;
-    let (shown, content) = source(key, merge);
+    let certificate = shown;
+    let elsewhere = pem::elsewhere(key, |path| merge.world().content(path.as_bytes()));
+    let (shown, content) = elsewhere.map_or_else(|| source(key, merge), |content| (key.to_owned(), content));
     let key = content.and_then(|c| pem::private_key(&c, passwords));
     let key = key.map_err(|fault| cannot_load(merge, "certificate key", &shown, &fault))?;
     pem::pair(chain, key, staple).map_err(|no_pair| {
         let reason = match no_pair {
             NoPair::Mismatch => "error:05800074:x509 certificate routines::key values mismatch",
+            NoPair::TooSmall => {
+                let reason = "error:0A00018F:SSL routines::ee key too small";
+                let message = format!("SSL_CTX_use_certificate(\"{certificate}\") failed (SSL: {reason})");
+                return merge.fail_nowhere(message);
+            }
             NoPair::Unsupported => "the kind of the key is not supported by weir",
         };
         merge.fail_nowhere(format!("SSL_CTX_use_PrivateKey(\"{shown}\") failed (SSL: {reason})"))

@@ -810,6 +810,16 @@ fn addresses_with_tls_need_certificates() {
          No such file or directory:calling fopen(/conf/no.crt, r) error:10000080:BIO routines::no such file)",
     );
     check(
+        "server { listen 8443 ssl; ssl_certificate a.crt; ssl_certificate_key store:file:/conf/a.key; }",
+        "",
+    );
+    check(
+        "server { listen 8443 ssl; ssl_certificate a.crt; ssl_certificate_key store:file:/no; }",
+        "cannot load certificate key \"store:file:/no\": OSSL_STORE_open() failed (SSL: error:16000069:STORE routines::\
+         unregistered scheme:scheme=file error:80000002:system library::No such file or directory:calling stat(file:/no) \
+         error:80000002:system library::No such file or directory:calling stat(/no))",
+    );
+    check(
         "server { listen 8443 ssl; ssl_certificate a.crt; ssl_certificate_key b.key; }",
         "SSL_CTX_use_PrivateKey(\"/conf/b.key\") failed (SSL: error:05800074:x509 certificate routines::\
          key values mismatch)",
