@@ -9,9 +9,7 @@ use rustls::crypto::SupportedKxGroup;
 use rustls::crypto::aws_lc_rs::{cipher_suite as suite, kx_group};
 use rustls::{CipherSuite, NamedGroup, SupportedCipherSuite};
 
-/// The suites of TLS 1.3, in OpenSSL's order of preference.
-pub const TLS13: [SupportedCipherSuite; 3] =
-    [suite::TLS13_AES_256_GCM_SHA384, suite::TLS13_CHACHA20_POLY1305_SHA256, suite::TLS13_AES_128_GCM_SHA256];
+pub use super::schedule::TLS13;
 
 /// The suites of TLS 1.2 with the words that OpenSSL finds each by, in OpenSSL's order of preference.
 const TLS12: [(SupportedCipherSuite, &[&str]); 6] = [

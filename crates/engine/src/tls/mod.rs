@@ -26,6 +26,7 @@ mod path;
 pub mod pem;
 mod responder;
 mod resume;
+mod schedule;
 mod server;
 mod signature;
 mod staple;
