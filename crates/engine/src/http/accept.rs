@@ -27,8 +27,15 @@ pub async fn serve_accepted(reactor: Rc<Reactor>, listener: Arc<Address>, socket
     reactor.counts.active.up();
     let _active = Active(Arc::clone(&reactor.counts));
     let generation = reactor.current();
-    // A socket that is gone already has no address any more, and nobody to be told.
-    let Ok(local) = socket.local_addr() else { return };
+    let local = match &*listener {
+        // As in nginx, only where there are several is the socket asked which one it is.
+        Address::Ip(ip) if ip.ip().is_unspecified() => match socket.local_addr() {
+            Ok(local) => local,
+            // One that is gone already has no address any more, and nobody to be told.
+            Err(_) => return,
+        },
+        one => one.clone(),
+    };
     let Some(address) = generation.address_of(&listener, &local) else { return };
     // From here on, so that a handshake too ends with `worker_shutdown_timeout`.
     let idle = reactor.register_idle();
