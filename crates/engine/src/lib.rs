@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod contract;
+pub mod disk;
 pub mod errorlog;
 pub mod files;
 pub mod generation;

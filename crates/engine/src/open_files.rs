@@ -6,11 +6,19 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A file, or the call that failed.
 pub type Opened = Result<(Arc<File>, Metadata), (&'static str, io::Error)>;
+
+/// What is kept of a name.
+#[derive(Debug)]
+pub enum Looked {
+    Valid(Opened),
+    /// It may have been replaced since.
+    Stale(Arc<File>, Metadata),
+    Unknown,
+}
 
 /// What a level says of its cache. Times are milliseconds.
 #[derive(Debug)]
@@ -72,39 +80,18 @@ impl Cache {
 }
 
 impl OpenFiles {
-    /// The file of a name, out of the cache or by `open`; `stat` tells whether what is kept is still there.
-    ///
-    /// # Errors
-    /// Those of `open`, or what is kept of them.
-    pub fn open(
-        &self,
-        name: &[u8],
-        way: Way,
-        now: u64,
-        open: impl FnOnce() -> Opened,
-        stat: impl FnOnce() -> io::Result<Metadata>,
-    ) -> Opened {
-        let mut stale = None;
-        if let Some((found, created)) = self.lock().touch(name, way, now) {
-            let valid = now.saturating_sub(created) < self.valid;
-            match found {
-                Found::File(file, metadata) if valid => return Ok((file, metadata)),
-                Found::File(file, metadata) => stale = Some((file, metadata)),
-                Found::Failed(call, code) if valid => return Err((call, io::Error::from_raw_os_error(code))),
-                Found::Failed(..) | Found::Closed => {}
+    /// What is kept of a name, and whether that is to be looked at again.
+    pub fn look(&self, name: &[u8], way: Way, now: u64) -> Looked {
+        let Some((found, created)) = self.lock().touch(name, way, now) else { return Looked::Unknown };
+        let valid = now.saturating_sub(created) < self.valid;
+        match found {
+            Found::File(file, metadata) if valid => Looked::Valid(Ok((file, metadata))),
+            Found::File(file, metadata) => Looked::Stale(file, metadata),
+            Found::Failed(call, code) if valid => {
+                Looked::Valid(Err((call, io::Error::from_raw_os_error(code))))
             }
+            Found::Failed(..) | Found::Closed => Looked::Unknown,
         }
-        let same = stale.and_then(|(file, before)| {
-            let metadata = stat().ok()?;
-            let same = (metadata.dev(), metadata.ino()) == (before.dev(), before.ino());
-            same.then_some((file, metadata))
-        });
-        let opened = match same {
-            Some(same) => Ok(same),
-            None => open(),
-        };
-        self.keep(name, way, now, &opened);
-        opened
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Entries> {
@@ -112,7 +99,7 @@ impl OpenFiles {
     }
 
     /// Keeps what was found of a name, and lets go of one or two that nobody asks for.
-    fn keep(&self, name: &[u8], way: Way, now: u64, opened: &Opened) {
+    pub fn keep(&self, name: &[u8], way: Way, now: u64, opened: &Opened) {
         let mut entries = self.lock();
         let found = match opened {
             Ok((file, metadata)) => Some(Found::File(Arc::clone(file), metadata.clone())),
@@ -189,6 +176,8 @@ impl Entries {
 mod tests {
     use std::cell::Cell;
     use std::fs;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::Path;
 
     use weir_testkit::Folder;
 
@@ -198,7 +187,6 @@ mod tests {
         files: OpenFiles,
         folder: Folder,
         opened: Cell<u32>,
-        looked: Cell<u32>,
     }
 
     impl Asked {
@@ -206,28 +194,37 @@ mod tests {
             let cache = Arc::new(Cache::new(max, 100));
             let folder = Folder::new(&[("a", b"one"), ("b", b"two"), ("c", b"three")]);
             let files = OpenFiles { cache, valid: 10, min_uses, errors };
-            Self { files, folder, opened: Cell::new(0), looked: Cell::new(0) }
+            Self { files, folder, opened: Cell::new(0) }
         }
 
-        /// The length of a file, or the error as a negative number; then how often one was opened and looked for since the last time.
+        /// The length of a file, or the error as a negative number; whether one was opened, and whether it was looked at again.
         fn ask(&self, name: &str, now: u64) -> (i64, u32, u32) {
             let path = self.folder.path().join(name);
-            let open = || {
-                self.opened.set(self.opened.get() + 1);
-                let file = File::open(&path).map_err(|error| ("open()", error))?;
-                let metadata = file.metadata().map_err(|error| ("fstat()", error))?;
-                Ok((Arc::new(file), metadata))
+            let kept = self.files.look(name.as_bytes(), None, now);
+            let (valid, stale) = (matches!(kept, Looked::Valid(_)), matches!(kept, Looked::Stale(..)));
+            let found = match kept {
+                Looked::Valid(found) => found,
+                Looked::Stale(file, before) => match fs::metadata(&path) {
+                    Ok(now) if now.ino() == before.ino() => Ok((file, now)),
+                    _ => self.open(&path),
+                },
+                Looked::Unknown => self.open(&path),
             };
-            let stat = || {
-                self.looked.set(self.looked.get() + 1);
-                fs::metadata(&path)
-            };
-            let found = self.files.open(name.as_bytes(), None, now, open, stat);
+            if !valid {
+                self.files.keep(name.as_bytes(), None, now, &found);
+            }
             let length = match found {
                 Ok((_, metadata)) => metadata.len() as i64,
                 Err((_, error)) => -i64::from(error.raw_os_error().unwrap_or(0)),
             };
-            (length, self.opened.take(), self.looked.take())
+            (length, self.opened.take(), u32::from(stale))
+        }
+
+        fn open(&self, path: &Path) -> Opened {
+            self.opened.set(self.opened.get() + 1);
+            let file = File::open(path).map_err(|error| ("open()", error))?;
+            let metadata = file.metadata().map_err(|error| ("fstat()", error))?;
+            Ok((Arc::new(file), metadata))
         }
 
         fn replace(&self, name: &str, text: &str) {
@@ -295,9 +292,7 @@ mod tests {
     fn another_way_is_another_file() {
         let asked = Asked::new(9, 1, false);
         asked.ask("a", 0);
-        let never = || unreachable!();
-        let refused = || Err(("openat()", io::Error::from_raw_os_error(40)));
-        let strict = asked.files.open(b"a", Some((false, 0)), 1, refused, never);
-        assert_eq!(strict.unwrap_err().1.raw_os_error(), Some(40));
+        assert!(matches!(asked.files.look(b"a", None, 1), Looked::Valid(Ok(_))));
+        assert!(matches!(asked.files.look(b"a", Some((false, 0)), 1), Looked::Unknown));
     }
 }

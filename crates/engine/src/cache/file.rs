@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use weir_ir::program::PathSpec;
 
 use super::Key;
+use crate::disk::Caller;
 use crate::files::{Failed, Moving};
 use crate::temp_file::TempFile;
 
@@ -19,6 +20,8 @@ use crate::temp_file::TempFile;
 const VERSION: u64 = 5;
 /// Bytes of the header of fixed size.
 pub const FIXED: usize = 336;
+/// Bytes of a file that are read at first.
+const FIRST: usize = 4096;
 const KEY_LINE: &[u8] = b"\nKEY: ";
 /// Bytes of an `ETag`, and of a `Vary`, that the header has room for.
 pub const ROOM: usize = 128;
@@ -135,7 +138,7 @@ pub struct Opened {
     pub id: u64,
     pub disk: u64,
     pub header: Header,
-    /// What stands before the body.
+    /// What stands before the body; with that, where it came along.
     pub start: Vec<u8>,
 }
 
@@ -144,29 +147,36 @@ pub struct Opened {
 pub enum Unusable {
     /// There is none.
     Absent,
+    /// It is not at hand for who may not wait.
+    Waits,
     Failed(io::Error),
     /// It is not what its name says, for this reason.
     Foreign(&'static str),
 }
 
+impl From<io::Error> for Unusable {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(nix::libc::ENOENT | nix::libc::ENOTDIR) => Self::Absent,
+            _ if error.kind() == io::ErrorKind::WouldBlock => Self::Waits,
+            _ => Self::Failed(error),
+        }
+    }
+}
+
 /// Opens the file of a key.
 ///
 /// # Errors
-/// There is none, or it is not that key's.
-pub fn open(path: &str, key: &[u8], crc32: u32) -> Result<Opened, Unusable> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ENOTDIR)) => {
-            return Err(Unusable::Absent);
-        }
-        Err(error) => return Err(Unusable::Failed(error)),
-    };
-    let about = file.metadata().map_err(Unusable::Failed)?;
+/// There is none, or it is not that key's, or the caller would have to wait.
+pub fn open(path: &str, key: &[u8], crc32: u32, caller: Caller) -> Result<Opened, Unusable> {
+    let file = caller.open(Path::new(path))?;
+    let about = file.metadata()?;
     let length = about.len();
     let head_start = head_start(key.len());
-    // Most heads are in the first read.
-    let mut start = vec![0; 4096.max(head_start)];
-    let read = fill(&file, &mut start, 0).map_err(Unusable::Failed)?;
+    // Most heads are in the first read, and small bodies.
+    let first = usize::try_from(length).map_or(FIRST, |length| length.min(FIRST.max(head_start)));
+    let mut start = vec![0; first];
+    let read = fill(&file, &mut start, 0, caller)?;
     start.truncate(read);
     if read < head_start {
         return Err(Unusable::Foreign("is too small"));
@@ -183,12 +193,14 @@ pub fn open(path: &str, key: &[u8], crc32: u32) -> Result<Opened, Unusable> {
     if start.len() < body_start {
         let read = start.len();
         start.resize(body_start, 0);
-        let rest = fill(&file, &mut start[read..], read as u64).map_err(Unusable::Failed)?;
+        let rest = fill(&file, &mut start[read..], read as u64, caller)?;
         if read + rest < body_start {
             return Err(Unusable::Foreign("is too small"));
         }
     }
-    start.truncate(body_start);
+    if (start.len() as u64) < length {
+        start.truncate(body_start);
+    }
     Ok(Opened { file, length, id: about.ino(), disk: disk(&about), header, start })
 }
 
@@ -199,7 +211,7 @@ pub fn open(path: &str, key: &[u8], crc32: u32) -> Result<Opened, Unusable> {
 pub fn key_and_date(path: &str) -> io::Result<(Vec<u8>, i64)> {
     let file = File::open(path)?;
     let mut start = vec![0; 4096];
-    let read = fill(&file, &mut start, 0)?;
+    let read = fill(&file, &mut start, 0, Caller::Pool)?;
     start.truncate(read);
     let none = || io::Error::from(io::ErrorKind::InvalidData);
     let header = Header::of_fixed(&start).ok_or_else(none)?;
@@ -207,17 +219,17 @@ pub fn key_and_date(path: &str) -> io::Result<(Vec<u8>, i64)> {
     if start.len() < end {
         let read = start.len();
         start.resize(end, 0);
-        fill(&file, &mut start[read..], read as u64)?;
+        fill(&file, &mut start[read..], read as u64, Caller::Pool)?;
     }
     // The line ends before the head.
     let key = start.get(FIXED + KEY_LINE.len()..end.saturating_sub(1)).ok_or_else(none)?;
     Ok((key.to_vec(), header.date))
 }
 
-fn fill(file: &File, into: &mut [u8], from: u64) -> io::Result<usize> {
+fn fill(file: &File, into: &mut [u8], from: u64, caller: Caller) -> io::Result<usize> {
     let mut read = 0;
     while read < into.len() {
-        match file.read_at(&mut into[read..], from + read as u64) {
+        match caller.read(file, &mut into[read..], from + read as u64) {
             Ok(0) => break,
             Ok(n) => read += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -253,7 +265,7 @@ pub fn update(path: &str, id: u64, length: u64, header: &Header) -> io::Result<(
     };
     let about = file.metadata()?;
     let mut fixed = [0; FIXED];
-    if about.ino() != id || about.len() != length || fill(&file, &mut fixed, 0)? < FIXED {
+    if about.ino() != id || about.len() != length || fill(&file, &mut fixed, 0, Caller::Pool)? < FIXED {
         return Ok(());
     }
     let same = |found: Header| {
@@ -345,25 +357,30 @@ mod tests {
         let made = beside(&path).unwrap();
         (&made.file).write_all(&header.write(key, head)).unwrap();
         (&made.file).write_all(b"body").unwrap();
-        assert!(matches!(open(&path, key, 7), Err(Unusable::Absent)));
+        assert!(matches!(open(&path, key, 7, Caller::Pool), Err(Unusable::Absent)));
         let stored = place(&made, &path).unwrap();
-        let opened = open(&path, key, 7).unwrap();
+        let opened = open(&path, key, 7, Caller::Pool).unwrap();
         assert_eq!((&opened.header, opened.id), (&header, stored.id));
-        assert!(opened.start.ends_with(head) && opened.length == opened.start.len() as u64 + 4);
+        assert!(
+            opened.start.ends_with(&[head, b"body"].concat()) && opened.length == opened.start.len() as u64
+        );
         // Another key with the same digest, another sum, a file cut short, a file of something else.
-        assert!(matches!(open(&path, b"http://b/", 7), Err(Unusable::Foreign("has md5 collision"))));
-        assert!(matches!(open(&path, key, 8), Err(Unusable::Foreign("has md5 collision"))));
+        assert!(matches!(
+            open(&path, b"http://b/", 7, Caller::Pool),
+            Err(Unusable::Foreign("has md5 collision"))
+        ));
+        assert!(matches!(open(&path, key, 8, Caller::Pool), Err(Unusable::Foreign("has md5 collision"))));
         let other = Header { valid: 5, ..header.clone() };
         update(&path, stored.id, opened.length, &other).unwrap();
-        assert_eq!(open(&path, key, 7).unwrap().header, other);
+        assert_eq!(open(&path, key, 7, Caller::Pool).unwrap().header, other);
         update(&path, stored.id + 1, opened.length, &header).unwrap();
-        assert_eq!(open(&path, key, 7).unwrap().header, other);
-        File::options().write(true).open(&path).unwrap().set_len(opened.start.len() as u64 - 1).unwrap();
-        assert!(matches!(open(&path, key, 7), Err(Unusable::Foreign("has too long header"))));
+        assert_eq!(open(&path, key, 7, Caller::Pool).unwrap().header, other);
+        File::options().write(true).open(&path).unwrap().set_len(opened.length - 5).unwrap();
+        assert!(matches!(open(&path, key, 7, Caller::Pool), Err(Unusable::Foreign("has too long header"))));
         std::fs::write(&path, b"x").unwrap();
-        assert!(matches!(open(&path, key, 7), Err(Unusable::Foreign("is too small"))));
+        assert!(matches!(open(&path, key, 7, Caller::Pool), Err(Unusable::Foreign("is too small"))));
         std::fs::write(&path, [b'x'; 500]).unwrap();
-        assert!(matches!(open(&path, key, 7), Err(Unusable::Foreign("version mismatch"))));
+        assert!(matches!(open(&path, key, 7, Caller::Pool), Err(Unusable::Foreign("version mismatch"))));
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use weir_syntax::Level;
 
 use super::{Key, Pace, Shared, Spec, Zone, file};
+use crate::disk::Caller;
 use crate::md5::Md5;
 use crate::timer::Clock;
 
@@ -95,7 +96,7 @@ impl Zone {
     pub fn purge(&self, key: &[u8], now: i64) -> bool {
         let id = Md5::of(key);
         let path = file::path(&self.spec.path, &id);
-        let opened = file::open(&path, key, crc32fast::hash(key)).ok();
+        let opened = file::open(&path, key, crc32fast::hash(key), Caller::Pool).ok();
         let there = opened.as_ref().is_some_and(|opened| !self.is_purged(key, opened.header.date));
         let (error, coming) = {
             let mut index = self.shared.lock();

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use crate::disk::Reader;
 use crate::http::Exchange;
 use crate::http1::{Field, Known};
 use crate::io::Buf;
@@ -221,7 +221,9 @@ impl Body {
         match self {
             Body::Empty | Body::Tunnel(_) => Box::new(Whole { bytes: Cow::Borrowed(b""), at: 0 }),
             Body::Bytes(bytes) => Box::new(Whole { bytes, at: 0 }),
-            Body::File(part) => Box::new(FileSource { part, piece: Buf::new(), turn: TURN }),
+            Body::File(part) => {
+                Box::new(FileSource { part, piece: Buf::new(), reader: Reader::default(), turn: TURN })
+            }
             Body::Stream(source) => source,
         }
     }
@@ -259,6 +261,7 @@ struct FileSource {
     /// What is still to be read.
     part: FilePart,
     piece: Buf,
+    reader: Reader,
     /// Bytes that may still be read before other connections have their turn.
     turn: u64,
 }
@@ -278,7 +281,7 @@ impl Source for FileSource {
         }
         let FilePart { file, offset, length } = &mut self.part;
         let room = PIECE.min(usize::try_from(*length).unwrap_or(PIECE));
-        let n = self.piece.fill(room, |into| file.read_at(into, *offset))? as u64;
+        let n = ready!(self.reader.poll_fill(cx, file, &mut self.piece, room, *offset))? as u64;
         if n == 0 {
             // It was truncated meanwhile.
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));

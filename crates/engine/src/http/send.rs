@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use weir_syntax::Level;
 
+use crate::disk::{self, Reader};
 use crate::http::response::{FilePart, Source, TURN};
 use crate::http::{Body, Exchange, Headers, Response};
 use crate::http1::body::{CHUNK_END, ChunkHead, LAST_CHUNK_HEAD};
@@ -386,38 +387,43 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
         socket.bound_unsent();
     }
     let together = x.location().core.tcp_nopush;
-    let sent = poll_fn(|cx| {
-        while !head.is_empty() {
-            let pace = ready!(x.poll_pace(cx));
-            let bytes = up_to(pace, head);
-            let poll = match together {
-                true => x.client.io.poll_write_more(cx, bytes),
-                false => x.client.io.poll_write(cx, bytes),
-            };
-            let n = ready!(poll_client(x, cx, poll))?;
-            x.count_sent(n as u64);
-            head.consume(n);
-        }
-        let mut turn = TURN;
-        while offset < end {
-            if turn == 0 {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+    loop {
+        let turn = offset + disk::bring(&part.file, offset, TURN.min(end - offset)).await;
+        poll_fn(|cx| {
+            while !head.is_empty() {
+                let pace = ready!(x.poll_pace(cx));
+                let bytes = up_to(pace, head);
+                let poll = match together {
+                    true => x.client.io.poll_write_more(cx, bytes),
+                    false => x.client.io.poll_write(cx, bytes),
+                };
+                let n = ready!(poll_client(x, cx, poll))?;
+                x.count_sent(n as u64);
+                head.consume(n);
             }
-            let left = (end - offset).min(turn).min(ready!(x.poll_pace(cx)));
-            let poll = x.client.io.poll_sendfile(cx, &*part.file, &mut offset, left);
-            let n = ready!(poll_client(x, cx, poll))?;
-            if n == 0 {
-                x.log(Level::Alert, "the file was truncated while it was sent");
-                return Poll::Ready(Err(SendError::Body));
+            while offset < turn {
+                let left = (turn - offset).min(ready!(x.poll_pace(cx)));
+                let poll = x.client.io.poll_sendfile(cx, &*part.file, &mut offset, left);
+                let n = ready!(poll_client(x, cx, poll))?;
+                if n == 0 {
+                    x.log(Level::Alert, "the file was truncated while it was sent");
+                    return Poll::Ready(Err(SendError::Body));
+                }
+                x.count_sent(n as u64);
             }
-            x.count_sent(n as u64);
-            turn -= n as u64;
+            if turn < end {
+                return Poll::Ready(Ok(()));
+            }
+            let poll = x.client.io.poll_flush(cx);
+            poll_client(x, cx, poll)
+        })
+        .await?;
+        if turn == end {
+            break;
         }
-        let poll = x.client.io.poll_flush(cx);
-        poll_client(x, cx, poll)
-    });
-    sent.await?;
+        // Others have theirs.
+        tokio::task::yield_now().await;
+    }
     if !x.chunked {
         return Ok(());
     }
@@ -429,13 +435,11 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
 /// Reads a file piece by piece and writes it, the first piece behind the head.
 async fn send_read_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Result<(), SendError> {
     let (mut offset, end) = (part.offset, part.offset + part.length);
+    let mut reader = Reader::default();
     loop {
         let room = (end - offset).min(64 * 1024) as usize;
         if room > 0 {
-            let got = head.fill(room, |into| {
-                nix::sys::uio::pread(&*part.file, into, offset as i64).map_err(io::Error::from)
-            });
-            match got {
+            match reader.fill(&part.file, head, room, offset).await {
                 Ok(0) => {
                     x.log(Level::Alert, "the file was truncated while it was sent");
                     return Err(SendError::Body);

@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use weir_engine::disk::Reader;
 use weir_engine::http::response::{FilePart, Text};
 use weir_engine::http::{Body, Exchange, Headers, Response, Source};
 
@@ -188,6 +188,7 @@ impl<T: Transform> Source for Transformed<T> {
 pub(super) struct Pieces {
     /// What is still to be read, the next one last.
     parts: Vec<Piece>,
+    reader: Reader,
     buffer: Vec<u8>,
     /// Where in the buffer the bytes begin that were not taken yet.
     at: usize,
@@ -201,13 +202,11 @@ pub(super) enum Piece {
 impl Pieces {
     pub(super) fn new(mut parts: Vec<Piece>) -> Self {
         parts.reverse();
-        Self { parts, buffer: vec![], at: 0 }
+        Self { parts, reader: Reader::default(), buffer: vec![], at: 0 }
     }
 
     /// Fills the empty buffer with the next pieces, up to one read of a file.
-    fn fill(&mut self) -> io::Result<()> {
-        self.buffer.clear();
-        self.at = 0;
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(piece) = self.parts.pop() {
             match piece {
                 Piece::Text(Cow::Owned(text)) if self.buffer.is_empty() => self.buffer = text,
@@ -216,31 +215,39 @@ impl Pieces {
                     let start = self.buffer.len();
                     let room = part.length.min(READ as u64);
                     self.buffer.resize(start + room as usize, 0);
-                    part.file.read_exact_at(&mut self.buffer[start..], part.offset)?;
-                    part.offset += room;
-                    part.length -= room;
+                    let read = self.reader.poll_read(cx, &part.file, &mut self.buffer[start..], part.offset);
+                    let n = if let Poll::Ready(Ok(n)) = &read { *n } else { 0 };
+                    self.buffer.truncate(start + n);
+                    part.offset += n as u64;
+                    part.length -= n as u64;
                     let rest = part.length > 0;
                     if rest {
                         self.parts.push(Piece::File(part));
                     }
+                    if rest && ready!(read)? == 0 {
+                        // It was truncated meanwhile.
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
                     // The last text follows its range at once.
                     if rest || self.parts.len() > 1 {
-                        return Ok(());
+                        return Poll::Ready(Ok(()));
                     }
                 }
             }
         }
-        Ok(())
+        Poll::Ready(Ok(()))
     }
 }
 
 impl Source for Pieces {
-    fn poll_ready(&mut self, _: &mut Exchange, _: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    fn poll_ready(&mut self, _: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         if self.at == self.buffer.len() {
+            self.buffer.clear();
+            self.at = 0;
             if self.parts.is_empty() {
                 return Poll::Ready(Ok(false));
             }
-            self.fill()?;
+            ready!(self.poll_fill(cx))?;
         }
         Poll::Ready(Ok(true))
     }

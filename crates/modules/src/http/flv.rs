@@ -6,6 +6,7 @@ use weir_engine::contract::{Content, Flow, Install, Step};
 use weir_engine::generation::Plan;
 use weir_engine::http::{Body, Exchange, variables};
 use weir_engine::http1::Method;
+use weir_engine::open_files::Opened;
 use weir_ir::contract::{Contexts, Directive, Module, Takes};
 use weir_ir::value;
 use weir_syntax::Diagnostic;
@@ -38,21 +39,23 @@ struct Video;
 
 impl Content for Video {
     fn respond<'a>(&'a self, x: &'a mut Exchange) -> Step<'a> {
-        Step::Now(respond(x))
+        if !matches!(x.method, Method::Get | Method::Head) {
+            return Step::Now(Flow::Answer(405));
+        }
+        if x.uri.ends_with(b"/") {
+            return Step::Now(Flow::Decline);
+        }
+        match x.file() {
+            Some(name) => files::with_open(name.path, x, respond),
+            None => Step::Now(Flow::Answer(500)),
+        }
     }
 }
 
-fn respond(x: &mut Exchange) -> Flow {
-    if !matches!(x.method, Method::Get | Method::Head) {
-        return Flow::Answer(405);
-    }
-    if x.uri.ends_with(b"/") {
-        return Flow::Decline;
-    }
-    let Some(name) = x.file() else { return Flow::Answer(500) };
-    let (file, metadata) = match files::open(&name.path, x) {
+fn respond(name: &[u8], opened: Opened, x: &mut Exchange) -> Flow {
+    let (file, metadata) = match opened {
         Ok(opened) => opened,
-        Err((call, error)) => return static_files::failed(&name.path, call, &error, x),
+        Err((call, error)) => return static_files::failed(name, call, &error, x),
     };
     if !metadata.is_file() {
         return Flow::Decline;

@@ -86,19 +86,19 @@ struct Compressed {
 
 impl Content for Compressed {
     fn respond<'a>(&'a self, x: &'a mut Exchange) -> Step<'a> {
-        Step::Now(self.answer(x))
+        Step::Later(Box::pin(self.answer(x)))
     }
 }
 
 impl Compressed {
-    fn answer(&self, x: &mut Exchange) -> Flow {
+    async fn answer(&self, x: &mut Exchange) -> Flow {
         if !matches!(x.method, Method::Get | Method::Head) || x.uri.ends_with(b"/") {
             return Flow::Decline;
         }
         let mut codings: Vec<_> = self.codings.iter().map(|coding| (coding.weight(x), coding)).collect();
         codings.sort_by_key(|(weight, _)| Reverse(*weight));
         for (weight, coding) in codings {
-            match self.look(coding, weight > 0, x) {
+            match self.look(coding, weight > 0, x).await {
                 Flow::Decline => {}
                 flow => return flow,
             }
@@ -107,7 +107,7 @@ impl Compressed {
     }
 
     /// Answers with the file of a coding, if it is there and the client takes it.
-    fn look(&self, coding: &Coding, takes: bool, x: &mut Exchange) -> Flow {
+    async fn look(&self, coding: &Coding, takes: bool, x: &mut Exchange) -> Flow {
         // Without the file nothing depends on the client, so it has to be looked for where that is told.
         if !takes && !self.vary {
             return Flow::Decline;
@@ -115,7 +115,7 @@ impl Compressed {
         let Some(mut name) = x.file() else { return Flow::Answer(500) };
         name.path.extend_from_slice(coding.suffix);
         let shown = || String::from_utf8_lossy(&name.path).into_owned();
-        let (file, metadata) = match files::open(&name.path, x) {
+        let (file, metadata) = match files::open(&name.path, x).await {
             Ok(opened) => opened,
             Err((call, error)) => {
                 let level = match Reach::of(&error) {

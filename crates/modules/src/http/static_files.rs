@@ -13,6 +13,7 @@ use weir_engine::http::response::FilePart;
 use weir_engine::http::{Body, Exchange, Response};
 use weir_engine::http1::Method;
 use weir_engine::http1::uri::{Escape, escape};
+use weir_engine::open_files::Opened;
 use weir_ir::contract::{Directive, Module};
 use weir_syntax::{Diagnostic, Level};
 
@@ -36,27 +37,29 @@ impl Install for Static {
 
 impl Content for Static {
     fn respond<'a>(&'a self, x: &'a mut Exchange) -> Step<'a> {
-        Step::Now(respond(x))
+        if !matches!(x.method, Method::Get | Method::Head | Method::Post) {
+            return Step::Now(Flow::Answer(405));
+        }
+        if x.uri.ends_with(b"/") {
+            return Step::Now(Flow::Decline);
+        }
+        match x.file() {
+            Some(name) => files::with_open(name.path, x, respond),
+            None => Step::Now(Flow::Answer(500)),
+        }
     }
 }
 
-fn respond(x: &mut Exchange) -> Flow {
-    if !matches!(x.method, Method::Get | Method::Head | Method::Post) {
-        return Flow::Answer(405);
-    }
-    if x.uri.ends_with(b"/") {
-        return Flow::Decline;
-    }
-    let Some(name) = x.file() else { return Flow::Answer(500) };
-    let (file, metadata) = match files::open(&name.path, x) {
+fn respond(name: &[u8], opened: Opened, x: &mut Exchange) -> Flow {
+    let (file, metadata) = match opened {
         Ok(opened) => opened,
-        Err((call, error)) => return failed(&name.path, call, &error, x),
+        Err((call, error)) => return failed(name, call, &error, x),
     };
     if metadata.is_dir() {
         return to_directory(x);
     }
     if !metadata.is_file() {
-        let shown = String::from_utf8_lossy(&name.path);
+        let shown = String::from_utf8_lossy(name);
         x.log(Level::Crit, format_args!("\"{shown}\" is not a regular file"));
         return Flow::Answer(404);
     }
@@ -112,6 +115,7 @@ pub(super) fn send(file: Arc<File>, metadata: &Metadata, x: &Exchange) -> Respon
 
 #[cfg(test)]
 mod tests {
+    use nix::fcntl::PosixFadviseAdvice;
     use weir_testkit::Folder;
 
     use crate::testing::Site;
@@ -139,6 +143,28 @@ mod tests {
         }
         for (method, expected) in [("POST", "405"), ("PUT", "405"), ("HEAD", "200")] {
             assert_eq!(&site.ask(&format!("{method} /a.html"), "")[9..12], expected, "{method}");
+        }
+    }
+
+    #[test]
+    fn what_has_to_be_waited_for_comes_as_well() {
+        let long: Vec<u8> = (0..700_000u32).map(|n| b'a' + (n % 23) as u8).collect();
+        let folder = Folder::new(&[("small", b"hello"), ("long", &long)]);
+        let path = folder.path().display();
+        let site = Site::new(&format!("server {{ root {path}; location /l {{ sendfile on; }} }}"));
+        for (request, expected) in [
+            ("GET /small", b"hello".to_vec()),
+            ("GET /long", long.clone()),
+            ("GET /long\nRange: bytes=5-600000", long[5..=600_000].to_vec()),
+        ] {
+            for name in ["small", "long"] {
+                let file = std::fs::File::open(folder.path().join(name)).unwrap();
+                file.sync_all().unwrap();
+                nix::fcntl::posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+            }
+            let answer = site.ask(request, "");
+            let body = answer.split_once("\n\n").unwrap().1;
+            assert!(body.as_bytes() == expected, "{request}: {}", body.len());
         }
     }
 

@@ -15,8 +15,9 @@ use weir_syntax::Level;
 use super::exchange::{Protocol, Settings, next};
 use super::spool::{Place as Where, Spool};
 use super::store::{Shelf, Store};
-use crate::cache::{self, Header, Hold, Key, Known as KnownKey, Locked, Unusable, Zone};
+use crate::cache::{self, Header, Hold, Key, Known as KnownKey, Locked, Opened, Unusable, Zone};
 use crate::contract::Flow;
+use crate::disk::Caller;
 use crate::http::response::FilePart;
 use crate::http::{Body, Exchange, Template};
 use crate::http1::response::{Head, Parsed};
@@ -111,7 +112,7 @@ struct Copied {
     length: u64,
     id: u64,
     header: Header,
-    /// What stands before the body.
+    /// What stands before the body; with that, where it came along.
     start: Vec<u8>,
     path: Arc<str>,
     stale_error: bool,
@@ -120,7 +121,15 @@ struct Copied {
 impl Copied {
     /// The answer's head.
     fn head(&self) -> &[u8] {
-        &self.start[usize::from(self.header.head_start)..]
+        &self.start[usize::from(self.header.head_start)..usize::from(self.header.body_start)]
+    }
+
+    fn body(&self) -> Body {
+        let offset = u64::from(self.header.body_start);
+        if self.start.len() as u64 == self.length {
+            return Body::Bytes(self.start[usize::from(self.header.body_start)..].to_vec().into());
+        }
+        Body::File(FilePart { file: Arc::clone(&self.file), offset, length: self.length - offset })
     }
 }
 
@@ -380,30 +389,35 @@ impl Cached {
             let mut read = None;
             if may_exist {
                 let path: Arc<str> = cache::path(&self.zone.spec.path, &hold.key).into();
-                let (shown, key, crc32) = (Arc::clone(&path), self.key.clone(), self.crc32);
-                let (zone, id) = (Arc::clone(&self.zone), hold.key);
-                let open = move || match cache::open(&path, &key, crc32) {
-                    Ok(opened) if zone.is_gone(&id, &key, opened.header.date) => Err(Unusable::Absent),
+                let opened = match known {
+                    // One that is known to be there is mostly at hand.
+                    KnownKey::Worth { exists: true } => {
+                        open(&self.zone, &hold.key, &path, &self.key, self.crc32, Caller::Reactor)
+                    }
+                    _ => Err(Unusable::Waits),
+                };
+                let opened = match opened {
+                    Err(Unusable::Waits) => {
+                        let (zone, id, path) = (Arc::clone(&self.zone), hold.key, Arc::clone(&path));
+                        let (key, crc32) = (self.key.clone(), self.crc32);
+                        let open = move || open(&zone, &id, &path, &key, crc32, Caller::Pool);
+                        spawn_blocking(open).await.unwrap_or(Err(Unusable::Waits))
+                    }
                     opened => opened,
                 };
-                // One that is known to be there is opened here, as files of all kinds are read when they are sent: handing
-                // it to a thread and back costs more than all else that such an answer takes.
-                let opened = match known {
-                    KnownKey::Worth { exists: true } => Ok(open()),
-                    _ => spawn_blocking(open).await,
-                };
                 match opened {
-                    Ok(Ok(opened)) => read = Some((opened, shown)),
-                    Ok(Err(Unusable::Absent)) => {}
-                    Ok(Err(Unusable::Failed(error))) => {
-                        x.log_error(Level::Crit, Some(&error), format_args!("open() \"{shown}\" failed"));
+                    Ok(opened) => read = Some((opened, path)),
+                    Err(Unusable::Absent) => {}
+                    Err(Unusable::Failed(error)) => {
+                        x.log_error(Level::Crit, Some(&error), format_args!("open() \"{path}\" failed"));
                         return Found::Failed;
                     }
-                    Ok(Err(Unusable::Foreign(reason))) => {
+                    Err(Unusable::Foreign(reason)) => {
                         // Another one will take its place.
-                        x.log(Level::Crit, format_args!("cache file \"{shown}\" {reason}"));
+                        x.log(Level::Crit, format_args!("cache file \"{path}\" {reason}"));
                     }
-                    Err(_) => return Found::Failed,
+                    // The thread that was to wait is gone.
+                    Err(Unusable::Waits) => return Found::Failed,
                 }
             }
             if let Some((opened, path)) = read {
@@ -476,6 +490,21 @@ impl Cached {
     }
 }
 
+/// Opens the file of a key, unless that was purged meanwhile.
+fn open(
+    zone: &Zone,
+    id: &Key,
+    path: &str,
+    key: &[u8],
+    crc32: u32,
+    caller: Caller,
+) -> Result<Opened, Unusable> {
+    match cache::open(path, key, crc32, caller) {
+        Ok(opened) if zone.is_gone(id, key, opened.header.date) => Err(Unusable::Absent),
+        opened => opened,
+    }
+}
+
 /// Waits until nobody else is at the key in this way; false where that takes too long.
 async fn wait(x: &Exchange, hold: &Hold, until: u64, busy: impl Fn(&Hold, u64) -> Option<u64>) -> bool {
     loop {
@@ -540,7 +569,7 @@ fn answer(x: &mut Exchange, protocol: &dyn Protocol) -> Option<Flow> {
         x.reactor.put_head(head);
         return None;
     }
-    let part = FilePart { file: Arc::clone(&copy.file), offset: u64::from(copy.header.body_start), length };
+    let body = copy.body();
     if let Some(cache) = &mut x.cache {
         cache.cached = true;
         // A copy that is still good is renewed first.
@@ -555,7 +584,7 @@ fn answer(x: &mut Exchange, protocol: &dyn Protocol) -> Option<Flow> {
             let ignored = protocol.settings().ignore_headers;
             super::exchange::obey_limit_rate(x, &head, ignored);
             let mut response = protocol.response(x, &head);
-            response.body = Body::File(part);
+            response.body = body;
             response.close |= missing && x.method != Method::Head;
             Flow::Respond(response)
         }

@@ -97,7 +97,7 @@ impl Video {
                 return Flow::Decline;
             }
             let Some(name) = x.file() else { return Flow::Answer(500) };
-            let (file, metadata) = match files::open(&name.path, x) {
+            let (file, metadata) = match files::open(&name.path, x).await {
                 Ok(opened) => opened,
                 Err((call, error)) => return static_files::failed(&name.path, call, &error, x),
             };
