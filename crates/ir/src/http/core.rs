@@ -82,9 +82,10 @@ impl Module for HttpCore {
         D::scope("sendfile", SCOPES_IF, Takes::FLAG, |s, c| s.sendfile.flag(c)),
         D::scope("sendfile_max_chunk", SCOPES, Takes::ONE, |s, c| s.once.size(c))
             .accepted("a connection gives way after a bounded amount of work"),
-        D::scope("aio", SCOPES, Takes::ONE, aio).accepted("files never block a connection for long"),
+        D::scope("aio", SCOPES, Takes::ONE, aio)
+            .accepted("what a disk has to be waited for is left to other threads"),
         D::scope("aio_write", SCOPES, Takes::FLAG, |s, c| s.once.flag(c))
-            .accepted("files never block a connection for long"),
+            .accepted("what a disk has to be waited for is left to other threads"),
         D::scope("read_ahead", SCOPES, Takes::ONE, |s, c| s.once.size(c))
             .accepted("the kernel reads ahead by itself"),
         D::scope("directio", SCOPES, Takes::ONE, directio).accepted("files go out through the page cache"),
