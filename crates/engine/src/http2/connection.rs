@@ -17,10 +17,11 @@ use weir_syntax::Level;
 
 use super::request::{self, Asked};
 use super::stream::{Answering, Outgoing, Stream, Unfinished};
+use super::task::{Begun, Seat, Seats, Streamed, Task};
 use super::wire::{Traffic, Wire};
 use super::{Settings, bridges};
 use crate::generation::Generation;
-use crate::http::connection::{During, Streamed, connection_server, serve_stream};
+use crate::http::connection::{During, KEEPS_MEMORY, connection_server, serve_streams};
 use crate::http::exchange::Connection;
 use crate::io::{Address, Buf, Io};
 use crate::reactor::{Idle, Reactor};
@@ -58,6 +59,9 @@ pub(super) struct Shared {
     traffic: Rc<Traffic>,
     /// Bytes of requests and answers among what came and went, about.
     payload: Cell<u64>,
+    /// An exchange whose task hyper is about to make.
+    begun: Cell<Option<Begun>>,
+    seats: Rc<Seats>,
     /// The task that drives the connection.
     waker: RefCell<Option<Waker>>,
 }
@@ -86,8 +90,11 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.set(self.0.open.get() - 1);
-        self.0.wake();
+        let open = self.0.open.get() - 1;
+        self.0.open.set(open);
+        if open == 0 {
+            self.0.wake();
+        }
     }
 }
 
@@ -105,8 +112,11 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.running.set(self.0.running.get() - 1);
-        self.0.wake();
+        let running = self.0.running.get() - 1;
+        self.0.running.set(running);
+        if running == 0 {
+            self.0.wake();
+        }
     }
 }
 
@@ -172,21 +182,19 @@ impl Service<Request<Incoming>> for Requests {
         let asked = if shared.bridges { request::asked(&parts) } else { Asked::Request };
         let upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| asked == Asked::WebSocket);
         let (stream, answering) = Stream::new(body, upgrade, Open::new(shared), Running::new(shared));
-        let streamed = Streamed {
-            reactor: Rc::clone(&shared.reactor),
-            generation: Arc::clone(&shared.generation),
-            listener: Arc::clone(&shared.listener),
+        let answer = stream.answer();
+        let seat = shared.seats.take().unwrap_or_else(|| {
+            let (reactor, generation) = (Rc::clone(&shared.reactor), Arc::clone(&shared.generation));
+            let listener = Arc::clone(&shared.listener);
+            Seat::new(|next| serve_streams(reactor, generation, listener, next))
+        });
+        seat.give(Streamed {
             // Each with the number that it is.
             connection: Rc::new(shared.record.clone()),
             io: Io::Stream(Box::new(stream)),
-        };
-        let read = move |x: &mut _, limits: &_| request::read(x, &parts, asked, ends, limits);
-        let counted = Rc::clone(shared);
-        shared.reactor.spawn(serve_stream(streamed, move |x, limits| {
-            let judged = read(x, limits);
-            counted.payload.set(counted.payload.get() + x.head.raw().len() as u64);
-            judged
-        }));
+            request: request::Request { parts, asked, ends },
+        });
+        shared.begun.set(Some(Begun { seat, answer }));
         answering
     }
 }
@@ -194,13 +202,17 @@ impl Service<Request<Incoming>> for Requests {
 /// What hyper hands requests to.
 struct Requests(Rc<Shared>);
 
-/// Where hyper's tasks run: on this thread.
+/// Where hyper's tasks run: on this thread, those of streams together with what hyper was handed the stream for.
 #[derive(Clone)]
-struct Tasks(Rc<Reactor>);
+struct Tasks(Rc<Shared>);
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
     fn execute(&self, task: F) {
-        self.0.spawn(task);
+        let Shared { reactor, begun, seats, .. } = &*self.0;
+        match begun.take() {
+            Some(begun) => reactor.spawn(Task::new(task, begun, Rc::clone(seats))),
+            None => reactor.spawn(task),
+        }
     }
 }
 
@@ -256,6 +268,8 @@ pub(crate) async fn serve_from(
         forsaken: Cell::new(0),
         traffic: Rc::new(Traffic::new()),
         payload: Cell::new(0),
+        begun: Cell::default(),
+        seats: Rc::default(),
         waker: RefCell::default(),
     });
     let core = shared.core();
@@ -314,7 +328,7 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
     let list = list.saturating_add(limits.max_headers.saturating_mul(FIELD));
     let streams = shared.settings.max_concurrent_streams;
     let window = shared.settings.body_preread_size.max(STREAM_WINDOW);
-    let mut builder = Builder::new(Tasks(Rc::clone(reactor)));
+    let mut builder = Builder::new(Tasks(Rc::clone(shared)));
     builder
         .auto_date_header(false)
         .max_concurrent_streams(streams)
@@ -387,7 +401,9 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
                 Some(told) => since.clamp(told, told + core.send_timeout) + GRACE,
                 None => since + core.keepalive_timeout,
             };
-            let end = end.min(head);
+            // A connection that stays idle gives its memory up first.
+            let keeps = !running && !shared.seats.is_empty();
+            let end = end.min(head).min(if keeps { since + KEEPS_MEMORY } else { u64::MAX });
             if end == u64::MAX {
                 timer.clear();
                 return Poll::Pending;
@@ -395,6 +411,10 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
             timer.set(end);
             if timer.poll_expired(cx).is_pending() {
                 return Poll::Pending;
+            }
+            if keeps && since + KEEPS_MEMORY <= now {
+                shared.seats.clear();
+                continue;
             }
             if head <= now || shared.record.requests.get() == 0 {
                 abuse = Some("client timed out");
