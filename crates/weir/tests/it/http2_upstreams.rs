@@ -26,6 +26,7 @@ pub const TESTS: &[Test] = &[
     ("an_answer_may_be_whole_before_its_request", an_answer_may_be_whole_before_its_request),
     ("fields_behind_a_body_go_on", fields_behind_a_body_go_on),
     ("floods_are_survived", floods_are_survived),
+    ("a_flood_without_a_request_ends_the_connection", a_flood_without_a_request),
 ];
 
 const CONF: &str = "
@@ -501,6 +502,17 @@ fn floods_are_survived() {
     let mut client = site.ask("/");
     asked(&mut peer, 3);
     peer.say(&Frame::settings(&[(4, u32::MAX)]));
+    let mut other = site.accept(&[]);
+    asked(&mut other, 1);
+    answer(&mut other, 1, "again");
+    check(&mut client, 200, "again");
+}
+
+fn a_flood_without_a_request() {
+    let site = Site::start();
+    let peer = site.warm(&[]);
+    peer.flood(10_000_000, |_| vec![Frame::ping(); 100]);
+    let mut client = site.ask("/");
     let mut other = site.accept(&[]);
     asked(&mut other, 1);
     answer(&mut other, 1, "again");

@@ -2,16 +2,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use h2::SendStream;
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
 use hyper::Request;
 use hyper::body::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use weir_ir::address::Address;
 
 use crate::io::Io;
@@ -37,6 +38,9 @@ const SMALL_FRAMES: usize = 16 * 1024 * 1024;
 /// Streams that were given up and of which frames may still come. Those of others end the connection.
 const FORGOTTEN: usize = 256;
 
+/// Bytes that may come beside what was asked for; an eighth of all may always.
+const SLACK: u64 = 1 << 20;
+
 /// Milliseconds in which a connection that is done with has to be closed.
 const LINGERING: u64 = 5000;
 
@@ -53,6 +57,8 @@ pub(in crate::upstream) struct Session {
     /// Those that it has carried.
     requests: Cell<u64>,
     active: Cell<usize>,
+    /// Bytes of requests and answers.
+    payload: Rc<Cell<u64>>,
     /// It takes no more of them.
     retired: Cell<bool>,
 }
@@ -67,6 +73,8 @@ impl Session {
         group: &Upstream,
         head_size: usize,
     ) -> Result<Rc<Self>, h2::Error> {
+        let payload = Rc::<Cell<u64>>::default();
+        let wire = Wire { io, came: 0, payload: Rc::clone(&payload) };
         let (send, connection) = Builder::new()
             .enable_push(false)
             .header_table_size(0)
@@ -79,7 +87,7 @@ impl Session {
             .max_send_buffer_size(ROOM)
             .max_concurrent_reset_streams(FORGOTTEN)
             .data_frame_budget(SMALL_FRAMES)
-            .handshake(io)
+            .handshake(wire)
             .await?;
         let now = reactor.clock().now_ms();
         let session = Rc::new(Self {
@@ -92,6 +100,7 @@ impl Session {
             since: Cell::new(now),
             requests: Cell::new(0),
             active: Cell::new(0),
+            payload,
             retired: Cell::new(false),
         });
         let lingering = reactor.timers().register();
@@ -133,6 +142,11 @@ impl Session {
         self.rules.set(rules);
     }
 
+    /// Counts bytes of a request or an answer.
+    pub(super) fn count(&self, n: usize) {
+        self.payload.set(self.payload.get() + n as u64);
+    }
+
     /// Takes no more requests.
     pub fn retire(&self) {
         self.retired.set(true);
@@ -170,8 +184,58 @@ impl Session {
     }
 }
 
+/// A connection's bytes, as far as they are of use: a peer that sends no more than PING and the like is cut off, also while
+/// nobody asks it for anything.
+struct Wire {
+    io: Io,
+    came: u64,
+    payload: Rc<Cell<u64>>,
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, into))?;
+        self.came += (into.filled().len() - before) as u64;
+        if self.came / 8 > self.payload.get() + SLACK {
+            return Poll::Ready(Err(io::Error::other("upstream sent too many frames that are no answers")));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        AsyncWrite::is_write_vectored(&self.io)
+    }
+}
+
 /// Reads and writes until the connection is closed, which it is when nobody has the session any more.
-async fn drive(mut connection: Connection<Io, Bytes>, session: Weak<Session>, lingering: Timer) {
+async fn drive(mut connection: Connection<Wire, Bytes>, session: Weak<Session>, lingering: Timer) {
     poll_fn(|cx| {
         if Pin::new(&mut connection).poll(cx).is_ready() {
             return Poll::Ready(());

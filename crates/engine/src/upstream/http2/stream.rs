@@ -58,6 +58,7 @@ impl Stream {
         head: BuiltHead,
         ends: bool,
     ) -> Result<Self, Broken> {
+        session.count(head.size as usize);
         let (response, send) = session.request(head.request, ends).map_err(Broken::of)?;
         Ok(Self {
             session,
@@ -82,6 +83,8 @@ impl Stream {
         let (parts, body) = ready!(Pin::new(response).poll(cx)).map_err(Broken::of)?.into_parts();
         let told = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         self.lacks = told;
+        let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+        self.session.count(fields.sum());
         self.receive = if body.is_end_stream() { Receive::Over } else { Receive::Body(body) };
         Poll::Ready(Ok(Message::Answer(parts)))
     }
@@ -93,6 +96,7 @@ impl Stream {
             let n = self.rest.len().min(into.len() - read);
             into[read..read + n].copy_from_slice(&self.rest.split_to(n));
             read += n;
+            self.session.count(n);
             let Receive::Body(body) = &mut self.receive else { return Poll::Ready(Ok(read)) };
             if n > 0 {
                 // It fails only where the stream is over.
@@ -154,6 +158,7 @@ impl Stream {
             }
             let data = piece.split_to(self.send.capacity().min(piece.len()));
             self.sent += data.len() as u64;
+            self.session.count(data.len());
             self.send.send_data(data, last && piece.is_empty()).map_err(Broken::of)?;
             if last && piece.is_empty() {
                 return Poll::Ready(Ok(()));
