@@ -46,7 +46,7 @@ pub(super) struct Shared {
     /// The generation that the connection began with.
     generation: Arc<Generation>,
     listener: Arc<Address>,
-    record: Connection,
+    record: Rc<Connection>,
     settings: Settings,
     /// Streams may become tunnels.
     bridges: bool,
@@ -176,7 +176,8 @@ impl Service<Request<Incoming>> for Requests {
 
     fn call(&self, request: Request<Incoming>) -> Answering {
         let shared = &self.0;
-        shared.record.requests.set(shared.record.requests.get() + 1);
+        let number = shared.record.requests.get() + 1;
+        shared.record.requests.set(number);
         let ends = request.body().is_end_stream();
         let (mut parts, body) = request.into_parts();
         let asked = if shared.bridges { request::asked(&parts) } else { Asked::Request };
@@ -189,8 +190,8 @@ impl Service<Request<Incoming>> for Requests {
             Seat::new(|next| serve_streams(reactor, generation, listener, next))
         });
         seat.give(Streamed {
-            // Each with the number that it is.
-            connection: Rc::new(shared.record.clone()),
+            connection: Rc::clone(&shared.record),
+            number,
             io: Io::Stream(Box::new(stream)),
             request: request::Request { parts, asked, ends },
         });
@@ -259,7 +260,7 @@ pub(crate) async fn serve_from(
     let shared = Rc::new(Shared {
         settings,
         bridges,
-        record,
+        record: Rc::new(record),
         listener,
         generation,
         reactor: Rc::clone(&reactor),
