@@ -5,6 +5,7 @@
 //! access phase. Its answer is captured ([`Exchange::ask`]), becomes a piece of a body ([`Included`]) or is thrown away
 //! ([`Exchange::spawn`]).
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::mem;
@@ -41,6 +42,8 @@ pub(crate) struct Within {
     probe: Option<Box<str>>,
     /// What it answers with where it fails, or has no bytes.
     stub: Option<Box<Response>>,
+    /// It, or a part of it, waits for an upstream, which ends with the client; a wait for a disk does not.
+    asks: Rc<Cell<bool>>,
 }
 
 impl Within {
@@ -93,6 +96,13 @@ impl Exchange {
         self.probe().is_some()
     }
 
+    /// An upstream is asked, or is no longer.
+    pub(crate) fn set_asks(&self, asks: bool) {
+        if let Some(within) = &self.within {
+            within.asks.set(asks);
+        }
+    }
+
     /// What is asked of a peer without any client, as messages tell it.
     pub(crate) fn probe(&self) -> Option<&str> {
         self.within.as_ref()?.probe.as_deref()
@@ -120,9 +130,12 @@ impl Exchange {
     /// # Errors
     /// 500 where subrequests make subrequests without end, which is logged.
     pub fn subrequest(&self, uri: &[u8], args: &[u8]) -> Result<Box<Exchange>, u16> {
-        let (depth, method_name, charset) = match &self.within {
-            Some(within) => (within.depth + 1, within.method_name, within.charset.clone()),
-            None => (0, self.method_name, self.answer_charset()),
+        let (depth, method_name, charset, asks) = match &self.within {
+            Some(within) => {
+                let asks = Rc::clone(&within.asks);
+                (within.depth + 1, within.method_name, within.charset.clone(), asks)
+            }
+            None => (0, self.method_name, self.answer_charset(), Rc::default()),
         };
         if depth > DEPTH {
             let uri = String::from_utf8_lossy(uri);
@@ -135,7 +148,7 @@ impl Exchange {
             self.log_while(Level::Error, None, message, "sending response to client");
             return Err(500);
         }
-        let within = Within { depth, method_name, charset, ..Within::default() };
+        let within = Within { depth, method_name, charset, asks, ..Within::default() };
         let mut part = Box::new(self.part(within));
         part.uri.extend_from_slice(uri);
         part.args.extend_from_slice(args);
@@ -254,7 +267,8 @@ enum State {
     /// To be asked for by its path.
     Named(Box<[u8]>),
     Waits(Box<Exchange>),
-    Runs(Pin<Box<dyn Future<Output = Answer>>>),
+    /// And whether it waits for an upstream.
+    Runs(Pin<Box<dyn Future<Output = Answer>>>, Rc<Cell<bool>>),
     Comes(Box<Exchange>, Box<dyn Source>),
     Over,
 }
@@ -287,10 +301,13 @@ impl Included {
                     Ok(part) => State::Waits(part),
                     Err(_) => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
                 },
-                State::Waits(part) => State::Runs(Box::pin(run(part))),
-                State::Runs(mut running) => match running.as_mut().poll(cx) {
+                State::Waits(part) => {
+                    let asks = part.within.as_ref().map(|within| Rc::clone(&within.asks)).unwrap_or_default();
+                    State::Runs(Box::pin(run(part)), asks)
+                }
+                State::Runs(mut running, asks) => match running.as_mut().poll(cx) {
                     Poll::Pending => {
-                        self.0 = State::Runs(running);
+                        self.0 = State::Runs(running, asks);
                         return Poll::Pending;
                     }
                     Poll::Ready(mut answer) if answer.unsent => {
@@ -350,7 +367,7 @@ impl Source for Included {
 
     fn ends_with_client(&self) -> bool {
         match &self.0 {
-            State::Runs(_) => true,
+            State::Runs(_, asks) => asks.get(),
             State::Comes(_, source) => source.ends_with_client(),
             State::Named(_) | State::Waits(_) | State::Over => false,
         }

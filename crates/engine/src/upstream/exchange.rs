@@ -393,7 +393,9 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
     if let Some(before) = x.upstream_states.last_mut() {
         before.redirected = true;
     }
+    x.set_asks(true);
     let flow = asking.run(x).await;
+    x.set_asks(false);
     if x.cache.is_some() {
         caching::over(x, &flow);
     }
