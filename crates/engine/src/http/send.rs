@@ -7,14 +7,14 @@ use std::task::{Context, Poll, ready};
 
 use weir_syntax::Level;
 
-use crate::disk::{self, Caller, Reader};
+use crate::disk::{self, Reader};
 use crate::http::response::{FilePart, Source, TURN};
 use crate::http::{Body, Exchange, Headers, Response};
 use crate::http1::body::{CHUNK_END, ChunkHead, LAST_CHUNK_HEAD};
 use crate::http1::request::Version;
 use crate::http1::{Known, Method, date, status};
 use crate::http2;
-use crate::io::{Buf, Io, SCRATCH, scratch};
+use crate::io::{Buf, Io};
 use crate::settings::CoreSettings;
 use weir_ir::http::core::ServerTokens;
 
@@ -375,12 +375,6 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
         // A file's length is known, so only a filter that hides it leads here, and it turned the file to a stream.
         head.extend(ChunkHead::new(part.length).as_ref());
     }
-    if matches!(x.client.io, Io::Plain(_)) && !x.chunked && !x.is_paced() {
-        try_send_file(x, head, part)?;
-        if head.is_empty() && part.length == 0 {
-            return Ok(());
-        }
-    }
     // Only a plain socket takes a file from the kernel; for the others there is no second way to read one.
     let read = matches!(x.client.io, Io::Plain(_)) && !x.location().core.sendfile;
     if part.length <= SMALL_FILE || read {
@@ -436,34 +430,6 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
     let mut end = Buf::copy_of(CHUNK_END);
     write_trailers(x, None, &mut end);
     flush(x, &mut end).await
-}
-
-/// Sends a short file in one write with its head, as far as it is at hand and the client takes it: that is cheaper than two, and
-/// keeps no bytes in memory for one that is slow.
-fn try_send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Result<(), SendError> {
-    let length = part.length as usize;
-    if part.length > SCRATCH as u64 {
-        return Ok(());
-    }
-    let sent = scratch(|bytes| {
-        // What is wrong with the file shows when the rest of it is read.
-        let got = Caller::Reactor.read(&part.file, &mut bytes[..length], part.offset).unwrap_or(0);
-        if got == 0 {
-            return Ok(0);
-        }
-        let pieces = [IoSlice::new(head), IoSlice::new(&bytes[..got])];
-        match x.client.io.try_write_vectored(&pieces) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            sent => sent,
-        }
-    });
-    let sent = sent.map_err(|error| send_failed(x, error))?;
-    x.sent += sent as u64;
-    let of_head = sent.min(head.len());
-    head.consume(of_head);
-    part.offset += (sent - of_head) as u64;
-    part.length -= (sent - of_head) as u64;
-    Ok(())
 }
 
 /// Reads a file piece by piece and writes it, the first piece behind the head.

@@ -12,7 +12,7 @@ mod sendfile;
 mod socket;
 mod sockets;
 
-pub use buf::{Block, Buf, SCRATCH, scratch};
+pub use buf::{Block, Buf, scratch};
 pub use connect::{ConnectCall, ConnectError, ConnectOptions, Connecting, connect};
 pub use socket::{Address, Socket};
 pub use sockets::{Listener, Severity, accept_loop};
@@ -131,16 +131,6 @@ impl Io {
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Io::Plain(socket) => socket.try_write(bytes),
-            Io::TlsServer(_) | Io::TlsClient(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => {
-                Err(io::ErrorKind::WouldBlock.into())
-            }
-        }
-    }
-
-    /// The same for several pieces.
-    pub fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            Io::Plain(socket) => socket.try_write_vectored(pieces),
             Io::TlsServer(_) | Io::TlsClient(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => {
                 Err(io::ErrorKind::WouldBlock.into())
             }

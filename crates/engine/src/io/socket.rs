@@ -193,11 +193,6 @@ impl Socket {
         either!(&self.stream, s => s.try_write(bytes))
     }
 
-    /// The same for several pieces.
-    pub fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        either!(&self.stream, s => s.try_write_vectored(pieces))
-    }
-
     /// Runs `work` if the socket is known to be ready; a `WouldBlock` from it clears the readiness.
     pub fn try_io<T>(&self, interest: Interest, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         either!(&self.stream, s => s.try_io(interest, work))
