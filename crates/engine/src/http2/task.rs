@@ -78,7 +78,7 @@ pub(super) struct Seats {
 }
 
 /// Seats that a thread keeps, whosever they are: what many connections that rest have of them is bounded.
-const KEPT: usize = 1024;
+const KEPT: usize = 512;
 
 impl Seats {
     pub(super) fn new(reactor: &Rc<Reactor>) -> Rc<Self> {
