@@ -112,8 +112,6 @@ pub struct Reactor {
     /// Heads of upstream responses that wait for their next use; boxed, as they travel.
     #[expect(clippy::vec_box, reason = "a head is large and is handed from task to task")]
     heads: RefCell<Vec<Box<response::Head>>>,
-    /// Places for streams of HTTP/2 that connections keep for the next ones.
-    pub(crate) spare_seats: Cell<usize>,
 }
 
 /// Heads that a thread keeps.
@@ -199,7 +197,6 @@ impl Reactor {
             pools: Pools::default(),
             handshakes: Turns::new(),
             heads: RefCell::default(),
-            spare_seats: Cell::new(0),
         })
     }
 

@@ -270,7 +270,7 @@ pub(crate) async fn serve_from(
         traffic: Rc::new(Traffic::new()),
         payload: Cell::new(0),
         begun: Cell::default(),
-        seats: Seats::new(&reactor),
+        seats: Rc::default(),
         waker: RefCell::default(),
     });
     let core = shared.core();

@@ -13,7 +13,6 @@ use super::request::Request;
 use super::stream::Answer;
 use crate::http::exchange::Connection;
 use crate::io::Io;
-use crate::reactor::Reactor;
 
 /// A stream with what is known of its connection, to be served as a request of its own.
 pub(crate) struct Streamed {
@@ -71,52 +70,27 @@ impl Seat {
     }
 }
 
-/// Seats of a connection that nobody has.
-pub(super) struct Seats {
-    reactor: Rc<Reactor>,
-    seats: RefCell<Vec<Seat>>,
-}
-
-/// Seats that a thread keeps, whosever they are: what many connections that rest have of them is bounded.
-const KEPT: usize = 512;
+/// Seats that nobody has.
+#[derive(Default)]
+pub(super) struct Seats(RefCell<Vec<Seat>>);
 
 impl Seats {
-    pub(super) fn new(reactor: &Rc<Reactor>) -> Rc<Self> {
-        Rc::new(Self { reactor: Rc::clone(reactor), seats: RefCell::default() })
-    }
-
     pub(super) fn take(&self) -> Option<Seat> {
-        let seat = self.seats.borrow_mut().pop()?;
-        self.count(|kept| kept - 1);
-        Some(seat)
+        self.0.borrow_mut().pop()
     }
 
     fn put(&self, seat: Seat) {
-        if self.reactor.spare_seats.get() < KEPT {
-            self.count(|kept| kept + 1);
-            self.seats.borrow_mut().push(seat);
-        }
+        self.0.borrow_mut().push(seat);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.seats.borrow().is_empty()
+        self.0.borrow().is_empty()
     }
 
     /// Gives their memory up.
     pub(super) fn clear(&self) {
-        let seats = std::mem::take(&mut *self.seats.borrow_mut());
-        self.count(|kept| kept - seats.len());
-    }
-
-    fn count(&self, change: impl FnOnce(usize) -> usize) {
-        let kept = &self.reactor.spare_seats;
-        kept.set(change(kept.get()));
-    }
-}
-
-impl Drop for Seats {
-    fn drop(&mut self) {
-        self.clear();
+        let seats = std::mem::take(&mut *self.0.borrow_mut());
+        drop(seats);
     }
 }
 
