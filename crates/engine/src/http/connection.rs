@@ -95,12 +95,11 @@ pub(crate) async fn serve_streams(
     next: Rc<http2::Next>,
 ) {
     let mut stream = next.take().await;
-    let server = connection_server(&generation, &stream.connection);
     let mut state = Serving {
         idle: reactor.register_idle(),
-        server,
+        server: connection_server(&generation, &stream.connection),
         served: Arc::clone(&generation),
-        connection: Rc::new(Connection::clone(&stream.connection)),
+        connection: Rc::clone(&stream.connection),
         plain_on_tls: false,
         listener,
         reactor,
@@ -110,20 +109,14 @@ pub(crate) async fn serve_streams(
     let client = Client { io: Io::Absent, input: Buf::new(), timer, look: None, nodelay: true };
     let mut x = state.exchange_with(client);
     loop {
-        let http2::Streamed { connection, number, io, request } = stream;
+        let http2::Streamed { connection, io, request } = stream;
         // Where its connection came to is told in terms of the generation that that began with.
         if !Arc::ptr_eq(&state.served, &generation) {
             state.served = Arc::clone(&generation);
         }
-        state.server = server;
-        if Rc::strong_count(&x.connection) > 2 {
-            // What goes on beside the request before has that one's number.
-            state.connection = Rc::new(Connection::clone(&connection));
-            x.connection = Rc::clone(&state.connection);
-        }
-        state.connection.requests.set(number);
-        state.connection.set_address(connection.address());
-        x.client.io = io;
+        state.server = connection_server(&generation, &connection);
+        state.connection = Rc::clone(&connection);
+        (x.connection, x.client.io) = (connection, io);
         state.adopt();
         let limits = Arc::clone(&state.settings().limits);
         let judged = request.read(&mut x, &limits);

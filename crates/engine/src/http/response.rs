@@ -72,10 +72,6 @@ impl Headers {
         });
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.fields.len()
-    }
-
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.fields.iter().map(|f| self.pair(f))
     }

@@ -46,7 +46,7 @@ pub(super) struct Shared {
     /// The generation that the connection began with.
     generation: Arc<Generation>,
     listener: Arc<Address>,
-    record: Rc<Connection>,
+    record: Connection,
     settings: Settings,
     /// Streams may become tunnels.
     bridges: bool,
@@ -176,8 +176,7 @@ impl Service<Request<Incoming>> for Requests {
 
     fn call(&self, request: Request<Incoming>) -> Answering {
         let shared = &self.0;
-        let number = shared.record.requests.get() + 1;
-        shared.record.requests.set(number);
+        shared.record.requests.set(shared.record.requests.get() + 1);
         let ends = request.body().is_end_stream();
         let (mut parts, body) = request.into_parts();
         let asked = if shared.bridges { request::asked(&parts) } else { Asked::Request };
@@ -190,8 +189,8 @@ impl Service<Request<Incoming>> for Requests {
             Seat::new(|next| serve_streams(reactor, generation, listener, next))
         });
         seat.give(Streamed {
-            connection: Rc::clone(&shared.record),
-            number,
+            // Each with the number that it is.
+            connection: Rc::new(shared.record.clone()),
             io: Io::Stream(Box::new(stream)),
             request: request::Request { parts, asked, ends },
         });
@@ -260,7 +259,7 @@ pub(crate) async fn serve_from(
     let shared = Rc::new(Shared {
         settings,
         bridges,
-        record: Rc::new(record),
+        record,
         listener,
         generation,
         reactor: Rc::clone(&reactor),

@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use aws_lc_rs::digest;
-use bytes::BytesMut;
 use hyper::header::{
     CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue, LAST_MODIFIED, LOCATION, SERVER, VARY,
 };
@@ -13,9 +12,7 @@ use weir_syntax::Level;
 
 use super::ChunkSize;
 use crate::http::exchange::Tunnel;
-use crate::http::send::{
-    SendError, body_to_send, completes, poll_client, server, transmit, trim, write_origin,
-};
+use crate::http::send::{SendError, body_to_send, completes, poll_client, server, transmit, trim, write_origin};
 use crate::http::{Body, Exchange, Headers, Response, base64_encode};
 use crate::http1::{Known, date, status};
 use crate::io::{Buf, Io};
@@ -123,11 +120,10 @@ fn accept_of(key: &str) -> String {
 
 /// The head, and about how many bytes it has in its frame.
 fn head(x: &Exchange, response: &Response) -> (Head<()>, u64) {
-    let mut fields = Fields::new(x, OWN_FIELDS + response.headers.len());
-    fields.length = FRAME + 1;
+    let mut fields = Fields { x, map: HeaderMap::with_capacity(16), length: FRAME + 1 };
     let core = &x.location().core;
     if !response.server_given {
-        fields.put(SERVER, HeaderValue::from_static(server(core.server_tokens)));
+        fields.set(SERVER, server(core.server_tokens).as_bytes());
     }
     if !response.date_given {
         fields.set(DATE, x.reactor.clock().http_date().as_ref());
@@ -172,9 +168,8 @@ fn trailers(x: &Exchange) -> Option<HeaderMap> {
         added.append(x);
     }
     let trailers = x.trailers();
-    let trailers = trailers.as_ref()?;
-    let mut fields = Fields::new(x, trailers.len());
-    fields.add(trailers);
+    let mut fields = Fields { x, map: HeaderMap::new(), length: 0 };
+    fields.add(trailers.as_ref()?);
     Some(fields.map).filter(|map| !map.is_empty())
 }
 
@@ -187,33 +182,18 @@ fn has_no_body(x: &Exchange) -> bool {
 struct Fields<'x> {
     x: &'x Exchange,
     map: HeaderMap,
-    /// The memory of all values.
-    values: BytesMut,
     length: u64,
 }
 
-/// How many fields a head usually has beside those of whoever answers.
-const OWN_FIELDS: usize = 4;
-/// Bytes that the values of a head usually have.
-const VALUES: usize = 256;
-
-impl<'x> Fields<'x> {
-    fn new(x: &'x Exchange, many: usize) -> Self {
-        let (map, values) = (HeaderMap::with_capacity(many), BytesMut::with_capacity(VALUES));
-        Self { x, map, values, length: 0 }
-    }
-
+impl Fields<'_> {
     fn set(&mut self, name: HeaderName, value: &[u8]) {
-        self.values.extend_from_slice(value);
-        match HeaderValue::from_maybe_shared(self.values.split().freeze()) {
-            Ok(value) => self.put(name, value),
+        match HeaderValue::from_bytes(value) {
+            Ok(value) => {
+                self.length += (name.as_str().len() + value.len() + 2) as u64;
+                self.map.append(name, value);
+            }
             Err(_) => self.refuse(name.as_str().as_bytes()),
         }
-    }
-
-    fn put(&mut self, name: HeaderName, value: HeaderValue) {
-        self.length += (name.as_str().len() + value.len() + 2) as u64;
-        self.map.append(name, value);
     }
 
     fn add(&mut self, fields: &Headers) {

@@ -17,8 +17,6 @@ use crate::io::Io;
 /// A stream with what is known of its connection, to be served as a request of its own.
 pub(crate) struct Streamed {
     pub(crate) connection: Rc<Connection>,
-    /// The how manieth of its connection it is.
-    pub(crate) number: u64,
     pub(crate) io: Io,
     pub(crate) request: Request,
 }
