@@ -28,7 +28,7 @@ use crate::upstream::UpstreamState;
 /// Milliseconds that an idle connection of a replaced generation is given to send one more request.
 const RELOAD_GRACE: u64 = 1_000;
 /// Milliseconds that an idle connection keeps the memory of its last request for the next one.
-pub(crate) const KEEPS_MEMORY: u64 = 2_000;
+const KEEPS_MEMORY: u64 = 2_000;
 
 /// Serves a connection whose transport is ready, until it ends.
 pub async fn serve(
@@ -86,57 +86,44 @@ pub async fn serve_from(
     }
 }
 
-/// Serves the requests of streams of one connection, one after the other in the same memory, until one of them becomes a
-/// tunnel or ends with something left of it.
-pub(crate) async fn serve_streams(
-    reactor: Rc<Reactor>,
-    generation: Arc<Generation>,
-    listener: Arc<Address>,
-    next: Rc<http2::Next>,
+/// A stream with what is known of its connection, to be served as a request of its own.
+pub(crate) struct Streamed {
+    pub(crate) reactor: Rc<Reactor>,
+    pub(crate) generation: Arc<Generation>,
+    pub(crate) listener: Arc<Address>,
+    pub(crate) connection: Rc<Connection>,
+    pub(crate) io: Io,
+}
+
+/// Serves the request of a stream. `read` reads its head by the limits of its connection's server, and says more of the
+/// request than a head can.
+pub(crate) async fn serve_stream(
+    stream: Streamed,
+    read: impl FnOnce(&mut Exchange, &Limits) -> Result<(), Reject>,
 ) {
-    let mut stream = next.take().await;
+    let Streamed { reactor, generation, listener, connection, io } = stream;
     let mut state = Serving {
         idle: reactor.register_idle(),
-        server: connection_server(&generation, &stream.connection),
-        served: Arc::clone(&generation),
-        connection: Rc::clone(&stream.connection),
+        server: connection_server(&generation, &connection),
+        served: generation,
+        connection,
         plain_on_tls: false,
         listener,
         reactor,
         stage: Stage::Waiting,
     };
+    state.adopt();
     let timer = state.reactor.timers().register();
-    let client = Client { io: Io::Absent, input: Buf::new(), timer, look: None, nodelay: true };
+    let client = Client { io, input: Buf::new(), timer, look: None, nodelay: true };
     let mut x = state.exchange_with(client);
-    loop {
-        let http2::Streamed { connection, io, request } = stream;
-        // Where its connection came to is told in terms of the generation that that began with.
-        if !Arc::ptr_eq(&state.served, &generation) {
-            state.served = Arc::clone(&generation);
-        }
-        state.server = connection_server(&generation, &connection);
-        state.connection = Rc::clone(&connection);
-        (x.connection, x.client.io) = (connection, io);
-        state.adopt();
-        let limits = Arc::clone(&state.settings().limits);
-        let judged = request.read(&mut x, &limits);
-        drop(request);
-        let idle = Rc::clone(&state.idle);
-        let ended = idle.bounded(pin!(state.stream(&mut x, judged))).await;
-        let whole = match ended.unwrap_or_else(|| state.cut_off(&x)) {
-            Ended::Tunnel(tunnel) => return start_tunnel(*x, *tunnel, state.idle.end()),
-            Ended::Farewell | Ended::KeepAlive => x.client.input.is_empty(),
-            Ended::Linger | Ended::Reset | Ended::Over => false,
-        };
-        x.end();
-        if !whole {
-            return;
-        }
-        // What was not sent is reset with it.
-        x.client.io = Io::Absent;
-        x.client.timer.clear();
-        next.is_served();
-        stream = next.take().await;
+    let limits = Arc::clone(&state.settings().limits);
+    let judged = read(&mut x, &limits);
+    let idle = Rc::clone(&state.idle);
+    let ended = idle.bounded(pin!(state.stream(&mut x, judged))).await;
+    match ended.unwrap_or_else(|| state.cut_off(&x)) {
+        Ended::Tunnel(tunnel) => start_tunnel(*x, *tunnel, state.idle.end()),
+        // What was not sent is reset with the exchange.
+        Ended::KeepAlive | Ended::Linger | Ended::Farewell | Ended::Reset | Ended::Over => x.end(),
     }
 }
 

@@ -266,7 +266,7 @@ pub(crate) fn write_origin(x: &Exchange, out: &mut Vec<u8>) {
 }
 
 /// Writes what is left of a timed poll: arms `send_timeout` while the client takes nothing.
-pub(crate) fn poll_client<T>(
+fn poll_client<T>(
     x: &mut Exchange,
     cx: &mut Context<'_>,
     poll: Poll<io::Result<T>>,

@@ -17,11 +17,10 @@ use weir_syntax::Level;
 
 use super::request::{self, Asked};
 use super::stream::{Answering, Outgoing, Stream, Unfinished};
-use super::task::{Begun, Seat, Seats, Streamed, Task};
 use super::wire::{Traffic, Wire};
 use super::{Settings, bridges};
 use crate::generation::Generation;
-use crate::http::connection::{During, KEEPS_MEMORY, connection_server, serve_streams};
+use crate::http::connection::{During, Streamed, connection_server, serve_stream};
 use crate::http::exchange::Connection;
 use crate::io::{Address, Buf, Io};
 use crate::reactor::{Idle, Reactor};
@@ -59,9 +58,6 @@ pub(super) struct Shared {
     traffic: Rc<Traffic>,
     /// Bytes of requests and answers among what came and went, about.
     payload: Cell<u64>,
-    /// An exchange whose task hyper is about to make.
-    begun: Cell<Option<Begun>>,
-    seats: Rc<Seats>,
     /// The task that drives the connection.
     waker: RefCell<Option<Waker>>,
 }
@@ -90,11 +86,8 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let open = self.0.open.get() - 1;
-        self.0.open.set(open);
-        if open == 0 {
-            self.0.wake();
-        }
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.wake();
     }
 }
 
@@ -112,11 +105,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let running = self.0.running.get() - 1;
-        self.0.running.set(running);
-        if running == 0 {
-            self.0.wake();
-        }
+        self.0.running.set(self.0.running.get() - 1);
+        self.0.wake();
     }
 }
 
@@ -182,19 +172,21 @@ impl Service<Request<Incoming>> for Requests {
         let asked = if shared.bridges { request::asked(&parts) } else { Asked::Request };
         let upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| asked == Asked::WebSocket);
         let (stream, answering) = Stream::new(body, upgrade, Open::new(shared), Running::new(shared));
-        let answer = stream.answer();
-        let seat = shared.seats.take().unwrap_or_else(|| {
-            let (reactor, generation) = (Rc::clone(&shared.reactor), Arc::clone(&shared.generation));
-            let listener = Arc::clone(&shared.listener);
-            Seat::new(|next| serve_streams(reactor, generation, listener, next))
-        });
-        seat.give(Streamed {
+        let streamed = Streamed {
+            reactor: Rc::clone(&shared.reactor),
+            generation: Arc::clone(&shared.generation),
+            listener: Arc::clone(&shared.listener),
             // Each with the number that it is.
             connection: Rc::new(shared.record.clone()),
             io: Io::Stream(Box::new(stream)),
-            request: request::Request { parts, asked, ends },
-        });
-        shared.begun.set(Some(Begun { seat, answer }));
+        };
+        let read = move |x: &mut _, limits: &_| request::read(x, &parts, asked, ends, limits);
+        let counted = Rc::clone(shared);
+        shared.reactor.spawn(serve_stream(streamed, move |x, limits| {
+            let judged = read(x, limits);
+            counted.payload.set(counted.payload.get() + x.head.raw().len() as u64);
+            judged
+        }));
         answering
     }
 }
@@ -202,17 +194,13 @@ impl Service<Request<Incoming>> for Requests {
 /// What hyper hands requests to.
 struct Requests(Rc<Shared>);
 
-/// Where hyper's tasks run: on this thread, those of streams together with what hyper was handed the stream for.
+/// Where hyper's tasks run: on this thread.
 #[derive(Clone)]
-struct Tasks(Rc<Shared>);
+struct Tasks(Rc<Reactor>);
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
     fn execute(&self, task: F) {
-        let Shared { reactor, begun, seats, .. } = &*self.0;
-        match begun.take() {
-            Some(begun) => reactor.spawn(Task::new(task, begun, Rc::clone(seats))),
-            None => reactor.spawn(task),
-        }
+        self.0.spawn(task);
     }
 }
 
@@ -268,8 +256,6 @@ pub(crate) async fn serve_from(
         forsaken: Cell::new(0),
         traffic: Rc::new(Traffic::new()),
         payload: Cell::new(0),
-        begun: Cell::default(),
-        seats: Rc::default(),
         waker: RefCell::default(),
     });
     let core = shared.core();
@@ -328,7 +314,7 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
     let list = list.saturating_add(limits.max_headers.saturating_mul(FIELD));
     let streams = shared.settings.max_concurrent_streams;
     let window = shared.settings.body_preread_size.max(STREAM_WINDOW);
-    let mut builder = Builder::new(Tasks(Rc::clone(shared)));
+    let mut builder = Builder::new(Tasks(Rc::clone(reactor)));
     builder
         .auto_date_header(false)
         .max_concurrent_streams(streams)
@@ -401,9 +387,7 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
                 Some(told) => since.clamp(told, told + core.send_timeout) + GRACE,
                 None => since + core.keepalive_timeout,
             };
-            // A connection that stays idle gives its memory up first.
-            let keeps = !running && !shared.seats.is_empty();
-            let end = end.min(head).min(if keeps { since + KEEPS_MEMORY } else { u64::MAX });
+            let end = end.min(head);
             if end == u64::MAX {
                 timer.clear();
                 return Poll::Pending;
@@ -411,10 +395,6 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
             timer.set(end);
             if timer.poll_expired(cx).is_pending() {
                 return Poll::Pending;
-            }
-            if keeps && since + KEEPS_MEMORY <= now {
-                shared.seats.clear();
-                continue;
             }
             if head <= now || shared.record.requests.get() == 0 {
                 abuse = Some("client timed out");

@@ -1,7 +1,7 @@
 //! HTTP/2 towards clients: hyper has the frames, each stream is an [`Exchange`](crate::http::Exchange) like any other.
 //!
 //! ```text
-//!  socket == Wire == hyper == Stream == Exchange      a task for each stream; a tunnel keeps its Stream
+//!  socket == Wire == hyper == Stream == Exchange      a task of its own for each stream; a tunnel keeps its Stream
 //! ```
 
 mod connection;
@@ -10,7 +10,6 @@ mod preface;
 mod request;
 mod send;
 mod stream;
-mod task;
 mod wire;
 
 pub use connection::serve;
@@ -18,7 +17,6 @@ pub(crate) use connection::serve_from;
 pub(crate) use preface::begins;
 pub(crate) use send::send;
 pub use stream::Stream;
-pub(crate) use task::{Next, Streamed};
 
 use weir_ir::LocationId;
 

@@ -9,7 +9,6 @@ use super::send::Key;
 use crate::http::{Exchange, base64_encode};
 use crate::http1::Limits;
 use crate::http1::request::{Assembled, Head, Reject};
-use crate::io::Io;
 
 /// What a stream asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,41 +18,29 @@ pub(super) enum Asked {
     WebSocket,
 }
 
-/// A request as hyper has it.
-pub(crate) struct Request {
-    pub(super) parts: Parts,
-    pub(super) asked: Asked,
-    /// No body follows.
-    pub(super) ends: bool,
-}
-
-impl Request {
-    /// Reads its head.
-    ///
-    /// A WebSocket is an upgrade of HTTP/1.1 for all that follows, with a key of our own that the upstream has to answer.
-    pub(crate) fn read(&self, x: &mut Exchange, limits: &Limits) -> Result<(), Reject> {
-        let judged = self.read_head(x, limits);
-        if let Io::Stream(stream) = &x.client.io {
-            stream.count(x.head.raw().len() as u64);
-        }
-        judged
+/// Reads the head of what is asked for; `ends` is whether no body follows.
+///
+/// A WebSocket is an upgrade of HTTP/1.1 for all that follows, with a key of our own that the upstream has to answer.
+pub(super) fn read(
+    x: &mut Exchange,
+    parts: &Parts,
+    asked: Asked,
+    ends: bool,
+    limits: &Limits,
+) -> Result<(), Reject> {
+    if asked == Asked::Request {
+        return assemble(&mut x.head, parts, &[], ends, limits);
     }
-
-    fn read_head(&self, x: &mut Exchange, limits: &Limits) -> Result<(), Reject> {
-        if self.asked == Asked::Request {
-            return assemble(&mut x.head, &self.parts, &[], self.ends, limits);
-        }
-        let mut random = [0; 16];
-        if aws_lc_rs::rand::fill(&mut random).is_err() {
-            return Err(Reject::new(500, "no randomness for the key of an upgrade"));
-        }
-        let key = base64_encode(&random);
-        let upgrade: [(&[u8], &[u8]); 3] =
-            [(b"upgrade", b"websocket"), (b"connection", b"upgrade"), (b"sec-websocket-key", key.as_bytes())];
-        let judged = assemble(&mut x.head, &self.parts, &upgrade, true, limits);
-        x.remember(Key(key));
-        judged
+    let mut random = [0; 16];
+    if aws_lc_rs::rand::fill(&mut random).is_err() {
+        return Err(Reject::new(500, "no randomness for the key of an upgrade"));
     }
+    let key = base64_encode(&random);
+    let upgrade: [(&[u8], &[u8]); 3] =
+        [(b"upgrade", b"websocket"), (b"connection", b"upgrade"), (b"sec-websocket-key", key.as_bytes())];
+    let judged = assemble(&mut x.head, parts, &upgrade, true, limits);
+    x.remember(Key(key));
+    judged
 }
 
 /// Puts a head together, with further fields that make it an upgrade.
@@ -112,6 +99,7 @@ pub(super) fn asked(parts: &Parts) -> Asked {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hyper::Request;
 
     #[track_caller]
     fn check(request: hyper::http::request::Builder, expected: &str) {
@@ -138,7 +126,7 @@ mod tests {
     }
 
     fn get(uri: &str) -> hyper::http::request::Builder {
-        hyper::Request::builder().uri(uri)
+        Request::builder().uri(uri)
     }
 
     #[test]

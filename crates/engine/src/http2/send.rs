@@ -1,8 +1,5 @@
 //! A response onto a stream: its head in nginx's order, its body as it comes, its trailers.
 
-use std::future::poll_fn;
-use std::task::Poll;
-
 use aws_lc_rs::digest;
 use hyper::header::{
     CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue, LAST_MODIFIED, LOCATION, SERVER, VARY,
@@ -12,7 +9,7 @@ use weir_syntax::Level;
 
 use super::ChunkSize;
 use crate::http::exchange::Tunnel;
-use crate::http::send::{SendError, body_to_send, completes, poll_client, server, transmit, trim, write_origin};
+use crate::http::send::{SendError, body_to_send, completes, server, transmit, trim, write_origin};
 use crate::http::{Body, Exchange, Headers, Response, base64_encode};
 use crate::http1::{Known, date, status};
 use crate::io::{Buf, Io};
@@ -53,36 +50,13 @@ pub(crate) async fn send(x: &mut Exchange, mut response: Box<Response>) -> Resul
     let frames = x.body_sent.div_ceil(frame as u64);
     // What the head takes when it is compressed only hyper knows.
     x.sent += length + FRAME * frames;
-    let sent = match sent {
-        Ok(()) => {
-            let trailers = trailers(x);
-            if let Io::Stream(stream) = &x.client.io {
-                stream.end(trailers);
-            }
-            taken(x).await
+    if sent.is_ok() {
+        let trailers = trailers(x);
+        if let Io::Stream(stream) = &x.client.io {
+            stream.end(trailers);
         }
-        failed => failed,
-    };
-    if let (Err(SendError::Timeout), Io::Stream(stream)) = (&sent, &x.client.io) {
-        stream.give_up();
     }
     sent
-}
-
-/// Waits until hyper has written what it was given: the request is over when it is with the client.
-async fn taken(x: &mut Exchange) -> Result<(), SendError> {
-    let mut before = usize::MAX;
-    poll_fn(|cx| {
-        let Io::Stream(stream) = &x.client.io else { return Poll::Ready(Ok(())) };
-        let (sent, unsent) = (stream.poll_sent(cx), stream.unsent());
-        if unsent < before {
-            // The client took some, and has the time for more.
-            before = unsent;
-            x.client.timer.clear();
-        }
-        poll_client(x, cx, sent)
-    })
-    .await
 }
 
 /// Makes 200 of an upstream's 101, once it has shown that it means the upgrade that it was asked for.

@@ -1,8 +1,7 @@
 //! A stream as the client's end of an exchange: what hyper reads of it, and what goes back, up to a bound.
 //!
-//! The exchange and hyper's half of the stream meet in an [`Answer`]: a head, and bytes that the one puts in while there
-//! is room and the other takes out as flow control lets it. Both run in one [`task`](super::task), the exchange first, so
-//! that hyper's half need not be told of what is there. Whoever of them ends first is seen by the other.
+//! The exchange and hyper's task for the stream meet in an [`Answer`]: a head, and bytes that the one puts in while there
+//! is room and the other takes out as flow control lets it. Whoever of them ends first is seen by the other.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -12,7 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use hyper::body::{Body, Buf, Bytes, Frame, Incoming};
+use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::rt::{Read, ReadBuf, Write};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{HeaderMap, Response};
@@ -48,13 +47,7 @@ impl Stream {
         open: Open,
         running: Running,
     ) -> (Self, Answering) {
-        let answer = Rc::new(Answer {
-            state: RefCell::default(),
-            frame: Cell::new(usize::MAX),
-            out: Cell::new(0),
-            lost: Cell::new(false),
-            open,
-        });
+        let answer = Rc::new(Answer { state: RefCell::default(), frame: Cell::new(usize::MAX), open });
         let answering = Answering(Some(Outgoing(Rc::clone(&answer))));
         let incoming = upgrade.map_or(From::Body(body), From::Promised);
         (Self { incoming, rest: Bytes::new(), answer, running }, answering)
@@ -64,47 +57,15 @@ impl Stream {
     pub(super) fn respond(&self, head: Response<()>, length: u64, frame: usize) {
         self.running.count(length);
         self.answer.frame.set(frame.max(1));
-        self.answer.state.borrow_mut().head = Some(head);
+        self.answer.change(|state| state.head = Some(head));
     }
 
     /// Ends the response.
     pub(super) fn end(&self, trailers: Option<HeaderMap>) {
-        let mut state = self.answer.state.borrow_mut();
-        state.trailers = trailers;
-        state.ended = true;
-    }
-
-    /// Counts what is what the connection is for.
-    pub(super) fn count(&self, n: u64) {
-        self.running.count(n);
-    }
-
-    /// Bytes of the response that are not written to the client's connection.
-    pub(super) fn unsent(&self) -> usize {
-        let state = self.answer.state.borrow();
-        state.bytes.len() + state.frames.len() + self.answer.out.get()
-    }
-
-    /// Whether all of the response is written to the client's connection.
-    pub(super) fn poll_sent(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        if self.answer.lost.get() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-        }
-        if self.unsent() == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        wait(&mut self.answer.state.borrow_mut().exchange, cx);
-        Poll::Pending
-    }
-
-    /// Leaves what the client did not take.
-    pub(super) fn give_up(&self) {
-        self.answer.state.borrow_mut().given_up = true;
-    }
-
-    /// What hyper's half takes.
-    pub(super) fn answer(&self) -> Rc<Answer> {
-        Rc::clone(&self.answer)
+        self.answer.change(|state| {
+            state.trailers = trailers;
+            state.ended = true;
+        });
     }
 
     /// Whether the client gave the stream up, or its connection is gone.
@@ -197,6 +158,7 @@ impl Stream {
         let n = ready!(self.poll_room(cx))?.min(bytes.len());
         let mut state = self.answer.state.borrow_mut();
         state.bytes.extend_from_slice(&bytes[..n]);
+        wake(&mut state.hyper);
         self.running.count(n as u64);
         Poll::Ready(Ok(n))
     }
@@ -236,10 +198,9 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let mut state = self.answer.state.borrow_mut();
         // What was not said to its end is reset.
-        state.broken = !state.ended;
-        if state.forsaken {
+        self.answer.change(|state| state.broken = !state.ended);
+        if self.answer.state.borrow().forsaken {
             self.answer.open.forsake(true);
         }
     }
@@ -250,14 +211,10 @@ fn broken(error: hyper::Error) -> io::Error {
 }
 
 /// What is on its way between an exchange and hyper.
-pub(super) struct Answer {
+struct Answer {
     state: RefCell<State>,
     /// Bytes of a DATA frame at most.
     frame: Cell<usize>,
-    /// Bytes that hyper took and has not written.
-    out: Cell<usize>,
-    /// Some of what there was to send will not be.
-    lost: Cell<bool>,
     open: Open,
 }
 
@@ -278,15 +235,16 @@ struct State {
     gone: bool,
     /// It was gone before the exchange was done.
     forsaken: bool,
-    /// The exchange was done before its client had taken all.
-    given_up: bool,
     exchange: Option<Waker>,
+    hyper: Option<Waker>,
 }
 
 impl Answer {
-    /// Whether nobody waits for the client any longer.
-    pub(super) fn is_given_up(&self) -> bool {
-        self.state.borrow().given_up
+    /// Changes what hyper waits for.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.borrow_mut();
+        change(&mut state);
+        wake(&mut state.hyper);
     }
 }
 
@@ -320,13 +278,14 @@ pub(super) struct Answering(Option<Outgoing>);
 impl Future for Answering {
     type Output = Result<Response<Outgoing>, Unfinished>;
 
-    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Self::Output> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(outgoing) = self.0.take() else { return Poll::Ready(Err(Unfinished)) };
         let mut state = outgoing.0.state.borrow_mut();
         let head = match state.head.take() {
             Some(head) => head,
             None if state.broken => return Poll::Ready(Err(Unfinished)),
             None => {
+                wait(&mut state.hyper, cx);
                 drop(state);
                 self.0 = Some(outgoing);
                 return Poll::Pending;
@@ -341,25 +300,21 @@ impl Future for Answering {
 pub(super) struct Outgoing(Rc<Answer>);
 
 impl Body for Outgoing {
-    type Data = Piece;
+    type Data = Bytes;
     type Error = Unfinished;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, Unfinished>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
         let state = &mut *self.0.state.borrow_mut();
         if state.frames.is_empty() {
             state.frames = std::mem::take(&mut state.bytes).into();
         }
         let n = state.frames.len().min(self.0.frame.get());
         if n > 0 {
-            if !state.ended {
-                wake(&mut state.exchange);
-            }
-            self.0.out.set(self.0.out.get() + n);
-            let piece = Piece { bytes: state.frames.split_to(n), answer: Rc::clone(&self.0) };
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
+            wake(&mut state.exchange);
+            return Poll::Ready(Some(Ok(Frame::data(state.frames.split_to(n)))));
         }
         if state.broken && !state.waited {
             // A reset takes back what hyper has not written, so the connection has its turn first.
@@ -373,6 +328,7 @@ impl Body for Outgoing {
         if state.ended {
             return Poll::Ready(state.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
         }
+        wait(&mut state.hyper, cx);
         Poll::Pending
     }
 
@@ -390,47 +346,7 @@ impl Drop for Outgoing {
             state.forsaken = true;
             self.0.open.forsake(false);
         }
-        let (bytes, frames) = (std::mem::take(&mut state.bytes), std::mem::take(&mut state.frames));
-        if !(bytes.is_empty() && frames.is_empty()) {
-            self.0.lost.set(true);
-        }
-        // Who has said all waits for what hyper took.
-        if !state.ended || self.0.out.get() == 0 || self.0.lost.get() {
-            wake(&mut state.exchange);
-        }
-    }
-}
-
-/// Bytes of a response, until they are written.
-pub(super) struct Piece {
-    bytes: Bytes,
-    answer: Rc<Answer>,
-}
-
-impl Buf for Piece {
-    fn remaining(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn chunk(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    fn advance(&mut self, n: usize) {
-        self.bytes.advance(n);
-        self.answer.out.set(self.answer.out.get() - n);
-    }
-}
-
-impl Drop for Piece {
-    fn drop(&mut self) {
-        let Answer { state, out, lost, .. } = &*self.answer;
-        if !self.bytes.is_empty() {
-            lost.set(true);
-            out.set(out.get() - self.bytes.len());
-        }
-        if out.get() == 0 || lost.get() {
-            wake(&mut state.borrow_mut().exchange);
-        }
+        (state.bytes, state.frames) = (Vec::new(), Bytes::new());
+        wake(&mut state.exchange);
     }
 }
