@@ -331,6 +331,7 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
     let timer = reactor.timers().register();
     let began = reactor.clock().now_ms();
     let (mut told, mut seen, mut since, mut within) = (None, 0, began, (None, began));
+    let (mut sending, mut progress, mut took) = (false, 0, began);
     let (mut waiting, mut abuse) = (None, None);
     poll_fn(move |cx| {
         shared.remember(cx);
@@ -380,10 +381,14 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
             let sends = shared.open.get() > 0
                 || traffic.stuck.get()
                 || told.is_some() && traffic.frames.borrow().answered();
+            if running || !sends || !sending || progress != traffic.progress() {
+                (sending, progress, took) = (sends, traffic.progress(), now);
+            }
             let end = match told {
                 _ if running => u64::MAX,
                 None if shared.record.requests.get() == 0 => began + core.client_header_timeout,
-                _ if sends => since + core.send_timeout,
+                // Other frames of it, such as PING, win no time for what it does not take.
+                _ if sends => took + core.send_timeout,
                 Some(told) => since.clamp(told, told + core.send_timeout) + GRACE,
                 None => since + core.keepalive_timeout,
             };

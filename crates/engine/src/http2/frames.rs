@@ -8,6 +8,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 const ACK: u8 = 1;
@@ -27,6 +28,8 @@ pub(super) struct Frames {
     away: bool,
     /// One of them was the answer to a PING.
     answered: bool,
+    /// So many of them made room for more of answers.
+    windows: u64,
 }
 
 impl Frames {
@@ -39,6 +42,7 @@ impl Frames {
             begun: 0,
             away: false,
             answered: false,
+            windows: 0,
         }
     }
 
@@ -60,6 +64,7 @@ impl Frames {
                 self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
                 self.away |= kind == GOAWAY;
                 self.answered |= kind == PING && flags & ACK != 0;
+                self.windows += u64::from(kind == WINDOW_UPDATE);
                 if matches!(kind, HEADERS | CONTINUATION) {
                     self.in_block = flags & END_HEADERS == 0;
                 }
@@ -75,6 +80,11 @@ impl Frames {
     /// Whether the client knows of the connection's end: hyper asks for that with the only PING that it sends.
     pub(super) fn answered(&self) -> bool {
         self.answered
+    }
+
+    /// Grows where the client makes room.
+    pub(super) fn windows(&self) -> u64 {
+        self.windows
     }
 
     /// What has begun and is not whole, by its number. The body of a request is awaited by whoever reads it.

@@ -29,6 +29,8 @@ pub(super) struct Traffic {
     pub(super) ended: Cell<bool>,
     /// There is more to write than it takes.
     pub(super) stuck: Cell<bool>,
+    /// How often it took some of that.
+    taken: Cell<u64>,
 }
 
 impl Traffic {
@@ -38,7 +40,13 @@ impl Traffic {
             frames: RefCell::new(Frames::new()),
             ended: Cell::new(false),
             stuck: Cell::new(false),
+            taken: Cell::new(0),
         }
+    }
+
+    /// Grows where the client takes answers, whatever else comes of it.
+    pub(super) fn progress(&self) -> u64 {
+        self.taken.get() + self.frames.borrow().windows()
     }
 }
 
@@ -50,9 +58,11 @@ impl Wire {
 
     /// Takes what a write came to.
     fn went(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.traffic.stuck.set(written.is_pending());
+        let was_stuck = self.traffic.stuck.replace(written.is_pending());
         let n = ready!(written)?;
         self.count(n);
+        let taken = &self.traffic.taken;
+        taken.set(taken.get() + u64::from(was_stuck));
         Poll::Ready(Ok(n))
     }
 

@@ -412,6 +412,18 @@ fn answers_that_are_not_taken_are_bounded() {
 }
 
 #[test]
+fn who_takes_nothing_is_not_kept_by_other_frames() {
+    let site = site("keepalive_requests 1; send_timeout 60s; return 200 0123456789;");
+    let sent = script(&[Frame::settings(&[(4, 4)]), Frame::get(1, "/")]);
+    let others = [Frame::new(6, 1, 0, [0; 8]).bytes(), Frame::ping().bytes()].concat();
+    let mut steps = vec![Say::Send(&sent), Say::Expect("0123")];
+    steps.extend([Say::Flood(&others), Say::Pass(50_000)].repeat(5));
+    let got = site.frames(&steps);
+    // And then the end of the connection.
+    assert!(got.iter().any(|line| line == "DATA 1 0123"), "{got:?}");
+}
+
+#[test]
 fn answers_go_out_to_their_end_behind_the_last_request() {
     let server = "keepalive_requests 10; location / { alias %DIR%/; }";
     let site = site(server).with("f", [b'.'; 60_000]);
