@@ -176,19 +176,20 @@ mod tests {
     use std::cell::Cell;
     use std::time::Duration;
 
-    use tokio::runtime::{Builder, LocalOptions};
+    use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 
     use super::*;
     use crate::timer::Clock;
 
+    /// A thread whose clock stands.
+    fn paused() -> LocalRuntime {
+        let mut builder = Builder::new_current_thread();
+        builder.enable_time().start_paused(true).build_local(LocalOptions::default()).unwrap()
+    }
+
     #[test]
     fn what_one_has_no_use_for_is_the_next_ones() {
-        let runtime = Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build_local(LocalOptions::default())
-            .unwrap();
-        runtime.block_on(async {
+        paused().block_on(async {
             let timers = Timers::new(Clock::fixed(0));
             tokio::task::spawn_local(timers.clone().drive());
             let queue = Queue { most: 9, timeout: 60_000, waiting: Arc::default() };
@@ -215,12 +216,7 @@ mod tests {
 
     #[test]
     fn who_looks_keeps_the_place() {
-        let runtime = Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build_local(LocalOptions::default())
-            .unwrap();
-        runtime.block_on(async {
+        paused().block_on(async {
             let timers = Timers::new(Clock::fixed(0));
             tokio::task::spawn_local(timers.clone().drive());
             let queue = Queue { most: 9, timeout: 60_000, waiting: Arc::default() };

@@ -60,12 +60,17 @@ pub(super) async fn open(name: &[u8], x: &Exchange) -> Opened {
     opening.keep(name, opened, x)
 }
 
-/// Opens a file and goes on with it: at once, unless the file has to be waited for.
+/// Opens the file that the path leads to and goes on with it: at once, unless the file has to be waited for. A path that ends
+/// with a slash is for others.
 pub(super) fn with_open<'a>(
-    name: Vec<u8>,
     x: &'a mut Exchange,
     then: impl FnOnce(&[u8], Opened, &mut Exchange) -> Flow + 'a,
 ) -> Step<'a> {
+    if x.uri.ends_with(b"/") {
+        return Step::Now(Flow::Decline);
+    }
+    let Some(name) = x.file() else { return Step::Now(Flow::Answer(500)) };
+    let name = name.path;
     let opening = match Opening::of(&name, x) {
         ControlFlow::Continue(opening) => opening,
         ControlFlow::Break(kept) => return Step::Now(then(&name, kept, x)),

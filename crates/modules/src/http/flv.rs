@@ -42,13 +42,7 @@ impl Content for Video {
         if !matches!(x.method, Method::Get | Method::Head) {
             return Step::Now(Flow::Answer(405));
         }
-        if x.uri.ends_with(b"/") {
-            return Step::Now(Flow::Decline);
-        }
-        match x.file() {
-            Some(name) => files::with_open(name.path, x, respond),
-            None => Step::Now(Flow::Answer(500)),
-        }
+        files::with_open(x, respond)
     }
 }
 
