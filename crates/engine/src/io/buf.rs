@@ -157,15 +157,16 @@ impl Buf {
 /// written, given back whenever its holder waits for more.
 pub struct Block(Box<[u8]>);
 
-/// Sizes of blocks, and how many of each a thread keeps.
-const BLOCKS: [(usize, usize); 2] = [(64 * 1024, 8), (256 * 1024, 2)];
+/// Sizes of blocks, and how many of each a thread keeps. The small one has room for a body of 64 KiB and its head, which
+/// then are one read and one write.
+const BLOCKS: [(usize, usize); 2] = [(68 * 1024, 8), (256 * 1024, 2)];
 
 thread_local! {
     static FREE_BLOCKS: RefCell<[Vec<Box<[u8]>>; BLOCKS.len()]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
 impl Block {
-    /// A block for messages, 64 KiB.
+    /// A block for messages, 68 KiB.
     pub fn small() -> Self {
         Self::of(0)
     }
