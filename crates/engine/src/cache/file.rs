@@ -4,10 +4,11 @@
 //! The layout is kept so that scripts which find files by the MD5 of their keys and read the line `KEY: …` go on to work, and
 //! so that what nginx cached is still there for weir.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, Metadata};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use weir_ir::program::PathSpec;
 
@@ -133,13 +134,37 @@ pub fn is_temporary(name: &[u8]) -> bool {
 /// A file that was opened, with all that stands before its body.
 #[derive(Debug)]
 pub struct Opened {
-    pub file: File,
+    pub file: Arc<File>,
     pub length: u64,
     pub id: u64,
     pub disk: u64,
     pub header: Header,
     /// What stands before the body; with that, where it came along.
     pub start: Vec<u8>,
+    /// When the file was changed last, in seconds and nanoseconds since the epoch.
+    changed: (i64, i64),
+}
+
+impl Opened {
+    /// Whether it is the file of that key.
+    fn is_of(&self, key: &[u8], crc32: u32) -> bool {
+        let start = head_start(key.len());
+        self.header.crc32 == crc32
+            && usize::from(self.header.head_start) == start
+            && self.start[FIXED + KEY_LINE.len()..].starts_with(key)
+    }
+
+    /// Whether one that was kept open is that key's and as it was: neither removed, nor replaced, nor written to.
+    pub fn is_still(&self, key: &[u8], crc32: u32) -> bool {
+        let same = |about: &Metadata| {
+            about.nlink() > 0 && about.len() == self.length && changed(about) == self.changed
+        };
+        self.is_of(key, crc32) && self.file.metadata().as_ref().is_ok_and(same)
+    }
+}
+
+fn changed(about: &Metadata) -> (i64, i64) {
+    (about.ctime(), about.ctime_nsec())
 }
 
 /// Why a file is not to be used.
@@ -182,18 +207,20 @@ pub fn open(path: &str, key: &[u8], crc32: u32, caller: Caller) -> Result<Opened
         return Err(Unusable::Foreign("is too small"));
     }
     let header = Header::of_fixed(&start).ok_or(Unusable::Foreign("version mismatch"))?;
-    let own_key = start[FIXED + KEY_LINE.len()..].starts_with(key);
-    if header.crc32 != crc32 || usize::from(header.head_start) != head_start || !own_key {
+    let body_start = usize::from(header.body_start);
+    let (id, disk, changed) = (about.ino(), disk(&about), changed(&about));
+    let mut opened = Opened { file: Arc::new(file), length, id, disk, header, start, changed };
+    if !opened.is_of(key, crc32) {
         return Err(Unusable::Foreign("has md5 collision"));
     }
-    let body_start = usize::from(header.body_start);
+    let start = &mut opened.start;
     if body_start < head_start || body_start as u64 > length {
         return Err(Unusable::Foreign("has too long header"));
     }
     if start.len() < body_start {
         let read = start.len();
         start.resize(body_start, 0);
-        let rest = fill(&file, &mut start[read..], read as u64, caller)?;
+        let rest = fill(&opened.file, &mut start[read..], read as u64, caller)?;
         if read + rest < body_start {
             return Err(Unusable::Foreign("is too small"));
         }
@@ -201,7 +228,7 @@ pub fn open(path: &str, key: &[u8], crc32: u32, caller: Caller) -> Result<Opened
     if (start.len() as u64) < length {
         start.truncate(body_start);
     }
-    Ok(Opened { file, length, id: about.ino(), disk: disk(&about), header, start })
+    Ok(opened)
 }
 
 /// The key that stands in a file, and when its answer came.
@@ -240,7 +267,7 @@ fn fill(file: &File, into: &mut [u8], from: u64, caller: Caller) -> io::Result<u
 }
 
 /// Bytes that a file takes on its disk.
-fn disk(about: &std::fs::Metadata) -> u64 {
+fn disk(about: &Metadata) -> u64 {
     let taken = about.blocks() * 512;
     let length = about.len();
     // Some file systems tell of blocks that they only mean to use.
@@ -370,6 +397,22 @@ mod tests {
             Err(Unusable::Foreign("has md5 collision"))
         ));
         assert!(matches!(open(&path, key, 8, Caller::Pool), Err(Unusable::Foreign("has md5 collision"))));
+        // What is kept open is that file and no other, for as long as it stays as it is.
+        let replaced = open(&path, key, 7, Caller::Pool).unwrap();
+        let again = beside(&path).unwrap();
+        (&again.file).write_all(&header.write(key, head)).unwrap();
+        (&again.file).write_all(b"body").unwrap();
+        assert!(
+            replaced.is_still(key, 7) && !replaced.is_still(b"http://b/", 7) && !replaced.is_still(key, 8)
+        );
+        let stored = place(&again, &path).unwrap();
+        assert!(!replaced.is_still(key, 7));
+        let written = open(&path, key, 7, Caller::Pool).unwrap();
+        assert!(written.is_still(key, 7));
+        File::options().write(true).open(&path).unwrap().set_len(written.length + 1).unwrap();
+        assert!(!written.is_still(key, 7));
+        File::options().write(true).open(&path).unwrap().set_len(written.length).unwrap();
+        let opened = open(&path, key, 7, Caller::Pool).unwrap();
         let other = Header { valid: 5, ..header.clone() };
         update(&path, stored.id, opened.length, &other).unwrap();
         assert_eq!(open(&path, key, 7, Caller::Pool).unwrap().header, other);

@@ -35,6 +35,7 @@ pub(super) fn start(shared: &Arc<Shared>) {
 fn manage(weak: &Weak<Shared>) {
     let clock = Clock::new();
     let mut loads_at = clock.refresh() + LOADS_AFTER;
+    let mut closes_at = 0;
     while let Some(shared) = weak.upgrade() {
         if shared.cold.load(Ordering::Relaxed) && clock.refresh() >= loads_at {
             drop(shared);
@@ -43,6 +44,10 @@ fn manage(weak: &Weak<Shared>) {
             continue;
         }
         let next = look_after(&shared, &shared.spec(), &clock);
+        if clock.now_ms() >= closes_at {
+            shared.close_kept();
+            closes_at = clock.now_ms() + IDLE;
+        }
         drop(shared);
         let until_load = loads_at.saturating_sub(clock.refresh()).max(1);
         std::thread::park_timeout(Duration::from_millis(next.min(until_load)));
@@ -155,6 +160,7 @@ pub(super) fn remove_oldest(shared: &Shared, spec: &Spec) -> bool {
 fn delete(shared: &Shared, spec: &Spec, key: &Key) {
     let mut index = shared.lock();
     let Some(node) = index.nodes.get_mut(key).filter(|node| node.count == 0) else { return };
+    let mut closed = node.file.take();
     if node.exists {
         // Whoever comes now finds it held and no file.
         node.count += 1;
@@ -172,8 +178,10 @@ fn delete(shared: &Shared, spec: &Spec, key: &Key) {
         }
     }
     if index.nodes.get(key).is_some_and(|node| node.count == 0 && !node.exists) {
-        index.remove(key);
+        closed = closed.or(index.remove(key));
     }
+    drop(index);
+    drop(closed);
 }
 
 /// Learns of the files that are there.

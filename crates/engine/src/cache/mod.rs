@@ -8,7 +8,7 @@ mod file;
 mod manager;
 mod purge;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -78,6 +78,8 @@ struct Shared {
 const BELLS: usize = 64;
 /// Bytes that a node takes of a zone.
 const NODE: u64 = 128;
+/// Files of a zone that stay open from one request to the next.
+const KEPT: usize = 256;
 
 #[derive(Default)]
 struct Index {
@@ -85,6 +87,8 @@ struct Index {
     /// From the one not asked for in the longest time.
     by_use: BTreeMap<u64, Key>,
     uses: u64,
+    /// Keys of files that were kept open, from the one kept for the longest time.
+    kept: VecDeque<Key>,
     /// Bytes of all files.
     size: u64,
     most: usize,
@@ -112,6 +116,8 @@ struct Node {
     error: u16,
     valid: i64,
     disk: u64,
+    /// Its file, kept open.
+    file: Option<Arc<Opened>>,
 }
 
 /// What the index says of a key.
@@ -205,12 +211,13 @@ impl Zone {
         node.count += 1;
         node.uses += 1;
         let awaited = node.placed + u64::from(node.placing);
+        let kept = node.file.clone();
         if node.uses > 1 {
             known = node.known(min_uses, awaited, now);
         }
         let zone = Arc::clone(self);
         let (main, updating, placing, error, done) = (None, None, false, None, false);
-        Some((Hold { zone, key, main, min_uses, awaited, updating, placing, error, done }, known))
+        Some((Hold { zone, key, kept, main, min_uses, awaited, updating, placing, error, done }, known))
     }
 }
 
@@ -222,6 +229,18 @@ impl Shared {
 
     fn released(&self, key: &Key) -> &Notify {
         &self.released[usize::from(key[0]) % BELLS]
+    }
+
+    /// Lets go of all files that are kept open: of those that somebody removed, the disk is to have its room back.
+    fn close_kept(&self) {
+        let mut index = self.lock();
+        let keys = std::mem::take(&mut index.kept);
+        let files: Vec<_> = keys
+            .iter()
+            .filter_map(|key| index.nodes.get_mut(key).and_then(|node| node.file.take()))
+            .collect();
+        drop(index);
+        drop(files);
     }
 
     fn lock(&self) -> MutexGuard<'_, Index> {
@@ -241,11 +260,25 @@ impl Index {
         node
     }
 
-    fn remove(&mut self, key: &Key) {
-        if let Some(node) = self.nodes.remove(key) {
-            self.by_use.remove(&node.used_at);
-            self.size -= node.disk;
+    /// Forgets a key; its file, to be closed without the lock.
+    #[must_use]
+    fn remove(&mut self, key: &Key) -> Option<Arc<Opened>> {
+        let node = self.nodes.remove(key)?;
+        self.by_use.remove(&node.used_at);
+        self.size -= node.disk;
+        node.file
+    }
+
+    /// Keeps the file of a key open; another that is let go for it, to be closed without the lock.
+    #[must_use]
+    fn keep(&mut self, key: Key, file: &Arc<Opened>) -> [Option<Arc<Opened>>; 2] {
+        let Some(node) = self.nodes.get_mut(&key) else { return [None, None] };
+        let before = node.file.replace(Arc::clone(file));
+        if before.is_none() {
+            self.kept.push_back(key);
         }
+        let oldest = if self.kept.len() > KEPT { self.kept.pop_front() } else { None };
+        [before, oldest.and_then(|key| self.nodes.get_mut(&key)?.file.take())]
     }
 
     fn set_disk(&mut self, key: &Key, disk: u64) {
@@ -284,6 +317,8 @@ impl Node {
 pub struct Hold {
     pub zone: Arc<Zone>,
     pub key: Key,
+    /// The file, where it was open when the request came.
+    pub kept: Option<Arc<Opened>>,
     /// Of an answer of several kinds: the hold on its main key, so that who purges that sees that something is on its way.
     main: Option<Box<Hold>>,
     min_uses: u64,
@@ -362,36 +397,51 @@ impl Hold {
         self.zone.shared.released(&self.key).notified()
     }
 
-    /// A file was found that the index did not know of yet.
-    pub fn found(&self, disk: u64) {
+    /// The file was opened: the index may not have known of it yet, and it is kept open for those who come next.
+    pub fn found(&self, opened: &Arc<Opened>) {
         let mut index = self.zone.shared.lock();
-        let Some(node) = index.nodes.get_mut(&self.key).filter(|node| !node.exists) else { return };
-        node.exists = true;
-        node.uses = 1;
-        index.set_disk(&self.key, disk);
+        let Some(node) = index.nodes.get_mut(&self.key) else { return };
+        if node.file.as_ref().is_some_and(|file| Arc::ptr_eq(file, opened)) {
+            return;
+        }
+        if !node.exists {
+            node.exists = true;
+            node.uses = 1;
+            index.set_disk(&self.key, opened.disk);
+        }
+        let closed = index.keep(self.key, opened);
+        drop(index);
+        drop(closed);
     }
 
     /// The key has a new file.
     pub fn stored(mut self, stored: Stored) {
         self.done = true;
+        let mut closed = None;
         let mut index = self.zone.shared.lock();
         if let Some(node) = index.nodes.get_mut(&self.key) {
-            self.count_down(node);
+            closed = self.count_down(node);
             node.error = 0;
             node.exists = true;
             node.updating = false;
         }
         index.set_disk(&self.key, stored.disk);
         drop(index);
+        drop(closed);
         self.zone.shared.released(&self.key).notify_waiters();
     }
 
-    fn count_down(&self, node: &mut Node) {
+    /// Ends the hold; the file that another is in the place of by now, or that was written to, to be closed without the
+    /// lock.
+    #[must_use]
+    fn count_down(&self, node: &mut Node) -> Option<Arc<Opened>> {
         node.count = node.count.saturating_sub(1);
-        if self.placing {
-            node.placing = node.placing.saturating_sub(1);
-            node.placed += 1;
+        if !self.placing {
+            return None;
         }
+        node.placing = node.placing.saturating_sub(1);
+        node.placed += 1;
+        node.file.take()
     }
 
     /// The key of one kind of the answer, where there are several.
@@ -414,7 +464,7 @@ impl Drop for Hold {
         }
         let mut index = self.zone.shared.lock();
         let Some(node) = index.nodes.get_mut(&self.key) else { return };
-        self.count_down(node);
+        let mut closed = self.count_down(node);
         if self.updating == Some(node.locked_until) {
             node.updating = false;
         }
@@ -422,9 +472,10 @@ impl Drop for Hold {
             node.error = status;
             node.valid = valid;
         } else if !node.exists && node.count == 0 && self.min_uses == 1 && node.error == 0 {
-            index.remove(&self.key);
+            closed = closed.or(index.remove(&self.key));
         }
         drop(index);
+        drop(closed);
         if self.updating.is_some() || self.placing {
             self.zone.shared.released(&self.key).notify_waiters();
         }
@@ -436,6 +487,7 @@ pub(crate) mod tests {
     use std::task::{Context, Waker};
 
     use super::*;
+    use crate::md5::Md5;
 
     pub(crate) fn spec(path: &str) -> Arc<Spec> {
         let pace = Pace { files: 100, sleep: 0, threshold: 1000 };
@@ -544,6 +596,51 @@ pub(crate) mod tests {
         assert_eq!(third.lock(1000, 50, false), Locked::Mine);
         drop(third);
         assert!(first.as_mut().poll(context).is_pending() && second.as_mut().poll(context).is_ready());
+    }
+
+    #[test]
+    fn files_stay_open_until_others_take_their_place() {
+        let folder = std::env::temp_dir().join(format!("weir-cache-kept-{}", std::process::id()));
+        let path = folder.join("name").to_string_lossy().into_owned();
+        let header = Header { head_start: head_start(0) as u16, ..Header::default() };
+        let header = Header { body_start: header.head_start, ..header };
+        let made = beside(&path).unwrap();
+        std::io::Write::write_all(&mut &made.file, &header.write(b"", b"")).unwrap();
+        place(&made, &path).unwrap();
+        let file = Arc::new(open(&path, b"", 0, crate::disk::Caller::Pool).unwrap());
+        std::fs::remove_dir_all(folder).unwrap();
+
+        let zone = Arc::new(
+            Zone::open(
+                &Arc::new(Spec { size: NODE * 1000, ..(*spec("/nowhere")).clone() }),
+                None,
+                &Log::new("weir", vec![]),
+            )
+            .unwrap(),
+        );
+        let key = |n: usize| Md5::of(&n.to_ne_bytes());
+        let hold = |n| zone.hold(key(n), 1, 100).unwrap().0;
+        let kept = |n| hold(n).kept.is_some();
+        hold(0).found(&file);
+        assert!(kept(0) && !kept(1));
+        // It is about to be replaced, and is.
+        let (mut renews, mut fetches) = (hold(0), hold(0));
+        renews.whole();
+        drop(renews);
+        assert!(!kept(0));
+        hold(0).found(&file);
+        fetches.whole();
+        fetches.stored(Stored { id: 1, disk: 1 });
+        assert!(!kept(0));
+        // There is room for so many.
+        (1..=KEPT + 1).for_each(|n| hold(n).found(&file));
+        assert_eq!(
+            (1..=KEPT + 1).map(kept).collect::<Vec<_>>(),
+            (1..=KEPT + 1).map(|n| n > 1).collect::<Vec<_>>()
+        );
+        zone.shared.close_kept();
+        assert!((1..=KEPT + 1).all(|n| !kept(n)));
+        assert_eq!(Arc::strong_count(&file), 1);
     }
 
     #[test]

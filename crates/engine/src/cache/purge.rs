@@ -131,11 +131,13 @@ impl Zone {
 
 /// Removes a file, whoever reads it.
 fn remove(shared: &Shared, path: &str, id: &Key) {
+    let mut closed = None;
     let mut index = shared.lock();
     if let Some(node) = index.nodes.get_mut(id) {
         // Before the file goes: of one that is stored from now on the index is to know.
         node.count += 1;
         node.exists = false;
+        closed = node.file.take();
     }
     index.set_disk(id, 0);
     drop(index);
@@ -148,9 +150,11 @@ fn remove(shared: &Shared, path: &str, id: &Key) {
     if let Some(node) = index.nodes.get_mut(id) {
         node.count = node.count.saturating_sub(1);
         if node.count == 0 && !node.exists && node.error == 0 {
-            index.remove(id);
+            closed = closed.or(index.remove(id));
         }
     }
+    drop(index);
+    drop(closed);
 }
 
 /// Starts the purger of a cache where there is to be one.

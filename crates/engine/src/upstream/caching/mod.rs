@@ -2,7 +2,6 @@
 
 mod judge;
 
-use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -108,12 +107,9 @@ pub struct Cached {
 
 /// A file of the cache.
 struct Copied {
-    file: Arc<File>,
-    length: u64,
-    id: u64,
+    opened: Arc<Opened>,
+    /// That of the file, or of what is fetched in place of it.
     header: Header,
-    /// What stands before the body; with that, where it came along.
-    start: Vec<u8>,
     path: Arc<str>,
     stale_error: bool,
 }
@@ -121,15 +117,17 @@ struct Copied {
 impl Copied {
     /// The answer's head.
     fn head(&self) -> &[u8] {
-        &self.start[usize::from(self.header.head_start)..usize::from(self.header.body_start)]
+        let Opened { header, start, .. } = &*self.opened;
+        &start[usize::from(header.head_start)..usize::from(header.body_start)]
     }
 
     fn body(&self) -> Body {
-        let offset = u64::from(self.header.body_start);
-        if self.start.len() as u64 == self.length {
-            return Body::Bytes(self.start[usize::from(self.header.body_start)..].to_vec().into());
+        let Opened { file, length, header, start, .. } = &*self.opened;
+        let offset = u64::from(header.body_start);
+        if start.len() as u64 == *length {
+            return Body::Bytes(start[usize::from(header.body_start)..].to_vec().into());
         }
-        Body::File(FilePart { file: Arc::clone(&self.file), offset, length: self.length - offset })
+        Body::File(FilePart { file: Arc::clone(file), offset, length: length - offset })
     }
 }
 
@@ -390,9 +388,10 @@ impl Cached {
             if may_exist {
                 let path: Arc<str> = cache::path(&self.zone.spec.path, &hold.key).into();
                 let opened = match known {
-                    // One that is known to be there is mostly at hand.
+                    // One that is known to be there is mostly at hand, or open.
                     KnownKey::Worth { exists: true } => {
-                        open(&self.zone, &hold.key, &path, &self.key, self.crc32, Caller::Reactor)
+                        let kept = hold.kept.take();
+                        open(&self.zone, &hold.key, &path, &self.key, self.crc32, Caller::Reactor, kept)
                     }
                     _ => Err(Unusable::Waits),
                 };
@@ -400,7 +399,7 @@ impl Cached {
                     Err(Unusable::Waits) => {
                         let (zone, id, path) = (Arc::clone(&self.zone), hold.key, Arc::clone(&path));
                         let (key, crc32) = (self.key.clone(), self.crc32);
-                        let open = move || open(&zone, &id, &path, &key, crc32, Caller::Pool);
+                        let open = move || open(&zone, &id, &path, &key, crc32, Caller::Pool, None);
                         spawn_blocking(open).await.unwrap_or(Err(Unusable::Waits))
                     }
                     opened => opened,
@@ -436,20 +435,13 @@ impl Cached {
                         continue;
                     }
                 }
-                hold.found(opened.disk);
+                hold.found(&opened);
                 let now = x.now();
                 let until = |seconds: i64| opened.header.valid.saturating_add(seconds) >= now;
                 let fresh = opened.header.valid >= now;
                 let usable = self.rules.use_stale & next::UPDATING != 0 || until(opened.header.updating);
-                self.copy = Some(Copied {
-                    stale_error: until(opened.header.error),
-                    file: Arc::new(opened.file),
-                    length: opened.length,
-                    id: opened.id,
-                    start: opened.start,
-                    header: opened.header,
-                    path,
-                });
+                let (stale_error, header) = (until(opened.header.error), opened.header.clone());
+                self.copy = Some(Copied { opened, header, path, stale_error });
                 if fresh {
                     return self.held(hold, Found::Fresh);
                 }
@@ -490,7 +482,7 @@ impl Cached {
     }
 }
 
-/// Opens the file of a key, unless that was purged meanwhile.
+/// Opens the file of a key, unless one that was kept open still serves or the key was purged meanwhile.
 fn open(
     zone: &Zone,
     id: &Key,
@@ -498,11 +490,13 @@ fn open(
     key: &[u8],
     crc32: u32,
     caller: Caller,
-) -> Result<Opened, Unusable> {
-    match cache::open(path, key, crc32, caller) {
-        Ok(opened) if zone.is_gone(id, key, opened.header.date) => Err(Unusable::Absent),
-        opened => opened,
-    }
+    kept: Option<Arc<Opened>>,
+) -> Result<Arc<Opened>, Unusable> {
+    let opened = match kept.filter(|kept| kept.is_still(key, crc32)) {
+        Some(kept) => kept,
+        None => Arc::new(cache::open(path, key, crc32, caller)?),
+    };
+    if zone.is_gone(id, key, opened.header.date) { Err(Unusable::Absent) } else { Ok(opened) }
 }
 
 /// Waits until nobody else is at the key in this way; false where that takes too long.
@@ -560,7 +554,7 @@ fn answer(x: &mut Exchange, protocol: &dyn Protocol) -> Option<Flow> {
     let copy = x.cache.as_ref()?.copy.as_ref()?;
     let mut head = x.reactor.take_head();
     let parsed = head.parse(copy.head(), copy.head().len().max(1));
-    let length = copy.length - u64::from(copy.header.body_start);
+    let length = copy.opened.length - u64::from(copy.opened.header.body_start);
     // Without `…_cache_convert_head` a head alone may be kept; who asks for the body then finds it missing.
     let missing = length == 0 && head.content_length().is_some_and(|told| told > 0);
     let whole = missing || head.content_length().is_none_or(|told| told == length);
@@ -633,7 +627,7 @@ pub(super) fn not_modified(x: &mut Exchange, protocol: &dyn Protocol, head: &Hea
     if judged.valid != 0 {
         let (updating, error) = (judged.updating, judged.error);
         let header = Header { valid: judged.valid, updating, error, date: now, ..copy.header.clone() };
-        let (path, id, length) = (Arc::clone(&copy.path), copy.id, copy.length);
+        let (path, id, length) = (Arc::clone(&copy.path), copy.opened.id, copy.opened.length);
         let log = x.log_handle().clone();
         if let Some(hold) = &mut hold {
             hold.whole();
