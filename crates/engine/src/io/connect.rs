@@ -3,7 +3,7 @@
 //! `connect` starts; the caller may send at once. On loopback, on unix sockets and with TCP Fast Open the first send
 //! succeeds right away and saves one turn of the reactor and the question for `SO_ERROR`.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll, ready};
 
@@ -168,9 +168,9 @@ impl Connecting {
     ///
     /// # Errors
     /// Those of the connection attempt, where it has failed meanwhile (`ECONNREFUSED`), and of sending.
-    pub fn try_send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            match self.socket.options().send_vectored_with_flags(pieces, MsgFlags::MSG_NOSIGNAL.bits()) {
+            match self.socket.options().send_with_flags(bytes, MsgFlags::MSG_NOSIGNAL.bits()) {
                 Ok(sent) => {
                     self.connected = true;
                     return Ok(sent);

@@ -216,7 +216,7 @@ fn a_connection_is_sent_to_before_it_is_known_to_be_up() {
             ..ConnectOptions::default()
         };
         let mut connecting = connect(&address, &options).unwrap();
-        let sent = connecting.try_send(&[IoSlice::new(b"GET "), IoSlice::new(b"/")]).unwrap();
+        let sent = connecting.try_send(b"GET /").unwrap();
         assert_eq!((sent, connecting.is_connected()), (5, true), "loopback connects within the call");
         let (accepted, peer) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
         let Address::Ip(peer) = peer else { panic!("{peer}") };
@@ -243,7 +243,7 @@ fn a_refused_connection_is_an_error_wherever_it_is_asked() {
         };
         let options = ConnectOptions::default();
         match connect(&address, &options) {
-            Ok(mut connecting) => refused(connecting.try_send(&[IoSlice::new(b"x")])),
+            Ok(mut connecting) => refused(connecting.try_send(b"x")),
             Err(e) => refused(Err(e.into())),
         }
         match connect(&address, &options) {
@@ -270,7 +270,7 @@ fn unix_sockets_connect_and_are_accepted() {
         let address = Address::Unix(path.to_string_lossy().into());
         assert_eq!(listener.local_addr().unwrap(), address);
         let mut connecting = connect(&address, &ConnectOptions::default()).unwrap();
-        assert_eq!(connecting.try_send(&[IoSlice::new(b"hi")]).unwrap(), 2);
+        assert_eq!(connecting.try_send(b"hi").unwrap(), 2);
         let (accepted, peer) = poll_fn(|cx| listener.poll_accept(cx)).await.unwrap();
         assert_eq!(peer.to_string(), "unix:");
         let mut accepted = Io::from(accepted);

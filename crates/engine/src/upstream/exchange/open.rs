@@ -85,7 +85,7 @@ impl Asking<'_> {
         let mut sent = 0;
         if self.identity == 0 && self.http2.is_none() {
             // The request is offered before the connection is known to be up: to a near peer it is.
-            match connecting.try_send(&[io::IoSlice::new(&self.request)]) {
+            match connecting.try_send(&self.request) {
                 Ok(n) => sent = n,
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::NotConnected) => {}
