@@ -19,7 +19,7 @@ mod resolve;
 mod secure;
 mod send;
 
-pub(super) use self::answer::{internal_redirect, obey_limit_rate};
+pub(super) use self::answer::{obey_limit_rate, redirect};
 use self::open::Waited;
 pub(super) use self::secure::Identity;
 pub use self::secure::Tls;
