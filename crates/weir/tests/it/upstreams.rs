@@ -190,7 +190,9 @@ fn a_body_that_went_to_one_peer() {
         let server = Server::start(&executable(), &conf, &names);
         let mut client = Client::connect(server.address());
         client.send("POST / HTTP/1.0\r\nContent-Length: 11\r\n\r\nbegun");
-        until("the first peer is gone", || server.log().contains("while reading response header from upstream"));
+        until("the first peer is gone", || {
+            server.log().contains("while reading response header from upstream")
+        });
         let answer = client.send(" ended").last_words();
         assert_eq!(&answer[9..12], status, "{page} {fields}");
         let request = second.heard();
