@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = &[
     ("a_peer_that_breaks_off_is_replaced", a_peer_that_breaks_off_is_replaced),
     ("a_request_that_changes_things_is_not_repeated", a_request_that_changes_things_is_not_repeated),
     ("a_body_that_went_to_one_peer_goes_to_no_other_in_part", a_body_that_went_to_one_peer),
+    ("a_kept_connection_comes_from_the_address_that_is_asked_for", a_kept_connection_comes_from),
     ("a_client_that_leaves_ends_the_exchange", a_client_that_leaves_ends_the_exchange),
     ("a_client_that_leaves_may_be_ignored", a_client_that_leaves_may_be_ignored),
     ("an_idle_connection_has_the_time_of_its_group", an_idle_connection_has_the_time_of_its_group),
@@ -205,6 +206,24 @@ fn a_body_that_went_to_one_peer() {
         check("= /page", fields, "200", "GET Content-Length: 0 ");
     }
     check("= @page", "proxy_pass_request_body off;", "200", "POST  ");
+}
+
+fn a_kept_connection_comes_from() {
+    let origin = Origin::start(|visit| {
+        let from = visit.tcp().peer_addr()?.ip().to_string();
+        while visit.request()?.is_some() {
+            visit.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{from}", from.len()))?;
+        }
+        Ok(())
+    });
+    let conf = CONF.replace("proxy_pass http://u;", "proxy_pass http://u; proxy_bind $arg_from;");
+    let names = [("peers", format!("server {}; keepalive 9;", origin.address()))];
+    let server = Server::start(&executable(), &conf, &names);
+    for from in ["127.0.0.2", "127.0.0.3", "127.0.0.2", "127.0.0.3"] {
+        let request = format!("GET /?from={from} HTTP/1.0\r\n\r\n");
+        assert_eq!(Client::connect(server.address()).ask(request).text(), from);
+    }
+    assert_eq!(origin.connections(), 2);
 }
 
 fn a_client_that_leaves_ends_the_exchange() {
