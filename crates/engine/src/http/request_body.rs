@@ -39,6 +39,8 @@ pub struct RequestBody {
     continued: bool,
     /// It is not sent any more, since the client is answered with an error.
     refused: bool,
+    /// Some of it was handed on as it came.
+    begun: bool,
     /// The whole body, once it was read.
     stored: Option<Rc<Stored>>,
     /// It is read into a file whatever its length, and whoever asked for that may move the file away.
@@ -103,6 +105,7 @@ impl RequestBody {
             received: 0,
             continued: true,
             refused: false,
+            begun: false,
             stored: None,
             in_file: false,
             discarded: false,
@@ -150,6 +153,7 @@ impl RequestBody {
             received: 0,
             continued: !expects,
             refused: false,
+            begun: false,
             stored: None,
             in_file: false,
             discarded: false,
@@ -177,6 +181,11 @@ impl RequestBody {
     /// Whether the request has a body that somebody may have.
     pub fn exists(&self) -> bool {
         !self.discarded && !matches!(self.framing, Framing::None)
+    }
+
+    /// It is handed on as it comes from now on, so that nobody else can have all of it.
+    pub(crate) fn begin(&mut self) {
+        self.begun = true;
     }
 
     pub fn is_discarded(&self) -> bool {
@@ -227,12 +236,29 @@ impl RequestBody {
 }
 
 impl Exchange {
+    /// Lets nobody have the rest of a body of which an upstream had the beginning.
+    ///
+    /// # Errors
+    /// 502 where it is `needed`, unless the request has become a GET meanwhile, or was answered.
+    pub(crate) fn forgo_rest(&mut self, needed: bool) -> Result<(), BodyError> {
+        if !self.body.begun || !self.body.exists() {
+            return Ok(());
+        }
+        self.body.discard();
+        if needed && self.method_name.is_none() && !self.post_action {
+            self.log(Level::Error, "request body was passed to another upstream already");
+            return Err(BodyError(502));
+        }
+        Ok(())
+    }
+
     /// Reads the whole body, into memory up to `client_body_buffer_size` and into a temporary file beyond.
     ///
     /// # Errors
     /// 413 beyond `client_max_body_size`, 408 after `client_body_timeout`, 400 for bad framing or a client that
-    /// went away, 500 where the temporary file fails.
+    /// went away, 500 where the temporary file fails, 502 where an upstream had the beginning.
     pub async fn read_body(&mut self) -> Result<(), BodyError> {
+        self.forgo_rest(true)?;
         let empty_file = self.body.in_file && self.head.content_length() == Some(0);
         if self.body.stored.is_some() || !(self.body.exists() || empty_file) {
             return Ok(());

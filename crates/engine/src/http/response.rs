@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use crate::disk::Reader;
 use crate::http::Exchange;
-use crate::http1::{Field, Known};
+use crate::http1::{Field, Known, unbreak};
 use crate::io::Buf;
 
 use crate::http1::response::Head;
@@ -46,6 +46,7 @@ impl Headers {
         self.bytes.extend_from_slice(name);
         self.bytes.extend_from_slice(b": ");
         self.bytes.extend_from_slice(value);
+        unbreak(&mut self.bytes[start + name.len()..]);
         self.bytes.extend_from_slice(b"\r\n");
         self.pushed(known, start, name.len());
     }

@@ -12,7 +12,7 @@ use crate::http::response::{FilePart, Source, TURN};
 use crate::http::{Body, Exchange, Headers, Response};
 use crate::http1::body::{CHUNK_END, ChunkHead, LAST_CHUNK_HEAD};
 use crate::http1::request::Version;
-use crate::http1::{Known, Method, date, status};
+use crate::http1::{Known, Method, date, status, unbreak};
 use crate::http2;
 use crate::io::{Buf, Io};
 use crate::settings::CoreSettings;
@@ -179,9 +179,11 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
     // Only a target that is completed has a place of its own; others stand among the other fields.
     let completed = completes(core, response);
     if let Some(location) = response.location.as_ref().filter(|_| completed) {
+        let start = out.len();
         out.extend_from_slice(b"Location: ");
         write_origin(x, out);
-        field(b"", location, out);
+        out.extend_from_slice(location);
+        end_line(start, out);
     }
     if x.chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
@@ -200,7 +202,10 @@ fn write_head(x: &Exchange, response: &Response, out: &mut Vec<u8>) {
         out.extend_from_slice(b"Vary: Accept-Encoding\r\n");
     }
     if let Some(location) = response.location.as_ref().filter(|_| !completed) {
-        field(b"Location: ", location, out);
+        let start = out.len();
+        out.extend_from_slice(b"Location: ");
+        out.extend_from_slice(location);
+        end_line(start, out);
     }
     response.headers.write(out);
     out.extend_from_slice(b"\r\n");
@@ -237,6 +242,12 @@ pub(crate) fn completes(core: &CoreSettings, response: &Response) -> bool {
 fn field(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(name);
     out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Ends a line that may have come of a variable.
+fn end_line(start: usize, out: &mut Vec<u8>) {
+    unbreak(&mut out[start..]);
     out.extend_from_slice(b"\r\n");
 }
 

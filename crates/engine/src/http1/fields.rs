@@ -204,6 +204,15 @@ const fn classes() -> [Class; 256] {
 
 static CLASSES: [Class; 256] = classes();
 
+/// Makes spaces of what would end the line that a value stands in (RFC 9110 section 5.5).
+pub fn unbreak(value: &mut [u8]) {
+    let mut rest = value;
+    while let Some(at) = memchr3(b'\r', b'\n', 0, rest) {
+        rest[at] = b' ';
+        rest = &mut rest[at + 1..];
+    }
+}
+
 /// How header lines are read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {

@@ -9,7 +9,8 @@
 //! when a head is larger than every head that the same value held before.
 //!
 //! Where nginx and RFC 9112 differ, nginx decides, except where its answer lets two parties disagree about
-//! where a message ends: bare CR inside a line is refused, also `CR CR LF`.
+//! where a message ends: bare CR inside a line is refused, also `CR CR LF`; and what a value has of line breaks, that of a
+//! variable, ends no line.
 
 mod agent;
 pub mod body;
@@ -25,7 +26,7 @@ pub mod status;
 pub mod uri;
 
 pub use agent::Browser;
-pub use fields::{Field, Span};
+pub use fields::{Field, Span, unbreak};
 pub use host::{BadHost, Host, validate_host};
 pub use known::{Known, KnownSet};
 pub use request::{Limits, Method, Reject, Version};

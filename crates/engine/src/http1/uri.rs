@@ -253,6 +253,8 @@ pub enum Escape {
     Html,
     /// The target of a refresh page: as `Html`, but `%`, `#` and `}` stay and `~` does not.
     Refresh,
+    /// A part of a request line: controls only.
+    Line,
     /// A memcached key: controls, space and `%` only.
     Memcached,
     /// What goes to a mail authentication server: as `Memcached`.
@@ -288,11 +290,22 @@ const fn component() -> Set {
     set
 }
 
+const fn controls() -> Set {
+    let mut set = [false; 256];
+    let mut at = 0;
+    while at < 256 {
+        set[at] = (at as u8).is_ascii_control();
+        at += 1;
+    }
+    set
+}
+
 static URI: Set = set(b"\"#%<>?\\^`{|}", true);
 static ARGS: Set = set(b"\"#%<>?\\^`{|}&+;", true);
 static COMPONENT: Set = component();
 static HTML: Set = set(b"\"#%'<>\\^`{|}", true);
 static REFRESH: Set = set(b"\"'<>\\^`{|~", true);
+static LINE: Set = controls();
 static MEMCACHED: Set = set(b"%", false);
 
 impl Escape {
@@ -303,6 +316,7 @@ impl Escape {
             Self::Component => &COMPONENT,
             Self::Html => &HTML,
             Self::Refresh => &REFRESH,
+            Self::Line => &LINE,
             Self::Memcached | Self::MailAuth => &MEMCACHED,
         }
     }
@@ -514,6 +528,8 @@ mod tests {
             assert!((0..=0x20).chain(0x7f..=0xff).all(|byte| needs_escape(&[byte], kind)));
         }
         assert!((0..=0x20).all(|byte| needs_escape(&[byte], Escape::MailAuth)));
+        let line: Vec<u8> = (0..=0xff).filter(|byte| needs_escape(&[*byte], Escape::Line)).collect();
+        assert!(line.iter().copied().eq((0..0x20).chain([0x7f])));
         assert!((0x7f..=0xff).all(|byte| !needs_escape(&[byte], Escape::MailAuth)));
         let mut out = Vec::new();
         escape(b"/a b\xff?", Escape::Uri, &mut out);

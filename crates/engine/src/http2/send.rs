@@ -11,7 +11,7 @@ use super::ChunkSize;
 use crate::http::exchange::Tunnel;
 use crate::http::send::{SendError, body_to_send, completes, server, transmit, trim, write_origin};
 use crate::http::{Body, Exchange, Headers, Response, base64_encode};
-use crate::http1::{Known, date, status};
+use crate::http1::{Known, date, status, unbreak};
 use crate::io::{Buf, Io};
 
 /// Bytes before each frame's payload.
@@ -122,6 +122,7 @@ fn head(x: &Exchange, response: &Response) -> (Head<()>, u64) {
             write_origin(x, &mut target);
         }
         target.extend_from_slice(location);
+        unbreak(&mut target);
         fields.set(LOCATION, &target);
     }
     if response.vary_encoding {

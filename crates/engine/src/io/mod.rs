@@ -178,11 +178,11 @@ impl Io {
         stream!(self, s => Pin::new(s).poll_shutdown(cx), s => s.poll_shutdown(cx), Poll::Ready(Ok(())))
     }
 
-    /// Whether a read would find something: plaintext held by the session, bytes, an end or an error on the socket.
+    /// Whether a read would find something: what the session holds, bytes, an end or an error on the socket.
     /// With TLS this may be an incomplete record, so a read after it may still wait.
     #[inline]
     pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.plaintext_waiting() {
+        if self.session_is_readable() {
             return Poll::Ready(Ok(()));
         }
         self.socket().map_or(Poll::Pending, |socket| socket.poll_read_ready(cx))
@@ -193,15 +193,16 @@ impl Io {
         self.socket().map_or(Poll::Pending, |socket| socket.poll_write_ready(cx))
     }
 
-    /// Whether the TLS session holds decrypted bytes that no readiness of the socket will announce.
-    pub fn plaintext_waiting(&mut self) -> bool {
+    /// Whether the TLS session holds decrypted bytes, or the peer's word that it has said all, which no readiness of the
+    /// socket will announce.
+    fn session_is_readable(&mut self) -> bool {
         let state = match self {
             Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => return false,
             Io::TlsServer(tls) => tls.get_mut().1.process_new_packets(),
             Io::TlsClient(tls) => tls.get_mut().1.process_new_packets(),
         };
         // A broken session is reported by the read that follows.
-        state.map_or(true, |state| state.plaintext_bytes_to_read() > 0)
+        state.map_or(true, |state| state.plaintext_bytes_to_read() > 0 || state.peer_has_closed())
     }
 
     /// Waits until an idle connection is of no more use: closed, broken, or sent something that nobody asked for.

@@ -42,12 +42,26 @@ fn plaintext_held_by_the_session_is_readable() {
         let (mut server, mut client) = pair(Kind::Tls).await;
         write(&mut client, b"abc").await.unwrap();
         assert_eq!(read(&mut server, 1).await.unwrap(), b"a");
-        assert!(server.plaintext_waiting());
         assert!(now(|cx| server.poll_read_ready(cx)).await.is_ready());
         assert_eq!(read(&mut server, 2).await.unwrap(), b"bc");
-        assert!(!server.plaintext_waiting());
         assert!(now(|cx| server.poll_read(cx, &mut [0; 8])).await.is_pending());
         assert!(now(|cx| server.poll_read_ready(cx)).await.is_pending());
+    });
+}
+
+#[test]
+fn an_end_that_came_with_the_last_bytes_is_readable() {
+    reactor(|_| async {
+        let (mut server, mut client) = pair(Kind::Tls).await;
+        let Io::TlsClient(tls) = &mut client else { panic!("a client") };
+        // Both go out at once, and the socket stays open.
+        let session = tls.get_mut().1;
+        session.writer().write_all(b"abc").unwrap();
+        session.send_close_notify();
+        poll_fn(|cx| client.poll_flush(cx)).await.unwrap();
+        assert_eq!(read(&mut server, 3).await.unwrap(), b"abc");
+        assert!(now(|cx| server.poll_read_ready(cx)).await.is_ready());
+        assert_eq!(read(&mut server, 1).await.unwrap(), b"");
     });
 }
 

@@ -35,7 +35,7 @@ pub(super) enum Left {
 /// What a connection was opened by; only requests of which all of it is true may use it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Tag {
-    /// The settings, and the location where connections belong to one.
+    /// The settings, what the request made of them, and the location where connections belong to one.
     pub(super) settings: u64,
     /// With TLS, what [`Pools::identify`](super::Pools::identify) calls the name and what else is of the request; 0 without.
     pub(super) identity: u64,

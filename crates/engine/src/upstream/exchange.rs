@@ -19,7 +19,7 @@ mod resolve;
 mod secure;
 mod send;
 
-pub(super) use self::answer::{internal_redirect, obey_limit_rate};
+pub(super) use self::answer::{obey_limit_rate, redirect};
 use self::open::Waited;
 pub(super) use self::secure::Identity;
 pub use self::secure::Tls;
@@ -287,9 +287,12 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
     };
     x.debug(|| format!("http init upstream, \"{}\"", x.shown_uri()));
     let settings = protocol.settings();
+    let passes_body = settings.pass_request_body && !protocol.replaces_body();
+    if let Err(error) = x.forgo_rest(passes_body) {
+        return Flow::Answer(error.0);
+    }
     let streams = !settings.request_buffering
-        && settings.pass_request_body
-        && !protocol.replaces_body()
+        && passes_body
         && x.body.exists()
         && x.body.stored().is_none()
         && (settings.chunks || !x.body.is_chunked());
@@ -312,7 +315,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
     }
     // What is here of the body already may be all of it, whose length can then be told.
     let streams = streams && !x.take_ready_body();
-    let length = if protocol.replaces_body() || !settings.pass_request_body {
+    let length = if !passes_body {
         RequestLength::None
     } else {
         match (x.body.stored(), x.body.is_chunked()) {
@@ -349,6 +352,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
     };
     if streams {
         // What is here of the body goes in one piece with the head.
+        x.body.begin();
         let mut piece = Vec::new();
         if let Err(error) = x.take_body_input(&mut piece) {
             return given_up(x, error.0);

@@ -7,6 +7,7 @@ use crate::{Test, executable};
 pub const TESTS: &[Test] = &[
     ("ambiguous_requests_are_refused", ambiguous_requests_are_refused),
     ("odd_requests_are_read_as_nginx_reads_them", odd_requests_are_read_as_nginx_reads_them),
+    ("what_variables_bring_ends_no_line", what_variables_bring_ends_no_line),
 ];
 
 const CONF: &str = "
@@ -142,4 +143,48 @@ fn odd_requests_are_read_as_nginx_reads_them() {
     check(&format!("{chunked}5\r\nhello\r\n0\r\n\r\n"), "\r\n\r\nhello", "Transfer-Encoding");
     check(&format!("{chunked}5;a=b\r\nhello\r\n0;c\r\nX-T: x\r\n\r\n"), "\r\n\r\nhello", "X-T");
     check("GET /a HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\n\r\nhi", "\r\n\r\nhi", never);
+}
+
+fn what_variables_bring_ends_no_line() {
+    let origin = Origin::saying("fine");
+    let conf = CONF.replace(
+        "location / {",
+        "location /field/ { proxy_pass http://{origin}/; proxy_set_header X-Path $uri; proxy_set_header Host $uri; }
+         location /uri/ { proxy_pass http://{origin}$uri; }
+         location /rewritten/ { set $to $uri; rewrite ^ $to break; proxy_pass http://{origin}; }
+         location ~ ^/method/([^?]*) { proxy_method $1; proxy_pass http://{origin}; }
+         location /return/ { return 302 http://a.example$uri; }
+         location /relative/ { return 302 $uri; }
+         location /add/ { add_header X-Path $uri; add_trailer X-End $uri; return 200 added; }
+         location / {",
+    );
+    let server = Server::start(&executable(), &conf, &[("origin", origin.address().to_string())]);
+    let ask = |path: &str| {
+        let fields = "Host: a.example\r\nConnection: close";
+        let mut client = Client::connect(server.address());
+        client.send(format!("GET {path}x%0d%0aEvil:%20y HTTP/1.1\r\n{fields}\r\n\r\n")).last_words()
+    };
+    for (path, expected) in [
+        ("/field/", "Host: /field/x  Evil: y\r\nX-Path: /field/x  Evil: y\r\n"),
+        ("/uri/", "GET /uri/x%0D%0AEvil: y HTTP/1.1\r\n"),
+        ("/rewritten/", "GET /rewritten/x%0D%0AEvil:%20y HTTP/1.1\r\n"),
+        ("/method/", "x%0D%0AEvil: y /method/x%0d%0aEvil:%20y HTTP/1.1\r\n"),
+    ] {
+        ask(path);
+        let heard = origin.received().pop().unwrap_or_default();
+        let heard = String::from_utf8_lossy(&heard);
+        assert!(heard.contains(expected), "{heard}");
+    }
+    for (path, expected) in [
+        ("/return/", "Location: http://a.example/return/x  Evil: y\r\n"),
+        (
+            "/relative/",
+            &format!("Location: http://a.example:{}/relative/x  Evil: y\r\n", server.address().port()),
+        ),
+        ("/add/", "X-Path: /add/x  Evil: y\r\n"),
+        ("/add/", "\r\nX-End: /add/x  Evil: y\r\n"),
+    ] {
+        let answer = ask(path);
+        assert!(answer.contains(expected), "{answer}");
+    }
 }

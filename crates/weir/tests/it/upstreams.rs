@@ -15,6 +15,8 @@ pub const TESTS: &[Test] = &[
     ("without_live_peers_it_is_a_bad_gateway", without_live_peers_it_is_a_bad_gateway),
     ("a_peer_that_breaks_off_is_replaced", a_peer_that_breaks_off_is_replaced),
     ("a_request_that_changes_things_is_not_repeated", a_request_that_changes_things_is_not_repeated),
+    ("a_body_that_went_to_one_peer_goes_to_no_other_in_part", a_body_that_went_to_one_peer),
+    ("a_kept_connection_comes_from_the_address_that_is_asked_for", a_kept_connection_comes_from),
     ("a_client_that_leaves_ends_the_exchange", a_client_that_leaves_ends_the_exchange),
     ("a_client_that_leaves_may_be_ignored", a_client_that_leaves_may_be_ignored),
     ("an_idle_connection_has_the_time_of_its_group", an_idle_connection_has_the_time_of_its_group),
@@ -167,6 +169,62 @@ fn a_request_that_changes_things_is_not_repeated() {
 }
 
 const FOLLOW: &str = "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n";
+
+fn a_body_that_went_to_one_peer() {
+    #[track_caller]
+    fn check(page: &str, fields: &str, status: &str, heard: &str) {
+        // It is gone amid the body.
+        let first = Origin::start(|visit| visit.head().map(|_| ()));
+        let second = Origin::saying("second");
+        let conf = CONF.replace(
+            "location / { proxy_pass http://u; }",
+            "location / { proxy_pass http://u; proxy_request_buffering off; error_page 502 {page}; }
+             location /page { proxy_pass http://{second}; {fields} }
+             location @page { proxy_pass http://{second}; {fields} }",
+        );
+        let names = [
+            ("peers", format!("server {};", first.address())),
+            ("second", second.address().to_string()),
+            ("page", page.to_owned()),
+            ("fields", fields.to_owned()),
+        ];
+        let server = Server::start(&executable(), &conf, &names);
+        let mut client = Client::connect(server.address());
+        client.send("POST / HTTP/1.0\r\nContent-Length: 11\r\n\r\nbegun");
+        until("the first peer is gone", || {
+            server.log().contains("while reading response header from upstream")
+        });
+        let answer = client.send(" ended").last_words();
+        assert_eq!(&answer[9..12], status, "{page} {fields}");
+        let request = second.heard();
+        let (head, body) = request.split_once("\r\n\r\n").unwrap_or_default();
+        let length = head.lines().find(|line| line.starts_with("Content-Length")).unwrap_or_default();
+        assert_eq!(format!("{} {length} {body}", head.split(' ').next().unwrap_or_default()), heard);
+    }
+    for fields in ["", "proxy_request_buffering off;"] {
+        check("= @page", fields, "502", "  ");
+        check("= /page", fields, "200", "GET Content-Length: 0 ");
+    }
+    check("= @page", "proxy_pass_request_body off;", "200", "POST  ");
+}
+
+fn a_kept_connection_comes_from() {
+    let origin = Origin::start(|visit| {
+        let from = visit.tcp().peer_addr()?.ip().to_string();
+        while visit.request()?.is_some() {
+            visit.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{from}", from.len()))?;
+        }
+        Ok(())
+    });
+    let conf = CONF.replace("proxy_pass http://u;", "proxy_pass http://u; proxy_bind $arg_from;");
+    let names = [("peers", format!("server {}; keepalive 9;", origin.address()))];
+    let server = Server::start(&executable(), &conf, &names);
+    for from in ["127.0.0.2", "127.0.0.3", "127.0.0.2", "127.0.0.3"] {
+        let request = format!("GET /?from={from} HTTP/1.0\r\n\r\n");
+        assert_eq!(Client::connect(server.address()).ask(request).text(), from);
+    }
+    assert_eq!(origin.connections(), 2);
+}
 
 fn a_client_that_leaves_ends_the_exchange() {
     // While a head is waited for, or in the midst of a body; what it sent ahead hides nothing.

@@ -572,8 +572,8 @@ fn answer(x: &mut Exchange, protocol: &dyn Protocol) -> Option<Flow> {
         }
     }
     x.keep_upstream_headers(&head);
-    let flow = match protocol.redirect(x, &head) {
-        Some(to) => super::exchange::internal_redirect(x, &to),
+    let flow = match super::exchange::redirect(x, protocol, &head) {
+        Some(flow) => flow,
         None => {
             let ignored = protocol.settings().ignore_headers;
             super::exchange::obey_limit_rate(x, &head, ignored);

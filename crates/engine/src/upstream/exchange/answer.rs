@@ -10,7 +10,7 @@ use std::sync::Arc;
 use weir_ir::value;
 use weir_syntax::Level;
 
-use super::{Answered, Asking, Attempt, Failure, READING_HEAD, Settings, Storing, ignore, next};
+use super::{Answered, Asking, Attempt, Failure, Protocol, READING_HEAD, Settings, Storing, ignore, next};
 use crate::contract::Flow;
 use crate::files::Moving;
 use crate::http::exchange::Tunnel;
@@ -84,11 +84,9 @@ impl Asking<'_> {
             }
         }
         self.succeeded(x, &attempt, now);
-        if ignored & ignore::X_ACCEL_REDIRECT == 0
-            && let Some(to) = self.protocol.redirect(x, head)
-        {
+        if let Some(flow) = redirect(x, self.protocol, head) {
             timed(x, attempt.started, now);
-            return Ok(internal_redirect(x, &to));
+            return Ok(flow);
         }
         let obeyed = ignored & ignore::X_ACCEL_BUFFERING == 0;
         let buffering = match head.first(Known::XAccelBuffering).filter(|_| obeyed) {
@@ -319,8 +317,16 @@ pub(in crate::upstream) fn obey_limit_rate(x: &mut Exchange, head: &Head, ignore
     }
 }
 
+/// Sends the request on where an answer's head says so, be it a copy's.
+pub(in crate::upstream) fn redirect(x: &mut Exchange, protocol: &dyn Protocol, head: &Head) -> Option<Flow> {
+    if protocol.settings().ignore_headers & ignore::X_ACCEL_REDIRECT != 0 {
+        return None;
+    }
+    protocol.redirect(x, head).map(|to| internal_redirect(x, &to))
+}
+
 /// Sends the request on to another location, as a GET unless it asked for the head alone.
-pub(in crate::upstream) fn internal_redirect(x: &mut Exchange, to: &[u8]) -> Flow {
+fn internal_redirect(x: &mut Exchange, to: &[u8]) -> Flow {
     if to.first() == Some(&b'@') {
         return x.named_redirect(to);
     }

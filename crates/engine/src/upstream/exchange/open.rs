@@ -1,6 +1,7 @@
 //! A connection for a request: one that was kept, or a new one.
 
 use std::future::poll_fn;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,8 +42,14 @@ impl Asking<'_> {
     pub(super) fn tag(&self, x: &Exchange) -> Tag {
         let local = self.target.group.pool.local;
         let of_location = if local { u64::from(x.location.0) + 1 } else { 0 };
-        let settings = self.protocol.settings().opened_by.wrapping_add(of_location);
-        Tag { settings, identity: self.identity }
+        let settings = self.protocol.settings();
+        let mut opened_by = settings.opened_by.wrapping_add(of_location);
+        if let Some(bind) = settings.bind.as_ref().filter(|bind| bind.as_literal().is_none()) {
+            let mut hash = DefaultHasher::new();
+            (opened_by, bind.value(x)).hash(&mut hash);
+            opened_by = hash.finish();
+        }
+        Tag { settings: opened_by, identity: self.identity }
     }
 
     /// Opens a connection.

@@ -80,29 +80,34 @@ impl Asking<'_> {
         let timer = &self.timer;
         let mut written = 0;
         let result = poll_fn(|cx| {
-            while !bytes.is_empty() {
-                match attempt.line.io.poll_write(cx, bytes) {
+            loop {
+                let io = &mut attempt.line.io;
+                let polled = match bytes.is_empty() {
+                    false => io.poll_write(cx, bytes),
+                    // What the session holds of it is not sent yet.
+                    true => io.poll_flush(cx).map_ok(|()| 0),
+                };
+                match polled {
+                    Poll::Ready(Ok(_)) if bytes.is_empty() => return Poll::Ready(Sent::All),
                     Poll::Ready(Ok(n)) => {
                         *bytes = &bytes[n..];
                         written += n as u64;
                         timer.clear();
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Sent::Failed(error)),
-                    Poll::Pending => {
-                        if timer.deadline().is_none() {
-                            timer.set_about(settings.send_timeout);
-                        }
-                        if attempt.poll_early(cx, x, settings) {
-                            return Poll::Ready(Sent::Answered);
-                        }
-                        if poll_client_gone(x, cx, settings) {
-                            return Poll::Ready(Sent::ClientGone);
-                        }
-                        return timer.poll_expired(cx).map(|()| Sent::Timeout);
-                    }
+                    Poll::Pending => break,
                 }
             }
-            attempt.line.io.poll_flush(cx).map(|result| result.map_or_else(Sent::Failed, |()| Sent::All))
+            if timer.deadline().is_none() {
+                timer.set_about(settings.send_timeout);
+            }
+            if attempt.poll_early(cx, x, settings) {
+                return Poll::Ready(Sent::Answered);
+            }
+            if poll_client_gone(x, cx, settings) {
+                return Poll::Ready(Sent::ClientGone);
+            }
+            timer.poll_expired(cx).map(|()| Sent::Timeout)
         })
         .await;
         timer.clear();

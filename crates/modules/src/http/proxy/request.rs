@@ -2,8 +2,8 @@
 
 use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Template};
-use weir_engine::http1::uri::{Escape, escape};
-use weir_engine::http1::{Field, Known, KnownSet, date};
+use weir_engine::http1::uri::{Escape, escape, needs_escape};
+use weir_engine::http1::{Field, Known, KnownSet, date, unbreak};
 use weir_engine::upstream::Written;
 use weir_engine::upstream::exchange::RequestLength;
 use weir_syntax::Level;
@@ -143,6 +143,7 @@ impl Rules {
                 // A header without a value is not sent at all.
                 out.truncate(before);
             } else {
+                unbreak(&mut out[empty..]);
                 out.extend_from_slice(b"\r\n");
             }
         }
@@ -180,7 +181,11 @@ impl Rules {
     pub(super) fn write_method(&self, x: &Exchange, out: &mut Vec<u8>) {
         match &self.method {
             _ if x.converts_head() => out.extend_from_slice(b"GET"),
-            Some(method) => method.append(x, out),
+            Some(method) => {
+                let start = out.len();
+                method.append(x, out);
+                escape_breaks(start, out);
+            }
             None => out.extend_from_slice(x.method_name()),
         }
     }
@@ -189,7 +194,10 @@ impl Rules {
         out.extend_from_slice(b"Host: ");
         let empty = out.len();
         match &self.host {
-            Some(host) => host.append(x, out),
+            Some(host) => {
+                host.append(x, out);
+                unbreak(&mut out[empty..]);
+            }
             None => out.extend_from_slice(default),
         }
         if out.len() == empty {
@@ -251,12 +259,14 @@ impl Rules {
 /// replaced.
 #[inline]
 pub(super) fn write_uri(x: &Exchange, way: Way<'_>, out: &mut Vec<u8>) {
-    if way.computed && !way.uri.is_empty() {
-        out.extend_from_slice(way.uri);
-        return;
-    }
     if way.uri.is_empty() && !x.uri_changed && x.head.has_valid_unparsed_uri() {
         out.extend_from_slice(x.head.unparsed_uri());
+        return;
+    }
+    let start = out.len();
+    if way.computed && !way.uri.is_empty() {
+        out.extend_from_slice(way.uri);
+        escape_breaks(start, out);
         return;
     }
     let mut rest = &x.uri[..];
@@ -272,5 +282,16 @@ pub(super) fn write_uri(x: &Exchange, way: Way<'_>, out: &mut Vec<u8>) {
     if !x.args.is_empty() {
         out.push(b'?');
         out.extend_from_slice(&x.args);
+    }
+    if x.uri_changed {
+        escape_breaks(start, out);
+    }
+}
+
+/// Escapes what would end the request line, where variables have brought it.
+fn escape_breaks(start: usize, out: &mut Vec<u8>) {
+    if needs_escape(&out[start..], Escape::Line) {
+        let broken = out.split_off(start);
+        escape(&broken, Escape::Line, out);
     }
 }

@@ -1,7 +1,13 @@
 //! TLS to upstreams: a site that passes requests on to a server of its own.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 
 use crate::http::ssl::tests::{Made, Running, listener, on_a_thread};
 use crate::testing::{Site, check_conf};
@@ -178,6 +184,49 @@ fn a_handshake_that_fails_is_for_the_next_upstream() {
         )),
         "{log:?}"
     );
+}
+
+/// A server that takes any client and shows a certificate of its own.
+fn acceptor() -> TlsAcceptor {
+    let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+#[test]
+fn an_upstream_that_takes_no_more_is_not_waited_for() {
+    #[track_caller]
+    fn check(answer: &'static [u8], words: &str, expected: &str) {
+        on_a_thread(async {
+            let ((front, port), (back, up)) = (listener().await, listener().await);
+            let site = Site::new(&format!(
+                "server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass https://127.0.0.1:{up}; {words}
+                    client_max_body_size 0; client_body_buffer_size 4m; proxy_socket_sndbuf 16k; }} }}"
+            ));
+            let address = front.local_addr().unwrap();
+            tokio::task::spawn_local(Running::new(&site, front).serve());
+            tokio::task::spawn_local(async move {
+                let (socket, _) = back.accept().await.unwrap();
+                let mut socket = acceptor().accept(socket).await.unwrap();
+                socket.read_u8().await.unwrap();
+                socket.write_all(answer).await.unwrap();
+                std::future::pending::<()>().await;
+            });
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let body = vec![b'x'; 4 << 20];
+            let head = format!("POST / HTTP/1.0\r\nContent-Length: {}\r\n\r\n", body.len());
+            client.write_all(&[head.as_bytes(), &body].concat()).await.unwrap();
+            let mut start = [0; 12];
+            let answered = tokio::time::timeout(Duration::from_secs(20), client.read_exact(&mut start));
+            answered.await.expect("an answer").unwrap();
+            assert_eq!(&start[9..], expected.as_bytes(), "{words}");
+        });
+    }
+    check(b"", "proxy_send_timeout 100ms;", "504");
+    check(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n", "", "413");
 }
 
 #[test]
