@@ -262,6 +262,20 @@ impl Http2 {
         self.send(&frame.bytes());
     }
 
+    /// Waits until the other end has read all that was sent: it answers a PING behind it.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn try_ping(&mut self) -> io::Result<()> {
+        self.try_send(&Frame::ping().bytes())?;
+        while let Some(frame) = self.any()? {
+            if frame.kind == PING && frame.flags & ACK != 0 {
+                return Ok(());
+            }
+        }
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+
     /// Says no more.
     ///
     /// # Panics
