@@ -230,16 +230,29 @@ impl Http2 {
     /// If nobody comes who speaks HTTP/2.
     #[track_caller]
     pub fn accept(listener: &TcpListener, settings: &[(u16, u32)]) -> Self {
-        let mut stream = listener.accept().and_then(|(stream, _)| patient(stream)).expect("a client");
+        let (stream, _) = listener.accept().expect("a client");
+        Self::serve(stream, settings).expect("a client of HTTP/2")
+    }
+
+    /// The same of a connection that was accepted.
+    ///
+    /// # Errors
+    /// If nobody is there who speaks HTTP/2.
+    pub fn serve(stream: TcpStream, settings: &[(u16, u32)]) -> io::Result<Self> {
+        let mut stream = patient(stream)?;
         let mut preface = [0; PREFACE.len()];
-        stream.read_exact(&mut preface).expect("a preface");
-        assert_eq!(preface, *PREFACE);
+        stream.read_exact(&mut preface)?;
+        if preface != *PREFACE {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         let mut connection = Self { stream, unread: vec![], settings: Frame::settings(&[]) };
-        connection.say(&Frame::settings(settings));
-        connection.settings = connection.any().expect("a frame").expect("settings");
-        assert_eq!(connection.settings.kind, SETTINGS);
-        connection.say(&Frame::new(SETTINGS, ACK, 0, []));
-        connection
+        connection.try_send(&Frame::settings(settings).bytes())?;
+        match connection.any()? {
+            Some(frame) if frame.kind == SETTINGS => connection.settings = frame,
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+        connection.try_send(&Frame::new(SETTINGS, ACK, 0, []).bytes())?;
+        Ok(connection)
     }
 
     /// # Panics
@@ -260,6 +273,20 @@ impl Http2 {
     #[track_caller]
     pub fn say(&mut self, frame: &Frame) {
         self.send(&frame.bytes());
+    }
+
+    /// Waits until the other end has read all that was sent: it answers a PING behind it.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn try_ping(&mut self) -> io::Result<()> {
+        self.try_send(&Frame::ping().bytes())?;
+        while let Some(frame) = self.any()? {
+            if frame.kind == PING && frame.flags & ACK != 0 {
+                return Ok(());
+            }
+        }
+        Err(io::ErrorKind::UnexpectedEof.into())
     }
 
     /// Says no more.

@@ -21,6 +21,9 @@ use crate::timer::Timer;
 /// Bodies that are at least this long are read in large blocks.
 const LONG: u64 = 128 * 1024;
 
+/// What is said of an upstream whose answer is longer than its head has it.
+pub(super) const MORE_THAN_TOLD: &str = "upstream sent more data than specified in \"Content-Length\" header";
+
 /// How much of the body is still to come.
 pub(super) enum Left {
     Length(u64),
@@ -522,9 +525,7 @@ impl Source for UpstreamBody {
         if self.is_over() && !clean {
             let message = match &self.left {
                 Left::Chunked(_) => "upstream sent data after final chunk",
-                Left::Length(_) | Left::Close | Left::Frames(_) | Left::Nothing => {
-                    "upstream sent more data than specified in \"Content-Length\" header"
-                }
+                Left::Length(_) | Left::Close | Left::Frames(_) | Left::Nothing => MORE_THAN_TOLD,
             };
             x.log_while(Level::Warn, None, message, "reading upstream");
         }

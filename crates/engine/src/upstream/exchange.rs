@@ -257,6 +257,9 @@ pub trait Protocol: Send + Sync {
     }
 }
 
+/// Bytes of heads that are read at a turn.
+const TURN: usize = 64 * 1024;
+
 /// What is done while an answer's head has not come, as messages say it.
 pub(super) const READING_HEAD: &str = "reading response header from upstream";
 
@@ -488,6 +491,7 @@ impl Attempt {
 
     /// Reads until the head of the answer is complete, heads that another follows passed over.
     fn poll_head(&mut self, cx: &mut Context<'_>, x: &mut Exchange, settings: &Settings) -> Poll<Read> {
+        let mut taken = 0;
         loop {
             // Whoever waits holds no block.
             if let Err(error) = ready!(self.line.io.poll_read_ready(cx)) {
@@ -501,9 +505,16 @@ impl Attempt {
                 Ok(0) => return Poll::Ready(Read::Closed),
                 Ok(n) => {
                     self.received += n as u64;
+                    taken += n;
                     let head = self.head.get_or_insert_with(|| x.reactor.take_head());
                     if let Some(read) = parse(head, x, block, n, settings, &mut self.hinted) {
                         return Poll::Ready(read);
+                    }
+                    // Heads that others follow may come as fast as they are read: the thread has others to see to,
+                    // and this request its deadline.
+                    if taken >= TURN {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
                     }
                 }
                 Err(error) => return Poll::Ready(Read::Failed(error)),

@@ -1,11 +1,9 @@
-//! Answers that are read ahead of their clients, and upstreams that go wrong on the way.
+//! Answers that are read ahead of their clients.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::OnceLock;
-use std::thread;
 
 use tokio::time::Instant;
 use weir_testkit::{Client, Folder, Gate, Origin, Response, Server, until};
@@ -24,7 +22,6 @@ pub const TESTS: &[Test] = &[
     ("answers_become_files", answers_become_files),
     ("only_what_is_whole_becomes_a_file", only_what_is_whole_becomes_a_file),
     ("a_file_that_cannot_be_written_ends_the_answer", a_file_that_cannot_be_written),
-    ("faults_leave_nothing_behind", faults_leave_nothing_behind),
 ];
 
 /// More than sockets take on the way, and than fits into `proxy_buffers`.
@@ -64,11 +61,8 @@ const CONF: &str = "
                 proxy_store {folder}/data$uri;
                 proxy_store_access user:rw group:r all:r;
             }
-            location /many/ { proxy_pass http://u; }
             location /kept/ { proxy_pass http://u; root {folder}/kept; proxy_store on; }
-            location /impatient/ { proxy_pass http://u; proxy_read_timeout 100ms; }
             location /paced { proxy_pass http://u; proxy_buffer_size 1k; proxy_limit_rate $arg_rate; }
-            location /status { stub_status; }
         }
     }";
 
@@ -373,141 +367,4 @@ fn a_file_that_cannot_be_written() {
     assert!(server.log().contains(&format!("open() \"{}/", folder.display())), "{}", server.log());
     assert!(client.last_words().len() < LONG);
     assert_eq!(get(&server, "/small").text(), "small");
-}
-
-/// What an upstream does wrong: by the path that it is asked for.
-fn faulty(visit: &mut weir_testkit::Visit) -> std::io::Result<()> {
-    let Some(request) = visit.request()? else { return Ok(()) };
-    let path = request.split(' ').nth(1).unwrap_or_default();
-    match path.rsplit('/').next().unwrap_or_default() {
-        "stall" => visit.stall(),
-        "stall-body" => {
-            visit.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nbegun")?;
-            visit.stall()
-        }
-        "reset" => {
-            visit.send("HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nbegun")?;
-            visit.reset_at_end();
-            Ok(())
-        }
-        "short" => visit.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort"),
-        "long" => visit.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlonger than told"),
-        "garbage" => visit.send([0x16, 3, 1, 0, 0xff, 0, b'\n', b'\r', 0xfe, 7]),
-        "field" => visit.send("HTTP/1.1 200 OK\r\nno colon\r\n\r\n"),
-        "flood" => {
-            visit.send("HTTP/1.1 200 OK\r\n")?;
-            (0..10_000).try_for_each(|n| visit.send(format!("X-{n}: {n}\r\n")))
-        }
-        "open" => {
-            visit.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")?;
-            faulty(visit)
-        }
-        "nothing" => Ok(()),
-        "chunks" => {
-            visit.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\nnonsense\r\n")
-        }
-        _ => visit.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"),
-    }
-}
-
-/// Each fault with the answer's start, its end, and what is logged.
-const FAULTS: &[(&str, &str, &str, &str)] = &[
-    (
-        "/impatient/stall",
-        "HTTP/1.1 504 ",
-        "</html>\r\n",
-        "upstream timed out (110: Connection timed out) while reading response header from upstream",
-    ),
-    (
-        "/impatient/stall-body",
-        "HTTP/1.1 200 ",
-        "\r\n\r\nbegun",
-        "upstream timed out (110: Connection timed out) while reading upstream",
-    ),
-    ("/many/reset", "", "", "recv() failed (104: Connection reset by peer) while reading "),
-    (
-        "/many/short",
-        "HTTP/1.1 200 ",
-        "\r\n\r\nshort",
-        "upstream prematurely closed connection while reading upstream",
-    ),
-    ("/many/long", "HTTP/1.1 200 ", "\r\n\r\nlong", "upstream sent more data than specified in"),
-    // As in nginx this is HTTP/0.9.
-    (
-        "/many/garbage",
-        "\u{16}\u{3}",
-        "\u{7}",
-        "upstream sent no valid HTTP/1.0 header while reading response header from upstream",
-    ),
-    (
-        "/many/field",
-        "HTTP/1.1 502 ",
-        "</html>\r\n",
-        "upstream sent invalid header: \"no\\x20...\" while reading response header from upstream",
-    ),
-    (
-        "/many/flood",
-        "HTTP/1.1 502 ",
-        "</html>\r\n",
-        "upstream sent too big header while reading response header from upstream",
-    ),
-    ("/many/open", "HTTP/1.1 200 ", "\r\n\r\nok", ""),
-    (
-        "/many/nothing",
-        "HTTP/1.1 502 ",
-        "</html>\r\n",
-        "upstream prematurely closed connection while reading response header from upstream",
-    ),
-    ("/many/chunks", "HTTP/1.1 200 ", "\r\n2\r\nhi\r\n", "upstream sent invalid chunked response"),
-];
-
-/// Asks with each fault in turn, and says of which the answer is another.
-fn ask_for_faults(address: SocketAddr, rounds: usize) -> Result<(), String> {
-    for (index, (path, starts, ends, _)) in FAULTS.iter().cycle().take(rounds * FAULTS.len()).enumerate() {
-        let mut client = Client::connect(address);
-        client.send(request(path));
-        if index % 7 == 0 {
-            client.reset();
-            continue;
-        }
-        let got = client.last_words();
-        // On a busy machine the answer's head itself may be late.
-        let late = path.starts_with("/impatient/") && got.starts_with("HTTP/1.1 504 ");
-        if !(late || got.starts_with(starts) && got.ends_with(ends)) {
-            return Err(format!("{path}: {got}"));
-        }
-    }
-    Ok(())
-}
-
-/// What the worker has open, apart from connections that are kept for their next use.
-fn open_files(server: &Server) -> usize {
-    fs::read_dir(format!("/proc/{}/fd", server.worker())).map_or(0, Iterator::count)
-}
-
-fn faults_leave_nothing_behind() {
-    let origin = Origin::start(faulty);
-    let server = start(&origin);
-    for (path, starts, ends, said) in FAULTS {
-        let of_path = format!("GET {path} HTTP/1.1");
-        until(path, || {
-            let got = Client::connect(server.address()).send(request(path)).last_words();
-            let log = server.log();
-            let told = log.lines().any(|line| line.contains(said) && line.contains(&of_path));
-            got.starts_with(starts) && got.ends_with(ends) && (told || said.is_empty())
-        });
-    }
-    // The connection of a path that an upstream keeps open may wait in the pool.
-    let base = open_files(&server);
-    let address = server.address();
-    let askers: Vec<_> = (0..8).map(|_| thread::spawn(move || ask_for_faults(address, 40))).collect();
-    for asker in askers {
-        asker.join().unwrap().unwrap();
-    }
-    until("all connections are gone", || {
-        get(&server, "/status").text().starts_with("Active connections: 1 ")
-            && open_files(&server) <= base + 8
-    });
-    assert_eq!(get(&server, "/many/fine").text(), "ok");
-    assert!(!server.log().contains("panicked"));
 }

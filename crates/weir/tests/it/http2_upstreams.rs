@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     ("a_request_alone_is_refused_as_nginx_says", a_request_alone_is_refused),
     ("answers_that_break_off", answers_that_break_off),
     ("who_stalls_gets_no_more_requests", who_stalls_gets_no_more_requests),
+    ("heads_that_others_follow_are_no_answer", heads_that_others_follow),
     ("a_client_that_leaves_gives_up_its_stream_alone", a_client_that_leaves),
     ("bodies_wait_for_windows", bodies_wait_for_windows),
     ("a_body_goes_on_while_the_answer_comes", a_body_goes_on_while_the_answer_comes),
@@ -331,6 +332,21 @@ fn who_stalls_gets_no_more_requests() {
     answer(&mut other, 1, "other");
     check(&mut client, 200, "other");
     assert_eq!(peer.hears(), "RST_STREAM 3 code 8");
+}
+
+/// An upstream that says again and again that it is going to answer.
+fn heads_that_others_follow() {
+    let site = Site::start();
+    let mut client = site.ask("/stalls");
+    let mut peer = site.accept(&[]);
+    asked(&mut peer, 1);
+    let hint = Frame::headers(1, END_HEADERS, &[(":status", "103"), ("link", "</a>")]).bytes();
+    // Each comes in time, and all were read before the next.
+    let hinting =
+        std::thread::spawn(move || while peer.try_send(&hint).is_ok() && peer.try_ping().is_ok() {});
+    check(&mut client, 504, "");
+    drop(site);
+    hinting.join().expect("an upstream");
 }
 
 fn a_client_that_leaves() {

@@ -12,6 +12,7 @@ mod buffering;
 mod cache;
 mod demo;
 mod drain;
+mod faults;
 mod health;
 mod http1;
 mod http2;
@@ -63,9 +64,10 @@ fn main() -> ExitCode {
             filter => filters.push(filter),
         }
     }
-    let all: [&[Test]; 16] = [
+    let all: [&[Test]; 17] = [
         buffering::TESTS,
         cache::TESTS,
+        faults::TESTS,
         processes::TESTS,
         reload::TESTS,
         drain::TESTS,

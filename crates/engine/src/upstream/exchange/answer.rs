@@ -21,7 +21,7 @@ use crate::http1::{Known, date};
 use crate::io::{Block, Buf, Io};
 use crate::tunnel;
 use crate::upstream::balance::Outcome;
-use crate::upstream::body::{Left, Line, Pace, PassedTrailers, UpstreamBody, keep};
+use crate::upstream::body::{Left, Line, MORE_THAN_TOLD, Pace, PassedTrailers, UpstreamBody, keep};
 use crate::upstream::buffered::Buffered;
 use crate::upstream::caching;
 use crate::upstream::spool::{Place, Spool};
@@ -143,16 +143,20 @@ impl Asking<'_> {
         };
         if whole {
             timed(x, attempt.started, now);
-            let clean = matches!(left, Left::Length(_)) || here.is_empty();
-            if matches!(left, Left::Length(_)) {
-                if let Some(state) = x.upstream_states.last_mut() {
-                    state.bytes_received += here.len() as u64;
-                    state.response_length = here.len() as u64;
-                }
+            let has_body = matches!(left, Left::Length(_));
+            let clean = has_body || here.is_empty();
+            if let Some(state) = x.upstream_states.last_mut() {
+                state.bytes_received += here.len() as u64;
+                // Nobody looks behind a head that was all that was asked for.
+                state.response_length = if self.to_head { 0 } else { here.len() as u64 };
+            }
+            if has_body {
                 response.body = Body::Bytes(Cow::Owned(here.to_vec()));
+            } else if !clean && !self.to_head {
+                x.log_while(Level::Warn, None, MORE_THAN_TOLD, "reading upstream");
             }
             if let Some(store) = store {
-                let body = if matches!(left, Left::Length(_)) { here } else { b"" };
+                let body = if has_body { here } else { b"" };
                 x.store(store, body);
             }
             if line.keep && clean {

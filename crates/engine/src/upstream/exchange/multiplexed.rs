@@ -199,7 +199,6 @@ impl Asking<'_> {
     ) -> Poll<Asked> {
         let settings = self.protocol.settings();
         while let Poll::Ready(message) = stream.poll_head(cx) {
-            self.timer.clear();
             let (parts, interim) = match message {
                 Ok(Message::Interim(parts)) => (parts, true),
                 Ok(Message::Answer(parts)) => (parts, false),
