@@ -52,18 +52,19 @@ impl Asking<'_> {
             if let Some(kind) = next::of_status(status)
                 && self.may_go_on(x, kind, now)
             {
+                self.unread(x, raw.len());
                 return Err(Failure::of(kind, attempt.cached));
             }
             if let Some(kind) = next::of_status(status)
                 && let Some(flow) = caching::stale(x, self.protocol, kind, false)
             {
-                self.sufficed(x, &attempt, now);
+                self.sufficed(x, &attempt, raw.len(), now);
                 return Ok(flow);
             }
             if status == 304
                 && let Some(flow) = caching::not_modified(x, self.protocol, head)
             {
-                self.sufficed(x, &attempt, now);
+                self.sufficed(x, &attempt, raw.len(), now);
                 if attempt.sent && head.keeps_alive() && raw.is_empty() {
                     keep(&x.reactor, attempt.line, now);
                 } else {
@@ -79,7 +80,7 @@ impl Asking<'_> {
                     }
                 }
                 caching::intercepted(x, status);
-                self.sufficed(x, &attempt, now);
+                self.sufficed(x, &attempt, raw.len(), now);
                 return Ok(Flow::Answer(status));
             }
         }
@@ -87,6 +88,7 @@ impl Asking<'_> {
         if ignored & ignore::X_ACCEL_REDIRECT == 0
             && let Some(to) = self.protocol.redirect(x, head)
         {
+            self.unread(x, raw.len());
             timed(x, attempt.started, now);
             return Ok(internal_redirect(x, &to));
         }
@@ -152,6 +154,8 @@ impl Asking<'_> {
                     state.response_length = here.len() as u64;
                 }
                 response.body = Body::Bytes(Cow::Owned(here.to_vec()));
+            } else {
+                self.unread(x, here.len());
             }
             if let Some(store) = store {
                 let body = if matches!(left, Left::Length(_)) { here } else { b"" };
@@ -227,9 +231,18 @@ impl Asking<'_> {
     }
 
     /// Of this answer the head is all that is wanted.
-    fn sufficed(&self, x: &mut Exchange, attempt: &Attempt, now: u64) {
+    fn sufficed(&self, x: &mut Exchange, attempt: &Attempt, behind: usize, now: u64) {
+        self.unread(x, behind);
         self.succeeded(x, attempt, now);
         timed(x, attempt.started, now);
+    }
+
+    /// So many bytes came behind a head whose body nobody reads; they count, as far as nginx has room for them with the head.
+    fn unread(&self, x: &mut Exchange, behind: usize) {
+        if let Some(state) = x.upstream_states.last_mut() {
+            let room = (self.protocol.settings().buffer_size as u64).saturating_sub(state.bytes_received);
+            state.bytes_received += room.min(behind as u64);
+        }
     }
 
     #[inline]
