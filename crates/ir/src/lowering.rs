@@ -101,6 +101,8 @@ pub(crate) struct State {
     pub diagnostics: Vec<Diagnostic>,
     /// Pools by the names that were mentioned.
     pub thread_pools: Vec<ThreadPool>,
+    /// Connections are to come from addresses of others.
+    pub transparent: bool,
 }
 
 /// A pool of threads that `thread_pool` defines or `aio` asks for.
@@ -227,6 +229,11 @@ impl<'a> Call<'a> {
     /// The main conf of a module, out of a setter of one of its scopes.
     pub fn main_of<M: Module>(&mut self) -> &mut M::Main {
         self.main_confs().main_mut::<M>()
+    }
+
+    /// Connections are to come from addresses of others, for which the process needs a right.
+    pub fn needs_transparent(&mut self) {
+        self.state.transparent = true;
     }
 
     /// Reads the block of this directive as a level of the `http` tree inside the present one.

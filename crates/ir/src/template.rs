@@ -57,7 +57,7 @@ impl Template {
             let braced = rest.first() == Some(&b'{');
             let name = if braced { &rest[1..] } else { rest };
             let length = name.iter().position(|b| !is_name_byte(*b)).unwrap_or(name.len());
-            if braced && name.get(length) != Some(&b'}') {
+            if braced && !name.is_empty() && name.get(length) != Some(&b'}') {
                 let shown = String::from_utf8_lossy(&name[..length]).into_owned();
                 return Err(call.fail(format!("the closing bracket in \"{shown}\" variable is missing")));
             }

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::unistd::{Gid, Group, Uid, User, chdir, geteuid, initgroups, setgid, setuid};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use weir_engine::errorlog::{Level, Log};
 
 use crate::message::{bytes_path, path_bytes};
@@ -25,6 +26,8 @@ pub struct Account {
 pub struct Identity {
     /// `None` when the master has no privileges to give away.
     pub account: Option<Account>,
+    /// It may use addresses of others (`proxy_bind … transparent`).
+    pub transparent: bool,
     /// `worker_priority`; 0 leaves it.
     pub priority: i32,
     /// `worker_rlimit_nofile`
@@ -98,7 +101,7 @@ impl Identity {
         if let Some(account) = &self.account
             && geteuid().is_root()
         {
-            drop_privileges(log, account)?;
+            drop_privileges(log, account, self.transparent)?;
         }
         // Changing the user has cleared it; without it there would be no core dumps.
         if let Err(error) = prctl::set_dumpable(true) {
@@ -114,7 +117,7 @@ impl Identity {
         to.option(self.account.as_ref(), |to, account| {
             to.bytes(account.name.as_bytes()).u32(account.uid).u32(account.gid);
         });
-        to.i64(i64::from(self.priority));
+        to.u8(u8::from(self.transparent)).i64(i64::from(self.priority));
         for limit in [self.nofile, self.core] {
             to.option(limit, |to, limit| {
                 to.u64(limit);
@@ -133,6 +136,11 @@ impl Identity {
                 let name = String::from_utf8(from.bytes()?.to_vec()).map_err(|_| Malformed)?;
                 Ok(Account { name, uid: from.u32()?, gid: from.u32()? })
             })?,
+            transparent: match from.u8()? {
+                0 => false,
+                1 => true,
+                _ => return Err(Malformed),
+            },
             priority: i32::try_from(from.i64()?).map_err(|_| Malformed)?,
             nofile: from.option(Reader::u64)?,
             core: from.option(Reader::u64)?,
@@ -150,7 +158,7 @@ pub fn limit(log: &Log, resource: Resource, name: &str, limit: Option<u64>) {
 }
 
 /// Groups before the user, since afterwards there is no right to change them.
-fn drop_privileges(log: &Log, account: &Account) -> Result<(), Fatal> {
+fn drop_privileges(log: &Log, account: &Account, transparent: bool) -> Result<(), Fatal> {
     let gid = Gid::from_raw(account.gid);
     if let Err(error) = setgid(gid) {
         log.write_errno(Level::Emerg, error, format_args!("setgid({}) failed", account.gid));
@@ -166,9 +174,23 @@ fn drop_privileges(log: &Log, account: &Account) -> Result<(), Fatal> {
         );
         return Err(Fatal);
     }
+    // Root keeps all its rights anyway.
+    let keeps = transparent && account.uid != 0;
+    if keeps && let Err(error) = prctl::set_keepcaps(true) {
+        log.write_errno(Level::Emerg, error, "prctl(PR_SET_KEEPCAPS, 1) failed");
+        return Err(Fatal);
+    }
     if let Err(error) = setuid(Uid::from_raw(account.uid)) {
         log.write_errno(Level::Emerg, error, format_args!("setuid({}) failed", account.uid));
         return Err(Fatal);
+    }
+    if keeps {
+        let right = CapabilitySet::NET_RAW;
+        let sets = CapabilitySets { effective: right, permitted: right, inheritable: CapabilitySet::empty() };
+        if let Err(error) = set_capabilities(None, sets) {
+            log.write_error(Level::Emerg, &error.into(), "capset() failed");
+            return Err(Fatal);
+        }
     }
     Ok(())
 }
@@ -188,6 +210,7 @@ mod tests {
     fn an_identity_travels() {
         let identity = Identity {
             account: Some(Account { name: "www".into(), uid: 33, gid: 34 }),
+            transparent: true,
             priority: -5,
             nofile: Some(65_536),
             core: None,

@@ -168,6 +168,8 @@ pub struct Exchange {
     pub upstream_uri: Vec<u8>,
     /// The headers of the last upstream response, where the configuration asks for any (`$upstream_http_…`).
     pub upstream_headers: Option<Headers>,
+    /// The fields behind its body, where they are read at all.
+    pub(crate) upstream_trailers: Option<Box<Headers>>,
     /// What the answer has to do with a cache of its upstream's.
     pub(crate) cache: Option<Box<Cached>>,
     /// The client's address as a trusted proxy told it, in place of the connection's own.
@@ -255,6 +257,7 @@ impl Exchange {
             upstream_states: Vec::new(),
             upstream_uri: Vec::new(),
             upstream_headers: None,
+            upstream_trailers: None,
             cache: None,
             real_peer: None,
             answer_headers: Headers::default(),
@@ -330,6 +333,7 @@ impl Exchange {
         self.body = RequestBody::none();
         self.redirect_target = None;
         self.upstream_headers = None;
+        self.upstream_trailers = None;
         self.cache = None;
         self.real_peer = None;
         self.answer_type = None;

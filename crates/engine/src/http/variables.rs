@@ -458,6 +458,11 @@ pub(crate) fn upstream_http(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool
     joined(headers.iter().filter(|(n, _)| is_named(n, name)).map(|(_, v)| v), b", ", out)
 }
 
+pub(crate) fn upstream_trailer(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
+    let Some(fields) = &x.upstream_trailers else { return false };
+    joined(fields.iter().filter(|(n, _)| is_named(n, name)).map(|(_, v)| v), b", ", out)
+}
+
 fn sent_trailer(x: &Exchange, name: &str, out: &mut Vec<u8>) -> bool {
     let trailers = x.trailers();
     let Some(fields) = &*trailers else { return false };

@@ -20,6 +20,8 @@ use super::{Address, Socket};
 pub struct ConnectOptions {
     /// The local address (nginx: `proxy_bind`); the port is chosen by the kernel at connect where it is 0.
     pub bind: Option<SocketAddr>,
+    /// That address may be another machine's (`IP_TRANSPARENT`).
+    pub transparent: bool,
     /// `SO_KEEPALIVE` (nginx: `proxy_socket_keepalive`).
     pub keepalive: bool,
     /// `SO_RCVBUF` in bytes.
@@ -39,8 +41,8 @@ pub struct Connecting {
 pub enum ConnectCall {
     /// No descriptor left, or the family is not supported.
     Socket,
-    /// An option was refused.
-    Setsockopt,
+    /// This option was refused.
+    Setsockopt(&'static str),
     /// The local address is not ours.
     Bind,
     /// The peer, or the way to it, refuses. The only one for which nginx tries the next upstream.
@@ -60,7 +62,7 @@ impl ConnectError {
     /// How the log takes it: a peer that is not there is what happens.
     pub(crate) fn level(&self) -> Level {
         match (self.call, self.error.raw_os_error().map(Errno::from_raw)) {
-            (ConnectCall::Socket | ConnectCall::Setsockopt, _) => Level::Alert,
+            (ConnectCall::Socket | ConnectCall::Setsockopt(_), _) => Level::Alert,
             (
                 ConnectCall::Connect,
                 Some(
@@ -80,12 +82,12 @@ impl ConnectError {
 
 impl std::fmt::Display for ConnectError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self.call {
-            ConnectCall::Socket => "socket() failed",
-            ConnectCall::Setsockopt => "setsockopt() failed",
-            ConnectCall::Bind => "bind() failed",
-            ConnectCall::Connect => "connect() failed",
-        })
+        match self.call {
+            ConnectCall::Socket => f.write_str("socket() failed"),
+            ConnectCall::Setsockopt(option) => write!(f, "setsockopt({option}) failed"),
+            ConnectCall::Bind => f.write_str("bind() failed"),
+            ConnectCall::Connect => f.write_str("connect() failed"),
+        }
     }
 }
 
@@ -115,6 +117,9 @@ pub fn connect(address: &Address, options: &ConnectOptions) -> Result<Connecting
         Address::Ip(to) => {
             let socket = open(Domain::for_address(*to), options)?;
             if let Some(from) = options.bind {
+                if options.transparent {
+                    set_transparent(&socket, from)?;
+                }
                 bind(&socket, from)?;
             }
             // The request follows at once and takes the handshake's last acknowledgement along: two packets less. A
@@ -143,15 +148,23 @@ fn open(domain: Domain, options: &ConnectOptions) -> Result<socket2::Socket, Con
     let socket =
         socket2::Socket::new(domain, Type::STREAM.nonblocking(), None).map_err(at(ConnectCall::Socket))?;
     if options.keepalive {
-        socket.set_keepalive(true).map_err(at(ConnectCall::Setsockopt))?;
+        socket.set_keepalive(true).map_err(at(ConnectCall::Setsockopt("SO_KEEPALIVE")))?;
     }
     if let Some(bytes) = options.receive_buffer {
-        socket.set_recv_buffer_size(bytes).map_err(at(ConnectCall::Setsockopt))?;
+        socket.set_recv_buffer_size(bytes).map_err(at(ConnectCall::Setsockopt("SO_RCVBUF")))?;
     }
     if let Some(bytes) = options.send_buffer {
-        socket.set_send_buffer_size(bytes).map_err(at(ConnectCall::Setsockopt))?;
+        socket.set_send_buffer_size(bytes).map_err(at(ConnectCall::Setsockopt("SO_SNDBUF")))?;
     }
     Ok(socket)
+}
+
+fn set_transparent(socket: &socket2::Socket, from: SocketAddr) -> Result<(), ConnectError> {
+    let (set, option) = match from {
+        SocketAddr::V4(_) => (socket.set_ip_transparent_v4(true), "IP_TRANSPARENT"),
+        SocketAddr::V6(_) => (socket.set_ip_transparent_v6(true), "IPV6_TRANSPARENT"),
+    };
+    set.map_err(at(ConnectCall::Setsockopt(option)))
 }
 
 fn bind(socket: &socket2::Socket, from: SocketAddr) -> Result<(), ConnectError> {

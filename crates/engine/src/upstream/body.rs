@@ -12,6 +12,7 @@ use super::http2::{self, Broken, Uplink};
 use super::{Hidden, PeerGuard, Upstream, UpstreamState};
 use crate::http::response::Source;
 use crate::http::{Exchange, Headers};
+use crate::http1::Known;
 use crate::http1::body::{Decoder, Piece};
 use crate::http1::response::{Invalid, Parsed, Trailers};
 use crate::io::{Address, Block, Io};
@@ -145,27 +146,39 @@ pub(super) struct PassedTrailers {
     section: Trailers,
     limit: usize,
     hidden: Arc<Hidden>,
-    /// All of them, once they are here.
+    /// Those that go on, once they are here.
     fields: Option<Headers>,
+    /// All of them, for the exchange.
+    all: Option<Box<Headers>>,
 }
 
 impl PassedTrailers {
     pub fn new(hidden: &Arc<Hidden>, limit: usize) -> Self {
-        Self { section: Trailers::default(), limit, hidden: Arc::clone(hidden), fields: None }
+        Self { section: Trailers::default(), limit, hidden: Arc::clone(hidden), fields: None, all: None }
     }
 
     /// How many of these bytes are of the section.
     fn take(&mut self, bytes: &[u8]) -> Result<usize, Invalid> {
         let Parsed::Complete(taken) = self.section.parse(bytes, self.limit)? else { return Ok(bytes.len()) };
-        let mut fields = Headers::default();
+        let mut all = Headers::default();
         for field in self.section.fields() {
             let (name, value) = (self.section.get(field.name), self.section.get(field.value));
-            if !self.hidden.hides(field.known, name) {
-                fields.push_known(field.known, name, value);
+            all.push_known(field.known, name, value);
+        }
+        self.here(all);
+        Ok(taken)
+    }
+
+    fn here(&mut self, all: Headers) {
+        let mut fields = Headers::default();
+        for (name, value) in all.iter() {
+            let known = Known::of(name);
+            if !self.hidden.hides(known, name) {
+                fields.push_known(known, name, value);
             }
         }
         self.fields = Some(fields);
-        Ok(taken)
+        self.all = Some(Box::new(all));
     }
 }
 
@@ -348,10 +361,19 @@ impl UpstreamBody {
             && let Some(fields) = stream.take_trailers()
             && let Some(passed) = &mut self.trailers
         {
-            let fields = http2::check_trailers(&fields, passed.limit, &passed.hidden);
-            passed.fields = Some(fields.map_err(Failure::Http2)?);
+            let fields = http2::check_trailers(&fields, passed.limit);
+            passed.here(fields.map_err(Failure::Http2)?);
         }
         Ok(())
+    }
+
+    /// Variables know them from now on.
+    fn tell_trailers(&mut self, x: &mut Exchange) {
+        if let Some(trailers) = &mut self.trailers
+            && let Some(all) = trailers.all.take()
+        {
+            x.upstream_trailers = Some(all);
+        }
     }
 
     fn fail(&mut self, failure: Failure) -> Poll<io::Result<bool>> {
@@ -421,6 +443,7 @@ impl Source for UpstreamBody {
                 Err(failure) => return self.fail(failure),
             }
             if self.is_over() {
+                self.tell_trailers(x);
                 return Poll::Ready(Ok(false));
             }
             if let Left::Frames(Some(_)) = &self.left {
@@ -436,6 +459,7 @@ impl Source for UpstreamBody {
                     if let Err(failure) = self.take_trailers() {
                         return self.fail(failure);
                     }
+                    self.tell_trailers(x);
                     self.left = Left::Nothing;
                     self.block = None;
                     return Poll::Ready(Ok(false));

@@ -552,6 +552,7 @@ impl Asking<'_> {
             let peer = picked.index;
             self.asked += 1;
             x.upstream_headers = None;
+            x.upstream_trailers = None;
             x.upstream_states.push(UpstreamState {
                 peer: Some(Arc::clone(&self.target.group.peers[peer].text)),
                 scheme: self.target.scheme,
@@ -796,7 +797,7 @@ fn parse(
             Ok(Parsed::Complete(taken)) => {
                 from += taken;
                 for warning in head.warnings() {
-                    x.log(Level::Warn, String::from_utf8_lossy(&warning));
+                    x.log_while(Level::Warn, None, String::from_utf8_lossy(&warning), READING_HEAD);
                 }
                 if head.is_interim() {
                     // 100 and its like are between the upstream and us.

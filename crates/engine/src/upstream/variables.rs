@@ -52,6 +52,10 @@ pub const FAMILIES: &[Family] = &[
         get: |x, name, out| crate::http::variables::upstream_http(x, name, out),
     },
     Family {
+        prefix: "upstream_trailer_",
+        get: |x, name, out| crate::http::variables::upstream_trailer(x, name, out),
+    },
+    Family {
         prefix: "upstream_cookie_",
         get: |x, name, out| crate::http::variables::upstream_cookie(x, name, out),
     },

@@ -67,6 +67,7 @@ impl Module for Main {
             let target = if path.is_empty() { Target::Stderr } else { Target::File(merge.open_file(path)) };
             process.error_logs.push(ErrorLog { target, level: Level::Error });
         }
+        process.transparent = merge.state.transparent;
         let workers = match process.worker_processes.or(Workers::Count(1)) {
             Workers::Count(count) => Some(count as usize),
             Workers::Auto => None,
@@ -122,6 +123,8 @@ pub struct Process {
     /// `NAME` is kept from the environment, `NAME=value` is set.
     pub env: Vec<Box<str>>,
     pub error_logs: Vec<ErrorLog>,
+    /// Connections come from addresses of others (`proxy_bind … transparent`).
+    pub transparent: bool,
     /// The number of masks, where they are written out.
     cpu_masks: usize,
     once: Once,

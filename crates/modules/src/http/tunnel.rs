@@ -15,7 +15,7 @@ use weir_ir::program::ScopeKind;
 use weir_ir::{Conf, Contexts, Directive, Module, Once, Setting, Takes};
 use weir_syntax::{Diagnostic, Level};
 
-use super::proxy::{bind, group};
+use super::proxy::{Bind, bind, group};
 
 pub struct Tunnel;
 
@@ -64,7 +64,7 @@ enum Pass {
 pub struct Passing {
     pass: Option<Pass>,
     /// `None` is `off`.
-    bind: Setting<Option<weir_ir::Template>>,
+    bind: Setting<Option<Bind>>,
     socket_keepalive: Setting<bool>,
     socket_rcvbuf: Setting<u64>,
     socket_sndbuf: Setting<u64>,
@@ -146,9 +146,10 @@ impl Install for Tunnel {
                 keepalive: passing.socket_keepalive.or(false),
                 receive_buffer: passing.socket_rcvbuf.get().map(|n| *n as usize),
                 send_buffer: passing.socket_sndbuf.get().map(|n| *n as usize),
+                transparent: bind.is_some_and(|bind| bind.transparent),
                 ..ConnectOptions::default()
             },
-            bind: bind.map(|from| Arc::new(plan.template(from))),
+            bind: bind.map(|bind| Arc::new(plan.template(&bind.from))),
             tunnels_with: Some(200),
             ..Settings::default()
         };

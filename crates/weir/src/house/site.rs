@@ -206,6 +206,7 @@ fn identity(process: &Process, log: &Log) -> Result<Identity, Refused> {
     };
     Ok(Identity {
         account,
+        transparent: process.transparent,
         priority: process.worker_priority.or(0),
         nofile: process.worker_rlimit_nofile.get().copied(),
         core: process.worker_rlimit_core.get().copied(),

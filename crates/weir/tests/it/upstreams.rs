@@ -20,6 +20,7 @@ pub const TESTS: &[Test] = &[
     ("a_client_that_leaves_ends_the_exchange", a_client_that_leaves_ends_the_exchange),
     ("a_client_that_leaves_may_be_ignored", a_client_that_leaves_may_be_ignored),
     ("an_idle_connection_has_the_time_of_its_group", an_idle_connection_has_the_time_of_its_group),
+    ("a_worker_keeps_the_right_to_addresses_of_others", a_worker_keeps_the_right_to_addresses_of_others),
 ];
 
 const CONF: &str = "
@@ -310,4 +311,34 @@ fn an_idle_connection_has_the_time_of_its_group() {
     let server = Server::start(&executable(), &conf, &names);
     assert_eq!(get(&server).text(), "ok");
     closed.wait();
+}
+
+fn a_worker_keeps_the_right_to_addresses_of_others() {
+    const CONF: &str = "
+        error_log logs/error.log info;
+        events {}
+        http {
+            server {
+                listen {listen};
+                location / { proxy_pass http://{listen}/who; proxy_bind 127.0.0.7 transparent; }
+                location /who { return 200 $remote_addr; }
+            }
+        }";
+    let server = Server::start(&executable(), CONF, &[]);
+    let response = get(&server);
+    if weir::privileges::privileged() {
+        assert_eq!(response.text(), "127.0.0.7");
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", server.worker())).expect("the process");
+        for rights in
+            ["CapEff:\t0000000000002000\n", "CapPrm:\t0000000000002000\n", "CapInh:\t0000000000000000\n"]
+        {
+            assert!(status.contains(rights), "{status}");
+        }
+    } else {
+        assert_eq!(response.status, 500);
+        server.logged(
+            "setsockopt(IP_TRANSPARENT) failed (1: Operation not permitted) while connecting to upstream",
+        );
+    }
 }

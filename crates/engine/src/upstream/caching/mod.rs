@@ -563,6 +563,9 @@ fn answer(x: &mut Exchange, protocol: &dyn Protocol) -> Option<Flow> {
         x.reactor.put_head(head);
         return None;
     }
+    for warning in head.warnings() {
+        x.log(Level::Warn, String::from_utf8_lossy(&warning));
+    }
     let body = copy.body();
     if let Some(cache) = &mut x.cache {
         cache.cached = true;

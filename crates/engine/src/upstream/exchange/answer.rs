@@ -52,18 +52,19 @@ impl Asking<'_> {
             if let Some(kind) = next::of_status(status)
                 && self.may_go_on(x, kind, now)
             {
+                self.unread(x, raw.len());
                 return Err(Failure::of(kind, attempt.cached));
             }
             if let Some(kind) = next::of_status(status)
                 && let Some(flow) = caching::stale(x, self.protocol, kind, false)
             {
-                self.sufficed(x, &attempt, now);
+                self.sufficed(x, &attempt, raw.len(), now);
                 return Ok(flow);
             }
             if status == 304
                 && let Some(flow) = caching::not_modified(x, self.protocol, head)
             {
-                self.sufficed(x, &attempt, now);
+                self.sufficed(x, &attempt, raw.len(), now);
                 if attempt.sent && head.keeps_alive() && raw.is_empty() {
                     keep(&x.reactor, attempt.line, now);
                 } else {
@@ -79,12 +80,13 @@ impl Asking<'_> {
                     }
                 }
                 caching::intercepted(x, status);
-                self.sufficed(x, &attempt, now);
+                self.sufficed(x, &attempt, raw.len(), now);
                 return Ok(Flow::Answer(status));
             }
         }
         self.succeeded(x, &attempt, now);
         if let Some(flow) = redirect(x, self.protocol, head) {
+            self.unread(x, raw.len());
             timed(x, attempt.started, now);
             return Ok(flow);
         }
@@ -145,15 +147,21 @@ impl Asking<'_> {
             timed(x, attempt.started, now);
             let has_body = matches!(left, Left::Length(_));
             let clean = has_body || here.is_empty();
-            if let Some(state) = x.upstream_states.last_mut() {
-                state.bytes_received += here.len() as u64;
-                // Nobody looks behind a head that was all that was asked for.
-                state.response_length = if self.to_head { 0 } else { here.len() as u64 };
-            }
             if has_body {
+                if let Some(state) = x.upstream_states.last_mut() {
+                    state.bytes_received += here.len() as u64;
+                    state.response_length = here.len() as u64;
+                }
                 response.body = Body::Bytes(Cow::Owned(here.to_vec()));
-            } else if !clean && !self.to_head {
-                x.log_while(Level::Warn, None, MORE_THAN_TOLD, "reading upstream");
+            } else {
+                self.unread(x, here.len());
+                // Nobody looks behind a head that was all that was asked for.
+                if !clean && !self.to_head {
+                    if let Some(state) = x.upstream_states.last_mut() {
+                        state.response_length = here.len() as u64;
+                    }
+                    x.log_while(Level::Warn, None, MORE_THAN_TOLD, "reading upstream");
+                }
             }
             if let Some(store) = store {
                 let body = if has_body { here } else { b"" };
@@ -229,9 +237,18 @@ impl Asking<'_> {
     }
 
     /// Of this answer the head is all that is wanted.
-    fn sufficed(&self, x: &mut Exchange, attempt: &Attempt, now: u64) {
+    fn sufficed(&self, x: &mut Exchange, attempt: &Attempt, behind: usize, now: u64) {
+        self.unread(x, behind);
         self.succeeded(x, attempt, now);
         timed(x, attempt.started, now);
+    }
+
+    /// So many bytes came behind a head whose body nobody reads; they count, as far as nginx has room for them with the head.
+    fn unread(&self, x: &mut Exchange, behind: usize) {
+        if let Some(state) = x.upstream_states.last_mut() {
+            let room = (self.protocol.settings().buffer_size as u64).saturating_sub(state.bytes_received);
+            state.bytes_received += room.min(behind as u64);
+        }
     }
 
     #[inline]

@@ -208,7 +208,7 @@ impl Asking<'_> {
             let read = http2::read(&parts, settings.buffer_size, &mut head);
             attempt.received += head.raw().len() as u64;
             for warning in head.warnings() {
-                x.log(Level::Warn, String::from_utf8_lossy(&warning));
+                x.log_while(Level::Warn, None, String::from_utf8_lossy(&warning), READING_HEAD);
             }
             if let Err(invalid) = read {
                 return Poll::Ready(Asked::Invalid(invalid));

@@ -10,8 +10,7 @@ use weir_syntax::Level;
 
 use crate::http::{Exchange, Headers};
 use crate::http1::response::{Head, Parsed};
-use crate::http1::{Known, status};
-use crate::upstream::Hidden;
+use crate::http1::status;
 
 /// A request as a module puts it together.
 pub struct RequestHead {
@@ -145,21 +144,13 @@ fn check_size(fields: &HeaderMap, limit: usize, what: &str) -> Result<(), Invali
 }
 
 /// Reads fields behind a body, but for those that do not go on.
-pub(in crate::upstream) fn check_trailers(
-    fields: &HeaderMap,
-    limit: usize,
-    hidden: &Hidden,
-) -> Result<Headers, Invalid> {
+pub(in crate::upstream) fn check_trailers(fields: &HeaderMap, limit: usize) -> Result<Headers, Invalid> {
     check_size(fields, limit, "trailer")?;
-    let mut passed = Headers::default();
+    let mut all = Headers::default();
     for (name, value) in fields {
-        let name = name.as_str().as_bytes();
-        let known = Known::of(name);
-        if !hidden.hides(known, name) {
-            passed.push_known(known, name, value.as_bytes());
-        }
+        all.push(name.as_str().as_bytes(), value.as_bytes());
     }
-    Ok(passed)
+    Ok(all)
 }
 
 #[cfg(test)]

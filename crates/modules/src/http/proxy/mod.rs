@@ -203,6 +203,14 @@ impl Place {
     }
 }
 
+/// `proxy_bind`, where it is not `off`.
+#[derive(Clone, Debug, Hash)]
+pub(crate) struct Bind {
+    pub from: weir_ir::Template,
+    /// The address need not be the machine's own.
+    pub transparent: bool,
+}
+
 /// `proxy_http_version`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HttpVersion {
@@ -216,8 +224,7 @@ pub(crate) enum HttpVersion {
 pub struct Passing {
     pass: Option<Pass>,
     redirects: Setting<Vec<Redirect>>,
-    /// `None` is `off`.
-    bind: Setting<Option<weir_ir::Template>>,
+    bind: Setting<Option<Bind>>,
     cookie_domains: Setting<Vec<cookie::Replace>>,
     cookie_paths: Setting<Vec<cookie::Replace>>,
     cookie_flags: Setting<Vec<cookie::Flags>>,
@@ -349,6 +356,7 @@ impl Passing {
             keepalive: self.socket_keepalive.or(false),
             receive_buffer: self.socket_rcvbuf.get().map(|n| *n as usize),
             send_buffer: self.socket_sndbuf.get().map(|n| *n as usize),
+            transparent: bind.is_some_and(|bind| bind.transparent),
             ..ConnectOptions::default()
         };
         let mut opened_by = DefaultHasher::new();
@@ -379,7 +387,7 @@ impl Passing {
             ignore_client_abort: self.ignore_client_abort.or(false),
             intercept_errors: self.intercept_errors.or(false),
             socket,
-            bind: bind.map(|from| Arc::new(plan.template(from))),
+            bind: bind.map(|bind| Arc::new(plan.template(&bind.from))),
             pass_trailers: self.pass_trailers.or(false).then(|| Arc::clone(hidden)),
             pass_early_hints: Some(Arc::clone(hidden)),
             opened_by: opened_by.finish(),
@@ -511,10 +519,7 @@ fn http_version(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault>
 }
 
 /// Reads a `…_bind`; `None` is `off`.
-pub(super) fn bind(
-    setting: &mut Setting<Option<weir_ir::Template>>,
-    call: &mut Call<'_>,
-) -> Result<(), Fault> {
+pub(super) fn bind(setting: &mut Setting<Option<Bind>>, call: &mut Call<'_>) -> Result<(), Fault> {
     setting.put_with(call, |call| {
         if call.args().len() == 1 && call.arg(0) == b"off" {
             return Ok(None);
@@ -524,16 +529,14 @@ pub(super) fn bind(
             let fault = call.fail(format!("invalid address \"{}\"", call.text(0)));
             return Err(call.under(fault, 0));
         }
-        match call.args().get(1) {
-            None => Ok(Some(from)),
-            Some(_) if call.arg(1) == b"transparent" => {
-                let name = String::from_utf8_lossy(call.name());
-                let message =
-                    format!("\"{name}\" with \"transparent\" is known but not supported by weir yet");
-                Err(call.under(call.fail(message), 1))
+        let transparent = call.args().len() > 1;
+        if transparent {
+            if call.arg(1) != b"transparent" {
+                return Err(call.invalid_parameter(1));
             }
-            Some(_) => Err(call.invalid_parameter(1)),
+            call.needs_transparent();
         }
+        Ok(Some(Bind { from, transparent }))
     })
 }
 
