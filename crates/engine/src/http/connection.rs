@@ -2,6 +2,7 @@
 //! line in the log, also that of a stream of HTTP/2.
 
 use std::cell::Cell;
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
@@ -455,31 +456,29 @@ impl Serving {
     fn unauthorized(&self, x: &Exchange) -> Option<u16> {
         let auth = x.server().tls.as_ref()?.client_auth.as_ref()?;
         let tls = self.connection.tls.as_ref()?;
+        let tell = |message: &dyn Display| x.log_while(Level::Info, None, message, x.head.reading());
         // Another server's certificate was asked for by another server's rules (RFC 9110 section 15.5.20).
         let named = tls
             .server_name
             .as_deref()
             .filter(|name| crate::tls::by_name(&x.generation, self.connection.address(), name).is_some());
         if named.is_some_and(|name| !name.as_bytes().eq_ignore_ascii_case(&x.host)) {
-            x.log(
-                Level::Info,
-                "client attempted to request the server name different from the one that was negotiated",
-            );
+            tell(&"client attempted to request the server name different from the one that was negotiated");
             return Some(421);
         }
         match auth.admit(tls.client.as_deref()) {
             Ok(()) => None,
             Err(Unauthorized::NoCertificate) => {
-                x.log(Level::Info, "client sent no required SSL certificate");
+                tell(&"client sent no required SSL certificate");
                 Some(496)
             }
             Err(Unauthorized::BadStatus(status)) => {
-                x.log(Level::Info, format_args!("client SSL certificate verify error: {status}"));
+                tell(&format_args!("client SSL certificate verify error: {status}"));
                 Some(495)
             }
             Err(Unauthorized::BadCertificate(reason)) => {
                 let (code, text) = (reason.code, reason.text);
-                x.log(Level::Info, format_args!("client SSL certificate verify error: ({code}:{text})"));
+                tell(&format_args!("client SSL certificate verify error: ({code}:{text})"));
                 Some(495)
             }
         }

@@ -14,7 +14,7 @@ use crate::http::{Client, Exchange};
 use crate::http1::Known;
 use crate::http1::body::{Decoder, Piece};
 use crate::http1::request::{Head, Version};
-use crate::io::scratch;
+use crate::io::{Io, scratch};
 use crate::temp_file::{Keep, TempFile};
 
 /// How the body is framed and how much of it is still to come.
@@ -415,6 +415,11 @@ impl Exchange {
             }
             match self.poll_input(cx) {
                 Poll::Ready(Ok(0)) if let Framing::Stream { over } = &mut self.body.framing => *over = true,
+                Poll::Ready(Ok(0) | Err(_)) if matches!(self.client.io, Io::Stream(_)) => {
+                    self.body.cut = true;
+                    self.log(Level::Info, "client prematurely closed stream");
+                    return Poll::Ready(Err(BodyError(499)));
+                }
                 Poll::Ready(Ok(0)) => {
                     self.body.cut = true;
                     self.log(Level::Info, "client prematurely closed connection");
@@ -432,6 +437,10 @@ impl Exchange {
                         self.client.timer.set_in(timeout);
                     }
                     if self.client.timer.poll_expired(cx).is_ready() {
+                        if matches!(self.client.io, Io::Stream(_)) {
+                            let late = io::Error::from_raw_os_error(nix::libc::ETIMEDOUT);
+                            self.log_error(Level::Info, Some(&late), "client timed out");
+                        }
                         return Poll::Ready(Err(BodyError(408)));
                     }
                     return Poll::Pending;

@@ -555,8 +555,12 @@ impl Head {
 
     /// What was done when the request came no further, as the log tells it.
     pub fn reading(&self) -> &'static str {
-        // A line whose URI is none is done, but no header line is looked for behind it.
-        if self.now.scan.pos > 0 { "reading client request headers" } else { "reading client request line" }
+        // A line whose URI is none is done, but no header line is looked for behind it. HTTP/2 has no line.
+        if self.now.scan.pos > 0 || self.now.version == Version::HTTP_20 {
+            "reading client request headers"
+        } else {
+            "reading client request line"
+        }
     }
 
     /// What is wrong with a CONNECT, which its server has to allow.

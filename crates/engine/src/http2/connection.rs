@@ -13,6 +13,7 @@ use hyper::server::conn::http2::Builder;
 use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
+use nix::errno::Errno;
 use weir_syntax::Level;
 
 use super::request::{self, Asked};
@@ -128,8 +129,9 @@ impl Shared {
         }
     }
 
-    fn log(&self, message: impl std::fmt::Display) {
-        self.record.log.write_with(Level::Info, None, message, |line| {
+    fn log(&self, errno: Option<Errno>, message: impl std::fmt::Display) {
+        self.record.log.write_with(Level::Info, errno, message, |line| {
+            line.bytes(b" while processing HTTP/2 connection");
             line.field("client", self.record.peer.text());
             line.field("server", self.record.local.to_string().as_bytes());
         });
@@ -270,19 +272,20 @@ pub(crate) async fn serve_from(
     let lingers = match over {
         Over::Drained | Over::Silent | Over::Done => false,
         Over::Left => {
-            shared.log("client prematurely closed connection");
+            shared.log(None, "client prematurely closed connection");
             false
         }
         Over::Connect => {
-            shared.log("client sent CONNECT request with body");
+            shared.log(None, "client sent CONNECT request with body");
             true
         }
         Over::Abused(what) => {
-            shared.log(what);
+            shared.log(None, what);
             true
         }
         Over::Failed(error) => {
-            shared.log(words(&error));
+            let (errno, what) = words(&error);
+            shared.log(errno, what);
             true
         }
     };
@@ -297,12 +300,15 @@ pub(crate) async fn serve_from(
 }
 
 /// What is told of an error: the system's, or the client's against the protocol.
-fn words(error: &hyper::Error) -> String {
+fn words(error: &hyper::Error) -> (Option<Errno>, String) {
     let cause = std::error::Error::source(error);
-    let of_system = cause.is_some_and(|cause| cause.is::<std::io::Error>());
-    let cause = cause.map_or_else(|| error.to_string(), |cause| cause.to_string());
-    let what = if of_system { "recv() failed" } else { "client broke the rules of HTTP/2" };
-    format!("{what} ({cause})")
+    let of_system = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    match (of_system.map(std::io::Error::raw_os_error), cause) {
+        (Some(Some(errno)), _) => (Some(Errno::from_raw(errno)), "recv() failed".to_owned()),
+        (Some(None), Some(cause)) => (None, format!("recv() failed ({cause})")),
+        (_, Some(cause)) => (None, format!("client broke the rules of HTTP/2 ({cause})")),
+        (_, None) => (None, format!("client broke the rules of HTTP/2 ({error})")),
+    }
 }
 
 /// Runs the connection. It is told to end by two GOAWAY, as RFC 9113 section 6.8 wants it, the second of them once the

@@ -52,7 +52,7 @@ fn assemble(
     limits: &Limits,
 ) -> Result<(), Reject> {
     let path = parts.uri.path_and_query().map(|path| path.as_str().as_bytes());
-    check_sizes(path.unwrap_or_default(), &parts.headers, limits)?;
+    let sizes = check_sizes(path.unwrap_or_default(), &parts.headers, limits);
     let cookies = parts.headers.get_all(COOKIE).iter().map(|value| value.as_bytes());
     let fields = parts.headers.iter().filter(|(name, _)| *name != COOKIE);
     let fields = fields.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
@@ -67,7 +67,9 @@ fn assemble(
     };
     // The cookie and the host are not among those that were counted.
     let limits = Limits { max_headers: limits.max_headers.saturating_add(2), ..limits.clone() };
-    head.assemble(&assembled, fields, &limits)
+    // Of what is too large the log knows all the same what it was.
+    let judged = head.assemble(&assembled, fields, &limits);
+    sizes.and(judged)
 }
 
 /// As much as all buffers of `large_client_header_buffers` hold, in each field as much as one does, and of all fields but

@@ -43,16 +43,10 @@ const TLS12: [(SupportedCipherSuite, &[&str]); 6] = [
 const COMMON: [&str; 10] =
     ["ALL", "HIGH", "ECDH", "ECDHE", "EECDH", "kECDHE", "kEECDH", "TLSv1.2", "FIPS", "DEFAULT"];
 
-/// Further words that OpenSSL knows and that mean none of [`TLS12`].
-const FOREIGN: [&str; 58] = [
+/// Further words by which OpenSSL finds suites, none of [`TLS12`] among them.
+const FOREIGN: [&str; 36] = [
     "COMPLEMENTOFALL",
     "COMPLEMENTOFDEFAULT",
-    "MEDIUM",
-    "LOW",
-    "EXP",
-    "EXPORT",
-    "EXPORT40",
-    "EXPORT56",
     "eNULL",
     "NULL",
     "aNULL",
@@ -62,22 +56,13 @@ const FOREIGN: [&str; 58] = [
     "DHE",
     "EDH",
     "DH",
-    "kDH",
-    "kDHr",
-    "kDHd",
     "ADH",
     "AECDH",
     "aDSS",
     "DSS",
-    "aDH",
-    "aECDH",
-    "kECDH",
-    "kECDHr",
-    "kECDHe",
     "TLSv1.0",
     "TLSv1",
     "SSLv3",
-    "SSLv2",
     "AESCCM",
     "AESCCM8",
     "ARIA",
@@ -87,12 +72,6 @@ const FOREIGN: [&str; 58] = [
     "CAMELLIA",
     "CAMELLIA128",
     "CAMELLIA256",
-    "3DES",
-    "DES",
-    "RC4",
-    "RC2",
-    "IDEA",
-    "SEED",
     "MD5",
     "SHA1",
     "SHA",
@@ -102,7 +81,6 @@ const FOREIGN: [&str; 58] = [
     "kPSK",
     "aPSK",
     "SRP",
-    "GOST94",
 ];
 
 /// Why a list of ciphers cannot be used.
@@ -141,7 +119,7 @@ pub fn tls12(list: &str) -> Result<Vec<SupportedCipherSuite>, BadList> {
         let body = &rest[rule.map_or(0, char::len_utf8)..];
         let end = body.find(|c: char| !is_word(c) && c != '+').unwrap_or(body.len());
         let (words, after) = body.split_at(end);
-        if words.is_empty() {
+        if words.is_empty() || words.ends_with('+') {
             return Err(INVALID);
         }
         rest = after.trim_start_matches(is_separator);
@@ -152,7 +130,7 @@ pub fn tls12(list: &str) -> Result<Vec<SupportedCipherSuite>, BadList> {
             Some('@') => {
                 if words == "STRENGTH" {
                     chosen.sort_unstable_by_key(|at| *at);
-                } else if !words.starts_with("SECLEVEL=") {
+                } else if !matches!(words.strip_prefix("SECLEVEL=").map(str::as_bytes), Some([b'0'..=b'5'])) {
                     return Err(INVALID);
                 }
             }
@@ -208,17 +186,21 @@ fn is_known(word: &str) -> bool {
         || NAMES.iter().any(|(number, name)| *number >> 8 != 0x13 && *name == word)
 }
 
-/// The suites of TLS 1.3 in a list of their names (`Ciphersuites` of OpenSSL's configuration).
+/// The suites of TLS 1.3 in a list of their names (`Ciphersuites` of OpenSSL's configuration). Names of none are passed over, as
+/// there.
 ///
 /// # Errors
-/// A name is not one of the three that OpenSSL and rustls share.
+/// No name is one of the three that OpenSSL and rustls share.
 pub fn tls13(list: &str) -> Result<Vec<SupportedCipherSuite>, BadList> {
-    let mut suites = vec![];
-    for name in list.split(':').filter(|name| !name.is_empty()) {
-        let found = TLS13.iter().find(|s| openssl_name(u16::from(s.suite())) == Some(name));
-        suites.push(*found.ok_or(NO_MATCH)?);
+    /// Suites of OpenSSL's that rustls has not.
+    const OTHERS: [&str; 2] = ["TLS_AES_128_CCM_SHA256", "TLS_AES_128_CCM_8_SHA256"];
+    let suite = |name| TLS13.iter().find(|s| openssl_name(u16::from(s.suite())) == Some(name)).copied();
+    let suites: Vec<_> = list.split(':').filter_map(suite).collect();
+    match suites.is_empty() {
+        false => Ok(suites),
+        true if list.split(':').any(|name| OTHERS.contains(&name)) => Err(BadList::Unavailable),
+        true => Err(NO_MATCH),
     }
-    if suites.is_empty() { Err(NO_MATCH) } else { Ok(suites) }
 }
 
 /// The groups that are offered where `ssl_ecdh_curve` says `auto`: hybrid post-quantum first.
@@ -251,10 +233,22 @@ const GROUPS: [(&[&str], NamedGroup, Option<&'static dyn SupportedKxGroup>); 17]
 pub enum BadGroups {
     /// OpenSSL has no group of this name.
     Unknown(String),
-    /// No group is named at all.
-    Empty,
+    /// A name is empty, or named twice.
+    Malformed,
     /// OpenSSL has them, weir has none of them.
     Unavailable,
+}
+
+/// What OpenSSL says of it, which may be nothing.
+impl fmt::Display for BadGroups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(name) => {
+                write!(f, "error:0A080106:SSL routines::passed invalid argument:group '{name}' cannot be set")
+            }
+            Self::Malformed | Self::Unavailable => Ok(()),
+        }
+    }
 }
 
 /// The groups of a list, most preferred first (nginx: `ssl_ecdh_curve`, `auto` not among the names).
@@ -262,17 +256,19 @@ pub enum BadGroups {
 /// # Errors
 /// A name is unknown, or no group of the list is one that rustls has.
 pub fn groups(list: &str) -> Result<Vec<&'static dyn SupportedKxGroup>, BadGroups> {
-    if list.is_empty() {
-        return Err(BadGroups::Empty);
-    }
-    let mut groups: Vec<&'static dyn SupportedKxGroup> = vec![];
+    let (mut named, mut groups) = (vec![], vec![]);
     for name in list.split(':') {
-        let Some((_, _, group)) = GROUPS.iter().find(|(names, _, _)| names.contains(&name)) else {
+        if name.is_empty() {
+            return Err(BadGroups::Malformed);
+        }
+        let Some((_, number, group)) = GROUPS.iter().find(|(names, _, _)| names.contains(&name)) else {
             return Err(BadGroups::Unknown(name.to_owned()));
         };
-        if let Some(group) = group.filter(|group| groups.iter().all(|g| g.name() != group.name())) {
-            groups.push(group);
+        if named.contains(number) {
+            return Err(BadGroups::Malformed);
         }
+        named.push(*number);
+        groups.extend(*group);
     }
     if groups.is_empty() { Err(BadGroups::Unavailable) } else { Ok(groups) }
 }
@@ -293,45 +289,98 @@ pub fn cipher_name(suite: CipherSuite) -> &'static str {
 }
 
 /// Suites that clients offer, by number and OpenSSL's name.
-const NAMES: [(u16, &str); 64] = [
+const NAMES: [(u16, &str); 160] = [
     // Markers, which OpenSSL lists among the suites.
     (0x00FF, "TLS_EMPTY_RENEGOTIATION_INFO_SCSV"),
     (0x5600, "TLS_FALLBACK_SCSV"),
     (0x1301, "TLS_AES_128_GCM_SHA256"),
     (0x1302, "TLS_AES_256_GCM_SHA384"),
     (0x1303, "TLS_CHACHA20_POLY1305_SHA256"),
-    (0x0004, "RC4-MD5"),
-    (0x0005, "RC4-SHA"),
-    (0x000A, "DES-CBC3-SHA"),
-    (0x0016, "DHE-RSA-DES-CBC3-SHA"),
+    (0x0001, "NULL-MD5"),
+    (0x0002, "NULL-SHA"),
+    (0x002C, "PSK-NULL-SHA"),
+    (0x002D, "DHE-PSK-NULL-SHA"),
+    (0x002E, "RSA-PSK-NULL-SHA"),
     (0x002F, "AES128-SHA"),
+    (0x0032, "DHE-DSS-AES128-SHA"),
     (0x0033, "DHE-RSA-AES128-SHA"),
+    (0x0034, "ADH-AES128-SHA"),
     (0x0035, "AES256-SHA"),
+    (0x0038, "DHE-DSS-AES256-SHA"),
     (0x0039, "DHE-RSA-AES256-SHA"),
+    (0x003A, "ADH-AES256-SHA"),
+    (0x003B, "NULL-SHA256"),
     (0x003C, "AES128-SHA256"),
     (0x003D, "AES256-SHA256"),
+    (0x0040, "DHE-DSS-AES128-SHA256"),
     (0x0041, "CAMELLIA128-SHA"),
+    (0x0044, "DHE-DSS-CAMELLIA128-SHA"),
     (0x0045, "DHE-RSA-CAMELLIA128-SHA"),
+    (0x0046, "ADH-CAMELLIA128-SHA"),
     (0x0067, "DHE-RSA-AES128-SHA256"),
+    (0x006A, "DHE-DSS-AES256-SHA256"),
     (0x006B, "DHE-RSA-AES256-SHA256"),
+    (0x006C, "ADH-AES128-SHA256"),
+    (0x006D, "ADH-AES256-SHA256"),
     (0x0084, "CAMELLIA256-SHA"),
+    (0x0087, "DHE-DSS-CAMELLIA256-SHA"),
     (0x0088, "DHE-RSA-CAMELLIA256-SHA"),
+    (0x0089, "ADH-CAMELLIA256-SHA"),
+    (0x008C, "PSK-AES128-CBC-SHA"),
+    (0x008D, "PSK-AES256-CBC-SHA"),
+    (0x0090, "DHE-PSK-AES128-CBC-SHA"),
+    (0x0091, "DHE-PSK-AES256-CBC-SHA"),
+    (0x0094, "RSA-PSK-AES128-CBC-SHA"),
+    (0x0095, "RSA-PSK-AES256-CBC-SHA"),
     (0x009C, "AES128-GCM-SHA256"),
     (0x009D, "AES256-GCM-SHA384"),
     (0x009E, "DHE-RSA-AES128-GCM-SHA256"),
     (0x009F, "DHE-RSA-AES256-GCM-SHA384"),
+    (0x00A2, "DHE-DSS-AES128-GCM-SHA256"),
+    (0x00A3, "DHE-DSS-AES256-GCM-SHA384"),
+    (0x00A6, "ADH-AES128-GCM-SHA256"),
+    (0x00A7, "ADH-AES256-GCM-SHA384"),
+    (0x00A8, "PSK-AES128-GCM-SHA256"),
+    (0x00A9, "PSK-AES256-GCM-SHA384"),
+    (0x00AA, "DHE-PSK-AES128-GCM-SHA256"),
+    (0x00AB, "DHE-PSK-AES256-GCM-SHA384"),
+    (0x00AC, "RSA-PSK-AES128-GCM-SHA256"),
+    (0x00AD, "RSA-PSK-AES256-GCM-SHA384"),
+    (0x00AE, "PSK-AES128-CBC-SHA256"),
+    (0x00AF, "PSK-AES256-CBC-SHA384"),
+    (0x00B0, "PSK-NULL-SHA256"),
+    (0x00B1, "PSK-NULL-SHA384"),
+    (0x00B2, "DHE-PSK-AES128-CBC-SHA256"),
+    (0x00B3, "DHE-PSK-AES256-CBC-SHA384"),
+    (0x00B4, "DHE-PSK-NULL-SHA256"),
+    (0x00B5, "DHE-PSK-NULL-SHA384"),
+    (0x00B6, "RSA-PSK-AES128-CBC-SHA256"),
+    (0x00B7, "RSA-PSK-AES256-CBC-SHA384"),
+    (0x00B8, "RSA-PSK-NULL-SHA256"),
+    (0x00B9, "RSA-PSK-NULL-SHA384"),
     (0x00BA, "CAMELLIA128-SHA256"),
+    (0x00BD, "DHE-DSS-CAMELLIA128-SHA256"),
     (0x00BE, "DHE-RSA-CAMELLIA128-SHA256"),
+    (0x00BF, "ADH-CAMELLIA128-SHA256"),
     (0x00C0, "CAMELLIA256-SHA256"),
+    (0x00C3, "DHE-DSS-CAMELLIA256-SHA256"),
     (0x00C4, "DHE-RSA-CAMELLIA256-SHA256"),
-    (0xC007, "ECDHE-ECDSA-RC4-SHA"),
-    (0xC008, "ECDHE-ECDSA-DES-CBC3-SHA"),
+    (0x00C5, "ADH-CAMELLIA256-SHA256"),
+    (0xC006, "ECDHE-ECDSA-NULL-SHA"),
     (0xC009, "ECDHE-ECDSA-AES128-SHA"),
     (0xC00A, "ECDHE-ECDSA-AES256-SHA"),
-    (0xC011, "ECDHE-RSA-RC4-SHA"),
-    (0xC012, "ECDHE-RSA-DES-CBC3-SHA"),
+    (0xC010, "ECDHE-RSA-NULL-SHA"),
     (0xC013, "ECDHE-RSA-AES128-SHA"),
     (0xC014, "ECDHE-RSA-AES256-SHA"),
+    (0xC015, "AECDH-NULL-SHA"),
+    (0xC018, "AECDH-AES128-SHA"),
+    (0xC019, "AECDH-AES256-SHA"),
+    (0xC01D, "SRP-AES-128-CBC-SHA"),
+    (0xC01E, "SRP-RSA-AES-128-CBC-SHA"),
+    (0xC01F, "SRP-DSS-AES-128-CBC-SHA"),
+    (0xC020, "SRP-AES-256-CBC-SHA"),
+    (0xC021, "SRP-RSA-AES-256-CBC-SHA"),
+    (0xC022, "SRP-DSS-AES-256-CBC-SHA"),
     (0xC023, "ECDHE-ECDSA-AES128-SHA256"),
     (0xC024, "ECDHE-ECDSA-AES256-SHA384"),
     (0xC027, "ECDHE-RSA-AES128-SHA256"),
@@ -340,10 +389,41 @@ const NAMES: [(u16, &str); 64] = [
     (0xC02C, "ECDHE-ECDSA-AES256-GCM-SHA384"),
     (0xC02F, "ECDHE-RSA-AES128-GCM-SHA256"),
     (0xC030, "ECDHE-RSA-AES256-GCM-SHA384"),
+    (0xC035, "ECDHE-PSK-AES128-CBC-SHA"),
+    (0xC036, "ECDHE-PSK-AES256-CBC-SHA"),
+    (0xC037, "ECDHE-PSK-AES128-CBC-SHA256"),
+    (0xC038, "ECDHE-PSK-AES256-CBC-SHA384"),
+    (0xC039, "ECDHE-PSK-NULL-SHA"),
+    (0xC03A, "ECDHE-PSK-NULL-SHA256"),
+    (0xC03B, "ECDHE-PSK-NULL-SHA384"),
+    (0xC050, "ARIA128-GCM-SHA256"),
+    (0xC051, "ARIA256-GCM-SHA384"),
+    (0xC052, "DHE-RSA-ARIA128-GCM-SHA256"),
+    (0xC053, "DHE-RSA-ARIA256-GCM-SHA384"),
+    (0xC056, "DHE-DSS-ARIA128-GCM-SHA256"),
+    (0xC057, "DHE-DSS-ARIA256-GCM-SHA384"),
+    (0xC05C, "ECDHE-ECDSA-ARIA128-GCM-SHA256"),
+    (0xC05D, "ECDHE-ECDSA-ARIA256-GCM-SHA384"),
+    (0xC060, "ECDHE-ARIA128-GCM-SHA256"),
+    (0xC061, "ECDHE-ARIA256-GCM-SHA384"),
+    (0xC06A, "PSK-ARIA128-GCM-SHA256"),
+    (0xC06B, "PSK-ARIA256-GCM-SHA384"),
+    (0xC06C, "DHE-PSK-ARIA128-GCM-SHA256"),
+    (0xC06D, "DHE-PSK-ARIA256-GCM-SHA384"),
+    (0xC06E, "RSA-PSK-ARIA128-GCM-SHA256"),
+    (0xC06F, "RSA-PSK-ARIA256-GCM-SHA384"),
     (0xC072, "ECDHE-ECDSA-CAMELLIA128-SHA256"),
     (0xC073, "ECDHE-ECDSA-CAMELLIA256-SHA384"),
     (0xC076, "ECDHE-RSA-CAMELLIA128-SHA256"),
     (0xC077, "ECDHE-RSA-CAMELLIA256-SHA384"),
+    (0xC094, "PSK-CAMELLIA128-SHA256"),
+    (0xC095, "PSK-CAMELLIA256-SHA384"),
+    (0xC096, "DHE-PSK-CAMELLIA128-SHA256"),
+    (0xC097, "DHE-PSK-CAMELLIA256-SHA384"),
+    (0xC098, "RSA-PSK-CAMELLIA128-SHA256"),
+    (0xC099, "RSA-PSK-CAMELLIA256-SHA384"),
+    (0xC09A, "ECDHE-PSK-CAMELLIA128-SHA256"),
+    (0xC09B, "ECDHE-PSK-CAMELLIA256-SHA384"),
     (0xC09C, "AES128-CCM"),
     (0xC09D, "AES256-CCM"),
     (0xC09E, "DHE-RSA-AES128-CCM"),
@@ -352,6 +432,14 @@ const NAMES: [(u16, &str); 64] = [
     (0xC0A1, "AES256-CCM8"),
     (0xC0A2, "DHE-RSA-AES128-CCM8"),
     (0xC0A3, "DHE-RSA-AES256-CCM8"),
+    (0xC0A4, "PSK-AES128-CCM"),
+    (0xC0A5, "PSK-AES256-CCM"),
+    (0xC0A6, "DHE-PSK-AES128-CCM"),
+    (0xC0A7, "DHE-PSK-AES256-CCM"),
+    (0xC0A8, "PSK-AES128-CCM8"),
+    (0xC0A9, "PSK-AES256-CCM8"),
+    (0xC0AA, "DHE-PSK-AES128-CCM8"),
+    (0xC0AB, "DHE-PSK-AES256-CCM8"),
     (0xC0AC, "ECDHE-ECDSA-AES128-CCM"),
     (0xC0AD, "ECDHE-ECDSA-AES256-CCM"),
     (0xC0AE, "ECDHE-ECDSA-AES128-CCM8"),
@@ -359,6 +447,10 @@ const NAMES: [(u16, &str); 64] = [
     (0xCCA8, "ECDHE-RSA-CHACHA20-POLY1305"),
     (0xCCA9, "ECDHE-ECDSA-CHACHA20-POLY1305"),
     (0xCCAA, "DHE-RSA-CHACHA20-POLY1305"),
+    (0xCCAB, "PSK-CHACHA20-POLY1305"),
+    (0xCCAC, "ECDHE-PSK-CHACHA20-POLY1305"),
+    (0xCCAD, "DHE-PSK-CHACHA20-POLY1305"),
+    (0xCCAE, "RSA-PSK-CHACHA20-POLY1305"),
 ];
 
 #[cfg(test)]
@@ -416,6 +508,10 @@ mod tests {
         check_bad("TLS_AES_128_GCM_SHA256", no_match);
         check_bad("HIGH!!", invalid);
         check_bad("HIGH:@FOO", invalid);
+        check_bad("HIGH:@SECLEVEL=6", invalid);
+        check_bad("ECDHE+", invalid);
+        // OpenSSL has nothing of them any more.
+        check_bad("RC4:3DES", no_match);
         check_bad("AES128-SHA", BadList::Unavailable);
         check_bad("kRSA", BadList::Unavailable);
         check_bad("DHE-RSA-AES256-GCM-SHA384:AES256-SHA", BadList::Unavailable);
@@ -425,8 +521,10 @@ mod tests {
     fn suites_of_tls13() {
         let names = |list| tls13(list).map(|s| s.iter().map(|s| cipher_name(s.suite())).collect::<Vec<_>>());
         let two = vec!["TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_128_GCM_SHA256"];
-        assert_eq!(names("TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256"), Ok(two));
-        assert_eq!(names("TLS_AES_128_CCM_SHA256"), Err(NO_MATCH));
+        assert_eq!(names("TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256"), Ok(two.clone()));
+        assert_eq!(names("TLS_AES_128_CCM_SHA256:foo:TLS_AES_128_GCM_SHA256"), Ok(vec![two[1]]));
+        assert_eq!(names("TLS_AES_128_CCM_SHA256"), Err(BadList::Unavailable));
+        assert_eq!(names("foo"), Err(NO_MATCH));
         assert_eq!(names(""), Err(NO_MATCH));
     }
 
@@ -437,9 +535,11 @@ mod tests {
                 .map(|g| g.iter().map(|g| group_name(u16::from(g.name())).unwrap_or("?")).collect::<Vec<_>>())
         };
         assert_eq!(names("X25519:prime256v1:secp384r1"), Ok(vec!["X25519", "prime256v1", "secp384r1"]));
-        assert_eq!(names("P-384:secp384r1:secp521r1"), Ok(vec!["secp384r1"]));
+        assert_eq!(names("P-384:secp521r1"), Ok(vec!["secp384r1"]));
+        for malformed in ["", "P-384:secp384r1", "X25519::P-256", "P-256:"] {
+            assert_eq!(names(malformed), Err(BadGroups::Malformed));
+        }
         assert_eq!(names("secp521r1"), Err(BadGroups::Unavailable));
         assert_eq!(names("X25519:foo"), Err(BadGroups::Unknown("foo".to_owned())));
-        assert_eq!(names(""), Err(BadGroups::Empty));
     }
 }

@@ -89,6 +89,8 @@ pub(super) fn one_line(name: &[u8]) -> String {
         text.push('=');
         for byte in attribute.value {
             match byte {
+                // What would begin another part of the name.
+                b'/' | b'+' => text.extend(['\\', char::from(*byte)]),
                 b' '..=b'~' => text.push(char::from(*byte)),
                 byte => {
                     text.push_str("\\x");
@@ -217,8 +219,9 @@ mod tests {
         check(
             &[&[(CN, UTF8, b" a,b+\"c\"<d>;\\ ")]],
             "CN=\\ a\\,b\\+\\\"c\\\"\\<d\\>\\;\\\\\\ ",
-            "/CN= a,b+\"c\"<d>;\\ ",
+            "/CN= a,b\\+\"c\"<d>;\\ ",
         );
+        check(&[&[(CN, UTF8, b"a/b")]], "CN=a/b", "/CN=a\\/b");
         check(&[&[(CN, UTF8, b"#1")]], "CN=\\#1", "/CN=#1");
         check(&[&[(CN, UTF8, "ü\n".as_bytes())]], "CN=\\C3\\BC\\0A", "/CN=\\xC3\\xBC\\x0A");
         check(&[&[(CN, 0x1e, &[0, b'a', 0, 0xfc])]], "CN=a\\C3\\BC", "/CN=\\x00a\\x00\\xFC");

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use super::der::{self, BIT_STRING, Fields, INTEGER, OID, SEQUENCE};
 use super::encrypted::{self, Locked};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer,
+    PrivateSec1KeyDer,
+};
 use rustls::sign::CertifiedKey;
 
 /// What is wrong with a file, as nginx shows it after the file's name: the function of OpenSSL that failed and its
@@ -209,22 +212,30 @@ pub type Passwords = [Box<[u8]>];
 
 /// Whether a file has a private key that wants a password.
 pub(super) fn is_encrypted(pem: &[u8]) -> bool {
-    memchr::memmem::find(pem, b" ENCRYPTED PRIVATE KEY-----").is_some()
+    [&b" ENCRYPTED PRIVATE KEY-----"[..], OLD].iter().any(|mark| memchr::memmem::find(pem, mark).is_some())
 }
 
-/// The first private key of a file: PKCS #8, PKCS #1 or SEC 1; of the first also encrypted.
+/// In the head of a section whose content is encrypted (RFC 1421 section 4.6.1.1).
+const OLD: &[u8] = b"Proc-Type: 4,ENCRYPTED";
+
+/// The first private key of a file: PKCS #8, PKCS #1 or SEC 1, each also encrypted.
 ///
 /// # Errors
 /// The file has none that can be read, or none of the passwords opens it.
 pub fn private_key(pem: &[u8], passwords: &Passwords) -> Result<PrivateKeyDer<'static>, Fault> {
-    const CALL: &str = "PEM_read_bio_PrivateKey";
-    let fault = |reasons: &str| Fault { call: CALL, reasons: reasons.to_owned() };
     let unreadable = |_| {
-        fault("error:1E08010C:DECODER routines::unsupported:No supported data to decode. Input type: PEM")
+        bad_key("error:1E08010C:DECODER routines::unsupported:No supported data to decode. Input type: PEM")
     };
     let pem = pem.strip_prefix(b"\xef\xbb\xbf").unwrap_or(pem);
-    if memchr::memmem::find(pem, b"Proc-Type: 4,ENCRYPTED").is_some() {
-        return Err(fault("weir reads encrypted keys only in PKCS #8 (openssl pkcs8 -topk8)"));
+    if memchr::memmem::find(pem, OLD).is_some() {
+        let (info, plain) = without_head(&String::from_utf8_lossy(pem));
+        let locked = PrivateKeyDer::from_pem_slice(plain.as_bytes()).map_err(unreadable)?;
+        let der = opened(passwords, false, |word| encrypted::decrypt_old(&info, locked.secret_der(), word))?;
+        return Ok(match locked {
+            PrivateKeyDer::Pkcs1(_) => PrivatePkcs1KeyDer::from(der).into(),
+            PrivateKeyDer::Sec1(_) => PrivateSec1KeyDer::from(der).into(),
+            _ => PrivatePkcs8KeyDer::from(der).into(),
+        });
     }
     if !is_encrypted(pem) {
         return PrivateKeyDer::from_pem_slice(pem).map_err(unreadable);
@@ -233,15 +244,45 @@ pub fn private_key(pem: &[u8], passwords: &Passwords) -> Result<PrivateKeyDer<'s
     let renamed: Vec<u8> =
         String::from_utf8_lossy(pem).replace("ENCRYPTED PRIVATE KEY", "PRIVATE KEY").into();
     let locked = PrivatePkcs8KeyDer::from_pem_slice(&renamed).map_err(unreadable)?;
-    let mut last = fault("error:04800068:PEM routines::bad password read");
+    let der = opened(passwords, true, |word| encrypted::decrypt(locked.secret_pkcs8_der(), word))?;
+    Ok(PrivatePkcs8KeyDer::from(der).into())
+}
+
+fn bad_key(reasons: &str) -> Fault {
+    Fault { call: "PEM_read_bio_PrivateKey", reasons: reasons.to_owned() }
+}
+
+/// What `DEK-Info` says in the head of a section, and the file without such heads.
+fn without_head(pem: &str) -> (String, String) {
+    let info = pem.lines().find_map(|line| line.strip_prefix("DEK-Info:"));
+    let is_head = |line: &&str| line.starts_with("Proc-Type:") || line.starts_with("DEK-Info:");
+    let rest = pem.split_inclusive('\n').filter(|line| !is_head(line)).collect();
+    (info.unwrap_or_default().to_owned(), rest)
+}
+
+/// The content of a key that one of the passwords opens, or what OpenSSL says of the last of them.
+fn opened(
+    passwords: &Passwords,
+    pkcs8: bool,
+    open: impl Fn(&[u8]) -> Result<Vec<u8>, Locked>,
+) -> Result<Vec<u8>, Fault> {
+    let mut last = bad_key("error:04800068:PEM routines::bad password read");
     for password in passwords {
-        match encrypted::decrypt(locked.secret_pkcs8_der(), password) {
-            Ok(der) => return Ok(PrivatePkcs8KeyDer::from(der).into()),
-            Err(Locked::Unsupported) => return Err(fault("weir has not the cipher of the encrypted key")),
-            Err(Locked::BadPassword) => {
-                last = fault(
+        match open(password) {
+            Ok(der) => return Ok(der),
+            Err(Locked::Unsupported) => return Err(bad_key("weir has not the cipher of the encrypted key")),
+            Err(Locked::BadPassword) if pkcs8 => {
+                let what = if password.is_empty() { "empty password" } else { "maybe wrong password" };
+                let one = format!(
                     "error:1C800064:Provider routines::bad decrypt \
-                     error:11800074:PKCS12 routines::pkcs12 cipherfinal error:maybe wrong password",
+                     error:11800074:PKCS12 routines::pkcs12 cipherfinal error:{what}"
+                );
+                // OpenSSL tries twice.
+                last = bad_key(&format!("{one} {one}"));
+            }
+            Err(Locked::BadPassword) => {
+                last = bad_key(
+                    "error:1C800064:Provider routines::bad decrypt error:04800065:PEM routines::bad decrypt",
                 );
             }
         }

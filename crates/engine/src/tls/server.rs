@@ -8,13 +8,16 @@ use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{CipherSuite, ServerConfig, SignatureAlgorithm, SupportedCipherSuite, SupportedProtocolVersion};
+use rustls::{
+    CipherSuite, ServerConfig, SignatureAlgorithm, SignatureScheme, SupportedCipherSuite,
+    SupportedProtocolVersion,
+};
 
 use super::resume::{self, Lifetime, Mark, TicketKey};
 use super::{ClientAuth, Demand, Staple, Statuses};
 use crate::http::{Exchange, Template};
 
-/// Tickets after a full handshake of TLS 1.3, as OpenSSL sends.
+/// Tickets after a handshake of TLS 1.3, as many as OpenSSL sends after a full one.
 const TICKETS: usize = 2;
 
 /// The versions of `ssl_protocols` that rustls has.
@@ -57,6 +60,8 @@ pub struct Settings<'a> {
     pub session_cache: Option<SessionCache>,
     pub session_lifetime: Lifetime,
     pub tickets: bool,
+    /// Tickets after a handshake of TLS 1.3, where that is told.
+    pub ticket_count: Option<usize>,
     /// Empty for the process's own.
     pub ticket_keys: &'a [Arc<TicketKey>],
     pub reject_handshake: bool,
@@ -141,12 +146,15 @@ impl Computed {
             pairs.push(self.pairs.get(&certificate.value(x), &key.value(x), now).await?);
         }
         let mut config = base.clone();
-        config.cert_resolver = Arc::new(Pairs::new(&pairs, &[]));
+        let suites = &base.crypto_provider().cipher_suites;
+        config.cert_resolver = Arc::new(Pairs::new(&pairs, &[], suites, base.ignore_client_order));
         Ok(Arc::new(config))
     }
 }
 
 fn config(settings: Settings<'_>, names: Option<&str>) -> Result<ServerConfig, rustls::Error> {
+    let resolver =
+        Pairs::new(settings.pairs, &settings.staples, &settings.ciphers, settings.prefer_server_ciphers);
     let provider = CryptoProvider {
         cipher_suites: settings.ciphers,
         kx_groups: settings.groups,
@@ -160,10 +168,10 @@ fn config(settings: Settings<'_>, names: Option<&str>) -> Result<ServerConfig, r
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(settings.protocols.versions())?
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(Pairs::new(settings.pairs, &settings.staples)));
+        .with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols = [&b"http/1.1"[..], b"http/1.0", b"http/0.9"].map(<[u8]>::to_vec).into();
     config.ignore_client_order = settings.prefer_server_ciphers;
-    config.send_tls13_tickets = TICKETS;
+    config.send_tls13_tickets = settings.ticket_count.unwrap_or(TICKETS);
     config.session_storage = match &settings.session_cache {
         Some(SessionCache { name, sessions }) => {
             resume::cache(name.as_deref(), *sessions, mark, settings.session_lifetime)
@@ -200,8 +208,14 @@ fn mark(pairs: &[Arc<CertifiedKey>], names: Option<&str>, client_auth: Option<&C
     Mark(mark)
 }
 
-/// Chooses among certificates of different kinds by what the client can check.
-struct Pairs(Vec<Pair>);
+/// Chooses among certificates of different kinds, as OpenSSL does: by what comes first of what both sides have.
+struct Pairs {
+    pairs: Vec<Pair>,
+    /// Most preferred first.
+    suites: Vec<CipherSuite>,
+    /// Whose order counts (`ssl_prefer_server_ciphers`).
+    own_order: bool,
+}
 
 struct Pair {
     kind: SignatureAlgorithm,
@@ -213,6 +227,10 @@ impl Pair {
     fn show(&self) -> Arc<CertifiedKey> {
         self.staple.as_ref().map_or_else(|| Arc::clone(&self.pair), |staple| staple.show())
     }
+
+    fn signs(&self, schemes: &[SignatureScheme]) -> bool {
+        self.pair.key.choose_scheme(schemes).is_some()
+    }
 }
 
 impl fmt::Debug for Pairs {
@@ -222,7 +240,12 @@ impl fmt::Debug for Pairs {
 }
 
 impl Pairs {
-    fn new(pairs: &[Arc<CertifiedKey>], staples: &[(usize, Arc<Staple>)]) -> Self {
+    fn new(
+        pairs: &[Arc<CertifiedKey>],
+        staples: &[(usize, Arc<Staple>)],
+        suites: &[SupportedCipherSuite],
+        own_order: bool,
+    ) -> Self {
         let mut kept: Vec<Pair> = vec![];
         for (index, pair) in pairs.iter().enumerate() {
             let kind = pair.key.algorithm();
@@ -230,30 +253,63 @@ impl Pairs {
             let staple = staples.iter().find(|(of, _)| *of == index).map(|(_, staple)| Arc::clone(staple));
             kept.push(Pair { kind, pair: Arc::clone(pair), staple });
         }
-        // Clients name their curves before RSA, and it is the cheaper signature.
+        // In our own order curves come before RSA, which is the dearer signature.
         kept.sort_by_key(|pair| pair.kind == SignatureAlgorithm::RSA);
-        Self(kept)
+        Self { pairs: kept, suites: suites.iter().map(SupportedCipherSuite::suite).collect(), own_order }
+    }
+
+    /// The one for a client that offers these suites and can check these signatures.
+    fn choose(&self, offered: &[CipherSuite], schemes: &[SignatureScheme]) -> Option<&Pair> {
+        let (first, second) =
+            if self.own_order { (&self.suites[..], offered) } else { (offered, &self.suites[..]) };
+        let mut shared = first.iter().filter(|suite| second.contains(suite)).peekable();
+        // The suites of TLS 1.3, which come before all others, say nothing of signatures.
+        if !shared.peek().is_some_and(|suite| is_of_tls13(**suite)) {
+            return shared.find_map(|suite| {
+                self.pairs.iter().find(|pair| carries(*suite, pair.kind) && pair.signs(schemes))
+            });
+        }
+        if self.own_order {
+            return self.pairs.iter().find(|pair| pair.signs(schemes));
+        }
+        let schemes = schemes.iter().filter(|scheme| is_for_tls13(**scheme));
+        schemes.into_iter().find_map(|scheme| self.pairs.iter().find(|pair| pair.signs(&[*scheme])))
     }
 }
 
 impl ResolvesServerCert for Pairs {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let offers =
-            |kind: SignatureAlgorithm| hello.cipher_suites().iter().any(|suite| carries(*suite, kind));
-        let usable = self.0.iter().find(|Pair { kind, pair, .. }| {
-            pair.key.choose_scheme(hello.signature_schemes()).is_some() && offers(*kind)
-        });
-        usable.or(self.0.first()).map(Pair::show)
+        let chosen = match &self.pairs[..] {
+            [only] => Some(only),
+            _ => self.choose(hello.cipher_suites(), hello.signature_schemes()),
+        };
+        chosen.or(self.pairs.first()).map(Pair::show)
     }
 }
 
-/// Whether a suite goes with certificates of a kind: those of TLS 1.3 with all.
+fn is_of_tls13(suite: CipherSuite) -> bool {
+    matches!(
+        suite,
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+            | CipherSuite::TLS13_AES_256_GCM_SHA384
+            | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
+    )
+}
+
+fn is_for_tls13(scheme: SignatureScheme) -> bool {
+    !matches!(
+        scheme,
+        SignatureScheme::RSA_PKCS1_SHA1
+            | SignatureScheme::RSA_PKCS1_SHA256
+            | SignatureScheme::RSA_PKCS1_SHA384
+            | SignatureScheme::RSA_PKCS1_SHA512
+    )
+}
+
+/// Whether a suite of TLS 1.2 goes with certificates of a kind.
 fn carries(suite: CipherSuite, kind: SignatureAlgorithm) -> bool {
     let rsa = kind == SignatureAlgorithm::RSA;
     match suite {
-        CipherSuite::TLS13_AES_128_GCM_SHA256
-        | CipherSuite::TLS13_AES_256_GCM_SHA384
-        | CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => true,
         CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
         | CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384
         | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => rsa,
@@ -261,5 +317,57 @@ fn carries(suite: CipherSuite, kind: SignatureAlgorithm) -> bool {
         | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384
         | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => !rsa,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use CipherSuite as C;
+    use SignatureScheme as S;
+    use rustls::crypto::aws_lc_rs::cipher_suite as suite;
+
+    use super::*;
+    use crate::tls::pem;
+
+    #[test]
+    fn certificates_are_chosen_in_the_order_that_counts() {
+        let pair = |algorithm| {
+            let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+            let certificate =
+                rcgen::CertificateParams::new(["a".to_owned()]).unwrap().self_signed(&key).unwrap();
+            let key = pem::private_key(key.serialize_pem().as_bytes(), &[]).unwrap();
+            pem::pair(vec![certificate.der().clone()], key, None).unwrap()
+        };
+        let (rsa, ec) = (pair(&rcgen::PKCS_RSA_SHA256), pair(&rcgen::PKCS_ECDSA_P256_SHA256));
+        let suites = [
+            suite::TLS13_AES_256_GCM_SHA384,
+            suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+            suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+        ];
+        let check = |own_order, offered: &[C], schemes: &[S], expected: Option<SignatureAlgorithm>| {
+            let pairs = Pairs::new(&[Arc::clone(&rsa), Arc::clone(&ec)], &[], &suites, own_order);
+            assert_eq!(
+                pairs.choose(offered, schemes).map(|pair| pair.kind),
+                expected,
+                "{offered:?} {schemes:?}"
+            );
+        };
+        let (rsa, ec) = (Some(SignatureAlgorithm::RSA), Some(SignatureAlgorithm::ECDSA));
+        let all = [S::RSA_PKCS1_SHA256, S::RSA_PSS_SHA256, S::ECDSA_NISTP256_SHA256];
+        let new = [C::TLS13_AES_256_GCM_SHA384, C::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384];
+        check(false, &new, &all, rsa);
+        check(true, &new, &all, ec);
+        check(false, &new, &[S::RSA_PKCS1_SHA256, S::ECDSA_NISTP256_SHA256], ec);
+        check(false, &new, &[S::ED25519], None);
+        let old = [
+            // Not among ours.
+            C::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            C::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+            C::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+        ];
+        check(false, &old, &all, rsa);
+        check(true, &old, &all, ec);
+        check(false, &old, &all[2..], ec);
+        check(false, &old[..1], &all, None);
     }
 }

@@ -1,5 +1,7 @@
 //! Whom to believe: the other side's chain of certificates, judged as OpenSSL would and told in its words.
 
+use std::cell::Cell;
+
 use aws_lc_rs::digest;
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
@@ -19,6 +21,7 @@ pub struct Reason {
 
 impl Reason {
     const UNSPECIFIED: Self = Self { code: 1, text: "unspecified certificate verification error" };
+    const NO_FURTHER_ISSUER: Self = Self { code: 2, text: "unable to get issuer certificate" };
     pub(super) const NO_CRL: Self = Self { code: 3, text: "unable to get certificate CRL" };
     const BAD_SIGNATURE: Self = Self { code: 7, text: "certificate signature failure" };
     pub(super) const CRL_SIGNATURE: Self = Self { code: 8, text: "CRL signature failure" };
@@ -130,7 +133,12 @@ impl Trust {
         chain: &[CertificateDer<'_>],
         usage: KeyUsage,
     ) -> Result<Vec<CertificateDer<'static>>, Reason> {
-        let bad = |error: Error| Reason::of(&error, chain);
+        // Where a path is longer than it may be: OpenSSL looks no further than that.
+        let ends = Cell::new(Reason::TOO_LONG);
+        let bad = |error: Error| match Reason::of(&error, chain) {
+            Reason::TOO_LONG => ends.get(),
+            reason => reason,
+        };
         let (shown, sent) = chain.split_first().ok_or(Error::UnknownIssuer).map_err(bad)?;
         let now = UnixTime::now();
         let mut path = vec![shown.clone().into_owned()];
@@ -139,11 +147,14 @@ impl Trust {
             return path::check_time(shown, now).map(|()| path).map_err(bad);
         }
         if path::is_for(shown) {
+            ends.set(Reason::NO_FURTHER_ISSUER);
             path.extend(self.known().path(shown, Some(usage), now).map_err(bad)?.into_iter().cloned());
         } else {
             let between: Vec<_> = sent.iter().chain(&self.between).cloned().collect();
             let acceptable = |path: &VerifiedPath<'_>| {
-                if path.intermediate_certificates().count() > self.depth {
+                if let Some(last) = path.intermediate_certificates().nth(self.depth) {
+                    let known = self.between.contains(&last.der());
+                    ends.set(if known { Reason::NO_FURTHER_ISSUER } else { Reason::NO_ISSUER });
                     return Err(Error::MaximumPathDepthExceeded);
                 }
                 path::check_time(self.root_of(path, now).ok_or(Error::UnknownIssuer)?, now)
@@ -226,6 +237,26 @@ mod tests {
             let chain = [client, sent[0], sent[1]].map(Clone::clone);
             assert_eq!(path(&chain).unwrap(), [client, between, root].map(Clone::clone));
         }
+    }
+
+    #[test]
+    fn paths_that_are_too_long_end_where_openssl_looks_no_further() {
+        let root = Authority::root(&[]);
+        let upper = root.below(2);
+        let lower = upper.issue(Authority::params("lower", &[]));
+        let chain = [lower.client(4), lower.certificate.clone(), upper.certificate.clone()];
+        let code = |depth, known: &[&Authority]| {
+            let trust = Trust::new(depth, known.iter().map(|one| &one.certificate), &[]).unwrap();
+            trust.judge(&chain, KeyUsage::client_auth()).map(|reason| reason.code)
+        };
+        assert_eq!(code(2, &[&root]), None);
+        // The last that is looked at came from the client, or it is known.
+        for depth in [0, 1] {
+            assert_eq!(code(depth, &[&root]), Some(20));
+        }
+        assert_eq!(code(1, &[&root, &upper]), Some(2));
+        assert_eq!(code(0, &[&root, &upper]), Some(20));
+        assert_eq!(code(0, &[&root, &upper, &lower]), Some(2));
     }
 
     #[test]

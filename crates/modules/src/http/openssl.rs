@@ -89,6 +89,44 @@ pub(super) struct Terms {
     pub(super) tickets: Option<bool>,
     /// In place of `ssl_prefer_server_ciphers`.
     pub(super) prefer_server_ciphers: Option<bool>,
+    /// Tickets after a handshake of TLS 1.3.
+    pub(super) ticket_count: Option<usize>,
+}
+
+/// Why a command is not run.
+enum Refused {
+    Unsupported,
+    /// OpenSSL would not, for this reason in its words.
+    Openssl(String),
+}
+
+/// Words of `Options` of which rustls knows but one side: the other is of renegotiation, of ciphers that it has not, of early data, or
+/// less strict than it is.
+const MOOT: [&str; 16] = [
+    "AllowNoDHEKEX",
+    "AntiReplay",
+    "Bugs",
+    "Compression",
+    "DHSingle",
+    "ECDHSingle",
+    "EmptyFragments",
+    "EncryptThenMac",
+    "ExtendedMasterSecret",
+    "KTLS",
+    "MiddleboxCompat",
+    "NoRenegotiation",
+    "NoResumptionOnRenegotiation",
+    "PrioritizeChaCha",
+    "UnsafeLegacyRenegotiation",
+    "UnsafeLegacyServerConnect",
+];
+
+/// Words in lower case with whether they are to be on: `A,-B, +C`.
+fn switches(list: &str) -> impl Iterator<Item = (String, bool)> {
+    list.split(',').map(str::trim).map(|word| match word.strip_prefix('-') {
+        Some(word) => (word.to_ascii_lowercase(), false),
+        None => (word.strip_prefix('+').unwrap_or(word).to_ascii_lowercase(), true),
+    })
 }
 
 impl Terms {
@@ -120,10 +158,18 @@ impl Terms {
                 return Err(merge.fail_nowhere(message));
             }
         };
-        Ok(Self { protocols, tls12, tls13, groups, tickets: None, prefer_server_ciphers: None })
+        Ok(Self {
+            protocols,
+            tls12,
+            tls13,
+            groups,
+            tickets: None,
+            prefer_server_ciphers: None,
+            ticket_count: None,
+        })
     }
 
-    /// `ssl_ecdh_curve`, `Groups`.
+    /// `ssl_ecdh_curve`
     pub(super) fn set_groups(&mut self, list: &str, merge: &Merge<'_>) -> Result<(), Fault> {
         if list == "auto" {
             self.groups = ciphers::DEFAULT_GROUPS.to_vec();
@@ -132,11 +178,11 @@ impl Terms {
         self.groups = ciphers::groups(list).map_err(|bad| {
             let failed = format!("SSL_CTX_set1_curves_list(\"{list}\") failed");
             merge.fail_nowhere(match bad {
-                BadGroups::Empty => failed,
-                BadGroups::Unknown(name) => format!(
-                    "{failed} (SSL: error:0A080106:SSL routines::passed invalid argument:group '{name}' cannot be set)"
-                ),
                 BadGroups::Unavailable => format!("{failed}: weir has none of these groups"),
+                bad => match bad.to_string() {
+                    reason if reason.is_empty() => failed,
+                    reason => format!("{failed} (SSL: {reason})"),
+                },
             })
         })?;
         Ok(())
@@ -147,69 +193,22 @@ impl Terms {
         &mut self,
         directive: &str,
         commands: &[(String, String)],
-        merge: &Merge<'_>,
+        merge: &mut Merge<'_>,
     ) -> Result<(), Fault> {
         for (name, value) in commands {
-            let failed = |reason: &str| {
-                merge.fail_nowhere(format!("SSL_CONF_cmd(\"{name}\", \"{value}\") failed (SSL: {reason})"))
-            };
-            let unsupported = || {
-                let message =
-                    format!("\"{directive} {name} {value}\" is known but not supported by weir yet");
-                Err(merge.fail_nowhere(message))
-            };
-            match name.to_ascii_lowercase().as_str() {
-                "ciphersuites" => {
-                    self.tls13 = ciphers::tls13(value).map_err(|bad| failed(&bad.to_string()))?;
+            match self.command(name, value) {
+                Ok(None) => {}
+                Ok(Some(ignored)) => {
+                    merge.warn_nowhere(format!("\"{ignored}\" is not supported by weir, ignored"));
                 }
-                "cipherstring" => {
-                    self.tls12 = ciphers::tls12(value).map_err(|bad| failed(&bad.to_string()))?;
+                Err(Refused::Unsupported) => {
+                    let message =
+                        format!("\"{directive} {name} {value}\" is known but not supported by weir yet");
+                    return Err(merge.fail_nowhere(message));
                 }
-                "groups" | "curves" => self.set_groups(value, merge)?,
-                "minprotocol" => match value.as_str() {
-                    "TLSv1.3" => self.protocols.tls12 = false,
-                    "None" | "SSLv3" | "TLSv1" | "TLSv1.1" | "TLSv1.2" => {}
-                    _ => return Err(failed("error:0A000180:SSL routines::bad value")),
-                },
-                "maxprotocol" => match value.as_str() {
-                    "TLSv1.2" => self.protocols.tls13 = false,
-                    "None" | "TLSv1.3" => {}
-                    _ => return unsupported(),
-                },
-                "options" => {
-                    // Options that rustls has no other way of, or whose lack changes no security.
-                    const HARMLESS: [(&str, bool); 9] = [
-                        ("KTLS", true),
-                        ("KTLS", false),
-                        ("PrioritizeChaCha", true),
-                        ("NoRenegotiation", true),
-                        ("UnsafeLegacyRenegotiation", false),
-                        ("Compression", false),
-                        ("MiddleboxCompat", true),
-                        ("Bugs", true),
-                        ("ECDHSingle", true),
-                    ];
-                    for option in value.split(',') {
-                        let (option, on) =
-                            option.strip_prefix('-').map_or((option, true), |off| (off, false));
-                        match option {
-                            "SessionTicket" => self.tickets = Some(on),
-                            "ServerPreference" => self.prefer_server_ciphers = Some(on),
-                            _ if HARMLESS.contains(&(option, on)) => {}
-                            _ => return unsupported(),
-                        }
-                    }
-                }
-                "signaturealgorithms"
-                | "clientsignaturealgorithms"
-                | "protocol"
-                | "numtickets"
-                | "recordpadding"
-                | "dhparameters"
-                | "verifymode"
-                | "ecdhparameters" => return unsupported(),
-                _ => {
-                    return Err(failed(&format!("error:0A000182:SSL routines::unknown cmd name:cmd={name}")));
+                Err(Refused::Openssl(reason)) => {
+                    let message = format!("SSL_CONF_cmd(\"{name}\", \"{value}\") failed (SSL: {reason})");
+                    return Err(merge.fail_nowhere(message));
                 }
             }
         }
@@ -218,6 +217,104 @@ impl Terms {
         } else {
             Err(merge.fail_nowhere(format!("\"{directive}\" leaves no protocol")))
         }
+    }
+
+    /// One command; what of it is passed over.
+    fn command(&mut self, name: &str, value: &str) -> Result<Option<String>, Refused> {
+        // Behind what else OpenSSL has to say.
+        let bad = |reason: &str| {
+            let space = if reason.is_empty() { "" } else { " " };
+            Refused::Openssl(format!(
+                "{reason}{space}error:0A000180:SSL routines::bad value:cmd={name}, value={value}"
+            ))
+        };
+        let bad_list = |list: BadList| match list {
+            BadList::Unavailable => Refused::Unsupported,
+            BadList::Openssl(reason) => bad(reason),
+        };
+        let groups = || {
+            ciphers::groups(value).map_err(|groups| match groups {
+                BadGroups::Unavailable => Refused::Unsupported,
+                groups => bad(&groups.to_string()),
+            })
+        };
+        match name.to_ascii_lowercase().as_str() {
+            "ciphersuites" => self.tls13 = ciphers::tls13(value).map_err(bad_list)?,
+            "cipherstring" => self.tls12 = ciphers::tls12(value).map_err(bad_list)?,
+            "groups" | "curves" => self.groups = groups()?,
+            "ecdhparameters" => match value.trim_start_matches('+') {
+                auto if auto.eq_ignore_ascii_case("automatic") => {}
+                one if one.contains(':') => return Err(bad("")),
+                _ => self.groups = groups()?,
+            },
+            "minprotocol" => match value {
+                "TLSv1.3" => self.protocols.tls12 = false,
+                "None" | "SSLv3" | "TLSv1" | "TLSv1.1" | "TLSv1.2" => {}
+                _ => return Err(bad("")),
+            },
+            "maxprotocol" => match value {
+                "TLSv1.2" => self.protocols.tls13 = false,
+                "None" | "TLSv1.3" => {}
+                "SSLv3" | "TLSv1" | "TLSv1.1" | "DTLSv1" | "DTLSv1.2" => return Err(Refused::Unsupported),
+                _ => return Err(bad("")),
+            },
+            "protocol" => {
+                let mut ignored = None;
+                for (word, on) in switches(value) {
+                    match word.as_str() {
+                        "all" => self.protocols = Protocols { tls12: on, tls13: on },
+                        "tlsv1.2" => self.protocols.tls12 = on,
+                        "tlsv1.3" => self.protocols.tls13 = on,
+                        "sslv2" | "sslv3" | "tlsv1" | "tlsv1.1" if on => ignored = Some(word),
+                        "sslv2" | "sslv3" | "tlsv1" | "tlsv1.1" | "dtlsv1" | "dtlsv1.2" => {}
+                        _ => return Err(bad("")),
+                    }
+                }
+                return Ok(ignored);
+            }
+            "options" => {
+                for (word, on) in switches(value) {
+                    match word.as_str() {
+                        "sessionticket" => self.tickets = Some(on),
+                        "serverpreference" => self.prefer_server_ciphers = Some(on),
+                        "canames" if !on => return Err(Refused::Unsupported),
+                        "canames" => {}
+                        moot if MOOT.iter().any(|known| known.eq_ignore_ascii_case(moot)) => {}
+                        _ => return Err(bad("")),
+                    }
+                }
+            }
+            "numtickets" => {
+                let number = value.trim().parse::<i64>().unwrap_or(0);
+                self.ticket_count = Some(usize::try_from(number).map_err(|_| bad(""))?);
+            }
+            "signaturealgorithms"
+            | "clientsignaturealgorithms"
+            | "recordpadding"
+            | "dhparameters"
+            | "verifymode"
+            | "certificate"
+            | "privatekey"
+            | "serverinfofile"
+            | "chaincafile"
+            | "chaincapath"
+            | "verifycafile"
+            | "verifycapath"
+            | "requestcafile"
+            | "requestcapath"
+            | "clientcafile"
+            | "clientcapath"
+            | "chaincastore"
+            | "verifycastore"
+            | "requestcastore" => {
+                return Err(Refused::Unsupported);
+            }
+            _ => {
+                let reason = format!("error:0A000182:SSL routines::unknown cmd name:cmd={name}");
+                return Err(Refused::Openssl(reason));
+            }
+        }
+        Ok(None)
     }
 
     /// The suites of all versions, most preferred first.
@@ -293,6 +390,11 @@ impl File {
     pub(super) fn is_computed(&self) -> bool {
         self.value.as_literal().is_none()
     }
+}
+
+/// The name of a file; the empty one is none, also where an outer level names one.
+pub(super) fn path(call: &Call<'_>) -> Option<Arc<str>> {
+    if call.arg(0).is_empty() { None } else { Some(call.conf_path(0)) }
 }
 
 /// The words of `ssl_password_file` and its like; an empty file has the empty one.

@@ -147,9 +147,9 @@ impl Module for Proxy {
         D::scope("proxy_ssl_verify", SCOPES, Takes::FLAG, |s, c| s.ssl.verify.flag(c)),
         D::scope("proxy_ssl_verify_depth", SCOPES, Takes::ONE, |s, c| s.ssl.verify_depth.number(c)),
         D::scope("proxy_ssl_trusted_certificate", SCOPES, Takes::ONE, |s, c| {
-            s.ssl.trusted_certificate.put(c, ssl::path(c))
+            s.ssl.trusted_certificate.put(c, super::openssl::path(c))
         }),
-        D::scope("proxy_ssl_crl", SCOPES, Takes::ONE, |s, c| s.ssl.crl.put(c, ssl::path(c))),
+        D::scope("proxy_ssl_crl", SCOPES, Takes::ONE, |s, c| s.ssl.crl.put(c, super::openssl::path(c))),
         D::scope("proxy_ssl_certificate", SCOPES, Takes::ONE, |s, c| {
             s.ssl.certificate.put_with(c, ssl::File::read)
         }),

@@ -6,7 +6,7 @@ use weir_engine::generation::Plan;
 use weir_engine::tls::pem::{Passwords, Purpose};
 use weir_engine::tls::{ClientSettings, ClientTls, Trust};
 use weir_engine::upstream::Tls;
-use weir_ir::lowering::{Call, Fault, Merge};
+use weir_ir::lowering::{Fault, Merge};
 use weir_ir::{Setting, Template};
 
 use super::super::openssl::{self, Terms, Versions};
@@ -33,10 +33,6 @@ pub(super) struct Ssl {
     /// What they mean, once somebody passes requests by them; the same for all levels that say nothing new, so that
     /// these have their sessions in common.
     client: Arc<OnceLock<Arc<ClientTls>>>,
-}
-
-pub(super) fn path(call: &Call<'_>) -> Option<Arc<str>> {
-    if call.arg(0).is_empty() { None } else { Some(call.conf_path(0)) }
 }
 
 impl Ssl {

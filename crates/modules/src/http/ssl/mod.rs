@@ -54,7 +54,7 @@ impl Module for Ssl {
             s.ech_file = true;
             Ok(())
         }),
-        D::scope("ssl_dhparam", HTTP_SERVER, Takes::ONE, |s, c| s.dhparam.put(c, c.conf_path(0)))
+        D::scope("ssl_dhparam", HTTP_SERVER, Takes::ONE, |s, c| s.dhparam.put(c, openssl::path(c)))
             .accepted("finite-field Diffie-Hellman is never agreed on"),
         D::scope("ssl_ecdh_curve", HTTP_SERVER, Takes::ONE, |s, c| s.ecdh_curve.put(c, c.text(0).into())),
         D::scope("ssl_protocols", HTTP_SERVER, Takes::ONE_MORE, |s, c| s.protocols.add(c)),
@@ -72,11 +72,11 @@ impl Module for Ssl {
         }),
         D::scope("ssl_verify_depth", HTTP_SERVER, Takes::ONE, |s, c| s.verify_depth.number(c)),
         D::scope("ssl_client_certificate", HTTP_SERVER, Takes::ONE, |s, c| {
-            s.client_certificate.put(c, c.conf_path(0))
+            s.client_certificate.put(c, openssl::path(c))
         }),
-        D::scope("ssl_crl", HTTP_SERVER, Takes::ONE, |s, c| s.crl.put(c, c.conf_path(0))),
+        D::scope("ssl_crl", HTTP_SERVER, Takes::ONE, |s, c| s.crl.put(c, openssl::path(c))),
         D::scope("ssl_trusted_certificate", HTTP_SERVER, Takes::ONE, |s, c| {
-            s.trusted_certificate.put(c, c.conf_path(0))
+            s.trusted_certificate.put(c, openssl::path(c))
         }),
         D::scope("ssl_prefer_server_ciphers", HTTP_SERVER, Takes::FLAG, |s, c| {
             s.prefer_server_ciphers.flag(c)
@@ -97,7 +97,9 @@ impl Module for Ssl {
         }),
         D::scope("ssl_ocsp_cache", HTTP_SERVER, Takes::ONE, ocsp_cache),
         D::scope("ssl_stapling", HTTP_SERVER, Takes::FLAG, |s, c| s.stapling.flag(c)),
-        D::scope("ssl_stapling_file", HTTP_SERVER, Takes::ONE, |s, c| s.stapling_file.put(c, c.conf_path(0))),
+        D::scope("ssl_stapling_file", HTTP_SERVER, Takes::ONE, |s, c| {
+            s.stapling_file.put(c, openssl::path(c))
+        }),
         D::scope("ssl_stapling_responder", HTTP_SERVER, Takes::ONE, |s, c| {
             s.stapling_responder.put(c, c.text(0).into())
         }),
@@ -129,16 +131,16 @@ pub struct Server {
     passwords: Setting<Arc<Passwords>>,
     certificate_compression: Setting<bool>,
     ech_file: bool,
-    dhparam: Setting<Arc<str>>,
+    dhparam: Setting<Option<Arc<str>>>,
     ecdh_curve: Setting<Box<str>>,
     protocols: Versions,
     ciphers: Setting<Box<str>>,
     buffer_size: Setting<u64>,
     verify_client: Setting<Option<Demand>>,
     verify_depth: Setting<u64>,
-    client_certificate: Setting<Arc<str>>,
-    crl: Setting<Arc<str>>,
-    trusted_certificate: Setting<Arc<str>>,
+    client_certificate: Setting<Option<Arc<str>>>,
+    crl: Setting<Option<Arc<str>>>,
+    trusted_certificate: Setting<Option<Arc<str>>>,
     prefer_server_ciphers: Setting<bool>,
     own_cache: Setting<OwnCache>,
     shared_cache: Setting<(Arc<str>, u64)>,
@@ -151,7 +153,7 @@ pub struct Server {
     /// A zone and its size.
     ocsp_cache: Setting<Option<(Arc<str>, u64)>>,
     stapling: Setting<bool>,
-    stapling_file: Setting<Arc<str>>,
+    stapling_file: Setting<Option<Arc<str>>>,
     stapling_responder: Setting<Box<str>>,
     stapling_verify: Setting<bool>,
     early_data: Setting<bool>,
@@ -331,6 +333,7 @@ impl Install for Ssl {
             session_cache: server.cache(),
             session_lifetime: Lifetime(server.session_timeout.or(300)),
             tickets: ready.terms.tickets.unwrap_or(server.session_tickets.or(true)),
+            ticket_count: ready.terms.ticket_count,
             ticket_keys: &ready.ticket_keys,
             reject_handshake: server.reject_handshake.or(false),
             client_auth: ready.client_auth.clone(),

@@ -12,6 +12,7 @@ use weir_engine::tls::{
     ClientAuth, Computed, Demand, Names, Pairs, Responder, SessionCache, Staple, Stapled, StatusCache,
     Statuses, TicketKey, Trust, issuer_of,
 };
+use weir_ir::contract::Setting;
 use weir_ir::http::HttpCore;
 use weir_ir::{Fault, Merge};
 
@@ -95,8 +96,8 @@ impl Server {
     }
 
     fn pairs(&self, merge: &Merge<'_>) -> Result<Vec<Arc<CertifiedKey>>, Fault> {
-        let staple = match self.stapling_file.get() {
-            Some(path) if self.stapling.or(false) => Some(staple(path, merge)?),
+        let staple = match self.stapling_file.or(None) {
+            Some(path) if self.stapling.or(false) => Some(staple(&path, merge)?),
             Some(_) | None => None,
         };
         let passwords = self.passwords();
@@ -121,13 +122,13 @@ impl Server {
             );
         }
         let mut stapled = vec![];
-        if self.stapling_file.is_set() {
+        if self.stapling_file.or(None).is_some() {
             return Ok(stapled);
         }
         let mut trusted = vec![];
-        let of_clients = self.client_certificate.get().filter(|_| self.verify_client.or(None).is_some());
-        for path in of_clients.into_iter().chain(self.trusted_certificate.get()) {
-            trusted.extend(openssl::trusted(path, Purpose::Clients, merge)?);
+        let of_clients = self.client_certificate.or(None).filter(|_| self.verify_client.or(None).is_some());
+        for path in of_clients.into_iter().chain(self.trusted_certificate.or(None)) {
+            trusted.extend(openssl::trusted(&path, Purpose::Clients, merge)?);
         }
         for (index, pair) in pairs.iter().enumerate() {
             let name = openssl::shown(&self.certificates[index].text, merge);
@@ -188,24 +189,24 @@ impl Server {
     }
 
     fn client_auth(&self, merge: &Merge<'_>) -> Result<Option<ClientAuth>, Fault> {
-        let certificates = |path: Option<&Arc<str>>| match path {
-            Some(path) => openssl::trusted(path, Purpose::Clients, merge),
+        let certificates = |setting: &Setting<Option<Arc<str>>>| match setting.or(None) {
+            Some(path) => openssl::trusted(&path, Purpose::Clients, merge),
             None => Ok(vec![]),
         };
         let demand = self.verify_client.or(None);
         let mut named = vec![];
         if let Some(demand) = demand {
-            let nothing = !self.client_certificate.is_set() && !self.trusted_certificate.is_set();
+            let nothing = self.client_certificate.or(None).or(self.trusted_certificate.or(None)).is_none();
             if demand != Demand::OptionalNoCa && nothing {
                 return Err(merge.fail_nowhere(
                     "no ssl_client_certificate or ssl_trusted_certificate for ssl_verify_client",
                 ));
             }
-            named = certificates(self.client_certificate.get())?;
+            named = certificates(&self.client_certificate)?;
         }
-        let trusted = certificates(self.trusted_certificate.get())?;
-        let revoked = match self.crl.get() {
-            Some(path) => openssl::revocations(path, merge)?,
+        let trusted = certificates(&self.trusted_certificate)?;
+        let revoked = match self.crl.or(None) {
+            Some(path) => openssl::revocations(&path, merge)?,
             None => vec![],
         };
         let Some(demand) = demand else { return Ok(None) };
@@ -251,8 +252,8 @@ impl Server {
 
     /// The parameters are never used, but a wrong path is told as nginx tells it.
     fn check_dhparam(&self, merge: &Merge<'_>) -> Result<(), Fault> {
-        let Some(path) = self.dhparam.get() else { return Ok(()) };
-        let content = openssl::read(merge, path).map_err(|fault| {
+        let Some(path) = self.dhparam.or(None) else { return Ok(()) };
+        let content = openssl::read(merge, &path).map_err(|fault| {
             merge.fail_nowhere(format!("BIO_new_file(\"{path}\") failed (SSL: {})", fault.reasons))
         })?;
         let found = memchr::memmem::find(&content, b"-----BEGIN DH PARAMETERS-----")

@@ -763,9 +763,44 @@ fn words_are_checked_as_nginx_checks_them() {
         ),
         ("ssl_conf_command Options KTLS;", ""),
         ("ssl_conf_command Options KTLS,-SessionTicket,ServerPreference,-ServerPreference;", ""),
+        ("ssl_conf_command Options \"serverpreference , -SessionTicket, -Bugs, AntiReplay\";", ""),
         (
-            "ssl_conf_command Options -NoRenegotiation;",
-            "\"ssl_conf_command Options -NoRenegotiation\" is known but not supported by weir yet",
+            "ssl_conf_command Options Foo;",
+            "SSL_CONF_cmd(\"Options\", \"Foo\") failed (SSL: error:0A000180:SSL routines::bad value:cmd=Options, value=Foo)",
+        ),
+        (
+            "ssl_conf_command Options -CANames;",
+            "\"ssl_conf_command Options -CANames\" is known but not supported by weir yet",
+        ),
+        ("ssl_conf_command NumTickets 1;", ""),
+        (
+            "ssl_conf_command NumTickets -1;",
+            "SSL_CONF_cmd(\"NumTickets\", \"-1\") failed (SSL: error:0A000180:SSL routines::bad value:cmd=NumTickets, value=-1)",
+        ),
+        ("ssl_conf_command Protocol \"ALL, -TLSv1\";", ""),
+        ("ssl_conf_command Protocol TLSv1;", "\"tlsv1\" is not supported by weir, ignored"),
+        ("ssl_conf_command Protocol -TLSv1.2,-TLSv1.3;", "\"ssl_conf_command\" leaves no protocol"),
+        (
+            "ssl_conf_command Groups foo;",
+            "SSL_CONF_cmd(\"Groups\", \"foo\") failed (SSL: error:0A080106:SSL routines::passed invalid argument:group 'foo' cannot be set error:0A000180:SSL routines::bad value:cmd=Groups, value=foo)",
+        ),
+        ("ssl_conf_command ECDHParameters P-256;", ""),
+        (
+            "ssl_conf_command MaxProtocol foo;",
+            "SSL_CONF_cmd(\"MaxProtocol\", \"foo\") failed (SSL: error:0A000180:SSL routines::bad value:cmd=MaxProtocol, value=foo)",
+        ),
+        (
+            "ssl_conf_command Ciphersuites foo;",
+            "SSL_CONF_cmd(\"Ciphersuites\", \"foo\") failed (SSL: error:0A0000B9:SSL routines::no cipher match error:0A000180:SSL routines::bad value:cmd=Ciphersuites, value=foo)",
+        ),
+        (
+            "ssl_conf_command VerifyCAFile junk;",
+            "\"ssl_conf_command VerifyCAFile junk\" is known but not supported by weir yet",
+        ),
+        ("ssl_crl \"\"; ssl_dhparam \"\"; ssl_trusted_certificate \"\"; ssl_stapling_file \"\";", ""),
+        (
+            "ssl_verify_client on; ssl_client_certificate \"\";",
+            "no ssl_client_certificate or ssl_trusted_certificate for ssl_verify_client",
         ),
         ("ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;", ""),
         ("ssl_conf_command MinProtocol TLSv1.3;", ""),

@@ -242,11 +242,19 @@ fn connections_end() {
         let begun = [&one[..], begun].concat();
         let got = site.frames(&[Say::Send(&begun), Say::Expect("http"), Say::Pass(3_100), Say::Pass(0)]);
         assert_eq!(got, [&answer(1)[..], &["GOAWAY code 0".to_owned()]].concat());
-        assert!(site.log().contains(&"client timed out".to_owned()), "{:?}", site.log());
+        assert!(
+            site.log().contains(&"client timed out while processing HTTP/2 connection".to_owned()),
+            "{:?}",
+            site.log()
+        );
     }
     let site = self::site(&server);
     assert_eq!(site.frames(&[Say::Send(&script(&[])), Say::Pass(3_100)]), ["GOAWAY code 0"]);
-    assert!(site.log().contains(&"client timed out".to_owned()), "{:?}", site.log());
+    assert!(
+        site.log().contains(&"client timed out while processing HTTP/2 connection".to_owned()),
+        "{:?}",
+        site.log()
+    );
 }
 
 /// Sends frames until the server ends the connection; what it says then in the log.
@@ -268,7 +276,7 @@ fn attack(
 
 #[test]
 fn floods_end_the_connection() {
-    let flood = "http2 flood detected".to_owned();
+    let flood = "http2 flood detected while processing HTTP/2 connection".to_owned();
     for (what, kind) in [
         ("PING", Frame::ping()),
         ("an unknown type", Frame::new(99, 0, 0, [0; 100])),
@@ -376,7 +384,8 @@ fn connections_that_end_amid_streams() {
         let site = site(conf);
         let sent = script(&[&[Frame::get(1, "/")], &last[..]].concat());
         site.frames(&[Say::Send(&sent), Say::Finish]);
-        assert!(site.log().contains(&expected.to_owned()), "{expected}: {:?}", site.log());
+        let expected = format!("{expected} while processing HTTP/2 connection");
+        assert!(site.log().contains(&expected), "{expected}: {:?}", site.log());
     }
 }
 
