@@ -307,6 +307,20 @@ impl Inner {
         due.into_iter().for_each(Waker::wake);
     }
 
+    /// Adds a place; once there are far more than timers, those that do not count go.
+    fn put(&self, at: u64, index: u32) {
+        let (entries, mut places) = (self.entries.borrow(), self.places.borrow_mut());
+        places.push(Reverse((at, index)));
+        if places.len() > SPARE + 4 * entries.len() {
+            // They would be there until they come up, which may take hours.
+            let mut counting = std::mem::take(&mut *places).into_vec();
+            counting.retain(|Reverse((at, index))| entries[*index as usize].placed.get() == *at);
+            counting.sort_unstable();
+            counting.dedup();
+            *places = counting.into();
+        }
+    }
+
     /// Gives the entry a place that is not later than its (rounded) deadline.
     fn advance(&self, index: u32, entry: &Entry, deadline: u64) {
         let at = place(self.clock.now_ms(), deadline);
@@ -314,7 +328,7 @@ impl Inner {
             return;
         }
         entry.placed.set(at);
-        self.places.borrow_mut().push(Reverse((at, index)));
+        self.put(at, index);
         if at < self.armed.get() {
             self.armed.set(at);
             let driver = self.driver.borrow();
@@ -324,6 +338,9 @@ impl Inner {
         }
     }
 }
+
+/// Places that there may be however few timers there are.
+const SPARE: usize = 1024;
 
 /// When to look at a deadline: at its next step, so that neighbours share a wake-up.
 fn place(now: u64, deadline: u64) -> u64 {
@@ -408,6 +425,24 @@ mod tests {
             let driver = tokio::task::spawn_local(timers.clone().drive());
             work(timers).await;
             driver.abort();
+        });
+    }
+
+    #[test]
+    fn places_that_do_not_count_are_given_up() {
+        paused(|timers| async move {
+            let others: Vec<_> = (0..100).map(|_| timers.register()).collect();
+            others.iter().for_each(|other| other.set_in(3_600_000));
+            let timer = timers.register();
+            for _ in 0..10_000 {
+                timer.set_in(10);
+                poll_fn(|cx| timer.poll_expired(cx)).await;
+                timer.set_in(3_600_000);
+            }
+            assert!(timers.0.places.borrow().len() <= SPARE + 4 * 101);
+            let begun = timers.clock().refresh();
+            poll_fn(|cx| others[99].poll_expired(cx)).await;
+            assert!((3_400_000..3_600_000).contains(&(timers.clock().refresh() - begun)));
         });
     }
 
