@@ -1,8 +1,8 @@
 //! The body of a request: read whole before an upstream is asked, streamed to it, or thrown away.
 
-use std::fs::File;
 use std::future::poll_fn;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -84,11 +84,7 @@ impl Stored {
                 into[..n].copy_from_slice(&rest[..n]);
                 Ok(n)
             }
-            Stored::File { file, .. } => {
-                let mut file: &File = &file.file;
-                file.seek(SeekFrom::Start(offset))?;
-                file.read(into)
-            }
+            Stored::File { file, .. } => file.file.read_at(into, offset),
         }
     }
 }
