@@ -82,6 +82,8 @@ pub(super) struct UpstreamBody {
     pub timer: Timer,
     pub read_timeout: u64,
     pub ignore_client_abort: bool,
+    /// It is read ahead of the client. nginx has another call for that, which its messages name.
+    pub buffered: bool,
     pub left: Left,
     /// Bytes that came with the head, or with the last read.
     pub block: Option<Block>,
@@ -188,20 +190,21 @@ pub(super) enum Failure {
     Trailers(Invalid),
     Closed,
     Timeout,
-    Io(io::Error),
+    /// A call, and what it said.
+    Io(&'static str, io::Error),
     /// As the log has it.
     Http2(String),
     Invalid,
 }
 
 impl Failure {
-    fn of(error: io::Error) -> Self {
+    fn of(call: &'static str, error: io::Error) -> Self {
         match error.downcast::<Broken>() {
             Ok(broken) => match broken.system {
-                Some(code) => Self::Io(io::Error::from_raw_os_error(code)),
+                Some(code) => Self::Io(call, io::Error::from_raw_os_error(code)),
                 None => Self::Http2(broken.message),
             },
-            Err(error) => Self::Io(error),
+            Err(error) => Self::Io(call, error),
         }
     }
 }
@@ -413,7 +416,11 @@ impl UpstreamBody {
                 self.block = Some(block);
                 Poll::Ready(Ok(n))
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(Failure::of(error))),
+            Poll::Ready(Err(error)) => {
+                let vectored = self.buffered && matches!(line.io, Io::Plain(_));
+                let call = if vectored { "readv() failed" } else { "recv() failed" };
+                Poll::Ready(Err(Failure::of(call, error)))
+            }
             Poll::Pending => {
                 if self.timer.deadline().is_none() {
                     self.timer.set_about(self.read_timeout);
@@ -524,8 +531,8 @@ impl Source for UpstreamBody {
                 "upstream timed out",
                 "reading upstream",
             ),
-            Some(Failure::Io(error)) => {
-                x.log_while(Level::Error, Some(&error), "recv() failed", "reading upstream");
+            Some(Failure::Io(call, error)) => {
+                x.log_while(Level::Error, Some(&error), call, "reading upstream");
             }
             Some(Failure::Http2(message)) => x.log_while(Level::Error, None, message, "reading upstream"),
             Some(Failure::Trailers(invalid)) => {

@@ -66,7 +66,7 @@ const HEAD_LATE: &str =
 const BODY_LATE: &str = "upstream timed out (110: Connection timed out) while reading upstream";
 const HEAD_RESET: &str =
     "recv() failed (104: Connection reset by peer) while reading response header from upstream";
-const BODY_RESET: &str = "recv() failed (104: Connection reset by peer) while reading upstream";
+const BODY_RESET: &str = " failed (104: Connection reset by peer) while reading upstream";
 const HEAD_CLOSED: &str =
     "upstream prematurely closed connection while reading response header from upstream";
 const BODY_CLOSED: &str = "upstream prematurely closed connection while reading upstream";
@@ -337,6 +337,15 @@ fn has_its_answer(server: &Server, fault: &Fault) {
     }
     let stored = server.folder().path().join("data/stored").join(name).exists();
     assert!(!stored || fault.got == Whole(200), "{name}");
+    if fault.told == BODY_RESET {
+        let calls = [("direct", "readv()"), ("unbuffered", "recv()")];
+        for (place, call) in calls {
+            let of_request = format!("/{place}/{name} HTTP/1.1");
+            let log = server.log();
+            let mut told = log.lines().filter(|l| l.contains(&of_request) && l.contains(BODY_RESET));
+            assert!(told.all(|line| line.contains(&format!("{call}{BODY_RESET}"))), "{log}");
+        }
+    }
     // Who waits for the key is not forgotten, whatever becomes of who fetches it.
     let mut waiting = [(); 3].map(|()| Client::connect(server.address()));
     for client in &mut waiting {

@@ -197,6 +197,7 @@ impl Asking<'_> {
         if !buffering {
             return Body::Stream(Box::new(body));
         }
+        body.buffered = true;
         let buffers = &self.protocol.settings().buffers;
         let rate = x.size(buffers.rate.as_ref());
         if rate > 0 {
@@ -269,6 +270,7 @@ impl Asking<'_> {
             timer: x.reactor.timers().register(),
             read_timeout: settings.read_timeout,
             ignore_client_abort: settings.ignore_client_abort,
+            buffered: false,
             long: UpstreamBody::is_long(&left),
             received: raw.len() as u64,
             left,
