@@ -14,7 +14,7 @@ use crate::wire::patient;
 /// Its script is asked with the question, as `A a.example` or `AAAA a.example tcp`, and how many came before it, and
 /// says in words what the answer is: `60 127.0.0.1 127.0.0.2` (a time to live, then addresses), `60 alias b.example`,
 /// `60 srv 1 5 80 b.example` (priority, weight, port and host, and again),
-/// `code 3`, `truncated`, nothing for no records, and `silence`. Behind `wrong` stands an answer to some other question.
+/// `code 3`, `truncated`, nothing for no records, `garbage`, and `silence`. Behind `wrong` stands an answer to some other question.
 pub struct NameServer {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -129,6 +129,7 @@ impl Shared {
         let (mut code, mut truncated, mut records) = (0, 0, vec![]);
         match said.split(' ').collect::<Vec<_>>()[..] {
             ["silence"] => return None,
+            ["garbage"] => return Some(b"garbage".to_vec()),
             ["truncated"] => truncated = 2,
             ["code", text] => code = text.parse().expect("a code"),
             [""] => {}

@@ -143,6 +143,26 @@ fn who_does_not_answer_is_asked_again() {
 }
 
 #[test]
+fn what_is_no_answer_is_none() {
+    #[track_caller]
+    fn check(over_udp: &'static str, over_tcp: &'static str, told: &str) {
+        let resolving = Resolving::start("ipv6=off", move |asked, _| match asked {
+            "A a.example tcp" => over_tcp.into(),
+            _ => over_udp.into(),
+        });
+        let _client = resolving.ask("a.example");
+        until("it is told", || resolving.site.log().iter().any(|line| line.starts_with(told)));
+        // What is waited for may still come.
+        assert_eq!(resolving.site.log().len(), 1, "{:?}", resolving.site.log());
+        assert_eq!(resolving.origin.connections(), 0);
+    }
+    check("garbage", "", "short DNS response");
+    check("wrong 60 HOST", "", "wrong ident ");
+    check("truncated", "truncated", "invalid TCP DNS response ");
+    check("truncated", "garbage", "short DNS response");
+}
+
+#[test]
 fn a_request_waits_for_its_time() {
     let resolving = Resolving::start("ipv6=off", |_, _| "silence".into());
     let request = request("a.example");
