@@ -25,7 +25,14 @@ const IDLE: Duration = Duration::from_secs(1);
 fn wish(rng: &mut Rng) -> Asked {
     let nonce = rng.next();
     let (location, manner, nonce, size) = match rng.below(10) {
-        0..=4 => (*rng.of(&["steady", "unbuffered"]), *rng.of(&GOOD), nonce, rng.size()),
+        0..=3 => (*rng.of(&["steady", "unbuffered"]), *rng.of(&GOOD), nonce, rng.size()),
+        4 if rng.one_in(2) => {
+            (*rng.of(&["secure/steady", "framed/steady"]), *rng.of(&GOOD), nonce, rng.size())
+        }
+        4 => {
+            let manners = ["reset", "nothing", "field", "reset-body", "short", "chunks-end", "chunks-bad"];
+            (*rng.of(&["secure/faulty", "framed/faulty"]), *rng.of(&manners), nonce, rng.size())
+        }
         5..=7 => {
             let manner = *rng.of(&BAD);
             let stalls = matches!(manner, "silent" | "late-body" | "open-close");

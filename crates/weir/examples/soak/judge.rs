@@ -110,6 +110,8 @@ fn cut_off(asked: &Asked, error: &io::Error, unread: &[u8], tally: &Tally) {
 }
 
 fn is_own(asked: &Asked, head: &str) -> bool {
+    // What came over HTTP/2 has its names in lower case.
+    let head = head.to_ascii_lowercase();
     let has = |field: String| head.contains(&field);
-    has(format!("\r\nX-Nonce: {:016x}\r\n", asked.nonce)) && has(format!("\r\nX-Got: {}\r\n", asked.sent))
+    has(format!("\r\nx-nonce: {:016x}\r\n", asked.nonce)) && has(format!("\r\nx-got: {}\r\n", asked.sent))
 }

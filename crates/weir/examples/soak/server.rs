@@ -29,6 +29,8 @@ const CONF: &str = "
             keepalive 16;
             keepalive_timeout 10s;
         }
+        upstream secure { server {secure}; keepalive 16; keepalive_timeout 10s; }
+        upstream framed { server {framed}; keepalive 16; keepalive_timeout 10s; }
         proxy_http_version 1.1;
         proxy_set_header Connection '';
         server {
@@ -46,6 +48,8 @@ const CONF: &str = "
             }
             location /faulty/ { proxy_pass http://faulty; }
             location /impatient/ { proxy_pass http://faulty; proxy_read_timeout 300ms; }
+            location /secure/ { proxy_pass https://secure/; }
+            location /framed/ { proxy_pass http://framed/; proxy_http_version 2; }
             location /next/ {
                 proxy_pass http://next;
                 proxy_next_upstream error timeout invalid_header;
@@ -67,6 +71,27 @@ const CONF: &str = "
         }
     }";
 
+/// The same upstreams behind another server, which speaks TLS, and HTTP/2.
+const BEYOND: &str = "
+    error_log logs/error.log error;
+    events { worker_connections 4096; }
+    http {
+        access_log off;
+        proxy_http_version 1.1;
+        proxy_set_header Connection '';
+        server {
+            listen {listen};
+            listen {secure} ssl;
+            http2 on;
+            keepalive_requests 100;
+            ssl_certificate {certs}/example.com.crt;
+            ssl_certificate_key {certs}/example.com.key;
+            client_max_body_size 8m;
+            location /steady/ { proxy_pass http://{steady}; }
+            location /faulty/ { proxy_pass http://{faulty}; }
+        }
+    }";
+
 #[derive(Clone, Copy)]
 pub struct Addresses {
     pub plain: SocketAddr,
@@ -75,6 +100,7 @@ pub struct Addresses {
 
 pub struct Soaked {
     server: Server,
+    _beyond: Server,
     tls: SocketAddr,
     worker: i32,
     /// Connections of its own, for the status.
@@ -106,18 +132,24 @@ impl Soaked {
     pub fn start(binary: &str, steady: &Origin, faulty: &Origin, echo: &Origin) -> Self {
         let tls = free_address();
         let certs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/certs");
-        let names = [
+        let secure = free_address();
+        let mut names = vec![
             ("steady", steady.address().to_string()),
             ("faulty", faulty.address().to_string()),
-            ("echo", echo.address().to_string()),
-            ("tls", tls.to_string()),
+            ("secure", secure.to_string()),
             ("certs", certs.into()),
         ];
+        let beyond = Server::start(binary, BEYOND, &names);
+        names.extend([
+            ("framed", beyond.address().to_string()),
+            ("echo", echo.address().to_string()),
+            ("tls", tls.to_string()),
+        ]);
         let server = Server::start(binary, CONF, &names);
         // Workers may be of another user.
         fs::set_permissions(server.folder().path(), fs::Permissions::from_mode(0o777)).expect("a folder");
         let worker = server.worker();
-        let soaked = Self { server, tls, worker, looks: AtomicU64::new(0) };
+        let soaked = Self { server, _beyond: beyond, tls, worker, looks: AtomicU64::new(0) };
         // The connection that found it listening counts as well.
         until("the server is at rest", || {
             soaked.whole_state().status[..2] == [1, 1 + soaked.looks.load(Ordering::Relaxed)]
