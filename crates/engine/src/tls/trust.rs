@@ -137,6 +137,10 @@ impl Trust {
         let ends = Cell::new(Reason::TOO_LONG);
         let bad = |error: Error| match Reason::of(&error, chain) {
             Reason::TOO_LONG => ends.get(),
+            // Its lists are looked for all the same, and what is told last counts.
+            Reason::SELF_SIGNED => {
+                self.ask_lists(&chain[..1], UnixTime::now()).err().unwrap_or(Reason::SELF_SIGNED)
+            }
             reason => reason,
         };
         let (shown, sent) = chain.split_first().ok_or(Error::UnknownIssuer).map_err(bad)?;
@@ -257,6 +261,23 @@ mod tests {
         assert_eq!(code(1, &[&root, &upper]), Some(2));
         assert_eq!(code(0, &[&root, &upper]), Some(20));
         assert_eq!(code(0, &[&root, &upper, &lower]), Some(2));
+    }
+
+    #[test]
+    fn nobody_has_lists_about_who_signs_for_itself() {
+        let root = Authority::root(&[]);
+        let name = |params: &mut rcgen::CertificateParams| {
+            params.distinguished_name.push(rcgen::DnType::CommonName, "stranger");
+        };
+        let stranger = Authority::root_with(name);
+        let list = crl::tests::list_of(&root, &[], b"", b"");
+        let code = |lists: &[CertificateRevocationListDer<'static>]| {
+            let trust = Trust::new(1, [&root.certificate].into_iter(), lists).unwrap();
+            let reason = trust.judge(std::slice::from_ref(&stranger.certificate), KeyUsage::client_auth());
+            reason.map(|reason| reason.code)
+        };
+        assert_eq!(code(&[]), Some(18));
+        assert_eq!(code(&[list]), Some(3));
     }
 
     #[test]

@@ -58,6 +58,7 @@ fn alert_reason(alert: AlertDescription) -> String {
         AlertDescription::HandshakeFailure => "sslv3 alert handshake failure",
         AlertDescription::IllegalParameter => "sslv3 alert illegal parameter",
         AlertDescription::UnexpectedMessage => "sslv3 alert unexpected message",
+        AlertDescription::BadRecordMac => "sslv3 alert bad record mac",
         AlertDescription::UnknownCA => "tlsv1 alert unknown ca",
         AlertDescription::AccessDenied => "tlsv1 alert access denied",
         AlertDescription::DecodeError => "tlsv1 alert decode error",
@@ -65,7 +66,15 @@ fn alert_reason(alert: AlertDescription) -> String {
         AlertDescription::ProtocolVersion => "tlsv1 alert protocol version",
         AlertDescription::InternalError => "tlsv1 alert internal error",
         AlertDescription::UserCanceled => "tlsv1 alert user cancelled",
+        AlertDescription::RecordOverflow => "tlsv1 alert record overflow",
+        AlertDescription::InsufficientSecurity => "tlsv1 alert insufficient security",
+        AlertDescription::InappropriateFallback => "tlsv1 alert inappropriate fallback",
+        AlertDescription::NoRenegotiation => "tlsv1 alert no renegotiation",
+        AlertDescription::NoApplicationProtocol => "tlsv1 alert no application protocol",
+        AlertDescription::UnsupportedExtension => "tlsv1 unsupported extension",
         AlertDescription::UnrecognisedName => "tlsv1 unrecognized name",
+        AlertDescription::MissingExtension => "tlsv13 alert missing extension",
+        AlertDescription::CertificateRequired => "tlsv13 alert certificate required",
         _ => return format!("received fatal alert: {alert:?}:SSL alert number {number}"),
     };
     // OpenSSL numbers these reasons by 1000 more than the alert.
