@@ -59,6 +59,9 @@ pub(super) struct Shared {
     traffic: Rc<Traffic>,
     /// Bytes of requests and answers among what came and went, about.
     payload: Cell<u64>,
+    /// Bodies that nobody reads any more. To let go of one resets its stream, and there are clients (curl 7.88) that lose an answer
+    /// which they read together with that.
+    unread: RefCell<Vec<Incoming>>,
     /// The task that drives the connection.
     waker: RefCell<Option<Waker>>,
 }
@@ -81,6 +84,12 @@ impl Open {
     pub(super) fn forsake(&self, ended: bool) {
         let forsaken = self.0.forsaken.get();
         self.0.forsaken.set(if ended { forsaken - 1 } else { forsaken + 1 });
+        self.0.wake();
+    }
+
+    /// Lets go of a body once the answer, which hyper has, was written.
+    pub(super) fn leave(&self, body: Incoming) {
+        self.0.unread.borrow_mut().push(body);
         self.0.wake();
     }
 }
@@ -258,6 +267,7 @@ pub(crate) async fn serve_from(
         forsaken: Cell::new(0),
         traffic: Rc::new(Traffic::new()),
         payload: Cell::new(0),
+        unread: RefCell::default(),
         waker: RefCell::default(),
     });
     let core = shared.core();
@@ -346,6 +356,7 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
             if idle.is_ended() {
                 return Poll::Ready(Over::Drained);
             }
+            let unread = shared.unread.take();
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 let (left, away) = (shared.traffic.ended.get(), shared.traffic.frames.borrow().away());
                 return Poll::Ready(match result {
@@ -355,6 +366,10 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
                     Ok(()) if shared.open.get() > 0 => Over::Left,
                     Ok(()) => Over::Done,
                 });
+            }
+            if !unread.is_empty() {
+                drop(unread);
+                continue;
             }
             if let Some(what) = abuse.or_else(|| shared.is_abused()) {
                 // One attempt to tell it.

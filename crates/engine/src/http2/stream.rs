@@ -37,6 +37,8 @@ enum From {
     Promised(OnUpgrade),
     /// That stream; it also takes the bytes for the client.
     Upgraded(Box<Upgraded>),
+    /// Nobody reads it any more.
+    Over,
 }
 
 impl Stream {
@@ -104,6 +106,7 @@ impl Stream {
                     Poll::Pending => return Poll::Pending,
                 },
                 From::Promised(_) => ready!(self.poll_upgraded(cx))?,
+                From::Over => return Poll::Ready(Ok(0)),
                 From::Upgraded(upgraded) => {
                     let mut read = ReadBuf::new(into);
                     ready!(Pin::new(&mut **upgraded).poll_read(cx, read.unfilled()))?;
@@ -183,7 +186,7 @@ impl Stream {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.incoming {
             From::Upgraded(upgraded) => Pin::new(&mut **upgraded).poll_flush(cx),
-            From::Body(_) | From::Promised(_) => Poll::Ready(Ok(())),
+            From::Body(_) | From::Promised(_) | From::Over => Poll::Ready(Ok(())),
         }
     }
 
@@ -191,7 +194,7 @@ impl Stream {
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.incoming {
             From::Upgraded(upgraded) => Pin::new(&mut **upgraded).poll_shutdown(cx),
-            From::Body(_) | From::Promised(_) => Poll::Ready(Ok(())),
+            From::Body(_) | From::Promised(_) | From::Over => Poll::Ready(Ok(())),
         }
     }
 }
@@ -200,8 +203,19 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // What was not said to its end is reset.
         self.answer.change(|state| state.broken = !state.ended);
-        if self.answer.state.borrow().forsaken {
+        let mut state = self.answer.state.borrow_mut();
+        if state.forsaken {
             self.answer.open.forsake(true);
+        }
+        if let From::Body(body) = std::mem::replace(&mut self.incoming, From::Over)
+            && state.ended
+            && !body.is_end_stream()
+        {
+            if state.gone {
+                self.answer.open.leave(body);
+            } else {
+                state.unread = Some(Box::new(body));
+            }
         }
     }
 }
@@ -229,6 +243,8 @@ struct State {
     ended: bool,
     /// It ended without that.
     broken: bool,
+    /// What it left of the request's body, until hyper has all of the answer.
+    unread: Option<Box<Incoming>>,
     /// Hyper had time to write what came before that.
     waited: bool,
     /// Hyper's end is gone.
@@ -345,6 +361,9 @@ impl Drop for Outgoing {
         if !state.ended && !state.broken {
             state.forsaken = true;
             self.0.open.forsake(false);
+        }
+        if let Some(body) = state.unread.take() {
+            self.0.open.leave(*body);
         }
         (state.bytes, state.frames) = (Vec::new(), Bytes::new());
         wake(&mut state.exchange);

@@ -304,6 +304,50 @@ fn http2_is_agreed_on_where_the_server_speaks_it() {
     });
 }
 
+/// A client that reads both at once may lose the answer.
+#[test]
+fn a_stream_whose_body_nobody_reads_is_reset_behind_its_answer() {
+    let made = Made::new(&["a"]);
+    on_a_thread(async {
+        let (listener, port) = listener().await;
+        let conf = format!(
+            "server {{ listen 127.0.0.1:{port} ssl; ssl_certificate a.crt; ssl_certificate_key a.key; http2 on; return 200 x; }}"
+        );
+        let site = Site::with_files(&conf, &made.files());
+        let running = Running::new(&site, listener);
+        let mut client = ClientConfig::clone(&made.client(&[&TLS13]));
+        client.alpn_protocols = vec![b"h2".to_vec()];
+        let name = ServerName::try_from("a.example").unwrap();
+        let socket = running.connect().await;
+        let mut tls = TlsConnector::from(Arc::new(client)).connect(name, socket).await.unwrap();
+        let frames = [Frame::post(1, "/"), Frame::data(1, 0, b"not all")];
+        tls.write_all(&http2::script(&frames)).await.unwrap();
+        let (mut socket, mut tls) = tls.into_inner();
+        let mut records = vec![];
+        while records.last().is_none_or(|frames: &Vec<String>| frames != &["RST_STREAM 1 code 0"]) {
+            let mut record = vec![0; 5];
+            socket.read_exact(&mut record).await.unwrap();
+            let length = usize::from(u16::from_be_bytes([record[3], record[4]]));
+            record.resize(5 + length, 0);
+            socket.read_exact(&mut record[5..]).await.unwrap();
+            tls.read_tls(&mut &record[..]).unwrap();
+            let plain = tls.process_new_packets().unwrap().plaintext_bytes_to_read();
+            let mut frames = vec![0; plain];
+            io::Read::read_exact(&mut tls.reader(), &mut frames).unwrap();
+            records.push(http2::told(&frames));
+            assert!(
+                !records.concat().contains(&"RST_STREAM 1 code 0".to_owned())
+                    || records.last().unwrap().len() == 1,
+                "{records:?}"
+            );
+        }
+        assert!(
+            records.concat().starts_with(&["HEADERS 1 200".to_owned(), "DATA 1 x end".to_owned()]),
+            "{records:?}"
+        );
+    });
+}
+
 /// Whether the second of two connections resumes the first's session, each served by a generation and a thread of its
 /// own. `settings` are those of both servers unless there is another for the second.
 #[track_caller]
