@@ -96,9 +96,9 @@ fn open(cipher: Cipher, key: &[u8], iv: &[u8], data: &[u8]) -> Result<Vec<u8>, L
     let key = UnboundCipherKey::new(cipher.0, key).map_err(|_| Locked::Unsupported)?;
     // Of DES, parts that are alike are refused; no password gives them.
     let key = PaddedBlockDecryptingKey::cbc_pkcs7(key).map_err(|_| Locked::BadPassword)?;
-    let iv = match (iv.try_into(), iv.try_into()) {
-        (Ok(iv), _) => DecryptionContext::Iv128(FixedLength::from(<&[u8; 16]>::from(iv))),
-        (_, Ok(iv)) => DecryptionContext::Iv64(FixedLength::from(<&[u8; 8]>::from(iv))),
+    let iv = match (iv.first_chunk(), iv.first_chunk(), iv.len()) {
+        (Some(iv), _, 16) => DecryptionContext::Iv128(FixedLength::<16>::from(iv)),
+        (_, Some(iv), 8) => DecryptionContext::Iv64(FixedLength::<8>::from(iv)),
         _ => return Err(Locked::Unsupported),
     };
     let mut data = data.to_vec();
