@@ -114,7 +114,8 @@ fn parameter(spec: &mut Spec, purger: &mut (bool, Pace), call: &Call<'_>, index:
             let (name, size) = text.split_once(':').ok_or_else(invalid)?;
             spec.size = value::size(size.as_bytes()).ok_or_else(invalid)?;
             if spec.size < SMALLEST {
-                return Err(call.under(call.fail(format!("keys zone \"{name}\" is too small")), index));
+                let whole = call.text(index);
+                return Err(call.under(call.fail(format!("keys zone \"{whole}\" is too small")), index));
             }
             spec.name = name.into();
         }
@@ -381,7 +382,7 @@ mod tests {
         );
         check("keys_zone=z", "invalid keys zone size \"keys_zone=z\"");
         check("keys_zone=z:x", "invalid keys zone size \"keys_zone=z:x\"");
-        check("keys_zone=z:1k", "keys zone \"z\" is too small");
+        check("keys_zone=z:1k", "keys zone \"keys_zone=z:1k\" is too small");
         check("levels=1", "\"proxy_cache_path\" must have \"keys_zone\" parameter");
         check("keys_zone=:1m", "\"proxy_cache_path\" must have \"keys_zone\" parameter");
         for name in ["inactive", "max_size", "min_free", "loader_files", "loader_sleep", "manager_threshold"]

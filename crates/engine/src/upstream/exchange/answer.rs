@@ -160,7 +160,8 @@ impl Asking<'_> {
                     if let Some(state) = x.upstream_states.last_mut() {
                         state.response_length = here.len() as u64;
                     }
-                    x.log_while(Level::Warn, None, MORE_THAN_TOLD, "reading upstream");
+                    let doing = if buffering { "reading upstream" } else { READING_HEAD };
+                    x.log_while(Level::Warn, None, MORE_THAN_TOLD, doing);
                 }
             }
             if let Some(store) = store {
