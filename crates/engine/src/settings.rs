@@ -128,7 +128,8 @@ impl CoreSettings {
             client_header_timeout: core.client_header_timeout.or(60_000),
             client_body_timeout: core.client_body_timeout.or(60_000),
             client_max_body_size: core.client_max_body_size.or(1 << 20),
-            client_body_buffer_size: core.client_body_buffer_size.or(16 << 10),
+            // Two pages, as most machines have them.
+            client_body_buffer_size: core.client_body_buffer_size.or(8 << 10),
             client_body_temp_path: core.client_body_temp_path.or(PathSpec {
                 // Only the `http` level itself has none.
                 path: "/tmp".into(),

@@ -703,6 +703,7 @@ impl Asking<'_> {
             Read::Headless(block, raw) => {
                 let (block, raw) = put_back(&head, block, raw);
                 if let Some(state) = x.upstream_states.last_mut() {
+                    state.header_time = Some(now.saturating_sub(attempt.started));
                     state.status = 200;
                     state.bytes_received -= raw.len() as u64;
                 }
@@ -720,7 +721,13 @@ impl Asking<'_> {
                 log_timeout(x, READING_HEAD);
                 Err(Failure::of(next::TIMEOUT, attempt.cached))
             }
-            Read::Invalid => Err(Failure::of(next::INVALID_HEADER, attempt.cached)),
+            Read::Invalid => {
+                // nginx reads no more than there is room for.
+                if let Some(state) = x.upstream_states.last_mut() {
+                    state.bytes_received = received.min(settings.buffer_size as u64);
+                }
+                Err(Failure::of(next::INVALID_HEADER, attempt.cached))
+            }
             Read::ClientGone => Err(client_gone(x, READING_HEAD)),
         }
     }

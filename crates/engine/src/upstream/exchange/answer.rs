@@ -17,7 +17,7 @@ use crate::http::exchange::Tunnel;
 use crate::http::{Body, Exchange, special};
 use crate::http1::body::Decoder;
 use crate::http1::response::{Framing, Head};
-use crate::http1::{Known, date};
+use crate::http1::{Known, Method, date};
 use crate::io::{Block, Buf, Io};
 use crate::tunnel;
 use crate::upstream::balance::Outcome;
@@ -107,6 +107,8 @@ impl Asking<'_> {
         if framing == Framing::Tunnel && x.header(Known::Upgrade).is_none() {
             // Nobody asked for another protocol, so nobody speaks it: the connections end with this head.
             response.close = true;
+            self.unread(x, raw.len());
+            timed(x, attempt.started, now);
             return Ok(Flow::Respond(response));
         }
         if framing == Framing::Tunnel {
@@ -150,7 +152,10 @@ impl Asking<'_> {
             if has_body {
                 if let Some(state) = x.upstream_states.last_mut() {
                     state.bytes_received += here.len() as u64;
-                    state.response_length = here.len() as u64;
+                    // A client that asked for the head alone lets nobody else read it.
+                    if x.method != Method::Head || store.is_some() {
+                        state.response_length = here.len() as u64;
+                    }
                 }
                 response.body = Body::Bytes(Cow::Owned(here.to_vec()));
             } else {
