@@ -107,6 +107,8 @@ pub(super) struct UpstreamBody {
 /// How many bytes of an upstream's answer are read by when.
 pub(super) struct Pace {
     rate: u64,
+    /// As much is read at once as nginx has a buffer for, so that it comes evenly.
+    piece: u64,
     /// Seconds of the wall clock.
     began: u64,
     /// Milliseconds of the reactor's clock.
@@ -115,8 +117,8 @@ pub(super) struct Pace {
 
 impl Pace {
     /// `read` bytes are here already.
-    pub fn new(reactor: &Reactor, rate: u64, read: u64) -> Self {
-        let mut pace = Self { rate, began: reactor.clock().unix_secs(), until: 0 };
+    pub fn new(reactor: &Reactor, rate: u64, piece: u64, read: u64) -> Self {
+        let mut pace = Self { rate, piece, began: reactor.clock().unix_secs(), until: 0 };
         pace.read(reactor, read);
         pace
     }
@@ -134,7 +136,7 @@ impl Pace {
         }
         let seconds = reactor.clock().unix_secs().saturating_sub(self.began) + 1;
         match self.rate.saturating_mul(seconds).checked_sub(received) {
-            Some(left @ 1..) => Ok(left),
+            Some(left @ 1..) => Ok(left.min(self.piece)),
             Some(0) | None => {
                 let beyond = received - self.rate.saturating_mul(seconds);
                 Err(now.saturating_add(beyond.saturating_mul(1000) / self.rate + 1))

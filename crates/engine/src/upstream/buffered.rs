@@ -33,8 +33,10 @@ pub struct Buffering {
     /// 0 is no file.
     pub max_file: u64,
     pub write_size: usize,
-    /// Bytes that are read of the upstream in a second.
+    /// Bytes that are read of the upstream in a second,
     pub rate: Option<Template>,
+    /// and those that are then read at once.
+    pub piece: u64,
 }
 
 /// What the client is yet to get, in its order.

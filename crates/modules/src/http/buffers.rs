@@ -128,6 +128,7 @@ impl Buffers {
             max_file: self.max_temp_file_size.or(1 << 30),
             write_size: self.temp_file_write_size.or(2 * self.largest()) as usize,
             rate: self.limit_rate.get().map(|rate| plan.template(rate)),
+            piece: each,
         }
     }
 

@@ -207,7 +207,7 @@ impl Asking<'_> {
         let buffers = &self.protocol.settings().buffers;
         let rate = x.size(buffers.rate.as_ref());
         if rate > 0 {
-            body.pace = Some(Box::new(Pace::new(&x.reactor, rate, body.received)));
+            body.pace = Some(Box::new(Pace::new(&x.reactor, rate, buffers.piece, body.received)));
         }
         Body::Stream(Box::new(Buffered::new(body, Arc::clone(buffers), store)))
     }
