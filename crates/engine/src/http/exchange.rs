@@ -178,6 +178,8 @@ pub struct Exchange {
     pub answer_headers: Headers,
     /// The type of the answer's content, whatever its maker says (`X-Accel-Redirect` after a `Content-Type`).
     pub answer_type: Option<Text>,
+    /// The answer may be cut, once only where that is true, as an upstream said that sent the request on.
+    pub answer_ranges: Option<bool>,
     /// The charset that the answer is to have, as an upstream said that sent the request on.
     pub accel_charset: Option<Text>,
     /// Bytes per second to the client, where it is settled; 0 is no bound.
@@ -262,6 +264,7 @@ impl Exchange {
             real_peer: None,
             answer_headers: Headers::default(),
             answer_type: None,
+            answer_ranges: None,
             accel_charset: None,
             limit_rate: None,
             limit_rate_after: None,
@@ -337,6 +340,7 @@ impl Exchange {
         self.cache = None;
         self.real_peer = None;
         self.answer_type = None;
+        self.answer_ranges = None;
         self.accel_charset = None;
         self.extensions.clear();
         self.guards.clear();

@@ -104,12 +104,17 @@ fn finish(
     if x.err_status != 0 {
         response.status = x.err_status;
         response.status_line = None;
+        response.upstream_type &= x.err_status != 204;
     }
     if response.location.is_none() {
         response.location = x.redirect_target.take();
     }
     if let Some(content_type) = x.answer_type.take() {
         response.content_type = Some(content_type);
+    }
+    if let Some(single) = x.answer_ranges.take() {
+        response.allow_ranges = true;
+        response.single_range |= single;
     }
     if let Some(charset) = &x.accel_charset
         && response.override_charset.is_none()

@@ -114,7 +114,10 @@ pub(crate) fn trim(response: &mut Response) {
         response.last_modified = None;
     }
     if response.status == 204 {
-        response.content_type = None;
+        // An upstream's says what it says.
+        if !response.upstream_type {
+            response.content_type = None;
+        }
         response.content_length = None;
         response.last_modified = None;
     }

@@ -30,6 +30,7 @@ pub(crate) fn answer(x: &mut Exchange, code: u16) -> Flow {
     x.debug(|| format!("http special response: {code}, \"{}\"", x.shown_uri()));
     // It was of what is not sent now.
     x.answer_type = None;
+    x.answer_ranges = None;
     let core = &x.location().core;
     if code >= 300 && !x.error_page && x.redirects_left > 0 && !core.error_pages.is_empty() {
         // Whether there may be another one is decided where this one is looked for.

@@ -82,6 +82,10 @@ impl Rules {
             let value = head.get(field.value);
             match field.known {
                 Known::ContentType => x.answer_type = Some(Cow::Owned(value.to_vec())),
+                Known::AcceptRanges if self.force_ranges => {}
+                Known::AcceptRanges if x.is_cacheable() || x.is_cached() => {
+                    x.answer_ranges = Some(!x.is_cached());
+                }
                 Known::SetCookie
                 | Known::ContentDisposition
                 | Known::CacheControl
