@@ -70,8 +70,7 @@ const BODY_RESET: &str = " failed (104: Connection reset by peer) while reading 
 const HEAD_CLOSED: &str =
     "upstream prematurely closed connection while reading response header from upstream";
 const BODY_CLOSED: &str = "upstream prematurely closed connection while reading upstream";
-const MORE: &str =
-    "upstream sent more data than specified in \"Content-Length\" header while reading upstream";
+const MORE: &str = "upstream sent more data than specified in \"Content-Length\" header while reading";
 const BAD_CHUNKS: &str = "upstream sent invalid chunked response while reading upstream";
 const BIG: &str = "upstream sent too big header while reading response header from upstream";
 const NO_HEAD: &str = "upstream sent no valid HTTP/1.0 header while reading response header from upstream";
