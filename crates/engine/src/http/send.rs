@@ -310,9 +310,9 @@ pub(crate) async fn transmit(x: &mut Exchange, head: &mut Buf, body: &mut Body) 
     let result = match body {
         Body::Empty if x.chunked => {
             write_trailers(x, None, head);
-            flush(x, head).await
+            finish(x, head).await
         }
-        Body::Empty | Body::Tunnel(_) => flush(x, head).await,
+        Body::Empty | Body::Tunnel(_) => finish(x, head).await,
         Body::Bytes(bytes) => send_bytes(x, head, bytes).await,
         Body::File(part) => send_file(x, head, part).await,
         Body::Stream(source) => {
@@ -327,21 +327,35 @@ pub(crate) async fn transmit(x: &mut Exchange, head: &mut Buf, body: &mut Body) 
 
 /// Writes all of `head`, and what TLS still holds.
 async fn flush(x: &mut Exchange, head: &mut Buf) -> Result<(), SendError> {
-    if !head.is_empty() && !x.is_paced() {
-        // Nearly always it is taken whole, and nothing has to be set up for waiting.
-        match x.client.io.try_write(head) {
-            Ok(n) => {
-                x.sent += n as u64;
-                head.consume(n);
-                if head.is_empty() {
-                    return Ok(());
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(send_failed(x, error)),
-        }
+    if try_write(x, head)? {
+        return Ok(());
     }
     poll_fn(|cx| poll_write_all(x, cx, head)).await
+}
+
+/// As [`flush`], with the end of the response.
+async fn finish(x: &mut Exchange, rest: &mut Buf) -> Result<(), SendError> {
+    if try_write(x, rest)? {
+        return Ok(());
+    }
+    poll_fn(|cx| poll_finish(x, cx, rest)).await
+}
+
+/// Whether all of `head` is written, which nearly always it is: then nothing has to be set up for waiting.
+#[inline(always)]
+fn try_write(x: &mut Exchange, head: &mut Buf) -> Result<bool, SendError> {
+    if head.is_empty() || x.is_paced() {
+        return Ok(false);
+    }
+    match x.client.io.try_write(head) {
+        Ok(n) => {
+            x.sent += n as u64;
+            head.consume(n);
+            Ok(head.is_empty())
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(send_failed(x, error)),
+    }
 }
 
 fn send_failed(x: &Exchange, error: io::Error) -> SendError {
@@ -364,7 +378,7 @@ async fn send_bytes(x: &mut Exchange, head: &mut Buf, bytes: &[u8]) -> Result<()
     if head.len() + bytes.len() <= JOINED {
         head.extend(bytes);
         head.extend(&end);
-        return flush(x, head).await;
+        return finish(x, head).await;
     }
     let (mut rest, mut tail) = (bytes, &end[..]);
     poll_fn(|cx| {
@@ -378,8 +392,7 @@ async fn send_bytes(x: &mut Exchange, head: &mut Buf, bytes: &[u8]) -> Result<()
             rest = &rest[of_rest..];
             tail = &tail[n - of_rest..];
         }
-        let poll = x.client.io.poll_flush(cx);
-        poll_client(x, cx, poll)
+        poll_finish(x, cx, head)
     })
     .await
 }
@@ -421,15 +434,13 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
                 let n = ready!(poll_client(x, cx, poll))?;
                 if n == 0 {
                     x.log(Level::Alert, "the file was truncated while it was sent");
+                    // The client gets what there was.
+                    let _ = x.client.io.poll_flush(cx);
                     return Poll::Ready(Err(SendError::Body));
                 }
                 x.count_sent(n as u64);
             }
-            if turn < end {
-                return Poll::Ready(Ok(()));
-            }
-            let poll = x.client.io.poll_flush(cx);
-            poll_client(x, cx, poll)
+            Poll::Ready(Ok(()))
         })
         .await?;
         if turn == end {
@@ -438,12 +449,12 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
         // Others have theirs.
         tokio::task::yield_now().await;
     }
-    if !x.chunked {
-        return Ok(());
+    let mut end = Buf::new();
+    if x.chunked {
+        end.extend(CHUNK_END);
+        write_trailers(x, None, &mut end);
     }
-    let mut end = Buf::copy_of(CHUNK_END);
-    write_trailers(x, None, &mut end);
-    flush(x, &mut end).await
+    finish(x, &mut end).await
 }
 
 /// Reads a file piece by piece and writes it, the first piece behind the head.
@@ -469,10 +480,10 @@ async fn send_read_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -
             head.extend(CHUNK_END);
             write_trailers(x, None, head);
         }
-        flush(x, head).await?;
         if offset == end {
-            return Ok(());
+            return finish(x, head).await;
         }
+        flush(x, head).await?;
     }
 }
 
@@ -524,7 +535,7 @@ fn poll_stream(
                 } else if matches!(x.client.io, Io::Stream(_)) {
                     add_trailers(x, source.trailers());
                 }
-                return poll_write_all(x, cx, head);
+                return poll_finish(x, cx, head);
             }
             Poll::Ready(Err(_)) => {
                 if chunks.started || !source.postpones() {
@@ -553,6 +564,16 @@ fn poll_stream(
 
 fn poll_write_all(x: &mut Exchange, cx: &mut Context<'_>, head: &mut Buf) -> Poll<Result<(), SendError>> {
     ready!(poll_write_some(x, cx, head))?;
+    let poll = x.client.io.poll_flush(cx);
+    poll_client(x, cx, poll)
+}
+
+/// Writes the rest of a response. Where the connection ends with it, TLS says so in the same write.
+fn poll_finish(x: &mut Exchange, cx: &mut Context<'_>, rest: &mut Buf) -> Poll<Result<(), SendError>> {
+    ready!(poll_write_some(x, cx, rest))?;
+    if !x.keepalive && x.upgraded.is_none() {
+        x.client.io.end();
+    }
     let poll = x.client.io.poll_flush(cx);
     poll_client(x, cx, poll)
 }

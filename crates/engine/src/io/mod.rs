@@ -8,19 +8,22 @@ pub mod buf;
 mod connect;
 #[cfg(test)]
 pub(crate) mod pair;
+mod records;
 mod sendfile;
 mod socket;
 mod sockets;
 
 pub use buf::{Block, Buf, scratch};
 pub use connect::{ConnectCall, ConnectError, ConnectOptions, Connecting, connect};
+pub use records::Records;
 pub use socket::{Address, Socket};
 pub use sockets::{Listener, Severity, accept_loop};
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
+use rustls::Writer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{client, server};
 
@@ -33,33 +36,15 @@ pub enum Io {
     /// No TLS.
     Plain(Socket),
     /// We accepted the connection. Boxed: a session takes several KiB.
-    TlsServer(Box<server::TlsStream<Socket>>),
+    TlsServer(Box<server::TlsStream<Records>>),
     /// We opened the connection.
-    TlsClient(Box<client::TlsStream<Socket>>),
+    TlsClient(Box<client::TlsStream<Records>>),
     /// A stream of a connection that hyper has: HTTP/2 from a client.
     Stream(Box<Stream>),
     /// A stream of a connection to an upstream, which others share: HTTP/2 with h2.
     Request(Box<http2::Stream>),
     /// Nobody is there: nothing is ever read, and nothing can be written.
     Absent,
-}
-
-macro_rules! stream {
-    ($io:expr, $s:ident => $call:expr, $stream:ident => $of_stream:expr, $absent:expr) => {
-        match $io {
-            Io::Absent | Io::Request(_) => $absent,
-            Io::Stream($stream) => $of_stream,
-            Io::Plain($s) => $call,
-            Io::TlsServer(tls) => {
-                let $s = &mut **tls;
-                $call
-            }
-            Io::TlsClient(tls) => {
-                let $s = &mut **tls;
-                $call
-            }
-        }
-    };
 }
 
 fn absent<T>() -> Poll<io::Result<T>> {
@@ -71,8 +56,8 @@ impl Io {
     pub fn socket(&self) -> Option<&Socket> {
         match self {
             Io::Plain(socket) => Some(socket),
-            Io::TlsServer(tls) => Some(tls.get_ref().0),
-            Io::TlsClient(tls) => Some(tls.get_ref().0),
+            Io::TlsServer(tls) => Some(tls.get_ref().0.socket()),
+            Io::TlsClient(tls) => Some(tls.get_ref().0.socket()),
             Io::Stream(_) | Io::Request(_) | Io::Absent => None,
         }
     }
@@ -91,16 +76,16 @@ impl Io {
         if let Io::Plain(socket) = self {
             return socket.poll_read(cx, into);
         }
-        match self {
+        let mut read = ReadBuf::new(into);
+        let polled = match self {
+            Io::TlsServer(tls) => Pin::new(&mut **tls).poll_read(cx, &mut read),
+            Io::TlsClient(tls) => Pin::new(&mut **tls).poll_read(cx, &mut read),
             Io::Stream(stream) => return stream.poll_read(cx, into),
             Io::Request(stream) => return stream.poll_read(cx, into),
-            _ => {}
-        }
-        let mut read = ReadBuf::new(into);
-        let polled =
-            stream!(self, s => Pin::new(s).poll_read(cx, &mut read), _s => Poll::Pending, Poll::Pending);
+            Io::Plain(_) | Io::Absent => return Poll::Pending,
+        };
         if polled.is_pending() && self.owes_records() {
-            // What the session has to say to it goes out now; a failure shows in whatever is done next.
+            // The peer may be waiting too. A failure shows in whatever is done next.
             let _ = self.poll_flush(cx);
         }
         polled.map(|result| match result {
@@ -110,20 +95,49 @@ impl Io {
         })
     }
 
-    /// Whether the session has records that were not sent yet: bytes of ours, or its word on what the peer wants (no
+    /// Whether there are records that were not sent yet: bytes of ours, or the session's own word to the peer (tickets, no
     /// renegotiation).
     fn owes_records(&self) -> bool {
         match self {
             Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => false,
-            Io::TlsServer(tls) => tls.get_ref().1.wants_write(),
-            Io::TlsClient(tls) => tls.get_ref().1.wants_write(),
+            Io::TlsServer(tls) => tls.get_ref().1.wants_write() || tls.get_ref().0.holds(),
+            Io::TlsClient(tls) => tls.get_ref().1.wants_write() || tls.get_ref().0.holds(),
         }
     }
 
-    /// Writes as much as the peer takes now. With TLS, written means taken by the session: ask [`Io::poll_flush`]
-    /// before waiting for anything else.
+    /// Writes as much as the peer takes now. With TLS, written means taken by the session, which sends nothing while it
+    /// has room: ask [`Io::poll_flush`] before waiting for anything else.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        stream!(self, s => Pin::new(s).poll_write(cx, bytes), s => s.poll_write(cx, bytes), absent())
+        match self {
+            Io::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
+            Io::TlsServer(_) | Io::TlsClient(_) if bytes.is_empty() => Poll::Ready(Ok(0)),
+            Io::TlsServer(_) | Io::TlsClient(_) => self.poll_seal(cx, |session| session.write(bytes)),
+            Io::Stream(stream) => stream.poll_write(cx, bytes),
+            Io::Request(_) | Io::Absent => absent(),
+        }
+    }
+
+    /// Gives the session what it has room for.
+    fn poll_seal(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&mut Writer<'_>) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let taken = match self {
+                Io::TlsServer(tls) => write(&mut tls.get_mut().1.writer())?,
+                Io::TlsClient(tls) => write(&mut tls.get_mut().1.writer())?,
+                Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => return absent(),
+            };
+            if taken > 0 {
+                return Poll::Ready(Ok(taken));
+            }
+            if !self.owes_records() {
+                // It has room, and seals no more with its key.
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            ready!(self.poll_flush(cx))?;
+        }
     }
 
     /// Writes what a plain socket takes now, for whoever can do with less than waiting: `WouldBlock` where it takes
@@ -143,12 +157,17 @@ impl Io {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        stream!(
-            self,
-            s => Pin::new(s).poll_write_vectored(cx, pieces),
-            s => s.poll_write_vectored(cx, pieces),
-            absent()
-        )
+        match self {
+            Io::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, pieces),
+            Io::TlsServer(_) | Io::TlsClient(_) if pieces.iter().all(|piece| piece.is_empty()) => {
+                Poll::Ready(Ok(0))
+            }
+            Io::TlsServer(_) | Io::TlsClient(_) => {
+                self.poll_seal(cx, |session| session.write_vectored(pieces))
+            }
+            Io::Stream(stream) => stream.poll_write_vectored(cx, pieces),
+            Io::Request(_) | Io::Absent => absent(),
+        }
     }
 
     /// As [`Io::poll_write`], saying that more follows at once: on a plain socket the kernel may wait for it to fill
@@ -156,14 +175,11 @@ impl Io {
     pub fn poll_write_more(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Io::Plain(socket) => sendfile::poll_send_more(socket, cx, bytes),
-            Io::TlsServer(tls) => Pin::new(&mut **tls).poll_write(cx, bytes),
-            Io::TlsClient(tls) => Pin::new(&mut **tls).poll_write(cx, bytes),
-            Io::Stream(stream) => stream.poll_write(cx, bytes),
-            Io::Request(_) | Io::Absent => absent(),
+            _ => self.poll_write(cx, bytes),
         }
     }
 
-    /// Sends the TLS records that the socket did not take yet; nothing to do on a plain socket.
+    /// Sends the TLS records that were not sent yet; nothing to do on a plain socket.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Io::Plain(_) | Io::Request(_) | Io::Absent => Poll::Ready(Ok(())),
@@ -175,7 +191,13 @@ impl Io {
 
     /// Ends our direction: close_notify with TLS, then FIN. Reading goes on.
     pub fn poll_shutdown_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        stream!(self, s => Pin::new(s).poll_shutdown(cx), s => s.poll_shutdown(cx), Poll::Ready(Ok(())))
+        match self {
+            Io::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Io::TlsServer(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+            Io::TlsClient(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+            Io::Stream(stream) => stream.poll_shutdown(cx),
+            Io::Request(_) | Io::Absent => Poll::Ready(Ok(())),
+        }
     }
 
     /// Whether a read would find something: what the session holds, bytes, an end or an error on the socket.
@@ -226,6 +248,16 @@ impl Io {
         }
     }
 
+    /// Says that nothing follows what was written. With TLS the close_notify leaves with it, where it is flushed only
+    /// then.
+    pub fn end(&mut self) {
+        match self {
+            Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => {}
+            Io::TlsServer(tls) => tls.get_mut().1.send_close_notify(),
+            Io::TlsClient(tls) => tls.get_mut().1.send_close_notify(),
+        }
+    }
+
     /// One attempt, without waiting, to tell a TLS peer that we are done (close_notify), before the connection is
     /// dropped. A plain connection needs nothing: dropping it sends the FIN.
     pub fn farewell(&mut self) {
@@ -233,8 +265,10 @@ impl Io {
         let _ = match self {
             Io::Plain(_) | Io::Request(_) | Io::Absent => return,
             Io::Stream(stream) => stream.poll_shutdown(cx),
-            Io::TlsServer(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
-            Io::TlsClient(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+            Io::TlsServer(_) | Io::TlsClient(_) => {
+                self.end();
+                self.poll_flush(cx)
+            }
         };
     }
 
@@ -288,14 +322,16 @@ impl From<Socket> for Io {
     }
 }
 
-impl From<server::TlsStream<Socket>> for Io {
-    fn from(tls: server::TlsStream<Socket>) -> Self {
+impl From<server::TlsStream<Records>> for Io {
+    fn from(mut tls: server::TlsStream<Records>) -> Self {
+        tls.get_mut().0.shaken();
         Io::TlsServer(Box::new(tls))
     }
 }
 
-impl From<client::TlsStream<Socket>> for Io {
-    fn from(tls: client::TlsStream<Socket>) -> Self {
+impl From<client::TlsStream<Records>> for Io {
+    fn from(mut tls: client::TlsStream<Records>) -> Self {
+        tls.get_mut().0.shaken();
         Io::TlsClient(Box::new(tls))
     }
 }
@@ -303,13 +339,9 @@ impl From<client::TlsStream<Socket>> for Io {
 /// For the libraries that want tokio's traits (TLS inside TLS).
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let io = self.get_mut();
-        let tls = io.is_tls();
-        // Hyper's streams are read by themselves.
-        match stream!(io, s => Pin::new(s).poll_read(cx, buf), _s => absent(), Poll::Pending) {
-            Poll::Ready(Err(e)) if tls && e.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
-            other => other,
-        }
+        let n = ready!(self.get_mut().poll_read(cx, buf.initialize_unfilled()))?;
+        buf.advance(n);
+        Poll::Ready(Ok(()))
     }
 }
 

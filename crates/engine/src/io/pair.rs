@@ -8,9 +8,9 @@ use std::sync::Arc;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::{LocalOptions, LocalRuntime};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{Accept, Connect, TlsAcceptor, TlsConnector};
 
-use super::{Io, Socket};
+use super::{Io, Records, Socket};
 use crate::timer::{Clock, Timers};
 
 /// A kind of stream.
@@ -93,10 +93,22 @@ pub(crate) async fn pair(kind: Kind) -> (Io, Io) {
     if matches!(kind, Kind::Tcp | Kind::Unix) {
         return (accepted.into(), connected.into());
     }
+    let (accept, connect) = handshake(accepted, connected);
+    tokio::join!(shaken(accept), shaken(connect))
+}
+
+/// TLS on a connected pair, as it begins.
+pub(crate) fn handshake(accepted: Socket, connected: Socket) -> (Accept<Records>, Connect<Records>) {
     let (acceptor, connector) = TLS.with(|tls| (tls.0.clone(), tls.1.clone()));
     let name = ServerName::try_from("localhost").unwrap();
-    let (accepted, connected) = tokio::join!(acceptor.accept(accepted), connector.connect(name, connected));
-    (accepted.unwrap().into(), connected.unwrap().into())
+    (acceptor.accept(Records::new(accepted)), connector.connect(name, Records::new(connected)))
+}
+
+/// Does a handshake and sends what it leaves.
+async fn shaken<S: Into<Io>>(handshake: impl Future<Output = io::Result<S>>) -> Io {
+    let mut io = handshake.await.unwrap().into();
+    poll_fn(|cx| io.poll_flush(cx)).await.unwrap();
+    io
 }
 
 /// Reads exactly `n` bytes, or what comes before the end.

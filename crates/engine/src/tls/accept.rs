@@ -24,7 +24,7 @@ use crate::generation::Generation;
 use crate::http::exchange::Connection;
 use crate::http::{Client, Exchange, router};
 use crate::http2;
-use crate::io::{Address, Buf, Io, Socket, scratch};
+use crate::io::{Address, Buf, Io, Records, Socket, scratch};
 use crate::reactor::Reactor;
 use crate::timer::Timer;
 
@@ -118,14 +118,23 @@ async fn handshake(
         }
     }
     reactor.handshakes.turn().await;
-    let mut accept = StartHandshake::from_parts(*accepted, socket).into_stream(config);
-    let stream = poll_fn(|cx| match Pin::new(&mut accept).poll(cx) {
-        Poll::Ready(done) => Poll::Ready(done.map_err(Failure::of)),
+    let accept = StartHandshake::from_parts(*accepted, Records::new(socket)).into_stream(config);
+    let mut accept = accept.into_fallible();
+    let mut stream = poll_fn(|cx| match Pin::new(&mut accept).poll(cx) {
+        Poll::Ready(done) => Poll::Ready(done.map_err(|failed| Failure::of(Records::give_up(failed)))),
         Poll::Pending => timer.poll_expired(cx).map(|()| Err(Failure::Late)),
     })
     .await?;
     for staple in &tls.staples {
         staple.refresh(reactor);
+    }
+    if tls.statuses.is_some() {
+        // Asking a responder takes its time, and a client of TLS 1.2 waits for the end of the handshake.
+        poll_fn(|cx| match stream.get_mut().0.poll_send(cx) {
+            Poll::Ready(sent) => Poll::Ready(sent.map_err(Failure::of)),
+            Poll::Pending => timer.poll_expired(cx).map(|()| Err(Failure::Late)),
+        })
+        .await?;
     }
     let state = stream.get_ref().1;
     let chain = state.peer_certificates().unwrap_or_default();

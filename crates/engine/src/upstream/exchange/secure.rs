@@ -12,7 +12,7 @@ use weir_syntax::Level;
 
 use super::{Asking, Attempt, Failure, Waited, client_gone, log_timeout, next, poll_client_gone};
 use crate::http::{Exchange, Template};
-use crate::io::Io;
+use crate::io::{Io, Records};
 use crate::tls::{ClientTls, Distrust, failed};
 
 /// What a `…_pass` module's directives say of TLS.
@@ -108,10 +108,11 @@ impl Asking<'_> {
         if timer.deadline().is_none() {
             timer.set_in(settings.connect_timeout);
         }
-        let mut connect = TlsConnector::from(config).connect(name, socket);
+        let connect = TlsConnector::from(config).connect(name, Records::new(socket));
+        let mut connect = connect.into_fallible();
         let shaken = poll_fn(|cx| {
             if let Poll::Ready(result) = Pin::new(&mut connect).poll(cx) {
-                return Poll::Ready(Waited::Done(result));
+                return Poll::Ready(Waited::Done(result.map_err(Records::give_up)));
             }
             if poll_client_gone(x, cx, settings) {
                 return Poll::Ready(Waited::ClientGone);
@@ -152,6 +153,8 @@ impl Asking<'_> {
                 format!("upstream SSL certificate does not match \"{name}\"")
             }
         };
+        // The handshake was in order, and the peer is not to take it for broken.
+        stream.into_inner().0.try_send();
         x.log_while(Level::Error, None, message, DOING);
         Err(Failure::of(next::ERROR, false))
     }
