@@ -36,7 +36,7 @@ pub struct Client {
     pub input: Buf,
     /// One timer for whatever the client is waited for.
     pub timer: Timer,
-    /// When to look whether a client is gone that sent more ahead than is read.
+    /// When to look whether a client is gone that sent more ahead than is read, or has to get what its handshake left.
     pub(crate) look: Option<Timer>,
     /// What is written goes out at once (`tcp_nodelay`).
     pub nodelay: bool,
@@ -483,6 +483,25 @@ impl Exchange {
         io.socket().is_some_and(Socket::is_read_closed)
     }
 
+    /// What the client's handshake left (tickets) waits for the answer, unless that takes its time: then it leaves alone.
+    pub(crate) fn poll_left(&mut self, cx: &mut Context<'_>) {
+        /// Milliseconds.
+        const WAITS: u64 = 100;
+        let Client { io, look, .. } = &mut self.client;
+        if !io.owes_records() {
+            return;
+        }
+        let look = look.get_or_insert_with(|| self.reactor.timers().register());
+        if look.deadline().is_none() {
+            look.set_in(WAITS);
+        }
+        if look.poll_expired(cx).is_ready() {
+            look.clear();
+            // Its failure shows when the answer is sent.
+            let _ = io.poll_flush(cx);
+        }
+    }
+
     /// Waits; false where the client goes away meanwhile.
     pub async fn delay(&mut self, ms: u64) -> bool {
         let timers = self.reactor.timers().clone();
@@ -490,7 +509,10 @@ impl Exchange {
         let waited = poll_fn(|cx| match sleep.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(true),
             Poll::Pending if self.poll_client_gone(cx) => Poll::Ready(false),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                self.poll_left(cx);
+                Poll::Pending
+            }
         });
         let waited = waited.await;
         if !waited {

@@ -97,7 +97,7 @@ impl Io {
 
     /// Whether there are records that were not sent yet: bytes of ours, or the session's own word to the peer (tickets, no
     /// renegotiation).
-    fn owes_records(&self) -> bool {
+    pub(crate) fn owes_records(&self) -> bool {
         match self {
             Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => false,
             Io::TlsServer(tls) => tls.get_ref().1.wants_write() || tls.get_ref().0.holds(),

@@ -844,6 +844,7 @@ fn client_gone(x: &Exchange, doing: &str) -> Failure {
 
 /// Whether the client went away and the upstream is to hear of it; others may want what a cache keeps.
 pub(super) fn poll_client_gone(x: &mut Exchange, cx: &mut Context<'_>, settings: &Settings) -> bool {
+    x.poll_left(cx);
     let keeps = settings.store.is_some() || x.is_cacheable();
     !settings.ignore_client_abort && !x.post_action && !keeps && x.poll_client_gone(cx)
 }

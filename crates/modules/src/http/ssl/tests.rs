@@ -19,6 +19,8 @@ use weir_testkit::http2::{self, Frame};
 
 use crate::testing::{Site, told};
 
+mod records;
+
 /// Certificates that do not differ from test to test: making keys takes its time.
 pub(crate) struct Made {
     files: Vec<(String, String)>,
