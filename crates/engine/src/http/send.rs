@@ -440,7 +440,12 @@ async fn send_file(x: &mut Exchange, head: &mut Buf, part: &mut FilePart) -> Res
                 }
                 x.count_sent(n as u64);
             }
-            Poll::Ready(Ok(()))
+            if turn == end {
+                return Poll::Ready(Ok(()));
+            }
+            // The disk may take its time before the next.
+            let poll = x.client.io.poll_flush(cx);
+            poll_client(x, cx, poll)
         })
         .await?;
         if turn == end {
