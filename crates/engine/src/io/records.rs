@@ -14,8 +14,14 @@ use super::{Buf, Socket};
 /// that flushes then, since a session that reads on behind what it has got does not mean to wait.
 pub struct Records {
     socket: Socket,
+    /// Until the handshake is over and sent. Boxed: most of its time a connection has none.
+    held: Option<Box<Held>>,
+}
+
+struct Held {
     /// Written, not sent.
-    held: Buf,
+    bytes: Buf,
+    /// The handshake goes on.
     shaking: bool,
 }
 
@@ -25,7 +31,7 @@ const PIECES: usize = 15;
 impl Records {
     /// For a handshake that is to come.
     pub fn new(socket: Socket) -> Self {
-        Self { socket, held: Buf::new(), shaking: true }
+        Self { socket, held: Some(Box::new(Held { bytes: Buf::new(), shaking: true })) }
     }
 
     pub fn socket(&self) -> &Socket {
@@ -34,18 +40,27 @@ impl Records {
 
     /// The handshake is over: what it has left leaves with the next write, or flush.
     pub(super) fn shaken(&mut self) {
-        self.shaking = false;
+        if let Some(held) = &mut self.held {
+            held.shaking = false;
+        }
+        if !self.holds() {
+            self.held = None;
+        }
     }
 
     /// Whether there is something that was not sent.
     pub(super) fn holds(&self) -> bool {
-        !self.held.is_empty()
+        self.held.as_ref().is_some_and(|held| !held.bytes.is_empty())
+    }
+
+    fn is_shaking(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.shaking)
     }
 
     /// Sends what was held.
     pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.holds() {
-            let n = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.held))?;
+        while let Some(held) = self.held.as_ref().filter(|held| !held.bytes.is_empty()) {
+            let n = ready!(Pin::new(&mut self.socket).poll_write(cx, &held.bytes))?;
             self.sent(n)?;
         }
         Poll::Ready(Ok(()))
@@ -67,10 +82,14 @@ impl Records {
         if n == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        let of_held = n.min(self.held.len());
-        self.held.consume(of_held);
-        if !self.holds() {
-            self.held.release();
+        let Some(held) = &mut self.held else { return Ok(n) };
+        let of_held = n.min(held.bytes.len());
+        held.bytes.consume(of_held);
+        if held.bytes.is_empty() {
+            held.bytes.release();
+            if !held.shaking {
+                self.held = None;
+            }
         }
         Ok(n - of_held)
     }
@@ -80,7 +99,7 @@ impl AsyncRead for Records {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let records = self.get_mut();
         let polled = Pin::new(&mut records.socket).poll_read(cx, into);
-        if polled.is_pending() && records.shaking {
+        if polled.is_pending() && records.is_shaking() {
             ready!(records.poll_send(cx))?;
         }
         polled
@@ -98,13 +117,12 @@ impl AsyncWrite for Records {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let records = self.get_mut();
-        if records.shaking {
-            let before = records.held.len();
-            pieces.iter().for_each(|piece| records.held.extend(piece));
-            return Poll::Ready(Ok(records.held.len() - before));
-        }
-        while records.holds() {
-            let mut all = [IoSlice::new(&records.held); 1 + PIECES];
+        while let Some(held) = &mut records.held {
+            if held.shaking {
+                pieces.iter().for_each(|piece| held.bytes.extend(piece));
+                return Poll::Ready(Ok(pieces.iter().map(|piece| piece.len()).sum()));
+            }
+            let mut all = [IoSlice::new(&held.bytes); 1 + PIECES];
             let end = 1 + pieces.len().min(PIECES);
             all[1..end].copy_from_slice(&pieces[..end - 1]);
             let n = ready!(Pin::new(&mut records.socket).poll_write_vectored(cx, &all[..end]))?;
@@ -125,7 +143,7 @@ impl AsyncWrite for Records {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.shaking { Poll::Ready(Ok(())) } else { self.get_mut().poll_send(cx) }
+        if self.is_shaking() { Poll::Ready(Ok(())) } else { self.get_mut().poll_send(cx) }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -284,7 +302,7 @@ mod tests {
                     done +=
                         poll_fn(|cx| Pin::new(&mut records).poll_write_vectored(cx, &pieces)).await.unwrap();
                 }
-                assert_eq!(records.held.capacity(), 0, "it goes back to the pool");
+                assert!(records.held.is_none(), "its memory is given back");
                 records.shutdown().await.unwrap();
             };
             let reads = async {
@@ -343,7 +361,9 @@ mod tests {
                 let mut records = Records::new(socket);
                 records.write_all(b"a flight").await.unwrap();
                 records.flush().await.unwrap();
-                records.shaking = waits;
+                if !waits {
+                    records.shaken();
+                }
                 // Its other direction stays open, so that only the write can tell.
                 peer.options().shutdown(std::net::Shutdown::Read).unwrap();
                 let failed = match waits {
@@ -361,8 +381,8 @@ mod tests {
             const ALERT: u8 = 21;
             let (accepted, connected) = sockets(true).await;
             let (accept, _) = handshake(accepted, sockets(true).await.1);
-            let connected = Records { shaking: false, ..Records::new(connected) };
-            let mut peer = connected;
+            let mut peer = Records::new(connected);
+            peer.shaken();
             // A record of the handshake with a message that nobody sends first.
             peer.write_all(&[22, 3, 1, 0, 4, 14, 0, 0, 0]).await.unwrap();
             let failed = poll_fn({
