@@ -165,8 +165,7 @@ impl Asking<'_> {
                     if let Some(state) = x.upstream_states.last_mut() {
                         state.response_length = here.len() as u64;
                     }
-                    let doing = if buffering { "reading upstream" } else { READING_HEAD };
-                    x.log_while(Level::Warn, None, MORE_THAN_TOLD, doing);
+                    x.log_while(Level::Warn, None, MORE_THAN_TOLD, "reading upstream");
                 }
             }
             if let Some(store) = store {
