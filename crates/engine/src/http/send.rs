@@ -292,7 +292,7 @@ fn poll_client<T>(
         }
         Poll::Ready(Err(error)) => Poll::Ready(Err(send_failed(x, error))),
         Poll::Pending => {
-            if x.client.timer.deadline().is_none() {
+            if x.client.io.has_taken() || x.client.timer.deadline().is_none() {
                 x.client.timer.set_about(x.location().core.send_timeout);
             }
             if x.client.timer.poll_expired(cx).is_ready() {

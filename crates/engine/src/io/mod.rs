@@ -95,6 +95,15 @@ impl Io {
         })
     }
 
+    /// Whether the peer has taken some of the session's records since this was asked last. Of a plain socket each write tells.
+    pub fn has_taken(&mut self) -> bool {
+        match self {
+            Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => false,
+            Io::TlsServer(tls) => tls.get_mut().0.has_taken(),
+            Io::TlsClient(tls) => tls.get_mut().0.has_taken(),
+        }
+    }
+
     /// Whether there are records that were not sent yet: bytes of ours, or the session's own word to the peer (tickets, no
     /// renegotiation).
     pub(crate) fn owes_records(&self) -> bool {

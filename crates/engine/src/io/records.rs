@@ -16,6 +16,8 @@ pub struct Records {
     socket: Socket,
     /// Until the handshake is over and sent. Boxed: most of its time a connection has none.
     held: Option<Box<Held>>,
+    /// The peer has taken some of what was written since somebody asked.
+    taken: bool,
 }
 
 struct Held {
@@ -31,7 +33,8 @@ const PIECES: usize = 15;
 impl Records {
     /// For a handshake that is to come.
     pub fn new(socket: Socket) -> Self {
-        Self { socket, held: Some(Box::new(Held { bytes: Buf::new(), shaking: true })) }
+        let held = Held { bytes: Buf::new(), shaking: true };
+        Self { socket, held: Some(Box::new(held)), taken: false }
     }
 
     pub fn socket(&self) -> &Socket {
@@ -51,6 +54,11 @@ impl Records {
     /// Whether there is something that was not sent.
     pub(super) fn holds(&self) -> bool {
         self.held.as_ref().is_some_and(|held| !held.bytes.is_empty())
+    }
+
+    /// Whether the peer has taken some since this was asked last.
+    pub(super) fn has_taken(&mut self) -> bool {
+        std::mem::take(&mut self.taken)
     }
 
     fn is_shaking(&self) -> bool {
@@ -82,6 +90,7 @@ impl Records {
         if n == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
+        self.taken = true;
         let Some(held) = &mut self.held else { return Ok(n) };
         let of_held = n.min(held.bytes.len());
         held.bytes.consume(of_held);
@@ -131,11 +140,14 @@ impl AsyncWrite for Records {
                 return Poll::Ready(Ok(of_pieces));
             }
         }
-        match pieces {
+        let socket = Pin::new(&mut records.socket);
+        let polled = match pieces {
             // Costs the kernel less.
-            [piece] => Pin::new(&mut records.socket).poll_write(cx, piece),
-            pieces => Pin::new(&mut records.socket).poll_write_vectored(cx, pieces),
-        }
+            [piece] => socket.poll_write(cx, piece),
+            pieces => socket.poll_write_vectored(cx, pieces),
+        };
+        records.taken |= polled.is_ready();
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -316,6 +328,29 @@ mod tests {
             };
             tokio::join!(writes, reads);
             assert!(taken == sent, "{} of {}", taken.len(), sent.len());
+        });
+    }
+
+    #[test]
+    fn that_a_peer_has_taken_some_is_told_once() {
+        reactor(|_| async {
+            let (socket, peer) = sockets(false).await;
+            socket.options().set_send_buffer_size(1).unwrap();
+            let mut records = Records::new(socket);
+            records.shaken();
+            assert!(!records.has_taken());
+            let bytes = noise(100_000);
+            while now(|cx| Pin::new(&mut records).poll_write(cx, &bytes)).await.is_ready() {}
+            assert!(records.has_taken() && !records.has_taken());
+            assert!(now(|cx| Pin::new(&mut records).poll_write(cx, &bytes)).await.is_pending());
+            assert!(!records.has_taken());
+            let mut piece = vec![0; 1_000_000];
+            while now(|cx| Pin::new(&mut records).poll_write(cx, &bytes)).await.is_pending() {
+                assert!(!records.has_taken());
+                let _ = now(|cx| peer.poll_read(cx, &mut piece)).await;
+                tokio::task::yield_now().await;
+            }
+            assert!(records.has_taken());
         });
     }
 

@@ -98,7 +98,7 @@ impl Asking<'_> {
                     Poll::Pending => break,
                 }
             }
-            if timer.deadline().is_none() {
+            if attempt.line.io.has_taken() || timer.deadline().is_none() {
                 timer.set_about(settings.send_timeout);
             }
             if attempt.poll_early(cx, x, settings) {
