@@ -107,7 +107,8 @@ fn at(call: ConnectCall) -> impl Fn(io::Error) -> ConnectError {
     move |error| ConnectError { call, error }
 }
 
-/// Starts a connection to `address`. Must be called on a reactor thread.
+/// Starts a connection to `address`, for who has something to send: over TCP the other side hears of it with the first bytes,
+/// or a fifth of a second later. Must be called on a reactor thread.
 ///
 /// # Errors
 /// What `socket`, `bind` and `connect` say at once: no descriptor left, no route, a unix socket that nobody listens

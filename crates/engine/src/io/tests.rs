@@ -310,7 +310,10 @@ fn the_accept_loop_hands_over_every_connection() {
         });
         let mut ends = Vec::new();
         for _ in 0..100 {
-            let socket = connected(connect(&address, &ConnectOptions::default()).unwrap()).await.unwrap();
+            let mut connecting = connect(&address, &ConnectOptions::default()).unwrap();
+            // Without it the other side hears of the connection a fifth of a second later.
+            assert_eq!(connecting.try_send(b"x").unwrap(), 1);
+            let socket = connected(connecting).await.unwrap();
             let (accepted, peer) = told.recv().await.unwrap();
             assert_eq!(socket.local_addr().unwrap(), peer);
             ends.push((socket, accepted));
