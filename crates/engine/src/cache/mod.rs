@@ -399,11 +399,11 @@ impl Hold {
 
     /// The file was opened: the index may not have known of it yet, and it is kept open for those who come next.
     pub fn found(&self, opened: &Arc<Opened>) {
-        let mut index = self.zone.shared.lock();
-        let Some(node) = index.nodes.get_mut(&self.key) else { return };
-        if node.file.as_ref().is_some_and(|file| Arc::ptr_eq(file, opened)) {
+        if self.kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, opened)) {
             return;
         }
+        let mut index = self.zone.shared.lock();
+        let Some(node) = index.nodes.get_mut(&self.key) else { return };
         if !node.exists {
             node.exists = true;
             node.uses = 1;

@@ -172,6 +172,7 @@ mod tests {
 
     use nix::sys::socket::{MsgFlags, recv};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::Accept;
 
     use super::super::Io;
     use super::super::pair::{Kind, handshake, noise, reactor, read, sockets};
@@ -197,8 +198,8 @@ mod tests {
         types
     }
 
-    /// Both sides of a handshake, right when it is over for them.
-    async fn secured(kind: Kind) -> (Io, Io) {
+    /// A handshake that is over for the client, whose Finished the server has not got.
+    async fn half_secured(kind: Kind) -> (Pin<Box<Accept<Records>>>, Io) {
         let (accepted, connected) = sockets(kind == Kind::Tls).await;
         let (accept, connect) = handshake(accepted, connected);
         let (mut accept, mut connect) = (Box::pin(accept), Box::pin(connect));
@@ -206,7 +207,13 @@ mod tests {
             assert!(accept.as_mut().poll(cx).is_pending());
             connect.as_mut().poll(cx)
         });
-        let mut client = Io::from(connected.await.unwrap());
+        let client = connected.await.unwrap();
+        (accept, client.into())
+    }
+
+    /// Both sides of a handshake, right when it is over for them.
+    async fn secured(kind: Kind) -> (Io, Io) {
+        let (mut accept, mut client) = half_secured(kind).await;
         // Without the Finished there is no end for the server.
         assert!(now(|cx| accept.as_mut().poll(cx)).await.is_pending());
         assert!(now(|cx| client.poll_write(cx, b"question")).await.is_ready());
@@ -218,14 +225,7 @@ mod tests {
     fn the_end_of_a_handshake_leaves_with_what_follows_it() {
         reactor(|_| async {
             for kind in [Kind::Tls, Kind::TlsUnix] {
-                let (accepted, connected) = sockets(kind == Kind::Tls).await;
-                let (accept, connect) = handshake(accepted, connected);
-                let (mut accept, mut connect) = (Box::pin(accept), Box::pin(connect));
-                let connected = poll_fn(|cx| {
-                    assert!(accept.as_mut().poll(cx).is_pending());
-                    connect.as_mut().poll(cx)
-                });
-                let mut client = Io::from(connected.await.unwrap());
+                let (accept, mut client) = half_secured(kind).await;
                 let server_has = || come(accept.get_ref().unwrap().socket());
                 assert_eq!(server_has(), [], "{kind:?}: the client's Finished waits for its question");
                 assert!(now(|cx| client.poll_write(cx, b"question")).await.is_ready());

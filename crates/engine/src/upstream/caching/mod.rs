@@ -390,7 +390,7 @@ impl Cached {
                 let opened = match known {
                     // One that is known to be there is mostly at hand, or open.
                     KnownKey::Worth { exists: true } => {
-                        let kept = hold.kept.take();
+                        let kept = hold.kept.clone();
                         open(&self.zone, &hold.key, &path, &self.key, self.crc32, Caller::Reactor, kept)
                     }
                     _ => Err(Unusable::Waits),
