@@ -223,6 +223,26 @@ fn faulty(visit: &mut Visit) -> io::Result<()> {
     Ok(())
 }
 
+/// Places that have to do with an upstream in each way.
+const LOCATIONS: &str = "
+        location /direct/ { proxy_pass http://{origin}; }
+        location /kept/ { proxy_pass http://kept; }
+        location /unbuffered/ {
+            proxy_pass http://kept;
+            proxy_buffering off;
+            proxy_request_buffering off;
+        }
+        location /next/ { proxy_pass http://next; proxy_next_upstream error timeout invalid_header; }
+        location /cached/ {
+            proxy_pass http://kept;
+            proxy_cache one;
+            proxy_cache_valid 200 304 1h;
+            proxy_cache_lock on;
+            proxy_cache_lock_timeout 1h;
+            proxy_cache_lock_age 1h;
+        }
+        location /stored/ { proxy_pass http://kept; proxy_store {folder}/data$uri; }";
+
 const CONF: &str = "
     error_log logs/error.log warn;
     worker_processes 1;
@@ -240,23 +260,7 @@ const CONF: &str = "
             proxy_send_timeout 200ms;
             proxy_read_timeout 100ms;
             client_max_body_size 16m;
-            location /direct/ { proxy_pass http://{origin}; }
-            location /kept/ { proxy_pass http://kept; }
-            location /unbuffered/ {
-                proxy_pass http://kept;
-                proxy_buffering off;
-                proxy_request_buffering off;
-            }
-            location /next/ { proxy_pass http://next; proxy_next_upstream error timeout invalid_header; }
-            location /cached/ {
-                proxy_pass http://kept;
-                proxy_cache one;
-                proxy_cache_valid 200 304 1h;
-                proxy_cache_lock on;
-                proxy_cache_lock_timeout 1h;
-                proxy_cache_lock_age 1h;
-            }
-            location /stored/ { proxy_pass http://kept; proxy_store {folder}/data$uri; }
+            {locations}
             location /mended { return 200 mended; }
             {more}
         }
@@ -265,6 +269,7 @@ const CONF: &str = "
 #[track_caller]
 fn start(origin: &Origin, steady: &Origin, more: &str) -> Server {
     let names = [
+        ("locations", LOCATIONS.to_owned()),
         ("more", more.to_owned()),
         ("origin", origin.address().to_string()),
         ("steady", steady.address().to_string()),

@@ -12,7 +12,9 @@ use nix::sys::signal::Signal;
 use weir_testkit::http2::{END_HEADERS, END_STREAM, Frame, Http2};
 use weir_testkit::{Client, NameServer, Origin, Server, free_address, until};
 
-use super::{Cut, Deaf, FAULTS, Fault, RST_STREAM, Repeat, WELL, Whole, open_to_all, outcome, request, wish};
+use super::{
+    Cut, Deaf, FAULTS, Fault, LOCATIONS, RST_STREAM, Repeat, WELL, Whole, open_to_all, outcome, request, wish,
+};
 use crate::executable;
 
 const MANY: usize = 10_000;
@@ -40,23 +42,7 @@ const CONF: &str = "
             proxy_set_header Connection '';
             proxy_connect_timeout 200ms;
             proxy_read_timeout 100ms;
-            location /direct/ { proxy_pass http://{origin}; }
-            location /kept/ { proxy_pass http://kept; }
-            location /unbuffered/ {
-                proxy_pass http://kept;
-                proxy_buffering off;
-                proxy_request_buffering off;
-            }
-            location /next/ { proxy_pass http://next; proxy_next_upstream error timeout invalid_header; }
-            location /cached/ {
-                proxy_pass http://kept;
-                proxy_cache one;
-                proxy_cache_valid 200 304 1h;
-                proxy_cache_lock on;
-                proxy_cache_lock_timeout 1h;
-                proxy_cache_lock_age 1h;
-            }
-            location /stored/ { proxy_pass http://kept; proxy_store {folder}/data$uri; }
+            {locations}
             location /http2/ { proxy_pass http://shared; proxy_http_version 2; }
             location /refused/ { proxy_pass http://{refused}; }
             location /deaf/ { proxy_pass http://{deaf}; }
@@ -316,6 +302,7 @@ pub(super) fn ten_thousand_faults() {
         said.map_or("code 3", |(_, says)| says).to_owned()
     });
     let names = [
+        ("locations", LOCATIONS.to_owned()),
         ("origin", origin.address().to_string()),
         ("http2", http2.address().to_string()),
         ("steady", steady.address().to_string()),
