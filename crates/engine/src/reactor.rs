@@ -1,7 +1,7 @@
 //! What belongs to one reactor thread: its clock and timers, its connections, the generation that it serves.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -97,7 +97,7 @@ pub struct Reactor {
     quitting: Cell<bool>,
     /// When everything has to end that is open while the worker quits.
     end: Cell<Option<u64>>,
-    idle: RefCell<Vec<Weak<Idle>>>,
+    idle: Rc<Places>,
     tunnels: RefCell<Vec<Weak<tunnel::Control>>>,
     /// The departures that were looked at.
     departures: Cell<u64>,
@@ -126,6 +126,50 @@ pub struct Idle {
     /// Milliseconds of the thread's clock at which the connection ends, whatever it does.
     end: Cell<Option<u64>>,
     ended: Cell<bool>,
+    _place: Option<Place>,
+}
+
+/// The list of those.
+#[derive(Default)]
+struct Places {
+    entries: RefCell<Vec<Weak<Idle>>>,
+    free: RefCell<Vec<usize>>,
+}
+
+/// Who leaves it has left nothing there, which streams do all the time.
+struct Place {
+    of: Rc<Places>,
+    index: usize,
+}
+
+impl Places {
+    fn add(self: &Rc<Self>, end: Option<u64>, ended: bool) -> Rc<Idle> {
+        let index = self.free.borrow_mut().pop();
+        let mut entries = self.entries.borrow_mut();
+        let index = index.unwrap_or_else(|| {
+            entries.push(Weak::new());
+            entries.len() - 1
+        });
+        let idle = Rc::new(Idle {
+            end: Cell::new(end),
+            ended: Cell::new(ended),
+            _place: Some(Place { of: Rc::clone(self), index }),
+            ..Idle::default()
+        });
+        entries[index] = Rc::downgrade(&idle);
+        idle
+    }
+
+    fn all(&self) -> Vec<Rc<Idle>> {
+        self.entries.borrow().iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.of.entries.borrow_mut()[self.index] = Weak::new();
+        self.of.free.borrow_mut().push(self.index);
+    }
 }
 
 impl Idle {
@@ -165,7 +209,7 @@ impl Idle {
     /// Runs a part of the connection's work; `None` where its time was over before that was done. The work is pinned
     /// by the caller, so that it need not be moved.
     pub async fn bounded<T>(&self, mut work: Pin<&mut impl Future<Output = T>>) -> Option<T> {
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             if self.is_ended() {
                 return Poll::Ready(None);
             }
@@ -186,7 +230,7 @@ impl Reactor {
             current: RefCell::new(generation),
             quitting: Cell::new(false),
             end: Cell::new(None),
-            idle: RefCell::default(),
+            idle: Rc::default(),
             tunnels: RefCell::default(),
             departures: Cell::new(0),
             tasks: Cell::new(0),
@@ -290,14 +334,14 @@ impl Reactor {
         for tunnel in tunnels.iter().filter_map(Weak::upgrade) {
             tunnel.drain(deadline);
         }
-        for entry in self.idle.borrow().iter().filter_map(Weak::upgrade) {
+        for entry in self.idle.all() {
             entry.end.set(Some(entry.end.get().map_or(deadline, |end| end.min(deadline))));
         }
         let (timers, reactor) = (self.timers.clone(), Rc::downgrade(self));
         tokio::task::spawn_local(async move {
             timers.until(deadline).await;
             let Some(reactor) = reactor.upgrade() else { return };
-            for entry in reactor.idle.borrow().iter().filter_map(Weak::upgrade) {
+            for entry in reactor.idle.all() {
                 if entry.end.get().is_some_and(|end| end <= deadline) {
                     entry.ended.set(true);
                     entry.wake();
@@ -308,23 +352,13 @@ impl Reactor {
     }
 
     fn wake_idle(&self) {
-        let mut idle = self.idle.borrow_mut();
-        idle.retain(|entry| entry.strong_count() > 0);
-        idle.iter()
-            .filter_map(Weak::upgrade)
-            .filter(|entry| entry.waits.get())
-            .for_each(|entry| entry.wake());
+        self.idle.all().iter().filter(|entry| entry.waits.get()).for_each(|entry| entry.wake());
     }
 
     /// A place for a new connection, which ends with the others where the worker quits already.
     pub fn register_idle(&self) -> Rc<Idle> {
-        let entry = Rc::new(Idle::default());
-        if let Some(end) = self.end.get() {
-            entry.end.set(Some(end));
-            entry.ended.set(end <= self.clock().now_ms());
-        }
-        push_weak(&mut self.idle.borrow_mut(), Rc::downgrade(&entry));
-        entry
+        let end = self.end.get();
+        self.idle.add(end, end.is_some_and(|end| end <= self.clock().now_ms()))
     }
 
     /// Lets a running tunnel be bounded by `worker_shutdown_timeout`.
@@ -345,7 +379,7 @@ impl Reactor {
 
     /// Waits until every spawned task has ended.
     pub async fn drained(&self) {
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             if self.tasks.get() == 0 {
                 return Poll::Ready(());
             }
@@ -432,12 +466,42 @@ impl Peer {
     }
 }
 
+/// Lets the tasks of the thread that are ready go first, once. Those that wait so go on in the order in which they came, which
+/// tokio's own `yield_now` turns around.
+pub async fn others_first() {
+    let mut waited = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::future::{pending, ready};
     use std::pin::pin;
     use std::time::Duration;
+
+    #[tokio::test]
+    async fn who_lets_others_go_first_keeps_the_order() {
+        let said = Rc::new(RefCell::new(vec![]));
+        let local = tokio::task::LocalSet::new();
+        for n in 0..3 {
+            let said = Rc::clone(&said);
+            local.spawn_local(async move {
+                said.borrow_mut().push(n);
+                others_first().await;
+                said.borrow_mut().push(n + 10);
+            });
+        }
+        local.await;
+        assert_eq!(*said.borrow(), [0, 1, 2, 10, 11, 12]);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn reactors_have_one_time() {

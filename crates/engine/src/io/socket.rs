@@ -2,13 +2,13 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::io::{self, IoSlice, Read};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, recv};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -147,7 +147,7 @@ impl Socket {
         loop {
             ready!(self.poll_read_ready(cx))?;
             self.waits.set(NOBODY);
-            let peek = || Ok(recv(self.as_fd().as_raw_fd(), into, MsgFlags::MSG_PEEK)?);
+            let peek = || Ok(recv(self, &mut *into, RecvFlags::PEEK)?.1);
             match self.try_io(Interest::READABLE, peek) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 peeked => return Poll::Ready(peeked),
@@ -173,7 +173,7 @@ impl Socket {
         let mut read = None;
         // The reads are told of here, so that one that took all there was can take the readiness away with it.
         let _ = either!(&self.stream, s => s.try_io(Interest::READABLE, || {
-            let got = (&*SockRef::from(s)).read(into);
+            let got = recv(s, &mut *into, RecvFlags::empty()).map(|(_, n)| n).map_err(io::Error::from);
             let (emptied, full) = match &got {
                 Ok(n) => (0 < *n && *n < into.len(), *n == into.len()),
                 Err(error) => (error.kind() == io::ErrorKind::WouldBlock, false),
@@ -190,7 +190,17 @@ impl Socket {
 
     /// Writes if the socket is not known to be full; `WouldBlock` if it is.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        either!(&self.stream, s => s.try_write(bytes))
+        let mut written = Err(io::ErrorKind::WouldBlock.into());
+        // As with reads: what took less than there was is full.
+        let _ = either!(&self.stream, s => s.try_io(Interest::WRITABLE, || {
+            written = send(s, bytes, SendFlags::NOSIGNAL).map_err(io::Error::from);
+            let filled = match &written {
+                Ok(n) => *n < bytes.len(),
+                Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+            };
+            if filled { Err(io::Error::from(io::ErrorKind::WouldBlock)) } else { Ok(()) }
+        }));
+        written
     }
 
     /// Runs `work` if the socket is known to be ready; a `WouldBlock` from it clears the readiness.
@@ -233,7 +243,17 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        either!(&mut self.get_mut().stream, s => Pin::new(s).poll_write(cx, bytes))
+        let share = ready!(coop::poll_proceed(cx));
+        loop {
+            match self.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(self.poll_write_ready(cx))?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                written => {
+                    share.made_progress();
+                    return Poll::Ready(written);
+                }
+            }
+        }
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))

@@ -27,13 +27,14 @@ use self::send::append_piece;
 use super::balance::{Outcome, Picked, Tried};
 use super::body::Line;
 use super::http2::{BuiltHead, RequestHead, Uplink};
-use super::queue::Nobody;
+use super::queue::{Nobody, Queue};
 use super::{Buffering, Caching, Hidden, Upstream, UpstreamState, caching};
 use crate::contract::Flow;
 use crate::http::{Exchange, Headers, Response, Template};
 use crate::http1::Method;
 use crate::http1::response::{Head, Parsed};
 use crate::io::{Block, Buf, ConnectOptions};
+use crate::reactor::others_first;
 use crate::timer::Timer;
 
 /// Kinds of failure that another peer may make good, as bits (nginx: `proxy_next_upstream`).
@@ -373,8 +374,9 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
             Err(status) => return given_up(x, status),
         },
     };
-    if target.group.live.is_some() {
-        target.group = target.group.current();
+    let living = target.group.is_live().then(|| Arc::clone(&target.group));
+    if let Some(living) = &living {
+        target.group = living.current();
     }
     let identity = match &settings.tls {
         Some(tls) if target.tls => x.reactor.pools.identify(tls.identity(x, &target.group.name)),
@@ -394,6 +396,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         doing: "",
         identity,
         target,
+        living,
         protocol,
     };
     // Whatever upstream answered before sent the request on to here.
@@ -430,6 +433,8 @@ fn tries(group: &Upstream, settings: &Settings) -> u64 {
 /// The state of asking, over all attempts.
 struct Asking<'p> {
     target: Target,
+    /// What the group is of, where its peers come and go.
+    living: Option<Arc<Upstream>>,
     protocol: &'p dyn Protocol,
     /// The request as it is sent; over HTTP/2 the beginning of its body, and its head apart.
     request: Buf,
@@ -529,17 +534,14 @@ impl Asking<'_> {
             let mut now = x.reactor.clock().now_ms();
             let picked = match &self.target.group.queue {
                 None => self.target.group.balance.pick(x, &mut self.tried, now).ok_or(Nobody::Left),
-                Some(queue) => {
-                    let (group, settings) = (&self.target.group, self.protocol.settings());
-                    match queue.try_pick(group, x, &mut self.tried, now) {
-                        Some(picked) => Ok(picked),
-                        None => {
-                            let picked = Box::pin(queue.pick(group, x, &mut self.tried, settings)).await;
-                            now = x.reactor.clock().now_ms();
-                            picked
-                        }
+                Some(queue) => match queue.try_pick(&self.target.group, x, &mut self.tried, now) {
+                    Some(picked) => Ok(picked),
+                    None => {
+                        let picked = Box::pin(self.wait(queue.clone(), x)).await;
+                        now = x.reactor.clock().now_ms();
+                        picked
                     }
-                }
+                },
             };
             let picked = match picked {
                 Ok(picked) => picked,
@@ -590,6 +592,12 @@ impl Asking<'_> {
                 return caching::stale(x, self.protocol, failure.kind, true).unwrap_or(Flow::Answer(status));
             }
         }
+    }
+
+    /// Waits for a peer. Who has asked one stays with the group that it is of.
+    async fn wait(&mut self, queue: Queue, x: &mut Exchange) -> Result<Picked, Nobody> {
+        let living = self.living.as_ref().filter(|_| self.asked == 0);
+        queue.pick(&mut self.target.group, living, x, &mut self.tried, self.protocol.settings()).await
     }
 
     fn nobody(&self, x: &mut Exchange, why: Nobody) -> Flow {
@@ -655,8 +663,13 @@ impl Asking<'_> {
             return Ok(self.headless(x, attempt, answered));
         }
         let Answered { head, block, raw, .. } = answered;
+        let fresh = !attempt.cached;
         let flow = self.answer(x, attempt, &head, block, raw);
         x.reactor.put_head(head);
+        if fresh {
+            // To its client too: opening and closing connections between two answers is time to fall asleep in.
+            others_first().await;
+        }
         flow
     }
 

@@ -19,7 +19,7 @@ use crate::http1::body::Decoder;
 use crate::http1::response::{Framing, Head};
 use crate::http1::{Known, Method, date};
 use crate::io::{Block, Buf, Io};
-use crate::tunnel;
+use crate::tunnel::{self, HalfClose};
 use crate::upstream::balance::Outcome;
 use crate::upstream::body::{Left, Line, MORE_THAN_TOLD, Pace, PassedTrailers, UpstreamBody, keep};
 use crate::upstream::buffered::Buffered;
@@ -326,7 +326,10 @@ fn tunnel(x: &mut Exchange, mut line: Line, read: &[u8], settings: &Settings) ->
         read_timeout: settings.read_timeout,
         send_timeout: settings.send_timeout,
         client_send_timeout: core.send_timeout,
-        half_close: false,
+        half_close: match x.client.io {
+            Io::Stream(_) => HalfClose::Client,
+            _ => HalfClose::Never,
+        },
     };
     if core.tcp_nodelay {
         line.set_nodelay();

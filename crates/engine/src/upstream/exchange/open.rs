@@ -12,6 +12,7 @@ use weir_syntax::Level;
 use super::{Asking, Attempt, Failure, client_gone, log_timeout, next, poll_client_gone};
 use crate::http::{Exchange, Template};
 use crate::io::{ConnectCall, ConnectOptions, Io, connect};
+use crate::reactor::others_first;
 use crate::upstream::balance::Picked;
 use crate::upstream::body::{Line, Tag};
 
@@ -91,6 +92,9 @@ impl Asking<'_> {
         };
         let mut sent = 0;
         if self.identity == 0 && self.http2.is_none() {
+            // A peer that sleeps is woken by what it is sent, which costs the sender: the others of this turn connect first,
+            // and then all that there is to send goes out at once.
+            others_first().await;
             // The request is offered before the connection is known to be up: to a near peer it is.
             match connecting.try_send(&self.request) {
                 Ok(n) => sent = n,
