@@ -432,10 +432,11 @@ impl Exchange {
         buf
     }
 
-    /// Keeps a buffer for the next head, unless it has grown beyond that.
+    /// Keeps a buffer for the next head, unless it has grown beyond that. A stream has none: of many at a time each would keep
+    /// one that the next could use.
     #[inline]
     pub(crate) fn keep_buf(&mut self, mut buf: Buf) {
-        if buf.capacity() <= HEAD {
+        if buf.capacity() <= HEAD && !matches!(self.client.io, Io::Stream(_)) {
             buf.clear();
             self.spare_buf = buf;
         }

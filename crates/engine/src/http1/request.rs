@@ -143,6 +143,9 @@ static JUDGED: KnownSet = KnownSet::of(&[
     Known::ProxyAuthorization,
 ]);
 
+/// Bytes that most heads without lines do not exceed.
+const USUAL: usize = 512;
+
 /// How many bytes are taken over at once: a head fits, and little of a body is copied in vain.
 const GULP: usize = 4096;
 
@@ -265,6 +268,7 @@ impl Head {
         limits: &Limits,
     ) -> Result<(), Reject> {
         let path = parts.path.unwrap_or_default();
+        self.raw.reserve(USUAL);
         for part in [parts.method, b" ", path, b" HTTP/2.0\r\n"] {
             self.raw.extend_from_slice(part);
         }

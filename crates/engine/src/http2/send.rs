@@ -1,6 +1,7 @@
 //! A response onto a stream: its head in nginx's order, its body as it comes, its trailers.
 
 use aws_lc_rs::digest;
+use bytes::BytesMut;
 use hyper::header::{
     CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue, LAST_MODIFIED, LOCATION, SERVER, VARY,
 };
@@ -94,10 +95,11 @@ fn accept_of(key: &str) -> String {
 
 /// The head, and about how many bytes it has in its frame.
 fn head(x: &Exchange, response: &Response) -> (Head<()>, u64) {
-    let mut fields = Fields { x, map: HeaderMap::with_capacity(16), length: FRAME + 1 };
+    let mut fields = Fields::new(x, FIELDS);
+    fields.length = FRAME + 1;
     let core = &x.location().core;
     if !response.server_given {
-        fields.set(SERVER, server(core.server_tokens).as_bytes());
+        fields.put(SERVER, HeaderValue::from_static(server(core.server_tokens)));
     }
     if !response.date_given {
         fields.set(DATE, x.reactor.clock().http_date().as_ref());
@@ -143,8 +145,9 @@ fn trailers(x: &Exchange) -> Option<HeaderMap> {
         added.append(x);
     }
     let trailers = x.trailers();
-    let mut fields = Fields { x, map: HeaderMap::new(), length: 0 };
-    fields.add(trailers.as_ref()?);
+    let trailers = trailers.as_ref()?;
+    let mut fields = Fields::new(x, 0);
+    fields.add(trailers);
     Some(fields.map).filter(|map| !map.is_empty())
 }
 
@@ -153,22 +156,37 @@ fn has_no_body(x: &Exchange) -> bool {
     x.method == crate::http1::Method::Head || matches!(x.status, 204 | 304) || x.upgraded.is_some()
 }
 
+/// Fields that a head usually has no more of.
+const FIELDS: usize = 16;
+/// Bytes that the values of a head usually have.
+const VALUES: usize = 256;
+
 /// Fields as hyper takes them.
 struct Fields<'x> {
     x: &'x Exchange,
     map: HeaderMap,
+    /// The memory of all values.
+    values: BytesMut,
     length: u64,
 }
 
-impl Fields<'_> {
+impl<'x> Fields<'x> {
+    fn new(x: &'x Exchange, many: usize) -> Self {
+        let (map, values) = (HeaderMap::with_capacity(many), BytesMut::with_capacity(VALUES));
+        Self { x, map, values, length: 0 }
+    }
+
     fn set(&mut self, name: HeaderName, value: &[u8]) {
-        match HeaderValue::from_bytes(value) {
-            Ok(value) => {
-                self.length += (name.as_str().len() + value.len() + 2) as u64;
-                self.map.append(name, value);
-            }
+        self.values.extend_from_slice(value);
+        match HeaderValue::from_maybe_shared(self.values.split().freeze()) {
+            Ok(value) => self.put(name, value),
             Err(_) => self.refuse(name.as_str().as_bytes()),
         }
+    }
+
+    fn put(&mut self, name: HeaderName, value: HeaderValue) {
+        self.length += (name.as_str().len() + value.len() + 2) as u64;
+        self.map.append(name, value);
     }
 
     fn add(&mut self, fields: &Headers) {
