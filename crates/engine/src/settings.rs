@@ -70,7 +70,10 @@ pub struct CoreSettings {
     /// 0 is no bound.
     pub resolver_timeout: u64,
     pub error_pages: Vec<ErrorPage>,
-    pub root: Template,
+    /// [`Exchange::root`](crate::http::Exchange::root) is what it comes to.
+    pub(crate) root: Template,
+    /// Where that is, if it turns out not to be absolute.
+    pub(crate) root_below: Option<Arc<str>>,
     /// `root` is an `alias`.
     pub alias: Option<Alias>,
     pub types: Arc<HashMap<Box<[u8]>, Box<[u8]>>>,
@@ -189,6 +192,7 @@ impl CoreSettings {
                 // Only the `http` level itself has none.
                 None => Template::default(),
             },
+            root_below: root.and_then(|r| r.below.clone()),
             alias: root.and_then(|r| r.alias),
             types: types(core),
             default_type: core.default_type.get().map_or(b"text/plain"[..].into(), Clone::clone),

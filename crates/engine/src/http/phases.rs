@@ -401,7 +401,7 @@ impl Exchange {
             );
             return None;
         }
-        let mut path = location.core.root.value(self);
+        let mut path = self.root();
         let root = path.len();
         match location.core.alias {
             None => path.extend_from_slice(&self.uri),
@@ -412,6 +412,18 @@ impl Exchange {
             }
         }
         Some(FilePath { path, root })
+    }
+
+    /// The folder of files, `root` or `alias`, never relative.
+    pub fn root(&self) -> Vec<u8> {
+        let core = &self.location().core;
+        let mut root = core.root.value(self);
+        if let Some(below) = &core.root_below
+            && !root.starts_with(b"/")
+        {
+            root.splice(..0, below.bytes());
+        }
+        root
     }
 
     /// As [`Exchange::file`], empty where there is no such file name.

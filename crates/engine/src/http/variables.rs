@@ -37,7 +37,7 @@ pub const VARIABLES: &[Variable] = &[
     }),
     Variable::new("content_type", |x, out| http(x, "content_type", out)),
     Variable::new("document_root", |x, out| {
-        x.location().core.root.append(x, out);
+        out.append(&mut x.root());
         true
     }),
     Variable::new("document_uri", uri),
@@ -70,7 +70,7 @@ pub const VARIABLES: &[Variable] = &[
     Variable::new("proxy_protocol_server_port", |x, out| told_port(x, |told| told.server_port, out)),
     Variable::new("realpath_root", |x, out| {
         use std::os::unix::ffi::{OsStrExt, OsStringExt};
-        let root = x.location().core.root.value(x);
+        let root = x.root();
         let Ok(path) = std::fs::canonicalize(std::ffi::OsStr::from_bytes(&root)) else { return false };
         out.extend_from_slice(&path.into_os_string().into_vec());
         true

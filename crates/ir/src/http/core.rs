@@ -234,6 +234,8 @@ pub enum BodyInFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
     pub path: Template,
+    /// What begins with a variable may turn out to be relative, or empty: then it is below this folder.
+    pub below: Option<Arc<str>>,
     /// It is an `alias`.
     pub alias: Option<Alias>,
 }
@@ -439,7 +441,11 @@ impl Conf for Core {
         match merge.kind() {
             ScopeKind::Server if !self.root.is_set() => {
                 let path = crate::lowering::absolute("html", &merge.prefixes().prefix);
-                self.root.replace(Root { path: Template::literal(path.as_bytes()), alias: None });
+                self.root.replace(Root {
+                    path: Template::literal(path.as_bytes()),
+                    below: None,
+                    alias: None,
+                });
             }
             // Blocks without a name of their own stay in the location that they stand in.
             ScopeKind::If | ScopeKind::LimitExcept => self.internal.inherit(&outer.internal),
@@ -657,8 +663,9 @@ fn root(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
         )));
     }
     let mut text = if alias { text } else { text.strip_suffix(b"/").unwrap_or(text) }.to_vec();
-    // What begins with a variable cannot be told from an absolute path; anything else can.
-    if !matches!(text.first(), Some(b'/' | b'$')) && !call.arg(0).is_empty() && call.arg(0) != b"/" {
+    // What begins with a variable cannot be told from an absolute path before there is a request; anything else can.
+    let below = text.starts_with(b"$").then(|| Arc::clone(&call.prefixes().prefix));
+    if below.is_none() && !call.arg(0).starts_with(b"/") {
         text.splice(..0, call.prefixes().prefix.bytes());
     }
     let path = Template::parse(&text, call).map_err(|fault| call.under(fault, 0))?;
@@ -668,7 +675,7 @@ fn root(core: &mut Core, call: &mut Call<'_>) -> Result<(), Fault> {
         ScopeKind::Location(pattern) => Alias::Prefix(pattern.name().len()),
         _ => Alias::Prefix(0),
     });
-    core.root.replace(Root { path, alias });
+    core.root.replace(Root { path, below, alias });
     Ok(())
 }
 

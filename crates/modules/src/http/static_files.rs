@@ -141,6 +141,31 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_is_never_relative() {
+        let folder = Folder::new(&[("a.html", b"hello")]);
+        let path = folder.path().display();
+        let site = Site::new(
+            "server {
+                location / { root $arg_to; }
+                location /at/ { alias $arg_to/; }
+                location /tell { root $arg_to; return 200 $document_root; }
+                location /empty { root \"\"; return 200 $document_root; }
+                location /all { root /; return 200 [$document_root]; }
+            }",
+        );
+        let prefix = site.short("/empty").split_off("200 ".len());
+        assert!(prefix.len() > 1 && prefix.starts_with('/') && prefix.ends_with('/'), "{prefix}");
+        assert_eq!(site.short("/all"), "200 []");
+        for (to, expected) in [("", &*prefix), ("sub", &format!("{prefix}sub")), ("/sub", "/sub")] {
+            assert_eq!(site.short(&format!("/tell?to={to}")), format!("200 {expected}"));
+        }
+        // Not the machine's files.
+        assert_eq!(site.short("/etc/passwd"), "404");
+        assert_eq!(site.short(&format!("/a.html?to={path}")), "200 hello");
+        assert_eq!(site.short(&format!("/at/a.html?to={path}")), "200 hello");
+    }
+
+    #[test]
     fn what_has_to_be_waited_for_comes_as_well() {
         let long: Vec<u8> = (0..700_000u32).map(|n| b'a' + (n % 23) as u8).collect();
         let folder = Folder::new(&[("small", b"hello"), ("long", &long)]);
