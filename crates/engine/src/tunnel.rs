@@ -7,7 +7,9 @@
 //! ```
 //! Who ends a tunnel, as nginx has it for upgraded connections (seen on the wire of nginx 1.31.5):
 //! - An end or a reset on either side, once the bytes read from that side are delivered, closes both: nginx knows no
-//!   half-closed upgraded connection, and what the other side would still have said is lost.
+//!   half-closed upgraded connection, and what the other side would still have said is lost. Over HTTP/2, which nginx has no
+//!   tunnels of, a browser ends its stream together with the Close frame of a WebSocket and waits for the other's, so there
+//!   the upstream has its say after that.
 //! - `proxy_read_timeout` runs while nothing waits to be delivered to the client, `proxy_send_timeout` while bytes
 //!   for the upstream wait, `send_timeout` while bytes for the client wait. **Any** byte moved in **either** direction
 //!   starts all of them anew, so a client that keeps sending keeps a silent upstream.
@@ -27,6 +29,8 @@ use crate::upstream::Load;
 
 /// Reads a direction may make before the other tasks of the thread have their turn.
 const READS_A_TURN: u32 = 8;
+/// Milliseconds that an upstream has to end what its client has ended.
+const CLOSING: u64 = 30_000;
 /// No drain asked for.
 const NEVER: u64 = u64::MAX;
 
@@ -39,9 +43,18 @@ pub struct Options {
     pub send_timeout: u64,
     /// Longest time that bytes wait for the client, in milliseconds (nginx: `send_timeout`).
     pub client_send_timeout: u64,
-    /// Whether an end on one side leaves the other direction open (nginx: `proxy_half_close` in a stream). The
-    /// read timeout then also covers the client's direction.
-    pub half_close: bool,
+    pub half_close: HalfClose,
+}
+
+/// Whether an end on one side leaves the other direction open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HalfClose {
+    /// It closes both.
+    Never,
+    /// The client's is passed on, and the upstream has [`CLOSING`] for the rest.
+    Client,
+    /// Either does (nginx: `proxy_half_close` in a stream). The read timeout then also covers the client's direction.
+    Both,
 }
 
 /// One of the two ends.
@@ -84,6 +97,21 @@ pub enum Reason {
     Drained,
     /// [`Control::finish`] was called.
     Finished,
+}
+
+impl Reason {
+    /// What nginx calls complete (`$request_completion`): all but a client that did not take what was for it, and an end
+    /// that neither side wanted.
+    pub fn is_complete(&self) -> bool {
+        match self {
+            Self::Eof(_) | Self::Timeout(Side::Upstream) | Self::Failed { call: Call::Recv, .. } => true,
+            Self::Timeout(Side::Client)
+            | Self::Failed { call: Call::Send, .. }
+            | Self::Aborted
+            | Self::Drained
+            | Self::Finished => false,
+        }
+    }
 }
 
 /// What is known of a closed tunnel, for the access log.
@@ -140,8 +168,10 @@ impl Control {
 
     /// Lets the tunnel run until `deadline_ms` of the thread's clock at most. An earlier deadline stays.
     pub fn drain(&self, deadline_ms: u64) {
-        self.drain_at.set(self.drain_at.get().min(deadline_ms));
-        self.wake();
+        // Whoever says it again at each poll must not be polled for that.
+        if deadline_ms < self.drain_at.replace(self.drain_at.get().min(deadline_ms)) {
+            self.wake();
+        }
     }
 
     /// Bytes written to the upstream so far.
@@ -409,7 +439,8 @@ impl Tunnel {
                 return Err(Reason::Failed { side, call: Call::Recv, error: *error });
             }
         }
-        let over = if self.options.half_close {
+        let half_close = self.options.half_close;
+        let over = if half_close == HalfClose::Both {
             for (flow, to) in [(&mut self.up, &mut self.upstream), (&mut self.down, &mut self.client)] {
                 if flow.ended && flow.delivered() && !flow.shut {
                     // A destination that cannot be shut down is gone, and its own direction will say so.
@@ -419,21 +450,27 @@ impl Tunnel {
             self.up.shut && self.down.shut
         } else {
             let done = |flow: &Flow| flow.ended && flow.delivered();
-            done(&self.up) || done(&self.down) || (self.up.ended && self.down.ended)
+            let asked = half_close == HalfClose::Client && done(&self.up);
+            if asked && !self.up.shut {
+                self.up.shut = self.upstream.poll_shutdown_write(cx).is_ready();
+                self.control.drain(self.timers.clock().now_ms().saturating_add(CLOSING));
+            }
+            done(&self.up) && !asked || done(&self.down) || (self.up.ended && self.down.ended)
         };
         if over { Err(Reason::Eof(first)) } else { Ok(()) }
     }
 
     /// The timeout that runs out first, in milliseconds, and whose fault that is.
     fn shortest(&self) -> (u64, Side) {
-        if self.up.delivered() && self.down.delivered() && !self.options.half_close {
+        if self.up.delivered() && self.down.delivered() && self.options.half_close != HalfClose::Both {
             // As nearly always: nothing waits but for the upstream's next word.
             return (if self.down.ended { NEVER } else { self.options.read_timeout }, Side::Upstream);
         }
         let waits = |flow: &Flow| !flow.ended && flow.delivered();
-        let silent = waits(&self.down) || (self.options.half_close && waits(&self.up));
-        let blocked =
-            |flow: &Flow| !flow.delivered() || (self.options.half_close && flow.ended && !flow.shut);
+        let silent = waits(&self.down) || self.options.half_close == HalfClose::Both && waits(&self.up);
+        let blocked = |flow: &Flow| {
+            !flow.delivered() || (self.options.half_close == HalfClose::Both && flow.ended && !flow.shut)
+        };
         let candidates = [
             (silent, self.options.read_timeout, Side::Upstream),
             (blocked(&self.up), self.options.send_timeout, Side::Upstream),

@@ -153,7 +153,7 @@ impl Future for RunningTunnel {
             upstream_bytes_sent: before.upstream_sent + closed.bytes_up,
             upstream_bytes_received: before.upstream_received + closed.bytes_down,
             unix_ms: this.reactor.clock().unix_ms(),
-            complete: matches!(closed.reason, tunnel::Reason::Eof(_)),
+            complete: closed.reason.is_complete(),
         };
         for log in &this.logs {
             log.log(&facts, this.reactor.timers());

@@ -3,8 +3,12 @@ use std::task::ready;
 use super::*;
 use crate::io::pair::{Kind, noise, pair, paused, reactor, read, shutdown, write};
 
-const OPTIONS: Options =
-    Options { read_timeout: 60_000, send_timeout: 60_000, client_send_timeout: 60_000, half_close: false };
+const OPTIONS: Options = Options {
+    read_timeout: 60_000,
+    send_timeout: 60_000,
+    client_send_timeout: 60_000,
+    half_close: HalfClose::Never,
+};
 
 /// A tunnel with its outer ends: what the client and the upstream hold in their hands.
 async fn tunnel(client: Kind, upstream: Kind, options: Options, timers: &Timers) -> (Tunnel, Io, Io) {
@@ -197,7 +201,7 @@ fn with_half_close_the_other_direction_goes_on() {
     reactor(|timers| async move {
         for kind in Kind::ALL {
             for side in [Side::Client, Side::Upstream] {
-                let options = Options { half_close: true, ..OPTIONS };
+                let options = Options { half_close: HalfClose::Both, ..OPTIONS };
                 let (tunnel, client, upstream) = tunnel(kind, kind, options, &timers).await;
                 let (mut first, mut second) =
                     if side == Side::Client { (client, upstream) } else { (upstream, client) };
@@ -220,9 +224,57 @@ fn with_half_close_the_other_direction_goes_on() {
 }
 
 #[test]
+fn a_client_may_end_first() {
+    let options = Options { half_close: HalfClose::Client, ..OPTIONS };
+    reactor(|timers| async move {
+        for kind in Kind::ALL {
+            let (tunnel, mut client, mut upstream) = tunnel(kind, kind, options, &timers).await;
+            let closed = spawn(tunnel);
+            write(&mut client, b"close").await.unwrap();
+            shutdown(&mut client).await;
+            assert_eq!(read(&mut upstream, 100).await.unwrap(), b"close", "{kind:?}");
+            write(&mut upstream, b"closed").await.unwrap();
+            assert_eq!(read(&mut client, 6).await.unwrap(), b"closed", "{kind:?}");
+            assert!(!closed.is_finished());
+            shutdown(&mut upstream).await;
+            assert_eq!(read(&mut client, 1).await.unwrap(), b"");
+            assert!(matches!(closed.await.unwrap().reason, Reason::Eof(Side::Client)));
+            // An upstream's end closes both.
+            let (tunnel, mut client, mut upstream) = self::tunnel(kind, kind, options, &timers).await;
+            let closed = spawn(tunnel);
+            shutdown(&mut upstream).await;
+            assert_eq!(read(&mut client, 1).await.unwrap(), b"");
+            assert!(matches!(closed.await.unwrap().reason, Reason::Eof(Side::Upstream)));
+        }
+    });
+    // Not for as long as it likes.
+    paused(move |timers| async move {
+        let (tunnel, mut client, _upstream) = tunnel(Kind::Tcp, Kind::Tcp, options, &timers).await;
+        let closed = spawn(tunnel);
+        shutdown(&mut client).await;
+        let closed = closed.await.unwrap();
+        assert!(matches!(closed.reason, Reason::Drained), "{closed:?}");
+        assert_eq!((closed.ended - closed.started) / 1000, CLOSING / 1000);
+    });
+}
+
+#[test]
+fn a_deadline_that_stays_wakes_nobody() {
+    reactor(|timers| async move {
+        let (tunnel, _client, _upstream) = tunnel(Kind::Tcp, Kind::Tcp, OPTIONS, &timers).await;
+        let wakes = |deadline| {
+            tunnel.control.waker.replace(Some(Waker::noop().clone()));
+            tunnel.control.drain(deadline);
+            tunnel.control.waker.take().is_none()
+        };
+        assert_eq!([20, 20, 30, 10].map(wakes), [true, false, false, true]);
+    });
+}
+
+#[test]
 fn a_reset_is_told_from_an_end() {
     reactor(|timers| async move {
-        for half_close in [false, true] {
+        for half_close in [HalfClose::Never, HalfClose::Client, HalfClose::Both] {
             for side in [Side::Client, Side::Upstream] {
                 let options = Options { half_close, ..OPTIONS };
                 let (mut tunnel, client, upstream) = tunnel(Kind::Tcp, Kind::Tcp, options, &timers).await;
@@ -315,7 +367,7 @@ fn timeouts_run_as_in_nginx() {
         read_timeout: read * 1000,
         send_timeout: send * 1000,
         client_send_timeout: client * 1000,
-        half_close: false,
+        half_close: HalfClose::Never,
     };
     check_timeout(options(2, 60, 60), Play::Silence, Side::Upstream, 2..=2);
     check_timeout(options(60, 60, 60), Play::Silence, Side::Upstream, 60..=61);

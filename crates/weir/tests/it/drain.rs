@@ -26,6 +26,10 @@ pub const TESTS: &[Test] = &[
     ("a_stray_list_of_sockets_closes_no_log", a_stray_list_of_sockets_closes_no_log),
     ("it_serves_without_a_master", it_serves_without_a_master),
     ("without_a_master_nothing_is_left_behind", without_a_master_nothing_is_left_behind),
+    (
+        "a_folder_is_given_to_the_worker_with_what_else_it_is",
+        a_folder_is_given_to_the_worker_with_what_else_it_is,
+    ),
     ("it_serves_without_privileges", it_serves_without_privileges),
     (
         "the_soft_limit_of_descriptors_is_no_bound_on_threads",
@@ -387,6 +391,24 @@ fn without_a_master_nothing_is_left_behind() {
         assert_eq!(server.exit().code(), Some(0));
         assert_eq!(there(&server, names), [false; 4]);
     }
+}
+
+fn a_folder_is_given_to_the_worker_with_what_else_it_is() {
+    const OTHERS: u32 = 7;
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let conf = CONF.replace("access_log ", "proxy_cache_path cache keys_zone=z:1m; access_log ");
+    let folder = |folder: &Folder| folder.path().join("cache");
+    let origin = Origin::echoing();
+    let server = Server::start_as(&executable(), &conf, &names(&origin, "", "here"), |_, prefix| {
+        std::fs::create_dir(folder(prefix)).expect("a new folder");
+        chown(folder(prefix), None, Some(OTHERS)).expect("a folder for others");
+        std::fs::set_permissions(folder(prefix), PermissionsExt::from_mode(0o550)).expect("its mode");
+    });
+    let found = std::fs::metadata(folder(server.folder())).expect("the folder");
+    assert_ne!(found.uid(), 0);
+    assert_eq!((found.gid(), found.mode() & 0o777), (OTHERS, 0o750));
 }
 
 fn it_serves_without_privileges() {

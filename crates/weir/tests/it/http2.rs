@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("attacks_end_their_connection_and_no_other", attacks_end_their_connection_and_no_other),
     ("http2_streams_end_with_the_time_of_a_quit", http2_streams_end_with_the_time_of_a_quit),
     ("a_websocket_over_http2_outlives_a_reload", a_websocket_over_http2_outlives_a_reload),
+    ("a_websocket_over_http2_is_closed_in_turn", a_websocket_over_http2_is_closed_in_turn),
     ("a_websocket_over_http2_is_given_up", a_websocket_over_http2_is_given_up),
     ("an_upgrade_without_proof_is_none", an_upgrade_without_proof_is_none),
     (
@@ -169,13 +170,31 @@ fn attacks_end_their_connection_and_no_other() {
     // What still comes is read for a while, which would be all the test's.
     let conf = CONF.replace("http {", "http { lingering_time 100ms;");
     let server = Server::start(&executable(), &conf, &names(&origin, "", "old"));
-    let attacks: [Attack; 9] = [
+    let attacks: [Attack; 14] = [
         ("requests taken back", Frame::ping(), |n| {
             vec![Frame::get(2 * n + 1, "/"), Frame::reset(2 * n + 1, 8)]
         }),
         ("requests that the server has to reset", Frame::ping(), |n| {
             vec![Frame::get(2 * n + 1, "/"), Frame::window(2 * n + 1, 0)]
         }),
+        ("windows that overflow", Frame::ping(), |n| {
+            vec![Frame::post(2 * n + 1, "/proxied"), Frame::window(2 * n + 1, i32::MAX as u32)]
+        }),
+        ("bodies that are longer than was told", Frame::ping(), |n| {
+            let fields =
+                [(":method", "POST"), (":scheme", "http"), (":path", "/proxied"), (":authority", "a")];
+            let fields = [&fields[..], &[("content-length", "1")]].concat();
+            vec![Frame::headers(2 * n + 1, END_HEADERS, &fields), Frame::data(2 * n + 1, END_STREAM, b"xx")]
+        }),
+        ("malformed heads", Frame::ping(), |n| {
+            let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), ("connection", "x")];
+            vec![Frame::headers(2 * n + 1, END_HEADERS | END_STREAM, &fields)]
+        }),
+        ("streams that depend on themselves", Frame::ping(), |n| {
+            let [a, b, c, d] = (2 * n + 1).to_be_bytes();
+            vec![Frame::new(2, 0, 2 * n + 1, [a, b, c, d, 1])]
+        }),
+        ("resets of what is over", Frame::get(1, "/"), |_| vec![Frame::reset(1, 8); 100]),
         ("names of no length", Frame::ping(), |n| {
             vec![Frame::headers(2 * n + 1, END_HEADERS | END_STREAM, &[(":method", "GET"), ("", "x")])]
         }),
@@ -277,6 +296,17 @@ fn a_websocket_over_http2_outlives_a_reload() {
     while client.frame().is_some() {}
     assert_eq!(server.exit().code(), Some(0));
     assert!(server.folder().read("logs/access.log").contains("GET /tunnel 200 21 "));
+}
+
+fn a_websocket_over_http2_is_closed_in_turn() {
+    let origin = Origin::echoing();
+    let server = start(&origin, "");
+    let mut client = Http2::connect(server.address());
+    client.say(&connect(1, "/tunnel"));
+    assert_eq!(client.hears(), "HEADERS 1 200");
+    // As Chromium does: what it ends its stream with is to be answered.
+    client.say(&Frame::data(1, END_STREAM, &masked("bye")));
+    assert_eq!(client.data(1, 5), plain("bye"));
 }
 
 fn a_websocket_over_http2_is_given_up() {
