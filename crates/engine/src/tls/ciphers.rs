@@ -208,7 +208,7 @@ pub const DEFAULT_GROUPS: [&'static dyn SupportedKxGroup; 4] =
     [kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
 
 /// Names of groups with what rustls has for them. `None`: OpenSSL knows it, rustls does not.
-const GROUPS: [(&[&str], NamedGroup, Option<&'static dyn SupportedKxGroup>); 17] = [
+const GROUPS: [(&[&str], NamedGroup, Option<&'static dyn SupportedKxGroup>); 39] = [
     (&["X25519", "x25519"], NamedGroup::X25519, Some(kx_group::X25519)),
     (&["prime256v1", "P-256", "secp256r1"], NamedGroup::secp256r1, Some(kx_group::SECP256R1)),
     (&["secp384r1", "P-384"], NamedGroup::secp384r1, Some(kx_group::SECP384R1)),
@@ -226,6 +226,29 @@ const GROUPS: [(&[&str], NamedGroup, Option<&'static dyn SupportedKxGroup>); 17]
     (&["brainpoolP256r1"], NamedGroup::Unknown(26), None),
     (&["brainpoolP384r1"], NamedGroup::Unknown(27), None),
     (&["brainpoolP512r1"], NamedGroup::Unknown(28), None),
+    // Those of RFC 4492 that RFC 8422 has deprecated: lists of before that name them still.
+    (&["sect163k1", "K-163"], NamedGroup::Unknown(1), None),
+    (&["sect163r1"], NamedGroup::Unknown(2), None),
+    (&["sect163r2", "B-163"], NamedGroup::Unknown(3), None),
+    (&["sect193r1"], NamedGroup::Unknown(4), None),
+    (&["sect193r2"], NamedGroup::Unknown(5), None),
+    (&["sect233k1", "K-233"], NamedGroup::Unknown(6), None),
+    (&["sect233r1", "B-233"], NamedGroup::Unknown(7), None),
+    (&["sect239k1"], NamedGroup::Unknown(8), None),
+    (&["sect283k1", "K-283"], NamedGroup::Unknown(9), None),
+    (&["sect283r1", "B-283"], NamedGroup::Unknown(10), None),
+    (&["sect409k1", "K-409"], NamedGroup::Unknown(11), None),
+    (&["sect409r1", "B-409"], NamedGroup::Unknown(12), None),
+    (&["sect571k1", "K-571"], NamedGroup::Unknown(13), None),
+    (&["sect571r1", "B-571"], NamedGroup::Unknown(14), None),
+    (&["secp160k1"], NamedGroup::Unknown(15), None),
+    (&["secp160r1"], NamedGroup::Unknown(16), None),
+    (&["secp160r2"], NamedGroup::Unknown(17), None),
+    (&["secp192k1"], NamedGroup::Unknown(18), None),
+    (&["prime192v1", "P-192", "secp192r1"], NamedGroup::Unknown(19), None),
+    (&["secp224k1"], NamedGroup::Unknown(20), None),
+    (&["secp224r1", "P-224"], NamedGroup::Unknown(21), None),
+    (&["secp256k1"], NamedGroup::Unknown(22), None),
 ];
 
 /// Why a list of groups cannot be used.
@@ -536,7 +559,11 @@ mod tests {
         };
         assert_eq!(names("X25519:prime256v1:secp384r1"), Ok(vec!["X25519", "prime256v1", "secp384r1"]));
         assert_eq!(names("P-384:secp521r1"), Ok(vec!["secp384r1"]));
-        for malformed in ["", "P-384:secp384r1", "X25519::P-256", "P-256:"] {
+        assert_eq!(
+            names("secp521r1:secp384r1:sect571r1:B-283:prime256v1"),
+            Ok(vec!["secp384r1", "prime256v1"])
+        );
+        for malformed in ["", "P-384:secp384r1", "P-384:B-571:sect571r1", "X25519::P-256", "P-256:"] {
             assert_eq!(names(malformed), Err(BadGroups::Malformed));
         }
         assert_eq!(names("secp521r1"), Err(BadGroups::Unavailable));

@@ -1,5 +1,6 @@
 //! Responders of OCSP, who are asked over HTTP.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
@@ -103,7 +104,7 @@ impl Question<'_> {
                 Ok(answer) => return answer.map(|answer| (answer, address.clone())),
                 Err((message, error)) => {
                     let errno = error.and_then(|error| error.raw_os_error()).map(Errno::from_raw);
-                    self.tell(Level::Error, errno, Some(address), message);
+                    self.tell(Level::Error, errno, Some(address), &message);
                 }
             }
         }
@@ -159,16 +160,16 @@ impl Question<'_> {
     }
 }
 
-type Trouble = (&'static str, Option<io::Error>);
+type Trouble = (Cow<'static, str>, Option<io::Error>);
 
 /// Sends a request and reads the answer to its end. `None` is an answer of another status than 200, of which nothing is told.
 async fn exchange(address: &Address, request: &[u8], timer: &Timer) -> Result<Option<Vec<u8>>, Trouble> {
-    let late = || ("OCSP responder timed out", Some(io::Error::from_raw_os_error(ETIMEDOUT)));
+    let late = || ("OCSP responder timed out".into(), Some(io::Error::from_raw_os_error(ETIMEDOUT)));
     let mut connecting = connect(address, &ConnectOptions::default())
-        .map_err(|failed| ("connect() failed", Some(failed.error)))?;
+        .map_err(|failed| ("connect() failed".into(), Some(failed.error)))?;
     timer.set_in(TIMEOUT);
     poll_fn(|cx| match connecting.poll_connected(cx) {
-        Poll::Ready(done) => Poll::Ready(done.map_err(|error| ("connect() failed", Some(error)))),
+        Poll::Ready(done) => Poll::Ready(done.map_err(|error| ("connect() failed".into(), Some(error)))),
         Poll::Pending => timer.poll_expired(cx).map(|()| Err(late())),
     })
     .await?;
@@ -179,7 +180,7 @@ async fn exchange(address: &Address, request: &[u8], timer: &Timer) -> Result<Op
         while !rest.is_empty() {
             match io.poll_write(cx, rest) {
                 Poll::Ready(Ok(n)) => rest = &rest[n..],
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(("send() failed", Some(error)))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(("send() failed".into(), Some(error)))),
                 Poll::Pending => return timer.poll_expired(cx).map(|()| Err(late())),
             }
         }
@@ -193,30 +194,32 @@ async fn exchange(address: &Address, request: &[u8], timer: &Timer) -> Result<Op
     loop {
         timer.set_in(TIMEOUT);
         let n = poll_fn(|cx| match io.poll_read(cx, &mut piece) {
-            Poll::Ready(done) => Poll::Ready(done.map_err(|error| ("recv() failed", Some(error)))),
+            Poll::Ready(done) => Poll::Ready(done.map_err(|error| ("recv() failed".into(), Some(error)))),
             Poll::Pending => timer.poll_expired(cx).map(|()| Err(late())),
         })
         .await?;
         let read = &piece[..n];
         match &mut body {
             Some(body) => body.extend_from_slice(read),
-            None if n == 0 => return Err(("OCSP responder prematurely closed connection", None)),
+            None if n == 0 => return Err(("OCSP responder prematurely closed connection".into(), None)),
             None => match head.parse(read, LONGEST) {
                 Ok(Parsed::Partial) => {}
                 Ok(Parsed::Complete(taken)) => {
+                    check_type(&head)?;
                     if head.status() != 200 {
                         return Ok(None);
                     }
-                    check_type(&head)?;
                     length = head.content_length();
                     body = Some(read[taken..].to_vec());
                 }
-                Ok(Parsed::Headless) | Err(_) => return Err(("OCSP responder sent invalid response", None)),
+                Ok(Parsed::Headless) | Err(_) => {
+                    return Err(("OCSP responder sent invalid response".into(), None));
+                }
             },
         }
         let Some(whole) = &mut body else { continue };
         if whole.len() > LONGEST {
-            return Err(("OCSP responder sent too big response", None));
+            return Err(("OCSP responder sent too big response".into(), None));
         }
         if n == 0 || length.is_some_and(|length| whole.len() as u64 >= length) {
             timer.clear();
@@ -226,12 +229,19 @@ async fn exchange(address: &Address, request: &[u8], timer: &Timer) -> Result<Op
 }
 
 fn check_type(head: &Head) -> Result<(), Trouble> {
-    let mut types =
-        head.fields().iter().filter(|field| head.get(field.name).eq_ignore_ascii_case(b"content-type"));
-    match types.all(|field| head.get(field.value).eq_ignore_ascii_case(b"application/ocsp-response")) {
-        true => Ok(()),
-        false => Err(("OCSP responder sent invalid \"Content-Type\" header", None)),
+    let values = head
+        .fields()
+        .iter()
+        .filter(|field| head.get(field.name).eq_ignore_ascii_case(b"content-type"))
+        .map(|field| head.get(field.value));
+    for value in values {
+        if !value.eq_ignore_ascii_case(b"application/ocsp-response") {
+            let value = String::from_utf8_lossy(value);
+            let message = format!("OCSP responder sent invalid \"Content-Type\" header: \"{value}\"");
+            return Err((message.into(), None));
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -243,7 +253,7 @@ mod tests {
     use crate::timer::{Clock, Timers};
 
     /// What becomes of a responder's answer, and the request that it got.
-    fn asked(answer: &[u8]) -> (Result<Option<Vec<u8>>, &'static str>, String) {
+    fn asked(answer: &[u8]) -> (Result<Option<Vec<u8>>, Cow<'static, str>>, String) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = Address::Ip(listener.local_addr().unwrap());
         let answer = answer.to_vec();
@@ -266,16 +276,18 @@ mod tests {
     #[test]
     fn answers_of_responders() {
         #[track_caller]
-        fn check(answer: &str, expected: Result<Option<&[u8]>, &'static str>) {
+        fn check(answer: &str, expected: Result<Option<&[u8]>, &str>) {
             let (answered, request) = asked(answer.as_bytes());
-            assert_eq!(answered.as_ref().map(Option::as_deref).map_err(|m| *m), expected, "{answer}");
+            assert_eq!(answered.as_ref().map(Option::as_deref).map_err(|m| &**m), expected, "{answer}");
             assert_eq!(request, "GET / HTTP/1.0\r\n\r\n");
         }
         check("HTTP/1.1 200 OK\r\nContent-Type: application/OCSP-response\r\n\r\nabc", Ok(Some(b"abc")));
         check("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nab", Ok(Some(b"ab")));
         check("HTTP/1.0 404 Not Found\r\n\r\nabc", Ok(None));
-        let bad_type = "OCSP responder sent invalid \"Content-Type\" header";
-        check("HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\nabc", Err(bad_type));
+        let bad_type = "OCSP responder sent invalid \"Content-Type\" header: \"text/html\"";
+        for status in ["200 OK", "404 Not Found", "302 Found"] {
+            check(&format!("HTTP/1.0 {status}\r\nContent-Type: text/html\r\n\r\nabc"), Err(bad_type));
+        }
         check("HTTP/1.0 200 OK\r\nContent-Type:", Err("OCSP responder prematurely closed connection"));
         check("<html>", Err("OCSP responder sent invalid response"));
         let long = format!("HTTP/1.0 200 OK\r\n\r\n{}", "x".repeat(LONGEST + 1));
