@@ -17,6 +17,7 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     // Have no handlers either.
     &http::V2,
     &http::ExtendedConnect,
+    &http::V3,
     // The client's address, before anything asks for it.
     &http::RealIp,
     // Its filter is the first, since it puts together what all others work on; its variable may be wanted by `set`.

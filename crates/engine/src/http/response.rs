@@ -451,17 +451,20 @@ impl Response {
         if !self.upstream_type {
             return (whole, None);
         }
-        for at in memchr::memchr_iter(b';', whole) {
-            let parameter = whole[at + 1..].trim_ascii_start();
-            if let Some((name, charset)) = parameter.split_at_checked(8)
-                && name.eq_ignore_ascii_case(b"charset=")
-            {
-                let charset = charset.strip_prefix(b"\"").unwrap_or(charset);
-                return (&whole[..at], Some(charset.strip_suffix(b"\"").unwrap_or(charset)));
-            }
-        }
-        (whole, None)
+        split_charset(whole).map_or((whole, None), |(media, charset)| (media, Some(charset)))
     }
+}
+
+/// The type and the charset of a `Content-Type` that names one, as nginx reads an upstream's.
+pub(crate) fn split_charset(whole: &[u8]) -> Option<(&[u8], &[u8])> {
+    memchr::memchr_iter(b';', whole).find_map(|at| {
+        let (name, charset) = whole[at + 1..].trim_ascii_start().split_at_checked(8)?;
+        if !name.eq_ignore_ascii_case(b"charset=") {
+            return None;
+        }
+        let charset = charset.strip_prefix(b"\"").unwrap_or(charset);
+        Some((&whole[..at], charset.strip_suffix(b"\"").unwrap_or(charset)))
+    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use weir_syntax::Level;
 use crate::contract::Flow;
 use crate::generation::Generation;
 use crate::http::phases::Restart;
+use crate::http::response::split_charset;
 use crate::http::{Exchange, Response};
 use crate::http1::request::Head;
 use crate::http1::uri::{Escape, escape};
@@ -28,8 +29,8 @@ pub(crate) fn answer(x: &mut Exchange, code: u16) -> Flow {
         x.keepalive = false;
     }
     x.debug(|| format!("http special response: {code}, \"{}\"", x.shown_uri()));
-    // It was of what is not sent now.
-    x.answer_type = None;
+    // It was of what is not sent now, but for its charset, which in nginx becomes that of the plain page.
+    let answer_type = x.answer_type.take();
     x.answer_ranges = None;
     let core = &x.location().core;
     if code >= 300 && !x.error_page && x.redirects_left > 0 && !core.error_pages.is_empty() {
@@ -52,7 +53,9 @@ pub(crate) fn answer(x: &mut Exchange, code: u16) -> Flow {
     {
         return refresh(x, &to);
     }
-    Flow::Respond(Box::new(plain(x, code)))
+    let mut page = plain(x, code);
+    page.charset = answer_type.and_then(|named| Some(Cow::Owned(split_charset(&named)?.1.to_vec())));
+    Flow::Respond(Box::new(page))
 }
 
 /// `msie_refresh`, and a client that it is for.

@@ -57,6 +57,7 @@ mod types;
 pub mod upstream_hc;
 pub mod userid;
 pub mod v2;
+pub mod v3;
 pub mod websocket_origins;
 pub mod zstd;
 
@@ -106,5 +107,6 @@ pub use tunnel::Tunnel;
 pub use upstream_hc::UpstreamHc;
 pub use userid::UserId;
 pub use v2::{ExtendedConnect, V2};
+pub use v3::V3;
 pub use websocket_origins::WebsocketOrigins;
 pub use zstd::Zstd;
