@@ -116,6 +116,8 @@ struct Node {
     error: u16,
     valid: i64,
     disk: u64,
+    /// When the request began that its file was stored by, as the index counts; 0 is not known.
+    asked_at: u64,
     /// Its file, kept open.
     file: Option<Arc<Opened>>,
 }
@@ -211,13 +213,16 @@ impl Zone {
         node.count += 1;
         node.uses += 1;
         let awaited = node.placed + u64::from(node.placing);
-        let kept = node.file.clone();
+        let (kept, began) = (node.file.clone(), node.used_at);
         if node.uses > 1 {
             known = node.known(min_uses, awaited, now);
         }
         let zone = Arc::clone(self);
         let (main, updating, placing, error, done) = (None, None, false, None, false);
-        Some((Hold { zone, key, kept, main, min_uses, awaited, updating, placing, error, done }, known))
+        Some((
+            Hold { zone, key, kept, main, min_uses, began, awaited, updating, placing, error, done },
+            known,
+        ))
     }
 }
 
@@ -322,6 +327,8 @@ pub struct Hold {
     /// Of an answer of several kinds: the hold on its main key, so that who purges that sees that something is on its way.
     main: Option<Box<Hold>>,
     min_uses: u64,
+    /// When it began, as the index counts: so purges know what was asked for after them.
+    began: u64,
     /// So many answers were here as a whole when it began: it waits for their files, and not for those of later ones.
     awaited: u64,
     /// This request fetches the key, and until when others wait for that.
@@ -423,6 +430,7 @@ impl Hold {
             closed = self.count_down(node);
             node.error = 0;
             node.exists = true;
+            node.asked_at = self.began;
             node.updating = false;
         }
         index.set_disk(&self.key, stored.disk);
@@ -447,6 +455,7 @@ impl Hold {
     /// The key of one kind of the answer, where there are several.
     pub fn of_kind(self, key: Key, now: i64) -> Option<(Hold, Known)> {
         let (mut hold, known) = self.zone.hold(key, self.min_uses, now)?;
+        hold.began = self.began;
         hold.main = Some(Box::new(self));
         Some((hold, known))
     }

@@ -29,13 +29,16 @@ struct Purge {
     /// Where keys begin so, or are so as a whole.
     text: Box<[u8]>,
     whole: bool,
-    /// Answers that came later are not meant.
+    /// Answers that came later are not meant,
     at: i64,
+    /// nor, of those of the same second, what was asked for later, as the index counts.
+    uses: u64,
 }
 
 impl Purge {
-    fn is_of(&self, key: &[u8], date: i64) -> bool {
-        date <= self.at && if self.whole { *key == *self.text } else { key.starts_with(&self.text) }
+    fn is_of(&self, key: &[u8], date: i64, asked_at: u64) -> bool {
+        (date, asked_at) <= (self.at, self.uses)
+            && if self.whole { *key == *self.text } else { key.starts_with(&self.text) }
     }
 }
 
@@ -53,6 +56,10 @@ impl Purges {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_any(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > 0
+    }
+
     fn add(&self, purge: Purge) {
         let mut list = self.lock();
         // The same once more, later.
@@ -62,18 +69,19 @@ impl Purges {
             let oldest = list.remove(0);
             let next = &mut list[0];
             let same = oldest.text.iter().zip(&next.text).take_while(|(a, b)| a == b).count();
-            *next = Purge { text: oldest.text[..same].into(), whole: false, at: next.at.max(oldest.at) };
+            let (at, uses) = (next.at, next.uses).max((oldest.at, oldest.uses));
+            *next = Purge { text: oldest.text[..same].into(), whole: false, at, uses };
         }
         self.count.store(list.len(), Ordering::Relaxed);
     }
 
-    fn is_purged(&self, key: &[u8], date: i64) -> bool {
-        self.count.load(Ordering::Relaxed) > 0 && self.lock().iter().any(|purge| purge.is_of(key, date))
+    fn is_purged(&self, key: &[u8], date: i64, asked_at: u64) -> bool {
+        self.is_any() && self.lock().iter().any(|purge| purge.is_of(key, date, asked_at))
     }
 
     /// Forgets those of before that time.
     fn forget(&self, before: i64) {
-        if self.count.load(Ordering::Relaxed) > 0 {
+        if self.is_any() {
             let mut list = self.lock();
             list.retain(|purge| purge.at >= before);
             self.count.store(list.len(), Ordering::Relaxed);
@@ -89,7 +97,8 @@ impl Purges {
 impl Zone {
     /// Has all answers not be used any more that came so far and whose keys begin so.
     pub fn purge_all(&self, start: &[u8], now: i64) {
-        self.shared.purges.add(Purge { text: start.into(), whole: false, at: now });
+        let uses = self.shared.lock().uses;
+        self.shared.purges.add(Purge { text: start.into(), whole: false, at: now, uses });
     }
 
     /// Removes the answer of a key; false where there was none. It touches the disk.
@@ -97,17 +106,18 @@ impl Zone {
         let id = Md5::of(key);
         let path = file::path(&self.spec.path, &id);
         let opened = file::open(&path, key, crc32fast::hash(key), Caller::Pool).ok();
-        let there = opened.as_ref().is_some_and(|opened| !self.is_purged(key, opened.header.date));
-        let (error, coming) = {
+        let there = opened.as_ref().is_some_and(|opened| !self.is_purged(&id, key, opened.header.date));
+        let (error, coming, uses) = {
             let mut index = self.shared.lock();
-            index.nodes.get_mut(&id).map_or((false, false), |node| {
+            let uses = index.uses;
+            index.nodes.get_mut(&id).map_or((false, false, uses), |node| {
                 // Whoever holds it may be fetching it, with `…_cache_lock` or without.
-                (std::mem::take(&mut node.error) != 0, node.count > 0)
+                (std::mem::take(&mut node.error) != 0, node.count > 0, uses)
             })
         };
         // Others of the key have files of their own, by what they vary by; and one may be on its way.
         if coming || opened.is_some_and(|opened| !opened.header.vary.is_empty()) {
-            self.shared.purges.add(Purge { text: key.into(), whole: true, at: now });
+            self.shared.purges.add(Purge { text: key.into(), whole: true, at: now, uses });
         }
         if there {
             remove(&self.shared, &path, &id);
@@ -115,13 +125,16 @@ impl Zone {
         there || error
     }
 
-    fn is_purged(&self, key: &[u8], date: i64) -> bool {
-        self.shared.purges.is_purged(key, date)
+    fn is_purged(&self, id: &Key, key: &[u8], date: i64) -> bool {
+        self.shared.purges.is_any() && {
+            let asked_at = self.shared.lock().nodes.get(id).map_or(0, |node| node.asked_at);
+            self.shared.purges.is_purged(key, date, asked_at)
+        }
     }
 
     /// Whether the file of an answer that came then was purged; it is gone then. It touches the disk.
     pub fn is_gone(&self, id: &Key, key: &[u8], date: i64) -> bool {
-        let purged = self.is_purged(key, date);
+        let purged = self.is_purged(id, key, date);
         if purged {
             remove(&self.shared, &file::path(&self.spec.path, id), id);
         }
@@ -199,7 +212,7 @@ fn purge(weak: &Weak<Shared>) {
 
 /// Looks at so many files; whether nothing more is to be done for now.
 fn turn(shared: &Shared, spec: &Spec, pace: Pace, round: &mut Option<Round>, clock: &Clock) -> bool {
-    if shared.purges.count.load(Ordering::Relaxed) == 0 {
+    if !shared.purges.is_any() {
         *round = None;
         return true;
     }
@@ -210,10 +223,11 @@ fn turn(shared: &Shared, spec: &Spec, pace: Pace, round: &mut Option<Round>, clo
         // What is asked for meanwhile goes behind the end, and was looked at by who asked.
         let next = {
             let index = shared.lock();
-            let next = index.by_use.range(begun.next..).next().map(|(used, key)| (*used, *key));
-            next.filter(|(used, _)| *used <= begun.end)
+            let next = index.by_use.range(begun.next..).next().filter(|(used, _)| **used <= begun.end);
+            let asked_at = |id| index.nodes.get(id).map_or(0, |node| node.asked_at);
+            next.map(|(used, id)| (*used, *id, asked_at(id)))
         };
-        let Some((used, id)) = next else {
+        let Some((used, id, asked_at)) = next else {
             if !shared.cold.load(Ordering::Relaxed) {
                 shared.purges.forget(begun.at - COMING);
             }
@@ -223,7 +237,7 @@ fn turn(shared: &Shared, spec: &Spec, pace: Pace, round: &mut Option<Round>, clo
         begun.next = used + 1;
         let path = file::path(&spec.path, &id);
         if let Ok((key, date)) = file::key_and_date(&path)
-            && shared.purges.is_purged(&key, date)
+            && shared.purges.is_purged(&key, date, asked_at)
         {
             remove(shared, &path, &id);
         }
@@ -293,7 +307,7 @@ mod tests {
     fn what_is_on_its_way_is_purged_too() {
         let folder = Folder::new("coming");
         let zone = zone(&folder);
-        let remembers = |key: &str| zone.is_purged(key.as_bytes(), 100);
+        let remembers = |key: &str| zone.is_purged(&Md5::of(key.as_bytes()), key.as_bytes(), 100);
         let (hold, _) = zone.hold(Md5::of(b"/a"), 1, 100).unwrap();
         assert!(!zone.purge(b"/a", 100) && remembers("/a"));
         drop(hold);
@@ -313,8 +327,10 @@ mod tests {
         let old = store(&zone, "/a/1", 100);
         zone.purge_all(b"/a/", 100);
         let new = store(&zone, "/a/2", 101);
+        let at_once = store(&zone, "/a/4", 100);
         let gone = |key: &str, date| zone.is_gone(&Md5::of(key.as_bytes()), key.as_bytes(), date);
         assert!(!gone("/b", 100) && !gone("/a/2", 101) && fs::exists(&old).unwrap());
+        assert!(!gone("/a/4", 100) && fs::exists(&at_once).unwrap());
         assert!(gone("/a/1", 100) && !fs::exists(&old).unwrap() && fs::exists(&new).unwrap());
         zone.shared.purges.expire(&zone.spec, 100 + 20 + 2 * COMING);
         assert!(gone("/a/3", 100));
@@ -338,22 +354,28 @@ mod tests {
         assert!(turn(&zone.shared, &zone.spec, pace, &mut round, &clock));
         assert_eq!(exist(), [false, true, false]);
         // Files of which nothing is known yet may be meant too.
-        assert!(zone.is_cold() && zone.is_purged(b"/a/9", 100));
+        let purged = || zone.is_purged(&Md5::of(b"/a/9"), b"/a/9", 100);
+        assert!(zone.is_cold() && purged());
         zone.shared.cold.store(false, Ordering::Relaxed);
         while !turn(&zone.shared, &zone.spec, pace, &mut round, &clock) {}
-        assert!(!zone.is_purged(b"/a/9", 100));
+        assert!(!purged());
     }
 
     #[test]
     fn purges_are_bounded_and_say_rather_more_than_less() {
         let purges = Purges::default();
         for n in 0..=MOST {
-            purges.add(Purge { text: format!("/a/{n}/").into_bytes().into(), whole: n == 0, at: 100 });
+            purges.add(Purge {
+                text: format!("/a/{n}/").into_bytes().into(),
+                whole: n == 0,
+                at: 100,
+                uses: 0,
+            });
         }
         assert_eq!(purges.count.load(Ordering::Relaxed), MOST);
         for key in ["/a/0/", "/a/1/x", "/a/1024/x"] {
-            assert!(purges.is_purged(key.as_bytes(), 100), "{key}");
+            assert!(purges.is_purged(key.as_bytes(), 100, 0), "{key}");
         }
-        assert!(!purges.is_purged(b"/b", 100));
+        assert!(!purges.is_purged(b"/b", 100, 0));
     }
 }

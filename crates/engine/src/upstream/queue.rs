@@ -85,10 +85,11 @@ impl Queue {
         group.balance.pick(x, tried, now)
     }
 
-    /// Waits until a peer can be picked.
+    /// Waits until a peer can be picked: of `living` as it is then, where that is given.
     pub(super) async fn pick(
         &self,
-        group: &Upstream,
+        group: &mut Arc<Upstream>,
+        living: Option<&Arc<Upstream>>,
         x: &mut Exchange,
         tried: &mut Tried,
         settings: &Settings,
@@ -97,7 +98,13 @@ impl Queue {
             return Err(Nobody::Left);
         }
         let reactor = Rc::clone(&x.reactor);
-        let pick = |x: &mut Exchange| group.balance.pick(x, tried, reactor.clock().now_ms());
+        let pick = |x: &mut Exchange| {
+            let now = living.map(|living| living.current());
+            if let Some(now) = now.filter(|now| !Arc::ptr_eq(now, group)) {
+                (*group, *tried) = (now, Tried::default());
+            }
+            group.balance.pick(x, tried, reactor.clock().now_ms())
+        };
         let is_gone = |x: &mut Exchange, cx: &mut Context<'_>| poll_client_gone(x, cx, settings);
         self.wait(reactor.timers(), x, pick, is_gone).await
     }

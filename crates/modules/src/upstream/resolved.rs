@@ -68,7 +68,10 @@ impl Moving {
         let two = SocketAddr::new(free_address().ip(), one.port());
         let saying = |text: &'static str, address| {
             Origin::start_at(address, move |visit| {
-                while visit.request()?.is_some() {
+                while let Some(request) = visit.request()? {
+                    if request.starts_with("GET /held ") {
+                        return visit.stall();
+                    }
                     visit.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{text}"))?;
                 }
                 Ok(())
@@ -123,6 +126,23 @@ fn peers_come_and_go() {
         assert_eq!(site.log().last().unwrap(), "a.example could not be resolved (2: Server failure)");
         assert_eq!(ask(&site), "two");
     }
+}
+
+#[test]
+fn who_waits_has_the_peers_that_come() {
+    let moving = Moving::start();
+    let http = moving.http("queue 1;").replace(" resolve;", " resolve max_conns=1;");
+    let site = Site::start(Modules { http: crate::HTTP, upstream: crate::UPSTREAM }, &http, &[]);
+    until("the name is known", || ask(&site) == "one");
+    let [_held, mut waits] = ["held", "waits"].map(|path| {
+        let mut client = Client::connect(site.address());
+        client.send(format!("GET /{path} HTTP/1.0\r\n\r\n"));
+        until("it is held", || moving.one.heard().contains("GET /held "));
+        client
+    });
+    until("the queue is full", || ask(&site) == "502");
+    moving.say("0 TWO");
+    assert!(waits.last_words().ends_with("two"));
 }
 
 #[test]

@@ -1,12 +1,11 @@
 //! The configuration as the master reads it: program, plan, and what is wrong.
 
 use std::collections::HashMap;
-use std::io::IsTerminal;
-use std::os::unix::fs::DirBuilderExt;
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use nix::unistd::{Gid, Uid, chown};
 use weir_engine::errorlog::{Level, Log, LogFile};
 use weir_engine::generation::{Generation, Resources};
 use weir_engine::syslog::Peer;
@@ -56,7 +55,7 @@ impl Configuration {
                 globals: options.directives.clone(),
             },
             pid: bytes_path(&paths.pid),
-            explain: options.explain_errors || std::io::stderr().is_terminal(),
+            explain: options.explain_errors || io::stderr().is_terminal(),
         }
     }
 
@@ -223,14 +222,30 @@ fn make_folders(program: &Program, account: Option<&Account>, log: &Log) -> Resu
             log.write_error(Level::Emerg, &error, format_args!("mkdir() \"{}\" failed", spec.path));
             return Err(Refused::default());
         }
-        if let Some(account) = account {
-            let owned = chown(path, Some(Uid::from_raw(account.uid)), Some(Gid::from_raw(account.gid)));
-            if let Err(error) = owned {
-                let text = format!("chown(\"{}\", {}) failed", spec.path, account.uid);
-                log.write_errno(Level::Emerg, error, text);
-                return Err(Refused::default());
-            }
+        if let Some(account) = account
+            && let Err((call, error)) = give(path, account.uid)
+        {
+            log.write_error(Level::Emerg, &error, format_args!("{call} failed"));
+            return Err(Refused::default());
         }
+    }
+    Ok(())
+}
+
+/// Has a folder belong to a user, who may do all in it. Its group and what others may do stay as they are. The error tells
+/// the call that failed.
+fn give(path: &Path, uid: u32) -> Result<(), (String, io::Error)> {
+    let shown = path.display();
+    let found = path.metadata().map_err(|error| (format!("stat() \"{shown}\""), error))?;
+    if found.uid() != uid {
+        let given = std::os::unix::fs::chown(path, Some(uid), None);
+        given.map_err(|error| (format!("chown(\"{shown}\", {uid})"), error))?;
+    }
+    let mut permissions = found.permissions();
+    if permissions.mode() & 0o700 != 0o700 {
+        permissions.set_mode(permissions.mode() | 0o700);
+        let set = std::fs::set_permissions(path, permissions);
+        set.map_err(|error| (format!("chmod() \"{shown}\""), error))?;
     }
     Ok(())
 }
