@@ -41,8 +41,13 @@ impl Wire {
     }
 }
 
-/// A stream whose reads and writes fail after [`PATIENCE`].
+/// What the kernel takes for who reads nothing, in bytes. On its own it may take more than 32 MiB, as its
+/// `net.ipv4.tcp_rmem` says, and tests that wait for a sender to be held up would wait for ever.
+const RECEIVED: usize = 64 * 1024;
+
+/// A stream whose reads and writes fail after [`PATIENCE`], and that takes no more than [`RECEIVED`] unread.
 pub(crate) fn patient(stream: TcpStream) -> io::Result<TcpStream> {
+    socket2::SockRef::from(&stream).set_recv_buffer_size(RECEIVED)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
