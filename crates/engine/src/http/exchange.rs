@@ -305,7 +305,10 @@ impl Exchange {
         self.method_name = None;
         self.keepalive = self.head.keeps_alive();
         self.debugs = self.generation.debugs || self.connection.log.debugs();
-        self.request_length = self.head.read_length() as u64;
+        self.request_length = match &self.client.io {
+            Io::Stream(stream) => stream.head_length(),
+            _ => self.head.read_length(),
+        } as u64;
         self.location = server;
         self.server = server;
         self.uri_changed = false;

@@ -1,6 +1,6 @@
 //! A connection over HTTP/2: hyper drives it, its streams are tasks of their own, and this decides when it ends.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -16,6 +16,7 @@ use hyper::{Request, Response};
 use nix::errno::Errno;
 use weir_syntax::Level;
 
+use super::frames::Frames;
 use super::request::{self, Asked};
 use super::stream::{Answering, Outgoing, Stream, Unfinished};
 use super::wire::{Traffic, Wire};
@@ -107,6 +108,23 @@ impl Running {
         Self(Rc::clone(shared))
     }
 
+    /// Sends a head ahead of that of a stream's answer; see [`Traffic::hint`].
+    pub(super) fn hint<'a>(
+        &self,
+        stream: u32,
+        status: u16,
+        fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Option<u64> {
+        let length = self.0.traffic.hint(stream, status, fields)?;
+        self.0.wake();
+        Some(length)
+    }
+
+    /// What the client sends.
+    pub(super) fn frames(&self) -> RefMut<'_, Frames> {
+        self.0.traffic.frames.borrow_mut()
+    }
+
     /// Counts what is what the connection is for.
     pub(super) fn count(&self, n: u64) {
         self.0.payload.set(self.0.payload.get() + n);
@@ -182,7 +200,8 @@ impl Service<Request<Incoming>> for Requests {
         let (mut parts, body) = request.into_parts();
         let asked = if shared.bridges { request::asked(&parts) } else { Asked::Request };
         let upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| asked == Asked::WebSocket);
-        let (stream, answering) = Stream::new(body, upgrade, Open::new(shared), Running::new(shared));
+        let head = shared.traffic.take_head();
+        let (stream, answering) = Stream::new(head, body, upgrade, Open::new(shared), Running::new(shared));
         let streamed = Streamed {
             reactor: Rc::clone(&shared.reactor),
             generation: Arc::clone(&shared.generation),

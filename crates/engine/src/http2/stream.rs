@@ -17,12 +17,15 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{HeaderMap, Response};
 
 use super::connection::{Open, Running};
+use super::frames::Came;
 
 /// Bytes of a body that wait for hyper; it holds one frame more.
 const ROOM: usize = 32 * 1024;
 
 /// The exchange's end of a stream.
 pub struct Stream {
+    /// What is known of the request's head.
+    head: Option<Came>,
     incoming: From,
     /// Of the last DATA frame, what was not read yet.
     rest: Bytes,
@@ -44,6 +47,7 @@ enum From {
 impl Stream {
     /// A stream with its answer as hyper wants it.
     pub(super) fn new(
+        head: Option<Came>,
         body: Incoming,
         upgrade: Option<OnUpgrade>,
         open: Open,
@@ -52,7 +56,27 @@ impl Stream {
         let answer = Rc::new(Answer { state: RefCell::default(), frame: Cell::new(usize::MAX), open });
         let answering = Answering(Some(Outgoing(Rc::clone(&answer))));
         let incoming = upgrade.map_or(From::Body(body), From::Promised);
-        (Self { incoming, rest: Bytes::new(), answer, running }, answering)
+        if let (From::Promised(_), Some(head)) = (&incoming, head) {
+            running.frames().watch(head.stream);
+        }
+        (Self { head, incoming, rest: Bytes::new(), answer, running }, answering)
+    }
+
+    /// Bytes of the request's head as it came, compressed.
+    pub fn head_length(&self) -> usize {
+        self.head.map_or(0, |head| head.length)
+    }
+
+    /// Sends a head ahead of that of the response; says how many bytes that takes, 0 if the client is not to have it.
+    pub fn hint<'a>(&self, status: u16, fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> u64 {
+        let gone = self.answer.state.borrow().gone;
+        let head = self.head.filter(|_| !gone);
+        head.and_then(|head| self.running.hint(head.stream, status, fields)).unwrap_or(0)
+    }
+
+    /// Whether the client has reset a stream that is to be a tunnel, which is no more than an end to hyper.
+    fn was_reset(&self) -> bool {
+        self.head.is_some_and(|head| self.running.frames().was_reset(head.stream))
     }
 
     /// Sends the head of the response, about so long, and its body in frames of at most that size.
@@ -111,6 +135,9 @@ impl Stream {
                     let mut read = ReadBuf::new(into);
                     ready!(Pin::new(&mut **upgraded).poll_read(cx, read.unfilled()))?;
                     let n = read.filled().len();
+                    if n == 0 && self.was_reset() {
+                        return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+                    }
                     self.running.count(n as u64);
                     return Poll::Ready(Ok(n));
                 }
@@ -207,15 +234,20 @@ impl Drop for Stream {
         if state.forsaken {
             self.answer.open.forsake(true);
         }
-        if let From::Body(body) = std::mem::replace(&mut self.incoming, From::Over)
-            && state.ended
-            && !body.is_end_stream()
-        {
-            if state.gone {
-                self.answer.open.leave(body);
-            } else {
-                state.unread = Some(Box::new(body));
+        match std::mem::replace(&mut self.incoming, From::Over) {
+            From::Body(body) if state.ended && !body.is_end_stream() => {
+                if state.gone {
+                    self.answer.open.leave(body);
+                } else {
+                    state.unread = Some(Box::new(body));
+                }
             }
+            From::Promised(_) | From::Upgraded(_) => {
+                if let Some(head) = self.head {
+                    self.running.frames().unwatch(head.stream);
+                }
+            }
+            From::Body(_) | From::Over => {}
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A connection's bytes as hyper takes them, counted.
+//! A connection's bytes as hyper takes them, counted, and what it has no frames for between its own.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
@@ -6,10 +6,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::rt::{Read, ReadBufCursor, Write};
 
-use super::frames::Frames;
+use super::frames::{Came, END_HEADERS, Frames, HEADERS, Sent};
 use crate::io::{Buf, Io, scratch};
+
+/// Bytes of frames between hyper's that may wait for the client.
+const ROOM: usize = 16 * 1024;
 
 pub(super) struct Wire {
     /// Shared with whoever ends the connection after hyper.
@@ -31,6 +35,10 @@ pub(super) struct Traffic {
     pub(super) stuck: Cell<bool>,
     /// How often it took some of that.
     taken: Cell<u64>,
+    /// Hyper's.
+    sent: RefCell<Sent>,
+    /// Frames that go between them.
+    between: RefCell<Buf>,
 }
 
 impl Traffic {
@@ -41,13 +49,81 @@ impl Traffic {
             ended: Cell::new(false),
             stuck: Cell::new(false),
             taken: Cell::new(0),
+            sent: RefCell::new(Sent::new()),
+            between: RefCell::new(Buf::new()),
         }
+    }
+
+    /// The head of the request that hyper hands over.
+    pub(super) fn take_head(&self) -> Option<Came> {
+        self.frames.borrow_mut().take_head()
+    }
+
+    /// Has a head sent ahead of that of a stream's answer, in one frame of fields that leave no trace in the table of fields. Says how
+    /// long it is, or nothing if the client is not to have it: it takes little, or no fields of others than hyper.
+    pub(super) fn hint<'a>(
+        &self,
+        stream: u32,
+        status: u16,
+        fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Option<u64> {
+        let mut between = self.between.borrow_mut();
+        if !self.frames.borrow().takes_fields() {
+            return None;
+        }
+        let mut block = vec![STATUS];
+        string(&mut block, &status.to_string().into_bytes());
+        for (name, value) in fields {
+            let (Ok(name), Ok(_)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) else {
+                continue;
+            };
+            if OF_HTTP1.contains(&name.as_str()) {
+                continue;
+            }
+            block.push(UNINDEXED);
+            string(&mut block, name.as_str().as_bytes());
+            string(&mut block, value);
+        }
+        if between.len() + block.len() > ROOM {
+            return None;
+        }
+        between.extend(&(block.len() as u32).to_be_bytes()[1..]);
+        between.extend(&[HEADERS, END_HEADERS]);
+        between.extend(&stream.to_be_bytes());
+        between.extend(&block);
+        Some((HEADER + block.len()) as u64)
     }
 
     /// Grows where the client takes answers, whatever else comes of it.
     pub(super) fn progress(&self) -> u64 {
         self.taken.get() + self.frames.borrow().windows()
     }
+}
+
+/// Fields of a connection, which HTTP/2 has not (RFC 9113 section 8.2.2).
+const OF_HTTP1: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+
+/// Bytes of a frame's header.
+const HEADER: usize = 9;
+/// Fields that no table is to have (RFC 7541 section 6.2.2): `:status` by its place in the static one, and by name.
+const STATUS: u8 = 8;
+const UNINDEXED: u8 = 0;
+
+/// Appends a string as it is, behind its length (RFC 7541 sections 5.1 and 5.2).
+fn string(block: &mut Vec<u8>, bytes: &[u8]) {
+    match u8::try_from(bytes.len()) {
+        Ok(length @ ..127) => block.push(length),
+        Ok(_) | Err(_) => {
+            block.push(127);
+            let mut left = bytes.len() - 127;
+            while left >= 128 {
+                block.push(left as u8 | 128);
+                left >>= 7;
+            }
+            block.push(left as u8);
+        }
+    }
+    block.extend_from_slice(bytes);
 }
 
 impl Wire {
@@ -69,6 +145,45 @@ impl Wire {
     fn came(&self, bytes: &[u8]) {
         self.count(bytes.len());
         self.traffic.frames.borrow_mut().feed(bytes);
+    }
+
+    /// Sends what goes between hyper's frames, if this is such a place. Gives the bytes that hyper may write.
+    fn poll_between(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut between = self.traffic.between.borrow_mut();
+        if between.is_empty() {
+            return Poll::Ready(Ok(usize::MAX));
+        }
+        let left = self.traffic.sent.borrow().left();
+        if left > 0 {
+            return Poll::Ready(Ok(left));
+        }
+        while !between.is_empty() {
+            let written = self.io.borrow_mut().poll_write(cx, &between);
+            let n = ready!(self.went(written))?;
+            between.consume(n);
+        }
+        between.release();
+        Poll::Ready(Ok(usize::MAX))
+    }
+
+    /// Writes pieces of hyper's.
+    fn poll_pieces(&self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let room = ready!(self.poll_between(cx))?;
+        let written = match pieces.iter().find(|piece| !piece.is_empty()) {
+            Some(piece) if room < piece.len() => self.io.borrow_mut().poll_write(cx, &piece[..room]),
+            Some(piece) if room < usize::MAX => self.io.borrow_mut().poll_write(cx, piece),
+            Some(_) | None => self.io.borrow_mut().poll_write_vectored(cx, pieces),
+        };
+        let written = ready!(self.went(written))?;
+        let mut sent = self.traffic.sent.borrow_mut();
+        let mut frames = self.traffic.frames.borrow_mut();
+        let mut left = written;
+        for piece in pieces {
+            let n = left.min(piece.len());
+            sent.feed(&piece[..n], &mut frames);
+            left -= n;
+        }
+        Poll::Ready(Ok(written))
     }
 }
 
@@ -102,8 +217,7 @@ impl Read for Wire {
 
 impl Write for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = self.io.borrow_mut().poll_write(cx, bytes);
-        self.went(written)
+        self.poll_pieces(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -111,8 +225,7 @@ impl Write for Wire {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = self.io.borrow_mut().poll_write_vectored(cx, pieces);
-        self.went(written)
+        self.poll_pieces(cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -120,6 +233,7 @@ impl Write for Wire {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_between(cx))?;
         self.io.borrow_mut().poll_flush(cx)
     }
 

@@ -17,6 +17,9 @@ pub const TESTS: &[Test] = &[
     ("a_websocket_over_http2_outlives_a_reload", a_websocket_over_http2_outlives_a_reload),
     ("a_websocket_over_http2_is_closed_in_turn", a_websocket_over_http2_is_closed_in_turn),
     ("a_websocket_over_http2_is_given_up", a_websocket_over_http2_is_given_up),
+    ("a_reset_tunnel_is_not_waited_for", a_reset_tunnel_is_not_waited_for),
+    ("hints_come_before_answers", hints_come_before_answers),
+    ("requests_are_as_long_as_their_frames", requests_are_as_long_as_their_frames),
     ("an_upgrade_without_proof_is_none", an_upgrade_without_proof_is_none),
     (
         "extended_connect_is_told_where_all_servers_have_it",
@@ -37,6 +40,8 @@ const CONF: &str = "
             http2 on;
             location / { return 200 '{text}'; }
             location /proxied { proxy_pass http://{origin}; }
+            location /hinted { proxy_pass http://{origin}; early_hints $http2; }
+            location /length { return 200 $request_length; }
             location /unread { limit_rate 1; return 200 '{text}{text}{text}{text}{text}'; }
             location /ignored { proxy_pass http://{origin}; proxy_ignore_client_abort on; }
             location /tunnel {
@@ -323,6 +328,85 @@ fn a_websocket_over_http2_is_given_up() {
     client.say(&connect(3, "/tunnel"));
     assert_eq!(client.hears(), "HEADERS 3 200");
     echo_of(&mut client, 3, "again");
+}
+
+fn a_reset_tunnel_is_not_waited_for() {
+    let (origin, gate) = {
+        let gate = Gate::default();
+        let held = gate.clone();
+        // Does not end because its peer does.
+        (Origin::start(move |visit| visit.websocket().map(|_| held.wait())), gate)
+    };
+    let server = start(&origin, "");
+    let mut client = Http2::connect(server.address());
+    for stream in [1, 3] {
+        client.say(&connect(stream, "/tunnel"));
+        assert_eq!(client.hears(), format!("HEADERS {stream} 200"));
+    }
+    client.say(&Frame::reset(1, 8));
+    let lines = || server.folder().read("logs/access.log").matches("GET /tunnel 200 0 ").count();
+    until("the tunnel's line is logged", || lines() == 1);
+    // The other one may still be answered.
+    client.say(&Frame::data(3, END_STREAM, b""));
+    client.try_ping().expect("a connection");
+    assert_eq!(lines(), 1);
+    gate.open();
+    until("both lines are logged", || lines() == 2);
+}
+
+fn hints_come_before_answers() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let origin = Origin::start(move |visit| {
+        while visit.request()?.is_some() {
+            let long = "x".repeat(200);
+            visit.send(format!(
+                "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nX-Long: {long}\r\nConnection: a\r\n\r\n"
+            ))?;
+            held.wait();
+            visit.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")?;
+        }
+        Ok(())
+    });
+    let server = start(&origin, "");
+    let mut client = Http2::connect(server.address());
+    // Its table of fields is empty, which has to be said in the first block of fields.
+    client.say(&Frame::get(1, "/"));
+    assert_eq!([client.hears(), client.hears()], ["HEADERS 1 200", "DATA 1 old end"]);
+    for stream in [3, 5] {
+        client.say(&Frame::get(stream, "/hinted"));
+        let hint = client.frame().expect("a frame");
+        assert_eq!((hint.kind, hint.flags, hint.stream), (1, END_HEADERS, stream));
+        let expected = [b"\x08\x03103\0\x04link\x08</a.css>\0\x06x-long\x7f\x49".to_vec(), vec![b'x'; 200]];
+        assert_eq!(hint.payload, expected.concat());
+    }
+    gate.open();
+    let mut heard: Vec<_> = (0..4).map(|_| client.hears()).collect();
+    heard.sort();
+    assert_eq!(heard, ["DATA 3 late end", "DATA 5 late end", "HEADERS 3 200", "HEADERS 5 200"]);
+}
+
+fn requests_are_as_long_as_their_frames() {
+    let origin = Origin::saying("");
+    let server = start(&origin, "");
+    let mut client = Http2::connect(server.address());
+    // What is malformed is answered without a request.
+    let malformed = [(":method", "GET"), (":scheme", "http"), (":path", "/"), ("connection", "x")];
+    client.say(&Frame::headers(1, END_HEADERS | END_STREAM, &malformed));
+    assert_eq!(client.hears(), "RST_STREAM 1 code 1");
+    let whole = Frame::get(3, "/length");
+    let mut parts = Frame::get(5, "/length");
+    parts.flags = END_STREAM;
+    parts.payload.truncate(20);
+    let rest = Frame::new(9, END_HEADERS, 5, &whole.payload[20..]);
+    let mut padded = Frame::get(7, "/length");
+    padded.flags |= 8;
+    padded.payload = [&[3], &whole.payload[..], &[0; 3]].concat();
+    client.send(&[whole.bytes(), parts.bytes(), rest.bytes(), padded.bytes()].concat());
+    let mut heard: Vec<_> = (0..6).map(|_| client.hears()).collect();
+    heard.sort();
+    assert_eq!(heard[..3], [3, 5, 7].map(|stream| format!("DATA {stream} {} end", whole.payload.len())));
+    assert_eq!(heard[3..], [3, 5, 7].map(|stream| format!("HEADERS {stream} 200")));
 }
 
 fn an_upgrade_without_proof_is_none() {

@@ -8,6 +8,7 @@ use super::{READING_HEAD, Settings};
 use crate::http::Exchange;
 use crate::http1::request::Version;
 use crate::http1::response::Head;
+use crate::io::Io;
 
 impl Exchange {
     /// Sends the fields of a 103 on, where `early_hints` says so. `length` is that of all hints of this upstream.
@@ -21,18 +22,22 @@ impl Exchange {
         }
         let wanted = !self.is_subrequest()
             && !self.post_action
-            // Hyper sends no head before that of the answer.
-            && (Version::HTTP_11..Version::HTTP_20).contains(&self.head.version())
+            && self.head.version() >= Version::HTTP_11
             && self.location().core.early_hints.iter().any(|condition| condition.is_true(self));
-        let name_of = |field: &crate::http1::Field| head.get(field.name);
-        let mut fields = head.fields().iter().filter(|f| !hidden.hides(f.known, name_of(f))).peekable();
+        let fields =
+            head.fields().iter().map(|field| (field.known, head.get(field.name), head.get(field.value)));
+        let mut fields = fields.filter(|(known, name, _)| !hidden.hides(*known, name)).peekable();
         if !wanted || fields.peek().is_none() {
+            return;
+        }
+        if let Io::Stream(stream) = &self.client.io {
+            self.sent += stream.hint(head.status(), fields.map(|(_, name, value)| (name, value)));
             return;
         }
         let hints = &mut self.early_hints;
         hints.extend(b"HTTP/1.1 103 Early Hints\r\n");
-        for field in fields {
-            for part in [head.get(field.name), b": ", head.get(field.value), b"\r\n"] {
+        for (_, name, value) in fields {
+            for part in [name, b": ", value, b"\r\n"] {
                 hints.extend(part);
             }
         }
