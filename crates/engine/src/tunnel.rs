@@ -359,8 +359,13 @@ impl Tunnel {
                     self.client.farewell();
                     self.upstream.farewell();
                 }
-                // A peer that is stuck or gone is told nothing more.
-                Reason::Timeout(_) | Reason::Failed { .. } => {}
+                // A peer that is stuck or gone is told nothing more, but for a stream, whose connection goes on.
+                Reason::Timeout(Side::Client) => {
+                    if let Io::Stream(stream) = &self.client {
+                        stream.time_out();
+                    }
+                }
+                Reason::Timeout(Side::Upstream) | Reason::Failed { .. } => {}
             }
             self.timer.clear();
             Closed {

@@ -433,7 +433,8 @@ impl Exchange {
                         self.client.timer.set_in(timeout);
                     }
                     if self.client.timer.poll_expired(cx).is_ready() {
-                        if matches!(self.client.io, Io::Stream(_)) {
+                        if let Io::Stream(stream) = &self.client.io {
+                            stream.time_out();
                             let late = io::Error::from_raw_os_error(nix::libc::ETIMEDOUT);
                             self.log_error(Level::Info, Some(&late), "client timed out");
                         }

@@ -298,6 +298,9 @@ fn poll_client<T>(
             if x.client.timer.poll_expired(cx).is_ready() {
                 let error = io::Error::from_raw_os_error(nix::libc::ETIMEDOUT);
                 x.log_while(Level::Info, Some(&error), "client timed out", sending(x));
+                if let Io::Stream(stream) = &x.client.io {
+                    stream.time_out();
+                }
                 return Poll::Ready(Err(SendError::Timeout));
             }
             Poll::Pending

@@ -18,7 +18,7 @@ use weir_syntax::Level;
 
 use super::frames::Frames;
 use super::request::{self, Asked};
-use super::stream::{Answering, Outgoing, Stream, Unfinished};
+use super::stream::{Answering, Left, Outgoing, Stream, Unfinished};
 use super::wire::{Traffic, Wire};
 use super::{Settings, bridges};
 use crate::generation::Generation;
@@ -60,9 +60,7 @@ pub(super) struct Shared {
     traffic: Rc<Traffic>,
     /// Bytes of requests and answers among what came and went, about.
     payload: Cell<u64>,
-    /// Bodies that nobody reads any more. To let go of one resets its stream, and there are clients (curl 7.88) that lose an answer
-    /// which they read together with that.
-    unread: RefCell<Vec<Incoming>>,
+    left: RefCell<Vec<Left>>,
     /// The task that drives the connection.
     waker: RefCell<Option<Waker>>,
 }
@@ -88,9 +86,9 @@ impl Open {
         self.0.wake();
     }
 
-    /// Lets go of a body once the answer, which hyper has, was written.
-    pub(super) fn leave(&self, body: Incoming) {
-        self.0.unread.borrow_mut().push(body);
+    /// Lets go of it once what hyper has was written, and what is there for it read.
+    pub(super) fn leave(&self, left: Left) {
+        self.0.left.borrow_mut().push(left);
         self.0.wake();
     }
 }
@@ -118,6 +116,12 @@ impl Running {
         let length = self.0.traffic.hint(stream, status, fields)?;
         self.0.wake();
         Some(length)
+    }
+
+    /// Resets a stream; see [`Traffic::reset`].
+    pub(super) fn reset(&self, stream: u32, code: u32) {
+        self.0.traffic.reset(stream, code);
+        self.0.wake();
     }
 
     /// What the client sends.
@@ -286,7 +290,7 @@ pub(crate) async fn serve_from(
         forsaken: Cell::new(0),
         traffic: Rc::new(Traffic::new()),
         payload: Cell::new(0),
-        unread: RefCell::default(),
+        left: RefCell::default(),
         waker: RefCell::default(),
     });
     let core = shared.core();
@@ -366,7 +370,7 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
     let timer = reactor.timers().register();
     let began = reactor.clock().now_ms();
     let (mut told, mut seen, mut since, mut within) = (None, 0, began, (None, began));
-    let (mut sending, mut progress, mut took) = (false, 0, began);
+    let (mut runs, mut sending, mut progress, mut took) = (false, false, 0, began);
     let (mut waiting, mut abuse) = (None, None);
     poll_fn(move |cx| {
         shared.remember(cx);
@@ -375,19 +379,19 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
             if idle.is_ended() {
                 return Poll::Ready(Over::Drained);
             }
-            let unread = shared.unread.take();
+            let left = shared.left.take();
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                let (left, away) = (shared.traffic.ended.get(), shared.traffic.frames.borrow().away());
+                let (ended, away) = (shared.traffic.ended.get(), shared.traffic.frames.borrow().away());
                 return Poll::Ready(match result {
                     Err(error) => Over::Failed(error),
                     Ok(()) if told.is_some() || away => Over::Done,
-                    Ok(()) if !left => Over::Connect,
+                    Ok(()) if !ended => Over::Connect,
                     Ok(()) if shared.open.get() > 0 => Over::Left,
                     Ok(()) => Over::Done,
                 });
             }
-            if !unread.is_empty() {
-                drop(unread);
+            if !left.is_empty() {
+                drop(left);
                 continue;
             }
             if let Some(what) = abuse.or_else(|| shared.is_abused()) {
@@ -402,9 +406,11 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
                 connection.as_mut().graceful_shutdown();
                 continue;
             }
-            let running = shared.running.get() > 0;
+            let (ran, running) = (std::mem::replace(&mut runs, shared.running.get() > 0), runs);
             let moved = shared.traffic.moved.get();
-            if running || seen != moved {
+            // The last exchange has ended just now, and what it ended with is still to be sent.
+            let busy = ran || running;
+            if busy || seen != moved {
                 (seen, since) = (moved, now);
             }
             // A head that has begun has its own time, however much else goes on.
@@ -421,7 +427,7 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
             let sends = shared.open.get() > 0
                 || traffic.stuck.get()
                 || told.is_some() && traffic.frames.borrow().answered();
-            if running || !sends || !sending || progress != traffic.progress() {
+            if busy || !sends || !sending || progress != traffic.progress() {
                 (sending, progress, took) = (sends, traffic.progress(), now);
             }
             let end = match told {

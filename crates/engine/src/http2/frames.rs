@@ -9,7 +9,7 @@ const HEADER: usize = 9;
 
 const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
+pub(super) const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
@@ -247,6 +247,11 @@ impl Frames {
     /// Whether the client has reset a stream that is watched.
     pub(super) fn was_reset(&self, stream: u32) -> bool {
         self.watched.contains(&(stream, true))
+    }
+
+    /// Bytes until there may be a frame that is not the client's: 0 if it may be now.
+    pub(super) fn left(&self) -> usize {
+        self.walk.left()
     }
 
     /// What has begun and is not whole, by its number. The body of a request is awaited by whoever reads it.

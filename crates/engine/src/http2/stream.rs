@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
+use h2::Reason;
 use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::rt::{Read, ReadBuf, Write};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -92,6 +93,11 @@ impl Stream {
             state.trailers = trailers;
             state.ended = true;
         });
+    }
+
+    /// The client did not do in time what it was waited for: the stream is reset if it ends before its answer, or its tunnel, did.
+    pub fn time_out(&self) {
+        self.answer.state.borrow_mut().timed_out = true;
     }
 
     /// Whether the client gave the stream up, or its connection is gone.
@@ -228,28 +234,44 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // What was not said to its end is reset.
-        self.answer.change(|state| state.broken = !state.ended);
+        let incoming = std::mem::replace(&mut self.incoming, From::Over);
+        let is_tunnel = !matches!(incoming, From::Body(_));
         let mut state = self.answer.state.borrow_mut();
+        // What was not said to its end is reset.
+        state.broken = !state.ended;
+        if let Some(head) = self.head {
+            if is_tunnel {
+                self.running.frames().unwatch(head.stream);
+            }
+            if state.timed_out && (state.broken || is_tunnel) && (is_tunnel || !state.gone) {
+                self.running.reset(head.stream, Reason::PROTOCOL_ERROR.into());
+                state.reset = true;
+            }
+        }
+        wake(&mut state.hyper);
         if state.forsaken {
             self.answer.open.forsake(true);
         }
-        match std::mem::replace(&mut self.incoming, From::Over) {
+        match incoming {
             From::Body(body) if state.ended && !body.is_end_stream() => {
                 if state.gone {
-                    self.answer.open.leave(body);
+                    self.answer.open.leave(Left::Body(body));
                 } else {
                     state.unread = Some(Box::new(body));
                 }
             }
-            From::Promised(_) | From::Upgraded(_) => {
-                if let Some(head) = self.head {
-                    self.running.frames().unwatch(head.stream);
-                }
-            }
-            From::Body(_) | From::Over => {}
+            From::Upgraded(tunnel) if state.reset => self.answer.open.leave(Left::Tunnel(tunnel)),
+            From::Body(_) | From::Promised(_) | From::Upgraded(_) | From::Over => {}
         }
     }
+}
+
+/// What nobody has any more use for, and hyper is to think otherwise until it had its turn.
+pub(super) enum Left {
+    /// To let go of a body resets its stream, and there are clients (curl 7.88) that lose an answer which they read together with that.
+    Body(#[expect(dead_code, reason = "held")] Incoming),
+    /// To let go of a tunnel ends its stream, which is to be reset.
+    Tunnel(#[expect(dead_code, reason = "held")] Box<Upgraded>),
 }
 
 fn broken(error: hyper::Error) -> io::Error {
@@ -275,6 +297,10 @@ struct State {
     ended: bool,
     /// It ended without that.
     broken: bool,
+    /// The client took too long.
+    timed_out: bool,
+    /// The stream was reset without hyper.
+    reset: bool,
     /// What it left of the request's body, until hyper has all of the answer.
     unread: Option<Box<Incoming>>,
     /// Hyper had time to write what came before that.
@@ -327,11 +353,11 @@ impl Future for Answering {
     type Output = Result<Response<Outgoing>, Unfinished>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(outgoing) = self.0.take() else { return Poll::Ready(Err(Unfinished)) };
+        let Some(outgoing) = self.0.take() else { return Poll::Pending };
         let mut state = outgoing.0.state.borrow_mut();
         let head = match state.head.take() {
             Some(head) => head,
-            None if state.broken => return Poll::Ready(Err(Unfinished)),
+            None if state.broken && !state.reset => return Poll::Ready(Err(Unfinished)),
             None => {
                 wait(&mut state.hyper, cx);
                 drop(state);
@@ -358,6 +384,9 @@ impl Body for Outgoing {
         let state = &mut *self.0.state.borrow_mut();
         if state.frames.is_empty() {
             state.frames = std::mem::take(&mut state.bytes).into();
+        }
+        if state.reset {
+            return Poll::Pending;
         }
         let n = state.frames.len().min(self.0.frame.get());
         if n > 0 {
@@ -395,7 +424,7 @@ impl Drop for Outgoing {
             self.0.open.forsake(false);
         }
         if let Some(body) = state.unread.take() {
-            self.0.open.leave(*body);
+            self.0.open.leave(Left::Body(*body));
         }
         (state.bytes, state.frames) = (Vec::new(), Bytes::new());
         wake(&mut state.exchange);

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::rt::{Read, ReadBufCursor, Write};
 
-use super::frames::{Came, END_HEADERS, Frames, HEADERS, Sent};
+use super::frames::{Came, END_HEADERS, Frames, HEADERS, RST_STREAM, Sent};
 use crate::io::{Buf, Io, scratch};
 
 /// Bytes of frames between hyper's that may wait for the client.
@@ -39,6 +39,8 @@ pub(super) struct Traffic {
     sent: RefCell<Sent>,
     /// Frames that go between them.
     between: RefCell<Buf>,
+    /// Frames for hyper that go between the client's.
+    inward: RefCell<Buf>,
 }
 
 impl Traffic {
@@ -51,6 +53,7 @@ impl Traffic {
             taken: Cell::new(0),
             sent: RefCell::new(Sent::new()),
             between: RefCell::new(Buf::new()),
+            inward: RefCell::new(Buf::new()),
         }
     }
 
@@ -87,11 +90,15 @@ impl Traffic {
         if between.len() + block.len() > ROOM {
             return None;
         }
-        between.extend(&(block.len() as u32).to_be_bytes()[1..]);
-        between.extend(&[HEADERS, END_HEADERS]);
-        between.extend(&stream.to_be_bytes());
-        between.extend(&block);
+        frame(&mut between, HEADERS, END_HEADERS, stream, &block);
         Some((HEADER + block.len()) as u64)
+    }
+
+    /// Resets a stream. Hyper cannot where the client has no room for what it sends, so to hyper it is the client that does.
+    pub(super) fn reset(&self, stream: u32, code: u32) {
+        for buf in [&self.between, &self.inward] {
+            frame(&mut buf.borrow_mut(), RST_STREAM, 0, stream, &code.to_be_bytes());
+        }
     }
 
     /// Grows where the client takes answers, whatever else comes of it.
@@ -108,6 +115,14 @@ const HEADER: usize = 9;
 /// Fields that no table is to have (RFC 7541 section 6.2.2): `:status` by its place in the static one, and by name.
 const STATUS: u8 = 8;
 const UNINDEXED: u8 = 0;
+
+/// Appends a frame.
+fn frame(buf: &mut Buf, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+    buf.extend(&(payload.len() as u32).to_be_bytes()[1..]);
+    buf.extend(&[kind, flags]);
+    buf.extend(&stream.to_be_bytes());
+    buf.extend(payload);
+}
 
 /// Appends a string as it is, behind its length (RFC 7541 sections 5.1 and 5.2).
 fn string(block: &mut Vec<u8>, bytes: &[u8]) {
@@ -194,8 +209,19 @@ impl Read for Wire {
         mut into: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        let mut most = into.remaining();
+        let mut inward = this.traffic.inward.borrow_mut();
+        if !inward.is_empty() {
+            most = most.min(this.traffic.frames.borrow().left());
+            if most == 0 {
+                let n = inward.len().min(into.remaining());
+                into.put_slice(&inward[..n]);
+                inward.consume(n);
+                return Poll::Ready(Ok(()));
+            }
+        }
         if !this.input.is_empty() {
-            let n = this.input.len().min(into.remaining());
+            let n = this.input.len().min(most);
             into.put_slice(&this.input[..n]);
             this.came(&this.input[..n]);
             this.input.consume(n);
@@ -205,7 +231,7 @@ impl Read for Wire {
             return Poll::Ready(Ok(()));
         }
         scratch(|bytes| {
-            let room = bytes.len().min(into.remaining());
+            let room = bytes.len().min(most);
             let n = ready!(this.io.borrow_mut().poll_read(cx, &mut bytes[..room]))?;
             into.put_slice(&bytes[..n]);
             this.came(&bytes[..n]);

@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("a_websocket_over_http2_is_closed_in_turn", a_websocket_over_http2_is_closed_in_turn),
     ("a_websocket_over_http2_is_given_up", a_websocket_over_http2_is_given_up),
     ("a_reset_tunnel_is_not_waited_for", a_reset_tunnel_is_not_waited_for),
+    ("a_tunnel_that_is_not_taken_is_reset", a_tunnel_that_is_not_taken_is_reset),
     ("hints_come_before_answers", hints_come_before_answers),
     ("requests_are_as_long_as_their_frames", requests_are_as_long_as_their_frames),
     ("an_upgrade_without_proof_is_none", an_upgrade_without_proof_is_none),
@@ -46,6 +47,7 @@ const CONF: &str = "
             location /ignored { proxy_pass http://{origin}; proxy_ignore_client_abort on; }
             location /tunnel {
                 proxy_pass http://{origin};
+                send_timeout 100ms;
                 proxy_http_version 1.1;
                 proxy_set_header Upgrade $http_upgrade;
                 proxy_set_header Connection upgrade;
@@ -352,6 +354,30 @@ fn a_reset_tunnel_is_not_waited_for() {
     assert_eq!(lines(), 1);
     gate.open();
     until("both lines are logged", || lines() == 2);
+}
+
+fn a_tunnel_that_is_not_taken_is_reset() {
+    let origin = Origin::start(|visit| {
+        let mut socket = visit.websocket()?;
+        // More than hyper and sockets take on the way.
+        while socket.try_send("x".repeat(100_000)).is_ok() {}
+        Ok(())
+    });
+    let server = start(&origin, "");
+    let mut client = Http2::connect(server.address());
+    client.say(&Frame::window(0, 1 << 20));
+    client.say(&connect(1, "/tunnel"));
+    assert_eq!(client.hears(), "HEADERS 1 200");
+    assert_eq!(client.data(1, 65_535).len(), 65_535);
+    // It takes no more.
+    assert_eq!(client.hears(), "RST_STREAM 1 code 1");
+    until("the tunnel's line is logged", || {
+        server.folder().read("logs/access.log").contains("GET /tunnel 200 ")
+    });
+    // Other streams go on, whatever becomes of that window.
+    client.say(&Frame::settings(&[(4, 1 << 20)]));
+    client.say(&Frame::get(3, "/"));
+    assert_eq!([client.hears(), client.hears()], ["HEADERS 3 200", "DATA 3 old end"]);
 }
 
 fn hints_come_before_answers() {

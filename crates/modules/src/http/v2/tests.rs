@@ -195,7 +195,7 @@ fn bodies_of_requests() {
         Frame::headers(1, END_HEADERS, &fields)
     };
     // An answer does not wait for a body that nobody reads; the client need not send it.
-    check(&site, &[post("5")], &["HEADERS 1 200", "DATA 1 5|47 end", "RST_STREAM 1 code 0"]);
+    check(&site, &[post("5")], &["HEADERS 1 200", "DATA 1 5|69 end", "RST_STREAM 1 code 0"]);
     let frames = site.frames(&[Say::Send(&script(&[post("11")])), Say::Expect("</html>"), Say::Finish]);
     assert_eq!(frames[0], "HEADERS 1 other");
     assert!(site.log().iter().any(|line| line == "client intended to send too large body: 11 bytes"));
@@ -352,6 +352,20 @@ fn a_body_that_is_cut_is_not_whole() {
 }
 
 #[test]
+fn who_is_late_is_told_so() {
+    let site = site("location / { proxy_pass http://127.0.0.1:1; }");
+    let sent = script(&[Frame::post(1, "/"), Frame::data(1, 0, b"half")]);
+    let ping = Frame::ping().bytes();
+    let got = site.frames(&[Say::Send(&sent), Say::Pass(61_100), Say::Send(&ping), Say::Finish]);
+    assert_eq!(got, ["RST_STREAM 1 code 1"]);
+    // Who takes nothing of a long answer.
+    let site = self::site("location / { alias %DIR%/; }").with("f", "x".repeat(200_000));
+    let sent = script(&[Frame::settings(&[(4, 0)]), Frame::get(1, "/f")]);
+    let got = site.frames(&[Say::Send(&sent), Say::Pass(61_100), Say::Send(&ping), Say::Finish]);
+    assert_eq!(got, ["HEADERS 1 200", "RST_STREAM 1 code 1"]);
+}
+
+#[test]
 fn a_stream_that_is_given_up_amid_its_body() {
     let origin = Origin::start(|visit| {
         visit.head()?;
@@ -408,7 +422,8 @@ fn large_heads_of_answers_are_no_flood() {
 
 #[test]
 fn answers_that_are_not_taken_are_bounded() {
-    let server = "keepalive_requests 1000; send_timeout 5s; location / { alias %DIR%/; }";
+    let server =
+        "keepalive_requests 1000; keepalive_timeout 5s; send_timeout 5s; location / { alias %DIR%/; }";
     let file = vec![b'.'; 2 << 20];
     let gets: Vec<_> = (0..100).map(|n| Frame::get(2 * n + 1, "/f")).collect();
     // No window, and a window but nobody who reads.
@@ -417,7 +432,7 @@ fn answers_that_are_not_taken_are_bounded() {
         let sent =
             script(&[&[Frame::settings(&[(4, window)]), Frame::window(0, 1 << 30)], &gets[..]].concat());
         let pass = Say::Pass(5_100);
-        site.frames(&[Say::Send(&sent), pass, pass, pass]);
+        site.frames(&[Say::Send(&sent), pass, pass, pass, pass]);
         let log = site.read("logs/access.log");
         assert_eq!(log.lines().count(), 100, "{log}");
     }
