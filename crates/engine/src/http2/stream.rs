@@ -243,7 +243,7 @@ impl Drop for Stream {
             if is_tunnel {
                 self.running.frames().unwatch(head.stream);
             }
-            if state.timed_out && (state.broken || is_tunnel) && (is_tunnel || !state.gone) {
+            if state.timed_out && (is_tunnel || state.broken && !state.gone) {
                 self.running.reset(head.stream, Reason::PROTOCOL_ERROR.into());
                 state.reset = true;
             }
