@@ -47,10 +47,15 @@ const CONF: &str = "
             location /ignored { proxy_pass http://{origin}; proxy_ignore_client_abort on; }
             location /tunnel {
                 proxy_pass http://{origin};
-                send_timeout 100ms;
                 proxy_http_version 1.1;
                 proxy_set_header Upgrade $http_upgrade;
                 proxy_set_header Connection upgrade;
+                location /tunnel/hasty {
+                    proxy_pass http://{origin};
+                    proxy_set_header Upgrade $http_upgrade;
+                    proxy_set_header Connection upgrade;
+                    send_timeout 100ms;
+                }
             }
         }
     }";
@@ -366,13 +371,13 @@ fn a_tunnel_that_is_not_taken_is_reset() {
     let server = start(&origin, "");
     let mut client = Http2::connect(server.address());
     client.say(&Frame::window(0, 1 << 20));
-    client.say(&connect(1, "/tunnel"));
+    client.say(&connect(1, "/tunnel/hasty"));
     assert_eq!(client.hears(), "HEADERS 1 200");
     assert_eq!(client.data(1, 65_535).len(), 65_535);
     // It takes no more.
     assert_eq!(client.hears(), "RST_STREAM 1 code 1");
     until("the tunnel's line is logged", || {
-        server.folder().read("logs/access.log").contains("GET /tunnel 200 ")
+        server.folder().read("logs/access.log").contains("GET /tunnel/hasty 200 ")
     });
     // Other streams go on, whatever becomes of that window.
     client.say(&Frame::settings(&[(4, 1 << 20)]));
