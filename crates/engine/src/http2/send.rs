@@ -47,10 +47,12 @@ pub(crate) async fn send(x: &mut Exchange, mut response: Box<Response>) -> Resul
         x.upgraded = Some(tunnel);
         body = Body::Empty;
     }
+    // What was hinted at is no body.
+    let hinted = std::mem::take(&mut x.sent);
     let sent = transmit(x, &mut Buf::new(), &mut body).await;
     let frames = x.body_sent.div_ceil(frame as u64);
     // What the head takes when it is compressed only hyper knows.
-    x.sent += length + FRAME * frames;
+    x.sent += hinted + length + FRAME * frames;
     if sent.is_ok() {
         let trailers = trailers(x);
         if let Io::Stream(stream) = &x.client.io {

@@ -415,6 +415,8 @@ fn hints_come_before_answers() {
     let mut heard: Vec<_> = (0..4).map(|_| client.hears()).collect();
     heard.sort();
     assert_eq!(heard, ["DATA 3 late end", "DATA 5 late end", "HEADERS 3 200", "HEADERS 5 200"]);
+    let lines = || server.folder().read("logs/access.log").matches("GET /hinted 200 4 ").count();
+    until("what was sent as a body is logged", || lines() == 2);
 }
 
 fn requests_are_as_long_as_their_frames() {
