@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 
-use crate::wire::patient;
+use crate::wire::{patient, uninterrupted};
 
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -370,7 +370,7 @@ impl Http2 {
                 return Ok(Some(frame));
             }
             let mut chunk = [0; 16384];
-            match self.stream.read(&mut chunk) {
+            match uninterrupted(|| self.stream.read(&mut chunk)) {
                 Ok(0) => return Ok(None),
                 Ok(n) => self.unread.extend_from_slice(&chunk[..n]),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use crate::client::{find, whole_request};
 use crate::websocket::Socket;
-use crate::wire::{Wire, patient, reset};
+use crate::wire::{Wire, patient, reset, uninterrupted};
 use crate::{free_address, until};
 
 /// A listening origin; it stops when it is dropped.
@@ -192,7 +192,7 @@ impl Visit {
 
     fn more(&mut self) -> io::Result<usize> {
         let mut chunk = [0; 65536];
-        let read = self.stream.read(&mut chunk)?;
+        let read = uninterrupted(|| self.stream.read(&mut chunk))?;
         self.unread.extend_from_slice(&chunk[..read]);
         self.shared.connections()[self.number].received.extend_from_slice(&chunk[..read]);
         Ok(read)

@@ -54,6 +54,16 @@ pub(crate) fn patient(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// Reads again where the process was stopped meanwhile, and goes on: a read that has a deadline fails then.
+pub(crate) fn uninterrupted(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => return read,
+        }
+    }
+}
+
 /// Closes with a reset instead of an end of stream.
 pub(crate) fn reset(stream: &TcpStream) -> io::Result<()> {
     socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO))
@@ -62,8 +72,8 @@ pub(crate) fn reset(stream: &TcpStream) -> io::Result<()> {
 impl Read for Wire {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Plain(stream) => stream.read(buf),
-            Self::Tls(stream) => stream.read(buf),
+            Self::Plain(stream) => uninterrupted(|| stream.read(buf)),
+            Self::Tls(stream) => uninterrupted(|| stream.read(buf)),
         }
     }
 }

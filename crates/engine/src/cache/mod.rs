@@ -105,6 +105,7 @@ struct Node {
     uses: u64,
     expires: i64,
     exists: bool,
+    search: Search,
     updating: bool,
     /// Answers that are here as a whole, whose files are about to take their place.
     placing: u32,
@@ -122,6 +123,16 @@ struct Node {
     file: Option<Arc<Opened>>,
 }
 
+/// How far the search is for a file that the index does not know of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Search {
+    #[default]
+    Due,
+    /// A request is at it.
+    Begun,
+    Over,
+}
+
 /// What the index says of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
@@ -134,8 +145,9 @@ pub enum Known {
     /// Not often enough.
     Scarce,
     Error(u16),
-    /// An answer of which somebody may have the last byte already will be there at once.
-    Placing,
+    /// It will be known at once: an answer of which somebody may have the last byte already takes its place, or another
+    /// request looks for the file.
+    Unsettled,
 }
 
 /// What became of an attempt to fetch a key for others, too.
@@ -188,7 +200,7 @@ impl Zone {
         purge::start(&self.shared, &self.spec);
     }
 
-    pub fn is_cold(&self) -> bool {
+    fn is_cold(&self) -> bool {
         self.shared.cold.load(Ordering::Relaxed)
     }
 
@@ -218,9 +230,22 @@ impl Zone {
             known = node.known(min_uses, awaited, now);
         }
         let zone = Arc::clone(self);
-        let (main, updating, placing, error, done) = (None, None, false, None, false);
+        let (main, searching, updating, placing, error, done) = (None, false, None, false, None, false);
         Some((
-            Hold { zone, key, kept, main, min_uses, began, awaited, updating, placing, error, done },
+            Hold {
+                zone,
+                key,
+                kept,
+                main,
+                min_uses,
+                began,
+                awaited,
+                searching,
+                updating,
+                placing,
+                error,
+                done,
+            },
             known,
         ))
     }
@@ -286,6 +311,15 @@ impl Index {
         [before, oldest.and_then(|key| self.nodes.get_mut(&key)?.file.take())]
     }
 
+    /// Of a file that the index may not know of yet.
+    fn learn(&mut self, key: &Key, disk: u64) {
+        if let Some(node) = self.nodes.get_mut(key).filter(|node| !node.exists) {
+            node.exists = true;
+            node.uses = 1;
+            self.set_disk(key, disk);
+        }
+    }
+
     fn set_disk(&mut self, key: &Key, disk: u64) {
         if let Some(node) = self.nodes.get_mut(key) {
             self.size = self.size + disk - node.disk;
@@ -295,20 +329,21 @@ impl Index {
 }
 
 impl Node {
-    fn is_placing(&self, awaited: u64) -> bool {
-        self.placing > 0 && self.placed < awaited
+    fn is_unsettled(&self, awaited: u64) -> bool {
+        self.search == Search::Begun || self.placing > 0 && self.placed < awaited
     }
 
     /// What is told of it to a request that does not wait for more than that.
     fn known(&mut self, min_uses: u64, awaited: u64, now: i64) -> Known {
-        if self.is_placing(awaited) {
-            return Known::Placing;
+        if self.is_unsettled(awaited) {
+            return Known::Unsettled;
         }
         if self.error != 0 {
             if self.valid >= now {
                 return Known::Error(self.error);
             }
             self.error = 0;
+            self.search = Search::Due;
             return Known::New;
         }
         match self.exists {
@@ -331,6 +366,8 @@ pub struct Hold {
     began: u64,
     /// So many answers were here as a whole when it began: it waits for their files, and not for those of later ones.
     awaited: u64,
+    /// This request looks for the file.
+    searching: bool,
     /// This request fetches the key, and until when others wait for that.
     updating: Option<u64>,
     /// All of the answer is here.
@@ -346,6 +383,38 @@ impl Hold {
         let mut index = self.zone.shared.lock();
         let expires = now.saturating_add_unsigned(self.zone.spec.inactive);
         index.touch(self.key, expires).known(self.min_uses, self.awaited, now)
+    }
+
+    /// Whether there may be a file that the index does not know of. Who is told that a search is due has begun it, and
+    /// those who come meanwhile wait for its [end](Self::searched): so they get to the key in the order of their coming.
+    pub fn search(&mut self) -> Search {
+        if !self.zone.is_cold() {
+            return Search::Over;
+        }
+        let mut index = self.zone.shared.lock();
+        let Some(node) = index.nodes.get_mut(&self.key) else { return Search::Over };
+        let found = node.search;
+        if found == Search::Due {
+            node.search = Search::Begun;
+            self.searching = true;
+        }
+        found
+    }
+
+    /// The file that was looked for, if there is one.
+    pub fn searched(&mut self, found: Option<&Opened>) {
+        if !std::mem::take(&mut self.searching) {
+            return;
+        }
+        let mut index = self.zone.shared.lock();
+        if let Some(node) = index.nodes.get_mut(&self.key) {
+            node.search = Search::Over;
+        }
+        if let Some(opened) = found {
+            index.learn(&self.key, opened.disk);
+        }
+        drop(index);
+        self.zone.shared.released(&self.key).notify_waiters();
     }
 
     /// Takes the key to fetch it, unless another request has it, or has it done. `looked` says that the file was looked
@@ -372,9 +441,9 @@ impl Hold {
         (node.updating && node.locked_until > now_ms).then_some(node.locked_until)
     }
 
-    /// Whether an answer is about to take its place that was here before this request.
-    pub fn is_placing(&self) -> bool {
-        self.zone.shared.lock().nodes.get(&self.key).is_some_and(|node| node.is_placing(self.awaited))
+    /// Whether an answer is about to take its place that was here before this request, or the file is looked for.
+    pub fn is_unsettled(&self) -> bool {
+        self.zone.shared.lock().nodes.get(&self.key).is_some_and(|node| node.is_unsettled(self.awaited))
     }
 
     /// All of the answer is here: who asks from now on, after a client that got it, waits for its file.
@@ -404,18 +473,13 @@ impl Hold {
         self.zone.shared.released(&self.key).notified()
     }
 
-    /// The file was opened: the index may not have known of it yet, and it is kept open for those who come next.
+    /// The file was opened: the index may not know of it yet, and it is kept open for those who come next.
     pub fn found(&self, opened: &Arc<Opened>) {
         if self.kept.as_ref().is_some_and(|kept| Arc::ptr_eq(kept, opened)) {
             return;
         }
         let mut index = self.zone.shared.lock();
-        let Some(node) = index.nodes.get_mut(&self.key) else { return };
-        if !node.exists {
-            node.exists = true;
-            node.uses = 1;
-            index.set_disk(&self.key, opened.disk);
-        }
+        index.learn(&self.key, opened.disk);
         let closed = index.keep(self.key, opened);
         drop(index);
         drop(closed);
@@ -477,6 +541,9 @@ impl Drop for Hold {
         if self.updating == Some(node.locked_until) {
             node.updating = false;
         }
+        if self.searching {
+            node.search = Search::Due;
+        }
         if let Some((status, valid)) = self.error {
             node.error = status;
             node.valid = valid;
@@ -485,7 +552,7 @@ impl Drop for Hold {
         }
         drop(index);
         drop(closed);
-        if self.updating.is_some() || self.placing {
+        if self.searching || self.updating.is_some() || self.placing {
             self.zone.shared.released(&self.key).notify_waiters();
         }
     }
@@ -535,6 +602,33 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn one_request_looks_for_a_file_and_the_others_wait() {
+        let zone = zone();
+        let look = || zone.hold([1; 16], 1, 100).unwrap();
+        let (mut first, mut second) = (look().0, look().0);
+        assert_eq!((first.search(), second.search()), (Search::Due, Search::Begun));
+        assert!(second.is_unsettled());
+        assert_eq!(look().1, Known::Unsettled);
+        // Who gives up leaves it to the next one.
+        drop(first);
+        assert_eq!((second.look(100), second.search()), (Known::Worth { exists: false }, Search::Due));
+        let (mut third, known) = look();
+        assert_eq!(known, Known::Unsettled);
+        let mut released = Box::pin(third.released());
+        let context = &mut Context::from_waker(Waker::noop());
+        assert!(released.as_mut().poll(context).is_pending());
+        second.searched(None);
+        assert!(released.as_mut().poll(context).is_ready());
+        drop(released);
+        assert_eq!((third.look(100), third.search()), (Known::Worth { exists: false }, Search::Over));
+        // Of a cache whose files are all known none is looked for.
+        drop((second, third));
+        zone.shared.cold.store(false, Ordering::Relaxed);
+        let (mut next, known) = look();
+        assert_eq!((known, next.search()), (Known::New, Search::Over));
+    }
+
+    #[test]
     fn one_request_fetches_and_the_others_wait() {
         let zone = zone();
         let (mut first, _) = zone.hold([1; 16], 1, 100).unwrap();
@@ -573,12 +667,12 @@ pub(crate) mod tests {
             hold.whole();
             hold.whole();
         }
-        assert_eq!(look().1, Known::Placing);
+        assert_eq!(look().1, Known::Unsettled);
         first.stored(Stored { id: 1, disk: 1 });
-        assert_eq!((look().1, look().0.is_placing()), (Known::Placing, true));
+        assert_eq!((look().1, look().0.is_unsettled()), (Known::Unsettled, true));
         // Its file did not come about.
         drop(second);
-        assert_eq!((look().1, look().0.is_placing()), (Known::Worth { exists: true }, false));
+        assert_eq!((look().1, look().0.is_unsettled()), (Known::Worth { exists: true }, false));
     }
 
     #[test]
@@ -589,9 +683,9 @@ pub(crate) mod tests {
         first.whole();
         let (waits, known) = look();
         second.whole();
-        assert_eq!((known, waits.is_placing()), (Known::Placing, true));
+        assert_eq!((known, waits.is_unsettled()), (Known::Unsettled, true));
         first.stored(Stored { id: 1, disk: 1 });
-        assert_eq!((waits.is_placing(), waits.look(100)), (false, Known::Worth { exists: true }));
+        assert_eq!((waits.is_unsettled(), waits.look(100)), (false, Known::Worth { exists: true }));
     }
 
     #[test]

@@ -54,6 +54,10 @@ fn drive<F: Future<Output = ()>>(
     });
 }
 
+/// Bytes that the kernel takes for who reads nothing, which on its own it may take MiBs of (`net.ipv4.tcp_rmem`). They are
+/// several segments of loopback: a window of less is opened by timers.
+const RECEIVED: usize = 256 * 1024;
+
 /// A connected pair of sockets: who accepted, who connected.
 pub(crate) async fn sockets(tcp: bool) -> (Socket, Socket) {
     if !tcp {
@@ -64,8 +68,10 @@ pub(crate) async fn sockets(tcp: bool) -> (Socket, Socket) {
     let connecting = TcpStream::connect(listener.local_addr().unwrap());
     let (accepted, connected) = tokio::join!(listener.accept(), connecting);
     let (accepted, connected) = (accepted.unwrap().0, connected.unwrap());
-    accepted.set_nodelay(true).unwrap();
-    connected.set_nodelay(true).unwrap();
+    for socket in [&accepted, &connected] {
+        socket.set_nodelay(true).unwrap();
+        socket2::SockRef::from(socket).set_recv_buffer_size(RECEIVED).unwrap();
+    }
     (accepted.into(), connected.into())
 }
 

@@ -138,7 +138,10 @@ fn a_reader_that_does_not_read_holds_little_of_a_file() {
     reactor(|_| async move {
         let mut taken = Vec::new();
         for bound in [false, true] {
-            let (mut a, _b) = pair(Kind::Tcp).await;
+            let (mut a, b) = pair(Kind::Tcp).await;
+            // A send buffer as it may have grown, which is the kernel's choice, and little beside it.
+            a.socket().unwrap().options().set_send_buffer_size(400_000).unwrap();
+            b.socket().unwrap().options().set_recv_buffer_size(16 * 1024).unwrap();
             if bound {
                 a.socket().unwrap().bound_unsent();
             }

@@ -15,6 +15,7 @@ use crate::{Test, executable};
 pub const TESTS: &[Test] = &[
     ("a_client_that_leaves_does_not_keep_others_from_the_answer", a_client_that_leaves),
     ("one_request_asks_for_all", one_request_asks_for_all),
+    ("who_comes_first_asks_for_the_others", who_comes_first_asks_for_the_others),
     ("what_is_kept_outlives_reloads_and_the_server", what_is_kept_outlives_reloads_and_the_server),
     ("files_that_are_none_are_not_believed", files_that_are_none_are_not_believed),
     ("what_breaks_off_is_not_kept", what_breaks_off_is_not_kept),
@@ -128,6 +129,26 @@ fn one_request_asks_for_all() {
     gate.open();
     assert!(clients.into_iter().all(|client| client.join().unwrap() == "ok"));
     assert_eq!(origin.connections(), 1);
+}
+
+/// The files of a cache that has just begun are not known: each key is looked for on the disk first.
+fn who_comes_first_asks_for_the_others() {
+    let folder = Folder::new(&[]);
+    let origin = Origin::start(|visit| {
+        let request = visit.request()?.unwrap_or_default();
+        let query = request.split(['?', ' ']).nth(2).unwrap_or_default();
+        visit.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{query}", query.len()))
+    });
+    let conf = CONF.replace("worker_processes 4", "worker_processes 1");
+    let server = Server::start(&executable(), &conf, &names(origin.address(), &folder, "on"));
+    let mut clients: Vec<_> = (0..8).map(|_| Client::connect(server.address())).collect();
+    for round in 0..100 {
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.send(format!("GET /{round}?{number} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        }
+        let answers: Vec<_> = clients.iter_mut().map(|client| client.response().text()).collect();
+        assert_eq!(answers, ["0"; 8], "{round}");
+    }
 }
 
 fn what_is_kept_outlives_reloads_and_the_server() {

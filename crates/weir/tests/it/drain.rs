@@ -205,7 +205,7 @@ fn a_killed_worker_costs_no_connection() {
         // Stopped first, so that whoever connects now is certainly not accepted by it.
         kill(Pid::from_raw(worker), Signal::SIGSTOP).expect("the worker is there");
         until("the worker is stopped", || state("T"));
-        let mut waiting: Vec<_> = (0..20).map(|_| Client::connect(server.address())).collect();
+        let mut waiting: Vec<_> = (0..10).map(|_| Client::connect(server.address())).collect();
         for client in &mut waiting {
             client.send(GET);
         }

@@ -495,7 +495,8 @@ fn who_does_not_connect() {
             steady.address()
         )
     });
-    let more = format!("{} }} {} server {{", places.collect::<String>(), groups.collect::<String>());
+    let (places, groups) = (places.collect::<String>(), groups.collect::<String>());
+    let more = format!("{places} }} {groups} server {{ listen {};", free_address());
     let server = start(&origin, &steady, &more);
     for (name, _, status, told) in &peers {
         let says = status.to_string();

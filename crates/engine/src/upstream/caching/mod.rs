@@ -14,7 +14,7 @@ use weir_syntax::Level;
 use super::exchange::{Protocol, Settings, next};
 use super::spool::{Place as Where, Spool};
 use super::store::{Shelf, Store};
-use crate::cache::{self, Header, Hold, Key, Known as KnownKey, Locked, Opened, Unusable, Zone};
+use crate::cache::{self, Header, Hold, Key, Known as KnownKey, Locked, Opened, Search, Unusable, Zone};
 use crate::contract::Flow;
 use crate::disk::Caller;
 use crate::http::response::FilePart;
@@ -24,8 +24,8 @@ use crate::http1::{Known, Method};
 use crate::md5::Md5;
 use judge::{Judged, judge};
 
-/// Milliseconds that an answer is waited for which only has to take its place.
-const PLACED_IN: u64 = 5_000;
+/// Milliseconds that are waited for an answer which only has to take its place, or for another request that looks for one.
+const SETTLED_IN: u64 = 5_000;
 
 /// `…_cache` and its like at one location. Times are milliseconds unless they say otherwise.
 pub struct Caching {
@@ -360,7 +360,7 @@ fn renew(x: &mut Exchange) {
 
 impl Cached {
     async fn find(&mut self, x: &Exchange) -> Found {
-        let (mut waited_until, mut placed_by) = (None, None);
+        let (mut waited_until, mut settled_by) = (None, None);
         let min_uses = self.rules.min_uses;
         // Without room in the index there is nothing to be found and nothing to be kept, but an upstream to be asked.
         let Some((mut hold, mut known)) = self.zone.hold(self.main, min_uses, x.now()) else {
@@ -369,10 +369,10 @@ impl Cached {
         let mut timed_out = false;
         let mut secondary = false;
         loop {
-            if known == KnownKey::Placing {
+            if known == KnownKey::Unsettled {
                 let now = x.reactor.clock().unix_ms();
-                let until = *placed_by.get_or_insert(now + PLACED_IN);
-                if wait(x, &hold, until, |hold, _| hold.is_placing().then_some(until)).await {
+                let until = *settled_by.get_or_insert(now + SETTLED_IN);
+                if wait(x, &hold, until, |hold, _| hold.is_unsettled().then_some(until)).await {
                     known = hold.look(x.now());
                     continue;
                 }
@@ -380,9 +380,15 @@ impl Cached {
             let may_exist = match known {
                 KnownKey::Scarce => return self.held(hold, Found::Scarce),
                 KnownKey::Error(status) => return self.held(hold, Found::Error(status)),
-                KnownKey::Worth { exists } => exists || self.zone.is_cold(),
-                KnownKey::New => self.zone.is_cold(),
-                KnownKey::Placing => true,
+                KnownKey::Worth { exists: true } | KnownKey::Unsettled => true,
+                KnownKey::Worth { exists: false } | KnownKey::New => match hold.search() {
+                    Search::Due => true,
+                    Search::Begun => {
+                        known = KnownKey::Unsettled;
+                        continue;
+                    }
+                    Search::Over => false,
+                },
             };
             let mut read = None;
             if may_exist {
@@ -419,6 +425,7 @@ impl Cached {
                     Err(Unusable::Waits) => return Found::Failed,
                 }
             }
+            hold.searched(read.as_ref().map(|(opened, _)| &**opened));
             if let Some((opened, path)) = read {
                 if !opened.header.vary.is_empty() {
                     let variant = variant(x, &self.main, &opened.header.vary);
@@ -455,7 +462,7 @@ impl Cached {
                 return self.held(hold, Found::Nothing);
             }
             let now = x.reactor.clock().unix_ms();
-            let looked = matches!(known, KnownKey::Worth { exists: true } | KnownKey::Placing);
+            let looked = matches!(known, KnownKey::Worth { exists: true } | KnownKey::Unsettled);
             match hold.lock(now, self.rules.lock_age, looked) {
                 Locked::Mine => return self.held(hold, Found::Nothing),
                 Locked::Until(_) => {}

@@ -15,7 +15,7 @@ impl Resolving {
         let host = origin.address().ip().to_string();
         let names = NameServer::start(move |asked, number| script(asked, number).replace("HOST", &host));
         let http = format!(
-            "resolver {{names}} {resolver}; resolver_timeout 7s; \
+            "resolver {{names}} {resolver}; \
              server {{ listen {{listen}}; location / {{ proxy_pass http://$host:{{port}}; }} }}"
         );
         let filled = [("names", names.address().to_string()), ("port", origin.address().port().to_string())];
@@ -164,7 +164,7 @@ fn what_is_no_answer_is_none() {
 
 #[test]
 fn a_request_waits_for_its_time() {
-    let resolving = Resolving::start("ipv6=off", |_, _| "silence".into());
+    let resolving = Resolving::start("ipv6=off; resolver_timeout 7s", |_, _| "silence".into());
     let request = request("a.example");
     let told = resolving.site.talk(&[
         Say::Send(request.as_bytes()),

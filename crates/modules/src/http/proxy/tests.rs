@@ -1,12 +1,13 @@
 //! TLS to upstreams: a site that passes requests on to a server of its own.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::http::ssl::tests::{Made, Running, listener, on_a_thread};
@@ -201,7 +202,12 @@ fn an_upstream_that_takes_no_more_is_not_waited_for() {
     #[track_caller]
     fn check(answer: &'static [u8], words: &str, expected: &str) {
         on_a_thread(async {
-            let ((front, port), (back, up)) = (listener().await, listener().await);
+            let ((front, port), back) = (listener().await, TcpSocket::new_v4().unwrap());
+            // As large as the kernel may make it, it would hold all of the body.
+            back.set_recv_buffer_size(64 * 1024).unwrap();
+            back.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+            let back = back.listen(1).unwrap();
+            let up = back.local_addr().unwrap().port();
             let site = Site::new(&format!(
                 "server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass https://127.0.0.1:{up}; {words}
                     client_max_body_size 0; client_body_buffer_size 4m; proxy_socket_sndbuf 16k; }} }}"
