@@ -2,16 +2,17 @@
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::io;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use hyper::body::{Body, Incoming};
-use hyper::rt::Executor;
+use hyper::rt::{Executor, Read, ReadBuf, Write};
 use hyper::server::conn::http2::Builder;
 use hyper::service::Service;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper::{Request, Response};
 use nix::errno::Errno;
 use weir_syntax::Level;
@@ -24,7 +25,7 @@ use super::{Settings, bridges};
 use crate::generation::Generation;
 use crate::http::connection::{During, Streamed, connection_server, serve_stream};
 use crate::http::exchange::Connection;
-use crate::io::{Address, Buf, Io};
+use crate::io::{Address, Buf, Io, scratch};
 use crate::reactor::{Idle, Reactor};
 use crate::settings::CoreSettings;
 
@@ -122,6 +123,30 @@ impl Running {
     pub(super) fn reset(&self, stream: u32, code: u32) {
         self.0.traffic.reset(stream, code);
         self.0.wake();
+    }
+
+    /// Ends a tunnel, and lets go of it once its client has ended it too (nginx: `lingering_timeout`). To let go of it before that
+    /// resets the stream, and there are browsers (Firefox) that lose what they read together with that: the WebSocket's Close.
+    pub(super) fn linger(&self, mut tunnel: Box<Upgraded>) {
+        let timer = self.0.reactor.timers().register();
+        timer.set_in(self.0.core().lingering_timeout);
+        let mut room = STREAM_WINDOW as usize;
+        // What goes wrong is told to who reads.
+        let _ = Pin::new(&mut *tunnel).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        self.0.reactor.spawn(poll_fn(move |cx| {
+            while room > 0 && timer.poll_expired(cx).is_pending() {
+                let read = scratch(|bytes| {
+                    let mut read = ReadBuf::new(bytes);
+                    ready!(Pin::new(&mut *tunnel).poll_read(cx, read.unfilled()))?;
+                    Poll::Ready(io::Result::Ok(read.filled().len()))
+                });
+                match ready!(read) {
+                    Ok(n @ 1..) => room = room.saturating_sub(n),
+                    Ok(0) | Err(_) => break,
+                }
+            }
+            Poll::Ready(())
+        }));
     }
 
     /// What the client sends.
@@ -335,8 +360,8 @@ pub(crate) async fn serve_from(
 /// What is told of an error: the system's, or the client's against the protocol.
 fn words(error: &hyper::Error) -> (Option<Errno>, String) {
     let cause = std::error::Error::source(error);
-    let of_system = cause.and_then(|cause| cause.downcast_ref::<std::io::Error>());
-    match (of_system.map(std::io::Error::raw_os_error), cause) {
+    let of_system = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+    match (of_system.map(io::Error::raw_os_error), cause) {
         (Some(Some(errno)), _) => (Some(Errno::from_raw(errno)), "recv() failed".to_owned()),
         (Some(None), Some(cause)) => (None, format!("recv() failed ({cause})")),
         (_, Some(cause)) => (None, format!("client broke the rules of HTTP/2 ({cause})")),

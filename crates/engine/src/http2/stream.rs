@@ -261,7 +261,8 @@ impl Drop for Stream {
                 }
             }
             From::Upgraded(tunnel) if state.reset => self.answer.open.leave(Left::Tunnel(tunnel)),
-            From::Body(_) | From::Promised(_) | From::Upgraded(_) | From::Over => {}
+            From::Upgraded(tunnel) => self.running.linger(tunnel),
+            From::Body(_) | From::Promised(_) | From::Over => {}
         }
     }
 }

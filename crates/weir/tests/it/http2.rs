@@ -17,6 +17,10 @@ pub const TESTS: &[Test] = &[
     ("a_websocket_over_http2_outlives_a_reload", a_websocket_over_http2_outlives_a_reload),
     ("a_websocket_over_http2_is_closed_in_turn", a_websocket_over_http2_is_closed_in_turn),
     ("a_websocket_over_http2_is_given_up", a_websocket_over_http2_is_given_up),
+    (
+        "a_tunnel_that_its_upstream_ends_is_left_to_its_client",
+        a_tunnel_that_its_upstream_ends_is_left_to_its_client,
+    ),
     ("a_reset_tunnel_is_not_waited_for", a_reset_tunnel_is_not_waited_for),
     ("a_tunnel_that_is_not_taken_is_reset", a_tunnel_that_is_not_taken_is_reset),
     ("hints_come_before_answers", hints_come_before_answers),
@@ -335,6 +339,33 @@ fn a_websocket_over_http2_is_given_up() {
     client.say(&connect(3, "/tunnel"));
     assert_eq!(client.hears(), "HEADERS 3 200");
     echo_of(&mut client, 3, "again");
+}
+
+fn a_tunnel_that_its_upstream_ends_is_left_to_its_client() {
+    let origin = Origin::start(|visit| {
+        let _socket = visit.websocket()?;
+        visit.send(plain("bye"))
+    });
+    let server = start(&origin, "");
+    let mut client = Http2::connect(server.address());
+    for stream in [1, 3] {
+        client.say(&connect(stream, "/tunnel"));
+        assert_eq!(client.hears(), format!("HEADERS {stream} 200"));
+        assert_eq!(client.data(stream, 5), plain("bye"));
+        assert_eq!(client.hears(), format!("DATA {stream}  end"));
+        client.say(&Frame::data(stream, END_STREAM, &masked("bye")));
+    }
+    client.say(&Frame::get(5, "/"));
+    assert_eq!([client.hears(), client.hears()], ["HEADERS 5 200", "DATA 5 old end"]);
+    // Nobody waits for long.
+    let conf =
+        CONF.replace("http2_extended_connect on;", "http2_extended_connect on; lingering_timeout 50ms;");
+    let server = Server::start(&executable(), &conf, &names(&origin, "", "old"));
+    let mut client = Http2::connect(server.address());
+    client.say(&connect(1, "/tunnel"));
+    assert_eq!(client.hears(), "HEADERS 1 200");
+    assert_eq!(client.data(1, 5), plain("bye"));
+    assert_eq!([client.hears(), client.hears()], ["DATA 1  end", "RST_STREAM 1 code 0"]);
 }
 
 fn a_reset_tunnel_is_not_waited_for() {
