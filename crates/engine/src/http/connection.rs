@@ -409,6 +409,8 @@ impl Serving {
             return Ended::Tunnel(tunnel);
         }
         if x.location().core.post_action.is_some() || !x.background.is_empty() {
+            // The end of the response waits for none of this.
+            x.client.io.socket().inspect(|socket| socket.close());
             self.post_actions(x).await;
             self.accompany(x).await;
         }

@@ -338,6 +338,7 @@ async fn flush(x: &mut Exchange, head: &mut Buf) -> Result<(), SendError> {
 
 /// As [`flush`], with the end of the response.
 async fn finish(x: &mut Exchange, rest: &mut Buf) -> Result<(), SendError> {
+    say_end(x);
     if try_write(x, rest)? {
         return Ok(());
     }
@@ -582,8 +583,18 @@ fn poll_finish(x: &mut Exchange, cx: &mut Context<'_>, rest: &mut Buf) -> Poll<R
     if !x.keepalive && x.upgraded.is_none() {
         x.client.io.end();
     }
+    say_end(x);
     let poll = x.client.io.poll_flush(cx);
     poll_client(x, cx, poll)
+}
+
+/// Before the last of a response is written: where nothing is waited for between that and the end of its connection, it
+/// leaves with the FIN.
+fn say_end(x: &mut Exchange) {
+    let goes_on = x.keepalive || x.upgraded.is_some() || !x.background.is_empty() || x.is_paced();
+    if !goes_on && x.location().core.post_action.is_none() {
+        x.client.io.closes();
+    }
 }
 
 fn add_trailers(x: &Exchange, fields: Option<&Headers>) {
@@ -623,6 +634,9 @@ fn poll_write_piece(
         head.extend(ChunkHead::new(chunks.left as u64).as_ref());
     }
     let is_last = source.is_last() && x.response.as_ref().is_none_or(|r| r.trailers.is_none());
+    if is_last {
+        say_end(x);
+    }
     let data = source.data();
     let data = if x.chunked { &data[..data.len().min(chunks.left)] } else { data };
     let length = data.len();

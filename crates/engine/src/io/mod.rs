@@ -183,7 +183,7 @@ impl Io {
     /// the segment (`MSG_MORE`; nginx: `tcp_nopush`). For the head before a [`Io::poll_sendfile`].
     pub fn poll_write_more(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
-            Io::Plain(socket) => sendfile::poll_send_more(socket, cx, bytes),
+            Io::Plain(socket) => sendfile::poll_send_more(socket, cx, &[IoSlice::new(bytes)]),
             _ => self.poll_write(cx, bytes),
         }
     }
@@ -267,18 +267,29 @@ impl Io {
         }
     }
 
+    /// Says that the connection is closed as soon as what is written is taken ([`Socket::closes`]), by [`Io::farewell`] or
+    /// [`Io::linger`].
+    pub fn closes(&self) {
+        if let Some(socket) = self.socket() {
+            socket.closes();
+        }
+    }
+
     /// One attempt, without waiting, to tell a TLS peer that we are done (close_notify), before the connection is
-    /// dropped. A plain connection needs nothing: dropping it sends the FIN.
+    /// dropped. A plain connection needs nothing: dropping it sends the FIN, but for one that waits for it.
     pub fn farewell(&mut self) {
         let cx = &mut Context::from_waker(Waker::noop());
         let _ = match self {
-            Io::Plain(_) | Io::Request(_) | Io::Absent => return,
+            Io::Plain(_) | Io::Request(_) | Io::Absent => Poll::Ready(Ok(())),
             Io::Stream(stream) => stream.poll_shutdown(cx),
             Io::TlsServer(_) | Io::TlsClient(_) => {
                 self.end();
                 self.poll_flush(cx)
             }
         };
+        if let Some(socket) = self.socket() {
+            socket.close();
+        }
     }
 
     /// Closes with a reset instead of a FIN (nginx: `reset_timedout_connection`, code 444).

@@ -69,12 +69,15 @@ fn poll_sendfile(
     }
 }
 
-pub(super) fn poll_send_more(socket: &Socket, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+pub(super) fn poll_send_more(
+    socket: &Socket,
+    cx: &mut Context<'_>,
+    pieces: &[IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
     loop {
         ready!(socket.poll_write_ready(cx))?;
-        let pieces = [IoSlice::new(bytes)];
         let sent = socket.try_io(Interest::WRITABLE, || {
-            socket.options().send_vectored_with_flags(&pieces, MSG_MORE | MSG_NOSIGNAL)
+            socket.options().send_vectored_with_flags(pieces, MSG_MORE | MSG_NOSIGNAL)
         });
         match sent {
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
@@ -14,12 +15,16 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::coop;
 
+use super::sendfile::poll_send_more;
+
 /// A connected stream socket registered with the thread's reactor: TCP over IPv4 or IPv6, or a unix stream.
 pub struct Socket {
     stream: Stream,
     /// Whose waker the reactor has for when the socket becomes readable, by [`task`]. Holds until the socket is found
     /// readable, so a task that looks at a silent socket again and again registers once.
     waits: Cell<usize>,
+    /// [`Socket::closes`] was called.
+    closing: Cell<bool>,
 }
 
 enum Stream {
@@ -163,6 +168,21 @@ impl Socket {
         matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
+    /// Says that the connection is closed as soon as what is written from now on is taken: the last segment waits for the
+    /// FIN, which then is none of its own. [`Socket::close`] has to follow before anything is waited for but the peer.
+    pub fn closes(&self) {
+        self.closing.set(true);
+    }
+
+    /// Sends the FIN where something waits for it. Otherwise dropping the socket does, but then the kernel would forget
+    /// what it holds if there were something to read.
+    pub fn close(&self) {
+        if self.closing.get() {
+            // A peer that is gone needs none.
+            let _ = self.options().shutdown(Shutdown::Write);
+        }
+    }
+
     /// Waits until a write would not wait.
     pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(&self.stream, s => s.poll_write_ready(cx))
@@ -193,7 +213,8 @@ impl Socket {
         let mut written = Err(io::ErrorKind::WouldBlock.into());
         // As with reads: what took less than there was is full.
         let _ = either!(&self.stream, s => s.try_io(Interest::WRITABLE, || {
-            written = send(s, bytes, SendFlags::NOSIGNAL).map_err(io::Error::from);
+            let more = if self.closing.get() { SendFlags::MORE } else { SendFlags::empty() };
+            written = send(s, bytes, SendFlags::NOSIGNAL | more).map_err(io::Error::from);
             let filled = match &written {
                 Ok(n) => *n < bytes.len(),
                 Err(error) => error.kind() == io::ErrorKind::WouldBlock,
@@ -211,13 +232,13 @@ impl Socket {
 
 impl From<TcpStream> for Socket {
     fn from(tcp: TcpStream) -> Self {
-        Socket { stream: Stream::Tcp(tcp), waits: Cell::new(NOBODY) }
+        Socket { stream: Stream::Tcp(tcp), waits: Cell::new(NOBODY), closing: Cell::new(false) }
     }
 }
 
 impl From<UnixStream> for Socket {
     fn from(unix: UnixStream) -> Self {
-        Socket { stream: Stream::Unix(unix), waits: Cell::new(NOBODY) }
+        Socket { stream: Stream::Unix(unix), waits: Cell::new(NOBODY), closing: Cell::new(false) }
     }
 }
 
@@ -266,7 +287,11 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        either!(&mut self.get_mut().stream, s => Pin::new(s).poll_write_vectored(cx, pieces))
+        let socket = self.get_mut();
+        if socket.closing.get() {
+            return poll_send_more(socket, cx, pieces);
+        }
+        either!(&mut socket.stream, s => Pin::new(s).poll_write_vectored(cx, pieces))
     }
     fn is_write_vectored(&self) -> bool {
         true

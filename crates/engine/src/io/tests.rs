@@ -28,6 +28,44 @@ fn vectored_writes_and_shutdown_arrive_in_order() {
 }
 
 #[test]
+fn the_last_of_a_connection_waits_for_its_fin() {
+    reactor(|_| async {
+        for kind in [Kind::Tcp, Kind::Tls] {
+            let mut waited = false;
+            // The kernel has no patience with a thread that comes to nothing in between.
+            for _ in 0..20 {
+                let (mut server, mut client) = pair(kind).await;
+                let there = |client: &Io| rustix::io::ioctl_fionread(client.socket().unwrap()).unwrap();
+                let before = there(&client);
+                server.closes();
+                write(&mut server, b"answer").await.unwrap();
+                waited |= there(&client) == before;
+                server.farewell();
+                drop(server);
+                assert_eq!(read(&mut client, 99).await.unwrap(), b"answer", "{kind:?}");
+            }
+            assert!(waited, "{kind:?}");
+        }
+    });
+}
+
+#[test]
+fn what_waits_for_the_fin_is_not_lost_for_what_was_not_read() {
+    reactor(|_| async {
+        for kind in Kind::ALL {
+            let (mut server, mut client) = pair(kind).await;
+            write(&mut client, b"unasked").await.unwrap();
+            poll_fn(|cx| server.socket().unwrap().poll_read_ready(cx)).await.unwrap();
+            server.closes();
+            write(&mut server, b"answer").await.unwrap();
+            server.farewell();
+            drop(server);
+            assert_eq!(read(&mut client, 6).await.unwrap(), b"answer", "{kind:?}");
+        }
+    });
+}
+
+#[test]
 fn a_missing_close_notify_is_an_end() {
     reactor(|_| async {
         let (mut server, client) = pair(Kind::Tls).await;
