@@ -226,14 +226,13 @@ impl Io {
 
     /// Whether the TLS session holds decrypted bytes, or the peer's word that it has said all, which no readiness of the
     /// socket will announce.
-    fn session_is_readable(&mut self) -> bool {
-        let state = match self {
-            Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => return false,
-            Io::TlsServer(tls) => tls.get_mut().1.process_new_packets(),
-            Io::TlsClient(tls) => tls.get_mut().1.process_new_packets(),
-        };
-        // A broken session is reported by the read that follows.
-        state.map_or(true, |state| state.plaintext_bytes_to_read() > 0 || state.peer_has_closed())
+    fn session_is_readable(&self) -> bool {
+        // All that came was processed by the read that took it. What rustls wants no more for is one of the two.
+        match self {
+            Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => false,
+            Io::TlsServer(tls) => !tls.get_ref().1.wants_read(),
+            Io::TlsClient(tls) => !tls.get_ref().1.wants_read(),
+        }
     }
 
     /// Waits until an idle connection is of no more use: closed, broken, or sent something that nobody asked for.
