@@ -1,12 +1,13 @@
 //! The suites of TLS 1.3 with HKDF over keys that are set up once. rustls's own sets a secret's key up again for each
 //! that is derived from it, which is half the work of a derivation, and derivations are a good part of a handshake.
+//! The secret that each begins with, where no session is resumed, is the same for all, and no secret.
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use aws_lc_rs::hmac;
 use rustls::crypto::aws_lc_rs::cipher_suite as suite;
-use rustls::crypto::hmac::{Hmac, Key, Tag};
-use rustls::crypto::tls13::{Hkdf, HkdfUsingHmac};
+use rustls::crypto::hmac::Tag;
+use rustls::crypto::tls13::{Hkdf, HkdfExpander, OkmBlock, OutputLengthError};
 use rustls::{CipherSuiteCommon, SupportedCipherSuite, Tls13CipherSuite};
 
 /// In OpenSSL's order of preference.
@@ -19,8 +20,8 @@ pub static TLS13: LazyLock<[SupportedCipherSuite; 3]> = LazyLock::new(|| {
 
 type Suite = LazyLock<Tls13CipherSuite>;
 
-static SHA256: HkdfUsingHmac<'_> = HkdfUsingHmac(&Hash(hmac::HMAC_SHA256));
-static SHA384: HkdfUsingHmac<'_> = HkdfUsingHmac(&Hash(hmac::HMAC_SHA384));
+static SHA256: Derivation = Derivation { hash: hmac::HMAC_SHA256, empty: OnceLock::new() };
+static SHA384: Derivation = Derivation { hash: hmac::HMAC_SHA384, empty: OnceLock::new() };
 
 fn with(suite: SupportedCipherSuite, hkdf_provider: &'static dyn Hkdf) -> Tls13CipherSuite {
     let SupportedCipherSuite::Tls13(known) = suite else { unreachable!("{suite:?} is of TLS 1.3") };
@@ -33,38 +34,86 @@ fn with(suite: SupportedCipherSuite, hkdf_provider: &'static dyn Hkdf) -> Tls13C
     }
 }
 
-struct Hash(hmac::Algorithm);
+/// HKDF (RFC 5869) over the HMAC of a hash.
+struct Derivation {
+    hash: hmac::Algorithm,
+    /// What is extracted of nothing, with no salt.
+    empty: OnceLock<hmac::Key>,
+}
 
-impl Hmac for Hash {
-    fn with_key(&self, key: &[u8]) -> Box<dyn Key> {
-        Box::new(Keyed(hmac::Key::new(self.0, key)))
+/// As many as a hash has at most.
+const ZEROES: [u8; OkmBlock::MAX_LEN] = [0; OkmBlock::MAX_LEN];
+
+impl Derivation {
+    fn zeroes(&self) -> &'static [u8] {
+        &ZEROES[..self.hash.tag_len()]
     }
 
-    fn hash_output_len(&self) -> usize {
-        self.0.digest_algorithm().output_len()
+    fn extract(&self, salt: Option<&[u8]>, secret: &[u8]) -> hmac::Key {
+        let salt = hmac::Key::new(self.hash, salt.unwrap_or_else(|| self.zeroes()));
+        hmac::Key::new(self.hash, hmac::sign(&salt, secret).as_ref())
     }
 }
 
-struct Keyed(hmac::Key);
-
-impl Key for Keyed {
-    fn sign_concat(&self, first: &[u8], middle: &[&[u8]], last: &[u8]) -> Tag {
-        let mut context = hmac::Context::with_key(&self.0);
-        context.update(first);
-        middle.iter().for_each(|part| context.update(part));
-        context.update(last);
-        Tag::new(context.sign().as_ref())
+impl Hkdf for Derivation {
+    fn extract_from_zero_ikm(&self, salt: Option<&[u8]>) -> Box<dyn HkdfExpander> {
+        let extract = || self.extract(salt, self.zeroes());
+        Box::new(Secret(match salt {
+            None => self.empty.get_or_init(extract).clone(),
+            Some(_) => extract(),
+        }))
     }
 
-    fn tag_len(&self) -> usize {
-        self.0.algorithm().digest_algorithm().output_len()
+    fn extract_from_secret(&self, salt: Option<&[u8]>, secret: &[u8]) -> Box<dyn HkdfExpander> {
+        Box::new(Secret(self.extract(salt, secret)))
+    }
+
+    fn expander_for_okm(&self, okm: &OkmBlock) -> Box<dyn HkdfExpander> {
+        Box::new(Secret(hmac::Key::new(self.hash, okm.as_ref())))
+    }
+
+    fn hmac_sign(&self, key: &OkmBlock, message: &[u8]) -> Tag {
+        Tag::new(hmac::sign(&hmac::Key::new(self.hash, key.as_ref()), message).as_ref())
+    }
+}
+
+/// What others are derived from.
+struct Secret(hmac::Key);
+
+impl Secret {
+    /// One block of the output: the one `before` it and its number go in too.
+    fn block(&self, before: &[u8], info: &[&[u8]], number: u8) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(before);
+        info.iter().for_each(|part| context.update(part));
+        context.update(&[number]);
+        context.sign()
+    }
+}
+
+impl HkdfExpander for Secret {
+    fn expand_slice(&self, info: &[&[u8]], output: &mut [u8]) -> Result<(), OutputLengthError> {
+        let mut before: Option<hmac::Tag> = None;
+        for (index, chunk) in output.chunks_mut(self.hash_len()).enumerate() {
+            let number = u8::try_from(index + 1).map_err(|_| OutputLengthError)?;
+            let block = self.block(before.as_ref().map_or(&[], AsRef::as_ref), info, number);
+            chunk.copy_from_slice(&block.as_ref()[..chunk.len()]);
+            before = Some(block);
+        }
+        Ok(())
+    }
+
+    fn expand_block(&self, info: &[&[u8]]) -> OkmBlock {
+        OkmBlock::new(self.block(&[], info, 1).as_ref())
+    }
+
+    fn hash_len(&self) -> usize {
+        self.0.algorithm().tag_len()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use rustls::crypto::tls13::OkmBlock;
-
     use super::*;
 
     #[test]
