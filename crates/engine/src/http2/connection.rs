@@ -17,7 +17,7 @@ use hyper::{Request, Response};
 use nix::errno::Errno;
 use weir_syntax::Level;
 
-use super::frames::Frames;
+use super::frames::{self, Frames};
 use super::request::{self, Asked};
 use super::stream::{Answering, Left, Outgoing, Stream, Unfinished};
 use super::wire::{Traffic, Wire};
@@ -203,6 +203,12 @@ impl Shared {
             || !reactor.is_current(&self.generation)
     }
 
+    /// The last stream, if there have been some and nothing is under way.
+    fn rests_behind(&self) -> Option<u32> {
+        let rests = self.running.get() == 0 && self.open.get() == 0 && !self.traffic.stuck.get();
+        self.traffic.frames.borrow().last_of_whole().filter(|_| rests)
+    }
+
     /// Whether the client makes more work than it has use for: frames that are no requests, requests that it gives up faster
     /// than they end, and such after it was told that there are no more.
     fn is_abused(&self) -> Option<&'static str> {
@@ -267,6 +273,8 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
 enum Over {
     /// As it was told to, or without a stream.
     Done,
+    /// Between two requests, by us; the client is told behind which stream.
+    Parted(u32),
     Failed(hyper::Error),
     /// The client went away from its streams.
     Left,
@@ -329,6 +337,12 @@ pub(crate) async fn serve_from(
     };
     let lingers = match over {
         Over::Drained | Over::Silent | Over::Done => false,
+        Over::Parted(last) => {
+            // A peer that is gone needs none, and nothing is before it.
+            let cx = &mut Context::from_waker(Waker::noop());
+            let _ = io.borrow_mut().poll_write(cx, &frames::goaway(last));
+            true
+        }
         Over::Left => {
             shared.log(None, "client prematurely closed connection");
             false
@@ -369,8 +383,9 @@ fn words(error: &hyper::Error) -> (Option<Errno>, String) {
     }
 }
 
-/// Runs the connection. It is told to end by two GOAWAY, as RFC 9113 section 6.8 wants it, the second of them once the
-/// client has seen the first.
+/// Runs the connection. Amid requests it is told to end by two GOAWAY, as RFC 9113 section 6.8 wants it, the second of them once
+/// the client has seen the first. Between them one is enough, as in nginx: there are clients (httpx) that would ask once more behind
+/// the first, and lose the answer.
 async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
     let (reactor, core) = (&shared.reactor, shared.core());
     let limits = &core.limits;
@@ -396,7 +411,7 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
     let began = reactor.clock().now_ms();
     let (mut told, mut seen, mut since, mut within) = (None, 0, began, (None, began));
     let (mut runs, mut sending, mut progress, mut took) = (false, false, 0, began);
-    let (mut waiting, mut abuse) = (None, None);
+    let (mut waiting, mut abuse, mut expired) = (None, None, false);
     poll_fn(move |cx| {
         shared.remember(cx);
         idle.waits(cx.waker());
@@ -426,7 +441,10 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
                 return Poll::Ready(Over::Abused(what));
             }
             let now = reactor.clock().now_ms();
-            if told.is_none() && shared.is_leaving() {
+            if told.is_none() && (shared.is_leaving() || expired) {
+                if let Some(last) = shared.rests_behind() {
+                    return Poll::Ready(Over::Parted(last));
+                }
                 told = Some(now);
                 connection.as_mut().graceful_shutdown();
                 continue;
@@ -479,8 +497,7 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
             if told.is_some() || sends {
                 return Poll::Ready(Over::Silent);
             }
-            told = Some(now);
-            connection.as_mut().graceful_shutdown();
+            expired = true;
         }
     })
     .await

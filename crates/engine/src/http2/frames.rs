@@ -230,6 +230,11 @@ impl Frames {
         self.shrunk.is_none()
     }
 
+    /// The last stream, unless there is none yet, or something has come of which hyper knows nothing.
+    pub(super) fn last_of_whole(&self) -> Option<u32> {
+        (self.last > 0 && self.heads.is_empty() && self.walk.left() == 0).then_some(self.last)
+    }
+
     /// The head of the next request that hyper hands over.
     pub(super) fn take_head(&mut self) -> Option<Came> {
         self.heads.pop_front()
@@ -260,6 +265,14 @@ impl Frames {
         let within = walk.in_block || walk.have > 0 || walk.skip > 0 && walk.header[3] != DATA;
         within.then_some(self.begun)
     }
+}
+
+/// GOAWAY of a server that ends without an error, behind that stream.
+pub(super) fn goaway(last: u32) -> [u8; HEADER + 8] {
+    let mut frame = [0; HEADER + 8];
+    (frame[2], frame[3]) = (8, GOAWAY);
+    frame[HEADER..HEADER + 4].copy_from_slice(&last.to_be_bytes());
+    frame
 }
 
 /// Hyper's frames.

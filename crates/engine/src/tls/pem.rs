@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::slice;
 use std::sync::Arc;
 
 use super::der::{self, BIT_STRING, Fields, INTEGER, OID, SEQUENCE};
@@ -9,9 +10,10 @@ use super::encrypted::{self, Locked};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{
     CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer,
-    PrivateSec1KeyDer,
+    PrivateSec1KeyDer, SubjectPublicKeyInfoDer,
 };
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, Signer, SigningKey};
+use rustls::{SignatureAlgorithm, SignatureScheme};
 
 /// What is wrong with a file, as nginx shows it after the file's name: the function of OpenSSL that failed and its
 /// queue of errors.
@@ -320,9 +322,27 @@ pub fn pair(
     if own.zip(certified).is_none_or(|(own, certified)| *own != *certified.public_key) {
         return Err(NoPair::Mismatch);
     }
-    let mut pair = CertifiedKey::new(chain, key);
+    let mut pair = CertifiedKey::new(chain, Arc::new(Obliging(key)));
     pair.ocsp = staple;
     Ok(Arc::new(pair))
+}
+
+/// A key that signs by the first scheme it can of those that are offered, as OpenSSL has it; rustls has an order of its own.
+#[derive(Debug)]
+struct Obliging(Arc<dyn SigningKey>);
+
+impl SigningKey for Obliging {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        offered.iter().find_map(|scheme| self.0.choose_scheme(slice::from_ref(scheme)))
+    }
+
+    fn public_key(&self) -> Option<SubjectPublicKeyInfoDer<'_>> {
+        self.0.public_key()
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.0.algorithm()
+    }
 }
 
 /// How long the modulus of an RSA key, a whole `SubjectPublicKeyInfo`, is.
@@ -358,6 +378,21 @@ mod tests {
         assert_eq!(pair_of(&one, &one_key), Ok(1));
         assert_eq!(pair_of(&format!("{two}{one}"), &two_key), Ok(2));
         assert_eq!(pair_of(&one, &two_key), Err(NoPair::Mismatch));
+    }
+
+    #[test]
+    fn the_first_scheme_that_is_offered_signs() {
+        use SignatureScheme::{ECDSA_NISTP256_SHA256, RSA_PKCS1_SHA384, RSA_PSS_SHA256, RSA_PSS_SHA512};
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let certificate =
+            rcgen::CertificateParams::new(["a".to_owned()]).and_then(|p| p.self_signed(&key)).unwrap();
+        let key = private_key(key.serialize_pem().as_bytes(), &[]).unwrap();
+        let pair = pair(vec![certificate.der().clone()], key, None).unwrap();
+        let signs = |offered: &[_]| pair.key.choose_scheme(offered).map(|signer| signer.scheme());
+        for first in [RSA_PSS_SHA256, RSA_PSS_SHA512, RSA_PKCS1_SHA384] {
+            assert_eq!(signs(&[ECDSA_NISTP256_SHA256, first, RSA_PSS_SHA512]), Some(first));
+        }
+        assert_eq!(signs(&[ECDSA_NISTP256_SHA256]), None);
     }
 
     /// Of version 1, as `openssl req -x509` makes it where its configuration names no extensions.

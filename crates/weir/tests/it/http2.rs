@@ -9,6 +9,7 @@ use crate::{Test, executable};
 pub const TESTS: &[Test] = &[
     ("http2_and_http1_share_a_port", http2_and_http1_share_a_port),
     ("http2_streams_end_on_their_configuration", http2_streams_end_on_their_configuration),
+    ("who_asks_for_nothing_is_told_once", who_asks_for_nothing_is_told_once),
     ("quit_lets_http2_streams_end", quit_lets_http2_streams_end),
     ("a_request_over_http2_is_given_up", a_request_over_http2_is_given_up),
     ("requests_that_are_given_up_and_go_on_are_bounded", requests_that_are_given_up_and_go_on_are_bounded),
@@ -127,6 +128,21 @@ fn http2_streams_end_on_their_configuration() {
     let mut next = Http2::connect(server.address());
     next.say(&Frame::get(1, "/"));
     assert_eq!([next.hears(), next.hears()], ["HEADERS 1 200", "DATA 1 new end"]);
+}
+
+fn who_asks_for_nothing_is_told_once() {
+    let origin = Origin::saying("");
+    let mut server = start(&origin, "");
+    let mut client = Http2::connect(server.address());
+    for stream in [1, 3] {
+        client.say(&Frame::get(stream, "/"));
+        assert_eq!(client.hears(), format!("HEADERS {stream} 200"));
+        assert_eq!(client.hears(), format!("DATA {stream} old end"));
+    }
+    assert_eq!(server.reload().code, Some(0));
+    // What is asked for behind the last stream was not looked at, and may be asked for elsewhere.
+    let expected = Frame::goaway(3, 0);
+    assert_eq!([client.frame(), client.frame()], [Some(expected), None]);
 }
 
 fn quit_lets_http2_streams_end() {
