@@ -15,6 +15,7 @@ const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 const PRIORITY: u8 = 0x20;
@@ -116,6 +117,8 @@ pub(super) struct Frames {
     last: u32,
     /// Heads that nobody has asked for yet, in their order, which is that of the requests: the last may not have ended.
     heads: VecDeque<Came>,
+    /// Streams that were handed over, and that neither side has ended for good.
+    open: Vec<u32>,
     /// Streams that somebody watches, and whether the client has reset them.
     watched: Vec<(u32, bool)>,
 }
@@ -135,6 +138,7 @@ impl Frames {
             shrunk: None,
             last: 0,
             heads: VecDeque::new(),
+            open: vec![],
             watched: vec![],
         }
     }
@@ -174,6 +178,7 @@ impl Frames {
                 }
             }
             RST_STREAM => {
+                self.end(stream);
                 for (_, reset) in self.watched.iter_mut().filter(|(watched, _)| *watched == stream) {
                     *reset = true;
                 }
@@ -230,14 +235,24 @@ impl Frames {
         self.shrunk.is_none()
     }
 
-    /// The last stream, unless there is none yet, or something has come of which hyper knows nothing.
+    /// The last stream, unless there is none yet, not all of an answer is out, or something has come of which hyper knows nothing.
     pub(super) fn last_of_whole(&self) -> Option<u32> {
-        (self.last > 0 && self.heads.is_empty() && self.walk.left() == 0).then_some(self.last)
+        let whole = self.open.is_empty() && self.heads.is_empty() && self.walk.left() == 0;
+        (self.last > 0 && whole).then_some(self.last)
     }
 
     /// The head of the next request that hyper hands over.
     pub(super) fn take_head(&mut self) -> Option<Came> {
-        self.heads.pop_front()
+        let head = self.heads.pop_front()?;
+        self.open.push(head.stream);
+        Some(head)
+    }
+
+    /// A stream was reset, or all of its answer is out.
+    pub(super) fn end(&mut self, stream: u32) {
+        if let Some(at) = self.open.iter().position(|open| *open == stream) {
+            self.open.swap_remove(at);
+        }
     }
 
     /// Has an eye on a stream.
@@ -296,6 +311,9 @@ impl Sent {
                 SETTINGS => self.acks += u64::from(flags & ACK),
                 HEADERS => came.shrunk = came.shrunk.filter(|number| *number > self.acks),
                 _ => {}
+            }
+            if kind == RST_STREAM || matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0 {
+                came.end(stream);
             }
             // Who is answered or reset by hyper itself is not handed over as a request.
             if matches!(kind, HEADERS | RST_STREAM) && !came.heads.is_empty() {
@@ -406,6 +424,23 @@ mod tests {
         });
         assert_eq!(left.collect::<String>(), "087654321219876543211087654321321");
         assert_eq!(sent.left(), 0);
+    }
+
+    #[test]
+    fn answers_that_are_not_out_keep_a_connection() {
+        let mut came = fed(&[frame(HEADERS, END_HEADERS, 1), of_stream(3, HEADERS, END_HEADERS, b"x")], 1);
+        let mut sent = Sent::new();
+        assert_eq!(came.last_of_whole(), None);
+        while came.take_head().is_some() {}
+        assert_eq!(came.last_of_whole(), None);
+        sent.feed(&[frame(HEADERS, END_HEADERS, 2), frame(DATA, 0, 3)].concat(), &mut came);
+        came.feed(&of_stream(3, RST_STREAM, 0, b"code"));
+        assert_eq!(came.last_of_whole(), None);
+        sent.feed(&frame(DATA, END_STREAM, 0), &mut came);
+        assert_eq!(came.last_of_whole(), Some(3));
+        // Something more has begun.
+        came.feed(&frame(PING, 0, 8)[..5]);
+        assert_eq!(came.last_of_whole(), None);
     }
 
     #[test]

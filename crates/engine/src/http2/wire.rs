@@ -96,6 +96,7 @@ impl Traffic {
 
     /// Resets a stream. Hyper cannot where the client has no room for what it sends, so to hyper it is the client that does.
     pub(super) fn reset(&self, stream: u32, code: u32) {
+        self.frames.borrow_mut().end(stream);
         for buf in [&self.between, &self.inward] {
             frame(&mut buf.borrow_mut(), RST_STREAM, 0, stream, &code.to_be_bytes());
         }

@@ -132,7 +132,7 @@ fn http2_streams_end_on_their_configuration() {
 
 fn who_asks_for_nothing_is_told_once() {
     let origin = Origin::saying("");
-    let mut server = start(&origin, "");
+    let server = start(&origin, "");
     let mut client = Http2::connect(server.address());
     for stream in [1, 3] {
         client.say(&Frame::get(stream, "/"));
@@ -143,6 +143,16 @@ fn who_asks_for_nothing_is_told_once() {
     // What is asked for behind the last stream was not looked at, and may be asked for elsewhere.
     let expected = Frame::goaway(3, 0);
     assert_eq!([client.frame(), client.frame()], [Some(expected), None]);
+    // Who has not all of an answer is asking still.
+    let mut client = Http2::connect(server.address());
+    client.say(&Frame::settings(&[(4, 1)]));
+    client.say(&Frame::get(1, "/"));
+    assert_eq!([client.hears(), client.hears()], ["HEADERS 1 200", "DATA 1 o"]);
+    assert_eq!(server.reload().code, Some(0));
+    assert_eq!(client.hears(), "GOAWAY code 0");
+    client.say(&Frame::window(1, 10));
+    let heard = [client.hears(), client.hears()];
+    assert!(heard.contains(&"DATA 1 ld end".to_owned()), "{heard:?}");
 }
 
 fn quit_lets_http2_streams_end() {
