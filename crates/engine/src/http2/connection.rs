@@ -1,5 +1,6 @@
 //! A connection over HTTP/2: hyper drives it, its streams are tasks of their own, and this decides when it ends.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -19,7 +20,7 @@ use weir_syntax::Level;
 
 use super::frames::{self, Frames};
 use super::request::{self, Asked};
-use super::stream::{Answering, Left, Outgoing, Stream, Unfinished};
+use super::stream::{Answering, Outgoing, Stream, Unfinished};
 use super::wire::{Traffic, Wire};
 use super::{Settings, bridges};
 use crate::generation::Generation;
@@ -61,7 +62,10 @@ pub(super) struct Shared {
     traffic: Rc<Traffic>,
     /// Bytes of requests and answers among what came and went, about.
     payload: Cell<u64>,
-    left: RefCell<Vec<Left>>,
+    /// What nobody has any more use for, and hyper is to think otherwise until it had its turn. To let go of a body resets its stream,
+    /// and there are clients (curl 7.88) that lose an answer which they read together with that; to let go of a tunnel ends its
+    /// stream, which is to be reset.
+    left: RefCell<Vec<Box<dyn Any>>>,
     /// The task that drives the connection.
     waker: RefCell<Option<Waker>>,
 }
@@ -88,7 +92,7 @@ impl Open {
     }
 
     /// Lets go of it once what hyper has was written, and what is there for it read.
-    pub(super) fn leave(&self, left: Left) {
+    pub(super) fn leave(&self, left: Box<dyn Any>) {
         self.0.left.borrow_mut().push(left);
         self.0.wake();
     }
@@ -107,22 +111,11 @@ impl Running {
         Self(Rc::clone(shared))
     }
 
-    /// Sends a head ahead of that of a stream's answer; see [`Traffic::hint`].
-    pub(super) fn hint<'a>(
-        &self,
-        stream: u32,
-        status: u16,
-        fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-    ) -> Option<u64> {
-        let length = self.0.traffic.hint(stream, status, fields)?;
+    /// Puts frames of our own on their way.
+    pub(super) fn say<T>(&self, say: impl FnOnce(&Traffic) -> T) -> T {
+        let said = say(&self.0.traffic);
         self.0.wake();
-        Some(length)
-    }
-
-    /// Resets a stream; see [`Traffic::reset`].
-    pub(super) fn reset(&self, stream: u32, code: u32) {
-        self.0.traffic.reset(stream, code);
-        self.0.wake();
+        said
     }
 
     /// Ends a tunnel, and lets go of it once its client has ended it too (nginx: `lingering_timeout`). To let go of it before that

@@ -72,7 +72,8 @@ impl Stream {
     pub fn hint<'a>(&self, status: u16, fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> u64 {
         let gone = self.answer.state.borrow().gone;
         let head = self.head.filter(|_| !gone);
-        head.and_then(|head| self.running.hint(head.stream, status, fields)).unwrap_or(0)
+        head.and_then(|head| self.running.say(|traffic| traffic.hint(head.stream, status, fields)))
+            .unwrap_or(0)
     }
 
     /// Whether the client has reset a stream that is to be a tunnel, which is no more than an end to hyper.
@@ -244,7 +245,7 @@ impl Drop for Stream {
                 self.running.frames().unwatch(head.stream);
             }
             if state.timed_out && (is_tunnel || state.broken && !state.gone) {
-                self.running.reset(head.stream, Reason::PROTOCOL_ERROR.into());
+                self.running.say(|traffic| traffic.reset(head.stream, Reason::PROTOCOL_ERROR.into()));
                 state.reset = true;
             }
         }
@@ -255,24 +256,16 @@ impl Drop for Stream {
         match incoming {
             From::Body(body) if state.ended && !body.is_end_stream() => {
                 if state.gone {
-                    self.answer.open.leave(Left::Body(body));
+                    self.answer.open.leave(Box::new(body));
                 } else {
                     state.unread = Some(Box::new(body));
                 }
             }
-            From::Upgraded(tunnel) if state.reset => self.answer.open.leave(Left::Tunnel(tunnel)),
+            From::Upgraded(tunnel) if state.reset => self.answer.open.leave(tunnel),
             From::Upgraded(tunnel) => self.running.linger(tunnel),
             From::Body(_) | From::Promised(_) | From::Over => {}
         }
     }
-}
-
-/// What nobody has any more use for, and hyper is to think otherwise until it had its turn.
-pub(super) enum Left {
-    /// To let go of a body resets its stream, and there are clients (curl 7.88) that lose an answer which they read together with that.
-    Body(#[expect(dead_code, reason = "held")] Incoming),
-    /// To let go of a tunnel ends its stream, which is to be reset.
-    Tunnel(#[expect(dead_code, reason = "held")] Box<Upgraded>),
 }
 
 fn broken(error: hyper::Error) -> io::Error {
@@ -425,7 +418,7 @@ impl Drop for Outgoing {
             self.0.open.forsake(false);
         }
         if let Some(body) = state.unread.take() {
-            self.0.open.leave(Left::Body(*body));
+            self.0.open.leave(body);
         }
         (state.bytes, state.frames) = (Vec::new(), Bytes::new());
         wake(&mut state.exchange);
