@@ -6,6 +6,7 @@
 
 mod connection;
 mod frames;
+pub mod hpack;
 mod preface;
 mod request;
 mod send;
