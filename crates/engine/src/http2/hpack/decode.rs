@@ -46,6 +46,7 @@ impl Fault {
 }
 
 const CUT: Fault = Fault::frame_size("client sent header block with incorrect length");
+const TOO_LARGE: Fault = Fault::enhance_your_calm("client sent too large header");
 
 /// Octets of a number at most, as in nginx: 2,097,278 is the largest.
 const OCTETS: usize = 4;
@@ -65,7 +66,7 @@ impl Decoder {
         while let Some(first) = rest.first() {
             match first {
                 0x80.. => {
-                    let index = number(&mut rest, 0x7f).map_err(|long| long.of_index())?;
+                    let index = number(&mut rest, 0x7f).map_err(Number::of_index)?;
                     let (name, value) = self.field(index)?;
                     left = left.checked_sub(name.len() + value.len()).ok_or(TOO_LARGE)?;
                     fields.push(name, value);
@@ -102,7 +103,7 @@ impl Decoder {
         fields: &mut Fields,
     ) -> Result<(), Fault> {
         let keeps = rest.first().is_some_and(|first| first & 0x40 != 0);
-        let index = number(rest, if keeps { 0x3f } else { 0x0f }).map_err(|long| long.of_index())?;
+        let index = number(rest, if keeps { 0x3f } else { 0x0f }).map_err(Number::of_index)?;
         let start = fields.bytes.len();
         if index == 0 {
             string(rest, limits.field, &mut fields.bytes)?;
@@ -134,8 +135,6 @@ impl Decoder {
         }
     }
 }
-
-const TOO_LARGE: Fault = Fault::enhance_your_calm("client sent too large header");
 
 /// What is wrong with a number.
 enum Number {

@@ -12,7 +12,7 @@ use crate::hash::Mixing;
 #[derive(Debug)]
 pub struct Encoder {
     pub(super) table: Table,
-    /// Of the entries of the table, the oldest first.
+    /// Of the entries of the table, the newest last. In front are those of entries that are gone, until the next is added.
     tags: VecDeque<Tag>,
     /// The smallest size of the table since the last block, where the peer is still to be told.
     smallest: Option<usize>,
@@ -71,7 +71,6 @@ impl Encoder {
         if size != self.table.most() || self.smallest.is_some() {
             self.smallest = Some(self.smallest.unwrap_or(MOST).min(size));
             self.table.resize(size);
-            self.forget();
         }
     }
 
@@ -131,7 +130,8 @@ impl Encoder {
         if keeps {
             self.table.insert(name, value);
             self.tags.push_back(tag);
-            self.forget();
+            // Those of entries that are gone.
+            self.tags.drain(..self.tags.len() - self.table.len());
         }
     }
 
@@ -139,11 +139,6 @@ impl Encoder {
     fn place(&self, tag: impl Fn(&Tag) -> bool, field: impl Fn((&[u8], &[u8])) -> bool) -> Option<usize> {
         let mut ages = self.tags.iter().rev().enumerate().filter(|(_, seen)| tag(seen)).map(|(age, _)| age);
         ages.find(|age| self.table.get(*age).is_some_and(&field))
-    }
-
-    /// Drops the tags of entries that are gone.
-    fn forget(&mut self) {
-        self.tags.drain(..self.tags.len() - self.table.len());
     }
 
     #[cold]
@@ -189,5 +184,20 @@ fn string(bytes: &[u8], block: &mut Vec<u8>) {
     } else {
         number(0, 0x7f, bytes.len(), block);
         block.extend_from_slice(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_tag_stays_longer_than_its_entry() {
+        let (mut encoder, mut block) = (Encoder::new(), Vec::new());
+        for turn in 0..1000u32 {
+            encoder.field(b"x-request-id", &turn.to_be_bytes(), &mut block);
+            assert_eq!(encoder.tags.len(), encoder.table.len());
+        }
+        assert_eq!(encoder.table.len(), 4096 / (12 + 4 + 32));
     }
 }

@@ -225,6 +225,7 @@ mod tests {
         check(128, 0xfffe6, 20);
         check(255, 0x03ff_ffee, 26);
         check(END, 0x3fff_ffff, 30);
+        assert_eq!(crc32fast::hash(&LENGTHS), 0xfbab_bff4);
     }
 
     #[test]

@@ -238,6 +238,12 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_static_table_is_that_of_the_rfc() {
+        let lines: String = STATIC.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+        assert_eq!(crc32fast::hash(lines.as_bytes()), 0xe084_c671);
+    }
+
     /// Sizes of entries, the newest first.
     fn sizes(table: &Table) -> Vec<usize> {
         (0..table.len())

@@ -289,6 +289,14 @@ fn what_changes_with_each_response_is_kept_out_of_the_table() {
 }
 
 #[test]
+fn fields_whose_hashes_are_alike_are_told_apart() {
+    let mut encoder = Encoder::new();
+    block(&mut encoder, &[("x-a", "1")]);
+    assert_eq!(block(&mut encoder, &[("x-a", "1\0")]), b"\x7e\x021\0");
+    assert_eq!(block(&mut encoder, &[("x-a\0", "1")]), b"\x40\x04x-a\0\x011");
+}
+
+#[test]
 fn the_next_block_begins_with_the_sizes_since_the_last() {
     let mut encoder = Encoder::new();
     let entry = [("a", "1")];
