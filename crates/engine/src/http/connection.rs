@@ -386,6 +386,8 @@ impl Serving {
             // Who closes the connection (444) wants no more of it.
             if x.status != 444 {
                 self.post_actions(x).await;
+            } else if let Io::Stream(stream) = &x.client.io {
+                stream.time_out();
             }
             self.accompany(x).await;
             log(x);

@@ -26,6 +26,8 @@ enum Framing {
     /// Up to the end of its stream.
     Stream {
         over: bool,
+        /// Of the bytes that were declared.
+        left: Option<u64>,
     },
 }
 
@@ -131,8 +133,8 @@ impl RequestBody {
     }
 
     pub(crate) fn of(head: &Head) -> Self {
-        let framing = if head.is_chunked() && head.version() == Version::HTTP_20 {
-            Framing::Stream { over: false }
+        let framing = if head.streams() {
+            Framing::Stream { over: false, left: head.content_length() }
         } else if head.is_chunked() {
             Framing::Chunked(Box::new(Decoder::new()))
         } else {
@@ -164,7 +166,7 @@ impl RequestBody {
             Framing::None => true,
             Framing::Length(left) => *left == 0,
             Framing::Chunked(decoder) => decoder.is_over(),
-            Framing::Stream { over } => *over,
+            Framing::Stream { over, .. } => *over,
         }
     }
 
@@ -194,7 +196,7 @@ impl RequestBody {
     }
 
     pub fn is_chunked(&self) -> bool {
-        matches!(self.framing, Framing::Chunked(_) | Framing::Stream { .. })
+        matches!(self.framing, Framing::Chunked(_) | Framing::Stream { left: None, .. })
     }
 
     /// The length of a body that came in chunks and is all here, thrown away or not.
@@ -202,7 +204,7 @@ impl RequestBody {
         match (&self.stored, &self.framing) {
             (Some(stored), _) => Some(stored.len()),
             (None, Framing::Chunked(decoder)) if decoder.is_over() => Some(0),
-            (None, Framing::Stream { over: true }) => Some(0),
+            (None, Framing::Stream { over: true, left: None }) => Some(0),
             (None, _) => None,
         }
     }
@@ -410,7 +412,9 @@ impl Exchange {
                 return Poll::Ready(Ok(()));
             }
             match self.poll_input(cx) {
-                Poll::Ready(Ok(0)) if let Framing::Stream { over } = &mut self.body.framing => *over = true,
+                Poll::Ready(Ok(0)) if matches!(self.body.framing, Framing::Stream { .. }) => {
+                    self.end_stream()?;
+                }
                 Poll::Ready(Ok(0) | Err(_)) if matches!(self.client.io, Io::Stream(_)) => {
                     self.body.cut = true;
                     self.log(Level::Info, "client prematurely closed stream");
@@ -446,6 +450,26 @@ impl Exchange {
         }
     }
 
+    /// The client has ended a body of HTTP/2.
+    ///
+    /// # Errors
+    /// 400 where it is shorter than was declared.
+    fn end_stream(&mut self) -> Result<(), BodyError> {
+        let received = self.body.received;
+        let Framing::Stream { over, left } = &mut self.body.framing else { return Ok(()) };
+        *over = true;
+        let Some(left @ 1..) = *left else { return Ok(()) };
+        let declared = received + left;
+        self.body.broken = true;
+        self.log(
+            Level::Info,
+            format_args!(
+                "client prematurely closed stream: only {received} out of {declared} bytes of request body received"
+            ),
+        );
+        Err(BodyError(400))
+    }
+
     /// Appends what of the body was read behind the head.
     ///
     /// # Errors
@@ -465,13 +489,27 @@ impl Exchange {
                 }
                 Ok(())
             }
-            Framing::Stream { .. } => {
+            Framing::Stream { left, .. } => {
                 let (before, piece) = (self.body.received, self.client.input.len() as u64);
-                out.extend_from_slice(&self.client.input);
-                self.client.input.clear();
                 self.body.received += piece;
                 self.request_length += piece;
-                self.bound_body(max, before, piece)
+                let Some(left) = left else {
+                    out.extend_from_slice(&self.client.input);
+                    self.client.input.clear();
+                    return self.bound_body(max, before, piece);
+                };
+                let Some(rest) = left.checked_sub(piece) else {
+                    self.body.broken = true;
+                    self.log(Level::Info, "client intended to send body data larger than declared");
+                    return Err(BodyError(400));
+                };
+                *left = rest;
+                if rest > 0 && matches!(&self.client.io, Io::Stream(stream) if stream.is_over()) {
+                    return self.end_stream();
+                }
+                out.extend_from_slice(&self.client.input);
+                self.client.input.clear();
+                Ok(())
             }
             Framing::Chunked(decoder) => {
                 while !self.client.input.is_empty() && !decoder.is_over() {

@@ -280,7 +280,7 @@ pub(crate) fn write_origin(x: &Exchange, out: &mut Vec<u8>) {
 }
 
 /// Writes what is left of a timed poll: arms `send_timeout` while the client takes nothing.
-fn poll_client<T>(
+pub(crate) fn poll_client<T>(
     x: &mut Exchange,
     cx: &mut Context<'_>,
     poll: Poll<io::Result<T>>,

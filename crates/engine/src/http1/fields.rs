@@ -69,6 +69,11 @@ pub struct Field {
 }
 
 impl Field {
+    /// Of a line as we would write it, without its end.
+    pub(crate) fn of_line(start: usize, name_end: usize, end: usize, known: Known) -> Self {
+        Self { name: Span::raw(start, name_end), value: Span::raw(name_end + 2, end), known, usual: true }
+    }
+
     #[inline]
     pub(crate) fn line(self, raw: &[u8]) -> Option<&[u8]> {
         if self.usual { raw.get(self.name.start as usize..self.value.end as usize + 2) } else { None }

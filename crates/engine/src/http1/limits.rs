@@ -46,11 +46,6 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// For what was judged already.
-    pub(crate) fn boundless() -> Self {
-        Self { buffer: usize::MAX, ..Self::default() }
-    }
-
     /// Blank lines before a request line take room too, but are forgotten when they have filled the buffer.
     pub(crate) fn open(&mut self, blank: usize, limits: &Limits) {
         self.buffer = limits.header_buffer.max(1);

@@ -100,7 +100,7 @@ impl Reject {
         Self { status, message: Cow::Borrowed(message.as_bytes()) }
     }
 
-    fn quoting(status: u16, parts: &[&[u8]]) -> Self {
+    pub(crate) fn quoting(status: u16, parts: &[&[u8]]) -> Self {
         Self { status, message: Cow::Owned(parts.concat()) }
     }
 }
@@ -109,11 +109,11 @@ impl Reject {
 pub(crate) struct Assembled<'a> {
     pub(crate) method: &'a [u8],
     /// Path and arguments.
-    pub(crate) path: Option<&'a [u8]>,
+    pub(crate) path: &'a [u8],
     pub(crate) authority: Option<&'a [u8]>,
     /// All cookies in one.
-    pub(crate) cookie: Vec<u8>,
-    /// A body of unknown length may follow.
+    pub(crate) cookie: Option<Vec<u8>>,
+    /// A body follows, which tells itself where it ends.
     pub(crate) streams: bool,
 }
 
@@ -183,6 +183,7 @@ struct Now {
     persistence: Persistence,
     content_length: Option<u64>,
     chunked: bool,
+    streams: bool,
 }
 
 impl Default for Now {
@@ -202,6 +203,7 @@ impl Default for Now {
             persistence: Persistence::Unsaid,
             content_length: None,
             chunked: false,
+            streams: false,
         }
     }
 }
@@ -263,71 +265,95 @@ impl Head {
     /// As of [`Head::parse`].
     pub(crate) fn assemble<'a>(
         &mut self,
-        parts: &Assembled<'_>,
+        parts: &'a Assembled<'_>,
         fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
         limits: &Limits,
     ) -> Result<(), Reject> {
-        let path = parts.path.unwrap_or_default();
         self.raw.reserve(USUAL);
-        for part in [parts.method, b" ", path, b" HTTP/2.0\r\n"] {
+        for part in [parts.method, b" ", parts.path, b" HTTP/2.0\r\n"] {
             self.raw.extend_from_slice(part);
         }
-        self.now.line = RequestLine::of_parts(parts.method.len(), path.len());
+        self.now.line = RequestLine::of_parts(parts.method.len(), parts.path.len());
         (self.now.line_done, self.now.version) = (true, Version::HTTP_20);
         self.now.method = Method::of(parts.method);
         if !parts.method.iter().all(|byte| byte.is_ascii_uppercase() || matches!(byte, b'_' | b'-')) {
             let message: [&[u8]; 3] = [b"client sent invalid method: \"", parts.method, b"\""];
             return Err(self.without_line(Reject::quoting(400, &message)));
         }
-        if parts.path.is_none() {
-            return Err(self.without_line(Reject::new(400, "client sent no :scheme header")));
-        }
         if !self.now.line.scan_uri(&self.raw) || self.place_uri(limits).is_err() {
-            let message: [&[u8]; 3] = [b"client sent invalid :path header: \"", path, b"\""];
+            let message: [&[u8]; 3] = [b"client sent invalid :path header: \"", parts.path, b"\""];
             return Err(self.without_line(Reject::quoting(400, &message)));
         }
-        if parts.authority.is_some_and(|authority| host::validate_host(authority).is_err()) {
+        if !self.name_host(parts.authority) {
             return Err(self.without_line(Reject::new(400, "client sent invalid \":authority\" header")));
         }
-        let start = self.raw.len();
-        let mut named = None;
-        for (name, value) in fields {
-            if name == b"host" {
-                named = named.or(Some(value));
-            }
-            self.put(name, value);
+        self.now.scan = Scan::at(self.raw.len());
+        let mut wrong = None;
+        let cookie = parts.cookie.as_deref().map(|cookie| (&b"cookie"[..], cookie));
+        for (name, value) in fields.chain(cookie) {
+            wrong = wrong.or(self.put(name, value, limits).err());
         }
-        if !parts.cookie.is_empty() {
-            self.put(b"cookie", &parts.cookie);
+        let host = self.first(Known::Host);
+        if let (Some(host), Some(authority)) = (host, parts.authority)
+            && host != authority
+        {
+            let message = "client sent \":authority\" and \"Host\" headers with different values";
+            wrong = wrong.or(Some(Reject::new(400, message)));
         }
-        if let Some(authority) = parts.authority {
-            match named {
-                None => self.put(b"host", authority),
-                Some(host) if host == authority => {}
-                Some(_) => {
-                    let message = "client sent \":authority\" and \"Host\" headers with different values";
-                    return Err(Reject::new(400, message));
-                }
-            }
+        if let (None, Some(authority)) = (host, parts.authority) {
+            wrong = wrong.or(self.put(b"host", authority, limits).err());
         }
         self.raw.extend_from_slice(b"\r\n");
-        let received = self.raw.len();
-        self.raw.extend_from_slice(&[0; PADDING]);
-        self.now.scan = Scan::at(start);
-        // How large it may be was judged by who received it.
-        self.now.room = Room::boundless();
-        let end = self.advance(received, limits);
-        self.raw.truncate(received);
-        self.now.chunked = parts.streams && self.now.content_length.is_none();
-        end.map(|_| ())
+        if let Some(wrong) = wrong {
+            return Err(wrong);
+        }
+        self.now.whole = true;
+        self.judge()?;
+        (self.now.streams, self.now.chunked) =
+            (parts.streams, parts.streams && self.now.content_length.is_none());
+        match self.now.content_length {
+            Some(1..) if !parts.streams => Err(Reject::new(400, "client prematurely closed stream")),
+            Some(_) | None => Ok(()),
+        }
     }
 
-    /// A field as if it had come in a line.
-    fn put(&mut self, name: &[u8], value: &[u8]) {
+    /// As [`Head::assemble`] where there is no line: only the host that was named, if any, is known.
+    pub(crate) fn assemble_nothing(&mut self, authority: Option<&[u8]>) {
+        self.now.version = Version::HTTP_20;
+        self.name_host(authority);
+    }
+
+    /// Whether the host that a request names beside its fields, if it does, may be one; it is the request's then.
+    fn name_host(&mut self, authority: Option<&[u8]>) -> bool {
+        let Some(authority) = authority else { return true };
+        let Ok(host) = host::validate_host(authority) else { return false };
+        let from = self.own.len();
+        self.own.extend(authority[..host.len].iter().map(u8::to_ascii_lowercase));
+        (self.now.host, self.now.port) = (Span::own(from, self.own.len()), host.port);
+        true
+    }
+
+    /// Whether a body comes in a stream of its own, which tells where it ends.
+    pub(crate) fn streams(&self) -> bool {
+        self.now.streams
+    }
+
+    /// A field as if it had come in a line, with the spaces around its value.
+    fn put(&mut self, name: &[u8], value: &[u8], limits: &Limits) -> Result<(), Reject> {
+        let start = self.raw.len();
         self.raw.reserve(name.len() + value.len() + 4);
         for part in [name, b": ", value, b"\r\n"] {
             self.raw.extend_from_slice(part);
         }
+        let (name_end, value_end) = (start + name.len(), self.raw.len() - 2);
+        let plain = |byte: &u8| {
+            byte.is_ascii_alphanumeric() || *byte == b'-' || *byte == b'_' && limits.underscores_in_headers
+        };
+        if limits.ignore_invalid_headers && !name.iter().all(plain) {
+            self.ignored.push(Span::raw(start, value_end));
+            return Ok(());
+        }
+        self.field(Field::of_line(start, name_end, value_end, Known::of(name)), limits)
     }
 
     /// As in nginx, there is no request line where something in its place was wrong.

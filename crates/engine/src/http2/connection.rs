@@ -1,7 +1,7 @@
 //! A connection over HTTP/2: hyper drives it, its streams are tasks of their own, and this decides when it ends.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::rt::{Executor, Read, ReadBuf, Write};
 use hyper::server::conn::http2::Builder;
 use hyper::service::Service;
@@ -18,7 +18,9 @@ use hyper::{Request, Response};
 use nix::errno::Errno;
 use weir_syntax::Level;
 
-use super::frames::{self, Frames};
+use super::frame::{Fault, MAX_WINDOW, NO_ERROR, PROTOCOL_ERROR, USUAL_WINDOW};
+use super::hpack::Limits;
+use super::inward::Rules;
 use super::request::{self, Asked};
 use super::stream::{Answering, Outgoing, Stream, Unfinished};
 use super::wire::{Traffic, Wire};
@@ -30,19 +32,12 @@ use crate::io::{Address, Buf, Io, scratch};
 use crate::reactor::{Idle, Reactor};
 use crate::settings::CoreSettings;
 
-/// Milliseconds that a client is given to say that it knows of the connection's end.
-const GRACE: u64 = 1_000;
 /// Bytes that may come and go beside requests and answers; an eighth of all may always.
 const SLACK: u64 = 1 << 20;
-/// The largest window that there is.
-const WINDOW: u32 = (1 << 31) - 1;
-/// The smallest window of a stream. Hyper has one for all of a body, and gives it anew as the body is read.
-const STREAM_WINDOW: u32 = 65_535;
+/// Bytes of a body that may come beyond what a client may send before anybody reads it.
+const READ_AHEAD: u32 = 64 * 1024;
 /// Bytes of a response that hyper takes before the socket does.
 const SEND_BUFFER: usize = 64 * 1024;
-/// What a field counts in the size of a list beside its name and value (RFC 9113 section 6.5.2).
-const FIELD: usize = 32;
-
 /// What a connection and its streams have in common.
 pub(super) struct Shared {
     reactor: Rc<Reactor>,
@@ -51,8 +46,8 @@ pub(super) struct Shared {
     listener: Arc<Address>,
     record: Connection,
     settings: Settings,
-    /// Streams may become tunnels.
-    bridges: bool,
+    /// Bytes of a body that hyper keeps until somebody reads them.
+    window: u32,
     /// Streams whose answer is not all out yet.
     open: Cell<u64>,
     /// Exchanges and tunnels.
@@ -98,6 +93,12 @@ impl Open {
     }
 }
 
+impl Open {
+    pub(super) fn traffic(&self) -> &Traffic {
+        &self.0.traffic
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
@@ -123,7 +124,7 @@ impl Running {
     pub(super) fn linger(&self, mut tunnel: Box<Upgraded>) {
         let timer = self.0.reactor.timers().register();
         timer.set_in(self.0.core().lingering_timeout);
-        let mut room = STREAM_WINDOW as usize;
+        let mut room = USUAL_WINDOW as usize;
         // What goes wrong is told to who reads.
         let _ = Pin::new(&mut *tunnel).poll_shutdown(&mut Context::from_waker(Waker::noop()));
         self.0.reactor.spawn(poll_fn(move |cx| {
@@ -142,9 +143,8 @@ impl Running {
         }));
     }
 
-    /// What the client sends.
-    pub(super) fn frames(&self) -> RefMut<'_, Frames> {
-        self.0.traffic.frames.borrow_mut()
+    pub(super) fn traffic(&self) -> &Traffic {
+        &self.0.traffic
     }
 
     /// Counts what is what the connection is for.
@@ -188,31 +188,31 @@ impl Shared {
 
     /// Whether no more requests are to come over this connection.
     fn is_leaving(&self) -> bool {
-        let (reactor, core, requests) = (&self.reactor, self.core(), self.record.requests.get());
-        let age = reactor.clock().now_ms().saturating_sub(self.record.started);
-        requests >= core.keepalive_requests
-            || requests > 0 && age > core.keepalive_time
-            || reactor.is_quitting()
-            || !reactor.is_current(&self.generation)
+        self.reactor.is_quitting() || !self.reactor.is_current(&self.generation)
     }
 
-    /// The last stream, if there have been some and nothing is under way.
-    fn rests_behind(&self) -> Option<u32> {
-        let rests = self.running.get() == 0 && self.open.get() == 0 && !self.traffic.stuck.get();
-        self.traffic.frames.borrow().last_of_whole().filter(|_| rests)
+    /// Tells the client, if it takes that at once, why the connection ends.
+    fn end_for(&self, fault: Fault, cx: &mut Context<'_>) -> Over {
+        self.traffic.fail(fault.code);
+        // What goes wrong now nobody has to know.
+        let _ = self.traffic.poll_write(cx);
+        Over::Fault(fault)
     }
 
-    /// Whether the client makes more work than it has use for: frames that are no requests, requests that it gives up faster
-    /// than they end, and such after it was told that there are no more.
-    fn is_abused(&self) -> Option<&'static str> {
-        let requests = self.record.requests.get();
+    /// Whether nothing is under way.
+    fn rests(&self) -> bool {
+        self.running.get() == 0 && self.open.get() == 0 && self.traffic.rests()
+    }
+
+    /// What the client does that makes more work than it has use for: frames that are no requests, and requests that it gives up
+    /// faster than they end.
+    fn abuse(&self) -> Option<Fault> {
         if self.traffic.moved.get() / 8 > self.payload.get() + SLACK {
-            return Some("http2 flood detected");
+            return Some(Fault::new(NO_ERROR, "http2 flood detected"));
         }
         let streams = u64::from(self.settings.max_concurrent_streams);
         let many = self.forsaken.get() > streams.max(100);
-        let late = requests > 2 * self.core().keepalive_requests.max(100).saturating_add(streams);
-        (many || late).then_some("client sent too many streams at once")
+        many.then(|| Fault::new(NO_ERROR, "client sent too many streams at once"))
     }
 }
 
@@ -224,12 +224,14 @@ impl Service<Request<Incoming>> for Requests {
     fn call(&self, request: Request<Incoming>) -> Answering {
         let shared = &self.0;
         shared.record.requests.set(shared.record.requests.get() + 1);
-        let ends = request.body().is_end_stream();
         let (mut parts, body) = request.into_parts();
-        let asked = if shared.bridges { request::asked(&parts) } else { Asked::Request };
-        let upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| asked == Asked::WebSocket);
-        let head = shared.traffic.take_head();
-        let (stream, answering) = Stream::new(head, body, upgrade, Open::new(shared), Running::new(shared));
+        // Hyper hands over what it was told of, once.
+        let number = request::stream(parts.uri.path()).unwrap_or_default();
+        let Some(came) = shared.traffic.take(number) else { return Answering::none() };
+        let upgrade = parts.extensions.remove::<OnUpgrade>().filter(|_| came.asked == Asked::WebSocket);
+        let more = shared.window - shared.settings.body_preread_size;
+        let (stream, answering) =
+            Stream::new(number, came.length, more, body, upgrade, Open::new(shared), Running::new(shared));
         let streamed = Streamed {
             reactor: Rc::clone(&shared.reactor),
             generation: Arc::clone(&shared.generation),
@@ -238,10 +240,9 @@ impl Service<Request<Incoming>> for Requests {
             connection: Rc::new(shared.record.clone()),
             io: Io::Stream(Box::new(stream)),
         };
-        let read = move |x: &mut _, limits: &_| request::read(x, &parts, asked, ends, limits);
         let counted = Rc::clone(shared);
         shared.reactor.spawn(serve_stream(streamed, move |x, limits| {
-            let judged = read(x, limits);
+            let judged = request::read(x, &came, limits);
             counted.payload.set(counted.payload.get() + x.head.raw().len() as u64);
             judged
         }));
@@ -264,18 +265,16 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
 
 /// How a connection ended.
 enum Over {
-    /// As it was told to, or without a stream.
     Done,
-    /// Between two requests, by us; the client is told behind which stream.
-    Parted(u32),
-    Failed(hyper::Error),
+    /// By us, with all that was asked for answered.
+    Parted,
+    Failed(Option<Errno>, String),
     /// The client went away from its streams.
     Left,
-    /// A CONNECT was to have a body: hyper ends a connection for that, and tells nobody.
-    Connect,
     /// The client was silent.
     Silent,
-    Abused(&'static str),
+    /// For what the client did.
+    Fault(Fault),
     /// Its time was up with `worker_shutdown_timeout`.
     Drained,
 }
@@ -302,11 +301,26 @@ pub(crate) async fn serve_from(
     input: Buf,
     idle: Rc<Idle>,
 ) {
-    let settings = Settings::of(&generation, connection_server(&generation, &record));
-    let bridges = bridges(&generation, record.address());
+    let server = connection_server(&generation, &record);
+    let settings = Settings::of(&generation, server);
+    let core = &generation.location(server).core;
+    if let Some(socket) = io.socket().filter(|_| core.tcp_nodelay) {
+        socket.set_nodelay();
+    }
+    let rules = Rules {
+        limits: Limits {
+            field: core.limits.large_buffer,
+            list: core.limits.large_buffers.saturating_mul(core.limits.large_buffer),
+        },
+        // Who keeps no connection tells so with the first request.
+        requests: if core.keepalive_timeout == 0 { 1 } else { core.keepalive_requests },
+        streams: settings.max_concurrent_streams,
+        window: settings.body_preread_size,
+        bridges: bridges(&generation, record.address()),
+    };
     let shared = Rc::new(Shared {
         settings,
-        bridges,
+        window: settings.body_preread_size.max(USUAL_WINDOW).saturating_add(READ_AHEAD).min(MAX_WINDOW),
         record,
         listener,
         generation,
@@ -314,48 +328,30 @@ pub(crate) async fn serve_from(
         open: Cell::new(0),
         running: Cell::new(0),
         forsaken: Cell::new(0),
-        traffic: Rc::new(Traffic::new()),
+        traffic: Rc::new(Traffic::new(io, rules)),
         payload: Cell::new(0),
         left: RefCell::default(),
         waker: RefCell::default(),
     });
     let core = shared.core();
-    if let Some(socket) = io.socket().filter(|_| core.tcp_nodelay) {
-        socket.set_nodelay();
-    }
-    let io = Rc::new(RefCell::new(io));
-    let over = {
-        let wire = Wire { io: Rc::clone(&io), input, traffic: Rc::clone(&shared.traffic) };
-        drive(&shared, &idle, wire).await
-    };
+    let over = drive(&shared, &idle, input, rules.bridges).await;
     let lingers = match over {
         Over::Drained | Over::Silent | Over::Done => false,
-        Over::Parted(last) => {
-            // A peer that is gone needs none, and nothing is before it.
-            let cx = &mut Context::from_waker(Waker::noop());
-            let _ = io.borrow_mut().poll_write(cx, &frames::goaway(last));
-            true
-        }
+        Over::Parted => true,
         Over::Left => {
             shared.log(None, "client prematurely closed connection");
             false
         }
-        Over::Connect => {
-            shared.log(None, "client sent CONNECT request with body");
+        Over::Fault(fault) => {
+            shared.log(None, fault.message);
             true
         }
-        Over::Abused(what) => {
-            shared.log(None, what);
-            true
-        }
-        Over::Failed(error) => {
-            let (errno, what) = words(&error);
+        Over::Failed(errno, what) => {
             shared.log(errno, what);
             true
         }
     };
-    let Some(io) = Rc::into_inner(io) else { return };
-    let mut io = io.into_inner();
+    let mut io = shared.traffic.take_io();
     if lingers {
         let timers = reactor.timers().clone();
         idle.bounded(pin!(io.linger(&timers, core.lingering_time, core.lingering_timeout))).await;
@@ -365,9 +361,9 @@ pub(crate) async fn serve_from(
 }
 
 /// What is told of an error: the system's, or the client's against the protocol.
-fn words(error: &hyper::Error) -> (Option<Errno>, String) {
+fn words(error: &(dyn std::error::Error + 'static)) -> (Option<Errno>, String) {
     let cause = std::error::Error::source(error);
-    let of_system = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+    let of_system = cause.unwrap_or(error).downcast_ref::<io::Error>();
     match (of_system.map(io::Error::raw_os_error), cause) {
         (Some(Some(errno)), _) => (Some(Errno::from_raw(errno)), "recv() failed".to_owned()),
         (Some(None), Some(cause)) => (None, format!("recv() failed ({cause})")),
@@ -376,35 +372,33 @@ fn words(error: &hyper::Error) -> (Option<Errno>, String) {
     }
 }
 
-/// Runs the connection. Amid requests it is told to end by two GOAWAY, as RFC 9113 section 6.8 wants it, the second of them once
-/// the client has seen the first. Between them one is enough, as in nginx: there are clients (httpx) that would ask once more behind
-/// the first, and lose the answer.
-async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
-    let (reactor, core) = (&shared.reactor, shared.core());
-    let limits = &core.limits;
-    let list = limits.large_buffers.saturating_mul(limits.large_buffer);
-    let list = list.saturating_add(limits.max_headers.saturating_mul(FIELD));
+/// Runs the connection. It is told of its end by one GOAWAY with the last stream that is served, as in nginx: there are clients
+/// (httpx) that would ask once more behind one that names no stream, and lose the answer.
+async fn drive(shared: &Rc<Shared>, idle: &Idle, input: Buf, bridges: bool) -> Over {
+    let (reactor, core, traffic) = (&shared.reactor, shared.core(), &shared.traffic);
     let streams = shared.settings.max_concurrent_streams;
-    let window = shared.settings.body_preread_size.max(STREAM_WINDOW);
+    let (window, ahead) = (shared.window, shared.settings.body_preread_size.max(USUAL_WINDOW));
     let mut builder = Builder::new(Tasks(Rc::clone(reactor)));
     builder
         .auto_date_header(false)
         .max_concurrent_streams(streams)
         .initial_stream_window_size(window)
-        // No more than all streams together have: what small frames may take of memory is measured by it.
-        .initial_connection_window_size(window.saturating_mul(streams).clamp(STREAM_WINDOW, WINDOW))
-        .max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX))
-        .max_send_buf_size(SEND_BUFFER);
-    if shared.bridges {
+        // No more than may come of all streams before anybody reads: what small frames may take of memory is measured by it.
+        .initial_connection_window_size(ahead.saturating_mul(streams).clamp(USUAL_WINDOW, MAX_WINDOW))
+        .max_send_buf_size(SEND_BUFFER)
+        // Who takes requests back is judged here.
+        .max_pending_accept_reset_streams(usize::MAX);
+    if bridges {
         builder.enable_connect_protocol();
     }
+    let wire = Wire { input, traffic: Rc::clone(traffic) };
     // What hyper keeps of a connection is large.
     let mut connection = Box::pin(builder.serve_connection(wire, Requests(Rc::clone(shared))));
     let timer = reactor.timers().register();
     let began = reactor.clock().now_ms();
-    let (mut told, mut seen, mut since, mut within) = (None, 0, began, (None, began));
+    let (mut parted, mut since, mut within) = (false, began, (None, began));
     let (mut runs, mut sending, mut progress, mut took) = (false, false, 0, began);
-    let (mut waiting, mut abuse, mut expired) = (None, None, false);
+    let (mut waiting, mut fault, mut excess) = (None, None, false);
     poll_fn(move |cx| {
         shared.remember(cx);
         idle.waits(cx.waker());
@@ -412,45 +406,61 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
             if idle.is_ended() {
                 return Poll::Ready(Over::Drained);
             }
+            let now = reactor.clock().now_ms();
+            if now.saturating_sub(shared.record.started) > core.keepalive_time {
+                traffic.inward.borrow_mut().expect_the_last();
+            }
+            if std::mem::take(&mut excess) {
+                traffic.reset_exceeded();
+            }
             let left = shared.left.take();
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                let (ended, away) = (shared.traffic.ended.get(), shared.traffic.frames.borrow().away());
+            let polled = connection.as_mut().poll(cx);
+            if let Some(fault) = fault.take().or_else(|| shared.abuse()) {
+                return Poll::Ready(shared.end_for(fault, cx));
+            }
+            fault = traffic.fault();
+            excess = traffic.seats.borrow().may_exceed();
+            if fault.is_some() || excess {
+                // What came before has its turn.
+                cx.waker().wake_by_ref();
+            }
+            if let Poll::Ready(result) = polled {
                 return Poll::Ready(match result {
-                    Err(error) => Over::Failed(error),
-                    Ok(()) if told.is_some() || away => Over::Done,
-                    Ok(()) if !ended => Over::Connect,
-                    Ok(()) if shared.open.get() > 0 => Over::Left,
+                    Err(error) => {
+                        let (errno, what) = words(&error);
+                        Over::Failed(errno, what)
+                    }
+                    Ok(()) if !parted && shared.open.get() > 0 => Over::Left,
                     Ok(()) => Over::Done,
                 });
+            }
+            if let Poll::Ready(Err(error)) = traffic.poll_write(cx) {
+                return Poll::Ready(Over::Failed(
+                    error.raw_os_error().map(Errno::from_raw),
+                    "send() failed".into(),
+                ));
             }
             if !left.is_empty() {
                 drop(left);
                 continue;
             }
-            if let Some(what) = abuse.or_else(|| shared.is_abused()) {
-                // One attempt to tell it.
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.as_mut().poll(cx);
-                return Poll::Ready(Over::Abused(what));
-            }
-            let now = reactor.clock().now_ms();
-            if told.is_none() && (shared.is_leaving() || expired) {
-                if let Some(last) = shared.rests_behind() {
-                    return Poll::Ready(Over::Parted(last));
-                }
-                told = Some(now);
-                connection.as_mut().graceful_shutdown();
+            parted |= traffic.inward.borrow().has_parted();
+            if !parted && shared.is_leaving() {
+                parted = true;
+                traffic.part();
                 continue;
             }
+            if parted && shared.rests() && !traffic.inward.borrow().awaits_head() {
+                return Poll::Ready(Over::Parted);
+            }
             let (ran, running) = (std::mem::replace(&mut runs, shared.running.get() > 0), runs);
-            let moved = shared.traffic.moved.get();
             // The last exchange has ended just now, and what it ended with is still to be sent.
             let busy = ran || running;
-            if busy || seen != moved {
-                (seen, since) = (moved, now);
+            if busy {
+                since = now;
             }
             // A head that has begun has its own time, however much else goes on.
-            let number = shared.traffic.frames.borrow().within();
+            let number = traffic.inward.borrow().within();
             if number != within.0 {
                 within = (number, now);
             }
@@ -459,20 +469,17 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
                 waiting = (!running).then(|| During::new(&reactor.counts.waiting));
             }
             // Hyper may have of answers what nobody here knows of: a client that takes it has the time for that.
-            let traffic = &shared.traffic;
-            let sends = shared.open.get() > 0
-                || traffic.stuck.get()
-                || told.is_some() && traffic.frames.borrow().answered();
+            let sends = shared.open.get() > 0 || traffic.stuck.get();
             if busy || !sends || !sending || progress != traffic.progress() {
                 (sending, progress, took) = (sends, traffic.progress(), now);
             }
-            let end = match told {
+            let streams = traffic.inward.borrow().last();
+            let end = match streams {
                 _ if running => u64::MAX,
-                None if shared.record.requests.get() == 0 => began + core.client_header_timeout,
+                0 => began + core.client_header_timeout,
                 // Other frames of it, such as PING, win no time for what it does not take.
                 _ if sends => took + core.send_timeout,
-                Some(told) => since.clamp(told, told + core.send_timeout) + GRACE,
-                None => since + core.keepalive_timeout,
+                _ => since + core.keepalive_timeout,
             };
             let end = end.min(head);
             if end == u64::MAX {
@@ -483,14 +490,18 @@ async fn drive(shared: &Rc<Shared>, idle: &Idle, wire: Wire) -> Over {
             if timer.poll_expired(cx).is_pending() {
                 return Poll::Pending;
             }
-            if head <= now || shared.record.requests.get() == 0 {
-                abuse = Some("client timed out");
+            if head <= now && traffic.forgo() {
                 continue;
             }
-            if told.is_some() || sends {
+            if head <= now || streams == 0 {
+                let code = if head <= now { PROTOCOL_ERROR } else { NO_ERROR };
+                return Poll::Ready(shared.end_for(Fault::new(code, "client timed out"), cx));
+            }
+            if parted || sends {
                 return Poll::Ready(Over::Silent);
             }
-            expired = true;
+            parted = true;
+            traffic.part();
         }
     })
     .await

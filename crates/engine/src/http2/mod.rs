@@ -5,16 +5,23 @@
 //! ```
 
 mod connection;
+mod frame;
 mod frames;
 pub mod hpack;
+mod inward;
+mod outward;
 mod preface;
 mod request;
+mod seats;
 mod send;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use connection::serve;
 pub(crate) use connection::serve_from;
+pub use frames::Frames;
 pub(crate) use preface::begins;
 pub(crate) use send::send;
 pub use stream::Stream;

@@ -1,14 +1,30 @@
-//! The head of a request, from what hyper made of it to what the phases read.
+//! The head of a request, from its fields to what the phases read.
 
-use hyper::HeaderMap;
-use hyper::ext::Protocol;
-use hyper::header::COOKIE;
-use hyper::http::request::Parts;
-
+use super::hpack::Fields;
 use super::send::Key;
 use crate::http::{Exchange, base64_encode};
 use crate::http1::Limits;
 use crate::http1::request::{Assembled, Head, Reject};
+
+/// A request as it came.
+#[derive(Debug)]
+pub(super) struct Came {
+    pub(super) stream: u32,
+    /// Bytes of its block of fields.
+    pub(super) length: usize,
+    pub(super) fields: Fields,
+    pub(super) asked: Asked,
+    /// No body follows.
+    pub(super) ends: bool,
+}
+
+#[cfg(test)]
+impl Came {
+    /// A request without fields.
+    pub(super) fn of(stream: u32) -> Self {
+        Self { stream, length: 0, fields: Fields::default(), asked: Asked::Request, ends: false }
+    }
+}
 
 /// What a stream asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,152 +34,235 @@ pub(super) enum Asked {
     WebSocket,
 }
 
-/// Reads the head of what is asked for; `ends` is whether no body follows.
+/// What is asked for where streams may become tunnels.
+pub(super) fn asked(fields: &Fields) -> Asked {
+    let has = |wanted: &[u8], is: &dyn Fn(&[u8]) -> bool| {
+        fields.iter().any(|(name, value)| name == wanted && is(value))
+    };
+    let connects = has(b":method", &|method| method == b"CONNECT");
+    match connects && has(b":protocol", &|protocol| protocol.eq_ignore_ascii_case(b"websocket")) {
+        true => Asked::WebSocket,
+        false => Asked::Request,
+    }
+}
+
+/// The block of fields that hyper is given for a request: all that it has to know is whether it may become a tunnel, and by the
+/// path it says which one it hands over. All of it without an index, and raw (RFC 7541 sections 6.1 and 6.2.2).
+pub(super) fn of_hyper(stream: u32, asked: Asked) -> Vec<u8> {
+    const GET: u8 = 0x82;
+    const HTTP: u8 = 0x86;
+    const METHOD: u8 = 2;
+    const PATH: u8 = 4;
+    let mut block = match asked {
+        Asked::Request => vec![GET],
+        Asked::WebSocket => {
+            [&[METHOD, 7][..], b"CONNECT", &[0, 9], b":protocol", &[9], b"websocket"].concat()
+        }
+    };
+    let mut number = itoa::Buffer::new();
+    let number = number.format(stream);
+    block.extend_from_slice(&[HTTP, PATH, number.len() as u8 + 1, b'/']);
+    block.extend_from_slice(number.as_bytes());
+    block
+}
+
+/// The stream of a request that hyper hands over.
+pub(super) fn stream(path: &str) -> Option<u32> {
+    path.strip_prefix('/')?.parse().ok()
+}
+
+/// Reads the head of what is asked for.
 ///
 /// A WebSocket is an upgrade of HTTP/1.1 for all that follows, with a key of our own that the upstream has to answer.
-pub(super) fn read(
-    x: &mut Exchange,
-    parts: &Parts,
-    asked: Asked,
-    ends: bool,
-    limits: &Limits,
-) -> Result<(), Reject> {
-    if asked == Asked::Request {
-        return assemble(&mut x.head, parts, &[], ends, limits);
+pub(super) fn read(x: &mut Exchange, came: &Came, limits: &Limits) -> Result<(), Reject> {
+    if came.asked == Asked::Request {
+        return assemble(&mut x.head, came, None, limits);
     }
     let mut random = [0; 16];
     if aws_lc_rs::rand::fill(&mut random).is_err() {
         return Err(Reject::new(500, "no randomness for the key of an upgrade"));
     }
     let key = base64_encode(&random);
-    let upgrade: [(&[u8], &[u8]); 3] =
-        [(b"upgrade", b"websocket"), (b"connection", b"upgrade"), (b"sec-websocket-key", key.as_bytes())];
-    let judged = assemble(&mut x.head, parts, &upgrade, true, limits);
+    let judged = assemble(&mut x.head, came, Some(&key), limits);
     x.remember(Key(key));
     judged
 }
 
-/// Puts a head together, with further fields that make it an upgrade.
-fn assemble(
+/// Reads a head, with what makes an upgrade of it if there is a key for that.
+pub(super) fn assemble(
     head: &mut Head,
-    parts: &Parts,
-    upgrade: &[(&[u8], &[u8])],
-    ends: bool,
+    came: &Came,
+    key: Option<&str>,
     limits: &Limits,
 ) -> Result<(), Reject> {
-    let path = parts.uri.path_and_query().map(|path| path.as_str().as_bytes());
-    let sizes = check_sizes(path.unwrap_or_default(), &parts.headers, limits);
-    let cookies = parts.headers.get_all(COOKIE).iter().map(|value| value.as_bytes());
-    let fields = parts.headers.iter().filter(|(name, _)| *name != COOKIE);
-    let fields = fields.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
-    let ours = |name: &[u8]| upgrade.iter().any(|(own, _)| *own == name);
-    let fields = fields.filter(|(name, _)| !ours(name)).chain(upgrade.iter().copied());
-    let assembled = Assembled {
-        method: if upgrade.is_empty() { parts.method.as_str().as_bytes() } else { b"GET" },
-        path,
-        authority: parts.uri.authority().map(|authority| authority.as_str().as_bytes()),
-        cookie: cookies.collect::<Vec<_>>().join(&b"; "[..]),
-        streams: !ends,
-    };
-    // The cookie and the host are not among those that were counted.
-    let limits = Limits { max_headers: limits.max_headers.saturating_add(2), ..limits.clone() };
-    // Of what is too large the log knows all the same what it was.
-    let judged = head.assemble(&assembled, fields, &limits);
-    sizes.and(judged)
+    let Some(key) = key else { return Lines::of(came, &[], limits).assemble(head, came, limits) };
+    let upgrade: [(&[u8], &[u8]); 3] =
+        [(b"upgrade", b"websocket"), (b"connection", b"upgrade"), (b"sec-websocket-key", key.as_bytes())];
+    Lines::of(came, &upgrade, limits).assemble(head, came, limits)
 }
 
-/// As much as all buffers of `large_client_header_buffers` hold, in each field as much as one does, and of all fields but
-/// cookies as many as `max_headers` says.
-fn check_sizes(path: &[u8], fields: &HeaderMap, limits: &Limits) -> Result<(), Reject> {
-    if fields.len() - fields.get_all(COOKIE).iter().count() > limits.max_headers {
-        return Err(Reject::new(494, "client sent too many header lines"));
-    }
-    let mut left = limits.large_buffers.saturating_mul(limits.large_buffer);
-    let fields = fields.iter().map(|(name, value)| (name.as_str().len(), value.len()));
-    for (name, value) in fields.chain([(":path".len(), path.len())]) {
-        if name.max(value) > limits.large_buffer {
-            return Err(Reject::new(494, "client sent too large header field"));
+/// The fields of a request as far as nothing is wrong with them.
+#[derive(Default)]
+struct Lines<'f> {
+    method: Option<&'f [u8]>,
+    scheme: Option<&'f [u8]>,
+    path: Option<&'f [u8]>,
+    authority: Option<&'f [u8]>,
+    cookies: Vec<&'f [u8]>,
+    fields: Vec<(&'f [u8], &'f [u8])>,
+    /// A field without a colon has come, so the line is complete.
+    complete: bool,
+    wrong: Option<Reject>,
+}
+
+impl<'f> Lines<'f> {
+    /// Sorts fields up to the first one that is wrong, with further ones that make an upgrade of it.
+    fn of(came: &'f Came, upgrade: &[(&'f [u8], &'f [u8])], limits: &Limits) -> Self {
+        let mut lines =
+            Self { fields: Vec::with_capacity(came.fields.len() + upgrade.len()), ..Self::default() };
+        let is_request = upgrade.is_empty();
+        let fields = came.fields.iter().filter(|(name, _)| is_request || *name != b":protocol");
+        lines.wrong = fields
+            .filter(|(name, _)| is_request || *name != b"sec-websocket-key")
+            .try_for_each(|(name, value)| lines.take(name, value, limits))
+            .and_then(|()| lines.line())
+            .and_then(|()| lines.connection())
+            .err();
+        if !is_request {
+            lines.method = Some(b"GET");
+            lines.fields.extend_from_slice(upgrade);
         }
-        left =
-            left.checked_sub(name + value).ok_or_else(|| Reject::new(494, "client sent too large header"))?;
+        lines
     }
-    Ok(())
-}
 
-/// What is asked for, as far as it needs no head.
-pub(super) fn asked(parts: &Parts) -> Asked {
-    match parts.extensions.get::<Protocol>() {
-        Some(protocol) if protocol.as_str().eq_ignore_ascii_case("websocket") => Asked::WebSocket,
-        Some(_) | None => Asked::Request,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use hyper::Request;
-
-    #[track_caller]
-    fn check(request: hyper::http::request::Builder, expected: &str) {
-        let (parts, ()) = request.body(()).unwrap().into_parts();
-        let mut head = Head::new();
-        let got = match assemble(&mut head, &parts, &[], true, &Limits::default()) {
-            Ok(()) => {
-                let fields = head.fields().iter().map(|field| {
-                    let text = |span| String::from_utf8_lossy(head.get(span)).into_owned();
-                    format!("|{}={}", text(field.name), text(field.value))
-                });
-                let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-                format!(
-                    "{} {}?{}{}",
-                    text(head.host()),
-                    text(head.path()),
-                    text(head.args()),
-                    fields.collect::<String>()
-                )
-            }
-            Err(reject) => format!("{} {}", reject.status, String::from_utf8_lossy(&reject.message)),
+    fn take(&mut self, name: &'f [u8], value: &'f [u8], limits: &Limits) -> Result<(), Reject> {
+        let (pseudo, rest) = match name {
+            [b':', rest @ ..] => (true, rest),
+            _ => (false, name),
         };
-        assert_eq!(got, expected);
+        let wrong = |byte: &u8| matches!(byte, 0..=b' ' | 0x7f | b':' | b'A'..=b'Z');
+        if rest.iter().any(wrong) {
+            return Err(quoting(&[b"client sent invalid header name: \"", name, b"\""]));
+        }
+        if value.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n')) {
+            let parts: [&[u8]; 5] =
+                [b"client sent header \"", name, b"\" with invalid value: \"", value, b"\""];
+            return Err(quoting(&parts));
+        }
+        if pseudo {
+            return self.pseudo(rest, value);
+        }
+        self.line()?;
+        if name == b"cookie" {
+            self.cookies.push(value);
+            return Ok(());
+        }
+        if self.fields.len() >= limits.max_headers {
+            return Err(Reject::new(494, "client sent too many header lines"));
+        }
+        self.fields.push((name, value));
+        Ok(())
     }
 
-    fn get(uri: &str) -> hyper::http::request::Builder {
-        Request::builder().uri(uri)
+    fn pseudo(&mut self, name: &[u8], value: &'f [u8]) -> Result<(), Reject> {
+        if self.complete {
+            return Err(Reject::new(400, "client sent out of order pseudo-headers"));
+        }
+        let slot = match name {
+            b"method" => &mut self.method,
+            b"scheme" => &mut self.scheme,
+            b"path" => &mut self.path,
+            b"authority" if self.authority.is_some() => {
+                return Err(Reject::new(400, "client sent duplicate \":authority\" header"));
+            }
+            b"authority" => {
+                self.authority = Some(value);
+                return Ok(());
+            }
+            _ => return Err(quoting(&[b"client sent unknown pseudo-header \":", name, b"\""])),
+        };
+        let what: &[u8] = match (&slot, value) {
+            (Some(_), _) => b"duplicate",
+            (None, []) => b"empty",
+            (None, _) => {
+                *slot = Some(value);
+                return self.scheme();
+            }
+        };
+        Err(quoting(&[b"client sent ", what, b" :", name, b" header"]))
     }
 
-    #[test]
-    fn a_head_is_as_if_it_had_come_in_lines() {
-        check(get("http://A.example:81/a/../b%20c?d=e"), "a.example /b c?d=e|host=A.example:81");
-        check(
-            get("http://a/").header("x", "1").header("cookie", "b=1").header("cookie", "c=2"),
-            "a /?|x=1|cookie=b=1; c=2|host=a",
-        );
-        check(get("/").header("host", "b"), "b /?|host=b");
-        check(get("http://a/").header("host", "a").header("y_z", "1").header("z", "  2 "), "a /?|host=a|z=2");
-        check(get("/"), "400 client sent neither \":authority\" nor \"Host\" header");
-        check(
-            get("http://a/").header("host", "b"),
-            "400 client sent \":authority\" and \"Host\" headers with different values",
-        );
-        check(
-            get("http://a/").header("host", "a").header("host", "a"),
-            "400 client sent duplicate host header: \"host: a\", previous value: \"host: a\"",
-        );
-        check(get("http://a..b/"), "400 client sent invalid \":authority\" header");
-        check(get("http://a/%00"), "400 client sent invalid :path header: \"/%00\"");
-        check(get("http://a/../.."), "400 client sent invalid :path header: \"/../..\"");
-        check(get("http://a/").method("get"), "400 client sent invalid method: \"get\"");
-        check(get("http://a/").method("TRACE"), "405 client sent TRACE method");
-        check(get("a:443").method("CONNECT"), "400 client sent no :scheme header");
-        check(
-            get("http://a/").header("content-length", "1x"),
-            "400 client sent invalid \"Content-Length\" header",
-        );
-        check(get("http://a/").header("x", "y".repeat(8193)), "494 client sent too large header field");
-        check(get(&format!("http://a/{}", "p".repeat(8192))), "494 client sent too large header field");
-        let long = (0..5).fold(get("http://a/"), |get, _| get.header("x", "y".repeat(8000)));
-        check(long, "494 client sent too large header");
-        let many = (0..1001).fold(get("http://a/"), |get, _| get.header("x", "y"));
-        check(many, "494 client sent too many header lines");
+    fn scheme(&self) -> Result<(), Reject> {
+        let Some(scheme @ [first, ..]) = self.scheme else { return Ok(()) };
+        let part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+        if first.is_ascii_alphabetic() && scheme.iter().all(part) {
+            return Ok(());
+        }
+        Err(quoting(&[b"client sent invalid :scheme header: \"", scheme, b"\""]))
     }
+
+    /// What a request cannot do without.
+    fn line(&mut self) -> Result<(), Reject> {
+        let missing = match (self.method, self.scheme, self.path) {
+            (None, _, _) => "client sent no :method header",
+            (_, None, _) => "client sent no :scheme header",
+            (_, _, None) => "client sent no :path header",
+            (Some(_), Some(_), Some(_)) => {
+                self.complete = true;
+                return Ok(());
+            }
+        };
+        Err(Reject::new(400, missing))
+    }
+
+    /// What belongs to a connection has no place here (RFC 9113 section 8.2.2).
+    fn connection(&mut self) -> Result<(), Reject> {
+        let has = |wanted: &[u8]| self.fields.iter().any(|(name, _)| *name == wanted);
+        for (name, shown) in OF_HTTP1 {
+            if has(name) {
+                return Err(quoting(&[b"client sent \"", shown, b"\" header"]));
+            }
+        }
+        let mut te = self.fields.iter().filter(|(name, _)| *name == b"te");
+        match (te.next(), te.next()) {
+            (None, _) => Ok(()),
+            (Some((_, value)), None) if value.eq_ignore_ascii_case(b"trailers") => Ok(()),
+            (Some(_), _) => Err(Reject::new(400, "client sent invalid \"TE\" header")),
+        }
+    }
+
+    /// Puts the head together.
+    fn assemble(self, head: &mut Head, came: &Came, limits: &Limits) -> Result<(), Reject> {
+        if !self.complete {
+            head.assemble_nothing(self.authority);
+            return self.wrong.map_or(Ok(()), Err);
+        }
+        let assembled = Assembled {
+            method: self.method.unwrap_or_default(),
+            path: self.path.unwrap_or_default(),
+            authority: self.authority,
+            cookie: (!self.cookies.is_empty()).then(|| self.cookies.join(&b"; "[..])),
+            streams: !came.ends && came.asked == Asked::Request,
+        };
+        // The cookie, the host and what makes an upgrade are not among those that were counted.
+        let limits = Limits { max_headers: limits.max_headers.saturating_add(5), ..limits.clone() };
+        let judged = head.assemble(&assembled, self.fields.into_iter(), &limits);
+        match self.wrong {
+            Some(wrong) if head.has_line() => Err(wrong),
+            Some(_) | None => judged,
+        }
+    }
+}
+
+/// Fields of a connection, and as messages have them.
+const OF_HTTP1: [(&[u8], &[u8]); 5] = [
+    (b"connection", b"Connection"),
+    (b"proxy-connection", b"Proxy-Connection"),
+    (b"keep-alive", b"Keep-Alive"),
+    (b"transfer-encoding", b"Transfer-Encoding"),
+    (b"upgrade", b"Upgrade"),
+];
+
+fn quoting(parts: &[&[u8]]) -> Reject {
+    Reject::quoting(400, parts)
 }

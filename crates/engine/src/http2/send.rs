@@ -1,16 +1,17 @@
 //! A response onto a stream: its head in nginx's order, its body as it comes, its trailers.
 
+use std::future::poll_fn;
+use std::task::{Context, Poll};
+
 use aws_lc_rs::digest;
-use bytes::BytesMut;
-use hyper::header::{
-    CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue, LAST_MODIFIED, LOCATION, SERVER, VARY,
-};
-use hyper::{HeaderMap, Response as Head, StatusCode};
 use weir_syntax::Level;
 
 use super::ChunkSize;
+use super::hpack::Fields;
 use crate::http::exchange::Tunnel;
-use crate::http::send::{SendError, body_to_send, completes, server, transmit, trim, write_origin};
+use crate::http::send::{
+    SendError, body_to_send, completes, poll_client, server, transmit, trim, write_origin,
+};
 use crate::http::{Body, Exchange, Headers, Response, base64_encode};
 use crate::http1::{Known, date, status, unbreak};
 use crate::io::{Buf, Io};
@@ -37,12 +38,15 @@ pub(crate) async fn send(x: &mut Exchange, mut response: Box<Response>) -> Resul
         body => body,
     };
     trim(&mut response);
-    let (head, length) = head(x, &response);
+    let head = head(x, &response);
+    // How long it is when it is compressed is known when it is sent.
+    let length =
+        FRAME + 1 + head.iter().map(|(name, value)| name.len() + value.len() + 2).sum::<usize>() as u64;
     let frame = x.location().attached::<ChunkSize>().copied().unwrap_or_default().0;
     x.status = response.status;
     x.response = Some(response);
     let Io::Stream(stream) = &x.client.io else { return Err(SendError::Body) };
-    stream.respond(head, length, frame);
+    stream.respond(status::shown(x.status), head, length, frame);
     if let Body::Tunnel(tunnel) = body {
         x.upgraded = Some(tunnel);
         body = Body::Empty;
@@ -51,15 +55,22 @@ pub(crate) async fn send(x: &mut Exchange, mut response: Box<Response>) -> Resul
     let hinted = std::mem::take(&mut x.sent);
     let sent = transmit(x, &mut Buf::new(), &mut body).await;
     let frames = x.body_sent.div_ceil(frame as u64);
-    // What the head takes when it is compressed only hyper knows.
     x.sent += hinted + length + FRAME * frames;
     if sent.is_ok() {
         let trailers = trailers(x);
         if let Io::Stream(stream) = &x.client.io {
             stream.end(trailers);
         }
+        // As in nginx the request is over when all of it is on its way.
+        return poll_fn(|cx| poll_taken(x, cx)).await;
     }
     sent
+}
+
+fn poll_taken(x: &mut Exchange, cx: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+    let Io::Stream(stream) = &x.client.io else { return Poll::Ready(Ok(())) };
+    let taken = stream.poll_taken(cx);
+    poll_client(x, cx, taken)
 }
 
 /// Makes 200 of an upstream's 101, once it has shown that it means the upgrade that it was asked for.
@@ -95,30 +106,31 @@ fn accept_of(key: &str) -> String {
     base64_encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, salted.as_bytes()).as_ref())
 }
 
-/// The head, and about how many bytes it has in its frame.
-fn head(x: &Exchange, response: &Response) -> (Head<()>, u64) {
-    let mut fields = Fields::new(x, FIELDS);
-    fields.length = FRAME + 1;
+/// The fields of the head.
+fn head(x: &Exchange, response: &Response) -> Fields {
+    let mut fields = Fields::default();
     let core = &x.location().core;
     if !response.server_given {
-        fields.put(SERVER, HeaderValue::from_static(server(core.server_tokens)));
+        fields.push(b"server", server(core.server_tokens).as_bytes());
     }
     if !response.date_given {
-        fields.set(DATE, x.reactor.clock().http_date().as_ref());
+        fields.push(b"date", x.reactor.clock().http_date().as_ref());
     }
     if let Some(content_type) = &response.content_type {
         match &response.charset {
-            Some(charset) => fields.set(CONTENT_TYPE, &[&content_type[..], b"; charset=", charset].concat()),
-            None => fields.set(CONTENT_TYPE, content_type),
+            Some(charset) => {
+                fields.push(b"content-type", &[&content_type[..], b"; charset=", charset].concat());
+            }
+            None => fields.push(b"content-type", content_type),
         }
     }
     if let Some(length) = response.content_length {
-        fields.set(CONTENT_LENGTH, itoa::Buffer::new().format(length).as_bytes());
+        fields.push(b"content-length", itoa::Buffer::new().format(length).as_bytes());
     }
     if let Some(time) = response.last_modified
         && response.headers.first(Known::LastModified).is_none()
     {
-        fields.set(LAST_MODIFIED, date::http(time).as_ref());
+        fields.push(b"last-modified", date::http(time).as_ref());
     }
     if let Some(location) = &response.location {
         let mut target = vec![];
@@ -127,30 +139,25 @@ fn head(x: &Exchange, response: &Response) -> (Head<()>, u64) {
         }
         target.extend_from_slice(location);
         unbreak(&mut target);
-        fields.set(LOCATION, &target);
+        fields.push(b"location", &target);
     }
     if response.vary_encoding {
-        fields.set(VARY, b"Accept-Encoding");
+        fields.push(b"vary", b"Accept-Encoding");
     }
-    fields.add(&response.headers);
-    let mut head = Head::new(());
-    *head.status_mut() =
-        StatusCode::from_u16(status::shown(response.status)).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    *head.headers_mut() = fields.map;
-    (head, fields.length)
+    add(x, &response.headers, &mut fields);
+    fields
 }
 
 /// Those of the body's source, and those that were added on the way.
-fn trailers(x: &Exchange) -> Option<HeaderMap> {
+fn trailers(x: &Exchange) -> Option<Fields> {
     let added = x.response.as_ref().and_then(|response| response.trailers.as_deref());
     if let Some(added) = added.filter(|_| !has_no_body(x)) {
         added.append(x);
     }
     let trailers = x.trailers();
-    let trailers = trailers.as_ref()?;
-    let mut fields = Fields::new(x, 0);
-    fields.add(trailers);
-    Some(fields.map).filter(|map| !map.is_empty())
+    let mut fields = Fields::default();
+    add(x, trailers.as_ref()?, &mut fields);
+    Some(fields).filter(|fields| !fields.is_empty())
 }
 
 /// Whether no response to the request has a body, so that nothing can be behind it.
@@ -158,54 +165,31 @@ fn has_no_body(x: &Exchange) -> bool {
     x.method == crate::http1::Method::Head || matches!(x.status, 204 | 304) || x.upgraded.is_some()
 }
 
-/// Fields that a head usually has no more of.
-const FIELDS: usize = 16;
-/// Bytes that the values of a head usually have.
-const VALUES: usize = 256;
-
-/// Fields as hyper takes them.
-struct Fields<'x> {
-    x: &'x Exchange,
-    map: HeaderMap,
-    /// The memory of all values.
-    values: BytesMut,
-    length: u64,
-}
-
-impl<'x> Fields<'x> {
-    fn new(x: &'x Exchange, many: usize) -> Self {
-        let (map, values) = (HeaderMap::with_capacity(many), BytesMut::with_capacity(VALUES));
-        Self { x, map, values, length: 0 }
-    }
-
-    fn set(&mut self, name: HeaderName, value: &[u8]) {
-        self.values.extend_from_slice(value);
-        match HeaderValue::from_maybe_shared(self.values.split().freeze()) {
-            Ok(value) => self.put(name, value),
-            Err(_) => self.refuse(name.as_str().as_bytes()),
-        }
-    }
-
-    fn put(&mut self, name: HeaderName, value: HeaderValue) {
-        self.length += (name.as_str().len() + value.len() + 2) as u64;
-        self.map.append(name, value);
-    }
-
-    fn add(&mut self, fields: &Headers) {
-        for (name, value) in fields.iter() {
-            match HeaderName::from_bytes(name) {
-                Ok(name) => self.set(name, value),
-                Err(_) => self.refuse(name),
+/// Adds fields but for those of a connection, which HTTP/2 has not (RFC 9113 section 8.2.2), and such as it does not carry.
+fn add(x: &Exchange, from: &Headers, fields: &mut Fields) {
+    for (name, value) in from.iter() {
+        match carries(name, value) {
+            true => fields.push(name, value),
+            false if OF_HTTP1.iter().any(|other| name.eq_ignore_ascii_case(other)) => {}
+            false => {
+                let name = String::from_utf8_lossy(name);
+                x.log(Level::Warn, format_args!("header \"{name}\" cannot be sent over HTTP/2"));
             }
         }
     }
-
-    /// A field with bytes that HTTP/2 does not carry stays behind.
-    fn refuse(&self, name: &[u8]) {
-        let name = String::from_utf8_lossy(name);
-        self.x.log(Level::Warn, format_args!("header \"{name}\" cannot be sent over HTTP/2"));
-    }
 }
+
+/// Whether HTTP/2 has such a field.
+pub(super) fn carries(name: &[u8], value: &[u8]) -> bool {
+    let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !name.is_empty()
+        && name.iter().all(token)
+        && !OF_HTTP1.iter().any(|other| name.eq_ignore_ascii_case(other))
+        && !value.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'))
+}
+
+const OF_HTTP1: [&[u8]; 5] =
+    [b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"];
 
 #[cfg(test)]
 mod tests {

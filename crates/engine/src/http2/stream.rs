@@ -11,22 +11,26 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use h2::Reason;
 use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::rt::{Read, ReadBuf, Write};
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper::{HeaderMap, Response};
+use hyper::{HeaderMap, Response, StatusCode};
 
 use super::connection::{Open, Running};
-use super::frames::Came;
+use super::frame::PROTOCOL_ERROR;
+use super::hpack::Fields;
+use super::send::carries;
 
 /// Bytes of a body that wait for hyper; it holds one frame more.
 const ROOM: usize = 32 * 1024;
 
 /// The exchange's end of a stream.
 pub struct Stream {
-    /// What is known of the request's head.
-    head: Option<Came>,
+    number: u32,
+    /// Bytes of the request's head as it came, compressed.
+    head_length: usize,
+    /// Bytes that the client may send once somebody reads them.
+    more: u32,
     incoming: From,
     /// Of the last DATA frame, what was not read yet.
     rest: Bytes,
@@ -46,54 +50,89 @@ enum From {
 }
 
 impl Stream {
-    /// A stream with its answer as hyper wants it.
+    /// A stream with its answer as hyper wants it; `more` bytes of a body may come once somebody reads them.
     pub(super) fn new(
-        head: Option<Came>,
+        number: u32,
+        head_length: usize,
+        more: u32,
         body: Incoming,
         upgrade: Option<OnUpgrade>,
         open: Open,
         running: Running,
     ) -> (Self, Answering) {
-        let answer = Rc::new(Answer { state: RefCell::default(), frame: Cell::new(usize::MAX), open });
+        let state = RefCell::default();
+        let answer = Rc::new(Answer { number, state, frame: Cell::new(usize::MAX), open });
         let answering = Answering(Some(Outgoing(Rc::clone(&answer))));
         let incoming = upgrade.map_or(From::Body(body), From::Promised);
-        if let (From::Promised(_), Some(head)) = (&incoming, head) {
-            running.frames().watch(head.stream);
-        }
-        (Self { head, incoming, rest: Bytes::new(), answer, running }, answering)
+        (Self { number, head_length, more, incoming, rest: Bytes::new(), answer, running }, answering)
     }
 
     /// Bytes of the request's head as it came, compressed.
     pub fn head_length(&self) -> usize {
-        self.head.map_or(0, |head| head.length)
+        self.head_length
     }
 
-    /// Sends a head ahead of that of the response; says how many bytes that takes, 0 if the client is not to have it.
-    pub fn hint<'a>(&self, status: u16, fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> u64 {
-        let gone = self.answer.state.borrow().gone;
-        let head = self.head.filter(|_| !gone);
-        head.and_then(|head| self.running.say(|traffic| traffic.hint(head.stream, status, fields)))
-            .unwrap_or(0)
+    /// Sends a head ahead of that of the response; says about how many bytes that takes, 0 if the client is not to have it.
+    pub fn hint<'a>(&self, status: u16, hinted: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> u64 {
+        if self.answer.state.borrow().gone {
+            return 0;
+        }
+        let mut fields = Fields::default();
+        for (name, value) in hinted.filter(|(name, value)| carries(name, value)) {
+            fields.push(name, value);
+        }
+        self.running.say(|traffic| traffic.hint(self.number, status, fields)).unwrap_or(0)
     }
 
     /// Whether the client has reset a stream that is to be a tunnel, which is no more than an end to hyper.
     fn was_reset(&self) -> bool {
-        self.head.is_some_and(|head| self.running.frames().was_reset(head.stream))
+        self.running.traffic().seats.borrow().was_reset(self.number)
     }
 
     /// Sends the head of the response, about so long, and its body in frames of at most that size.
-    pub(super) fn respond(&self, head: Response<()>, length: u64, frame: usize) {
+    pub(super) fn respond(&self, status: u16, fields: Fields, length: u64, frame: usize) {
         self.running.count(length);
+        self.running.traffic().seats.borrow_mut().answer(self.number, status, fields);
         self.answer.frame.set(frame.max(1));
-        self.answer.change(|state| state.head = Some(head));
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        self.answer.change(|state| state.status = Some(status));
     }
 
     /// Ends the response.
-    pub(super) fn end(&self, trailers: Option<HeaderMap>) {
-        self.answer.change(|state| {
-            state.trailers = trailers;
-            state.ended = true;
-        });
+    pub(super) fn end(&self, trailers: Option<Fields>) {
+        let trails = trailers.is_some();
+        if let Some(fields) = trailers {
+            self.running.traffic().seats.borrow_mut().trail(self.number, fields);
+        }
+        self.answer.change(|state| (state.trails, state.ended) = (trails, true));
+    }
+
+    /// Whether the client has said all of its request, and all of it was read.
+    pub fn is_over(&self) -> bool {
+        let ended = match &self.incoming {
+            From::Body(body) => body.is_end_stream(),
+            From::Promised(_) | From::Upgraded(_) | From::Over => false,
+        };
+        ended && self.rest.is_empty()
+    }
+
+    /// Waits until the client has room for what is left of the response.
+    pub(super) fn poll_taken(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.answer.state.borrow_mut();
+        let left = state.left();
+        if left == 0 || left <= self.running.traffic().seats.borrow().room(self.number) {
+            return Poll::Ready(Ok(()));
+        }
+        if state.gone {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        wait(&mut state.exchange, cx);
+        Poll::Pending
+    }
+
+    /// Whether hyper has taken some of the response since this was asked last.
+    pub fn has_taken(&self) -> bool {
+        std::mem::take(&mut self.answer.state.borrow_mut().taken)
     }
 
     /// The client did not do in time what it was waited for: the stream is reset if it ends before its answer, or its tunnel, did.
@@ -123,19 +162,25 @@ impl Stream {
                 return Poll::Ready(Ok(read));
             }
             match &mut self.incoming {
-                From::Body(body) => match Pin::new(&mut *body).poll_frame(cx) {
-                    // Trailers of requests go no further, as in nginx.
-                    Poll::Ready(Some(Ok(frame))) => self.rest = frame.into_data().unwrap_or_default(),
-                    // Both come again.
-                    Poll::Ready(_) | Poll::Pending if read > 0 => return Poll::Ready(Ok(read)),
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(broken(error))),
-                    // A reset that tells of no error is an end to hyper, but the body is not whole.
-                    Poll::Ready(None) if !body.is_end_stream() => {
-                        return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+                From::Body(body) => {
+                    if self.more > 0 && !body.is_end_stream() {
+                        let more = std::mem::take(&mut self.more);
+                        self.running.say(|traffic| traffic.widen(self.number, more));
                     }
-                    Poll::Ready(None) => return Poll::Ready(Ok(0)),
-                    Poll::Pending => return Poll::Pending,
-                },
+                    match Pin::new(&mut *body).poll_frame(cx) {
+                        // Trailers of requests go no further, as in nginx.
+                        Poll::Ready(Some(Ok(frame))) => self.rest = frame.into_data().unwrap_or_default(),
+                        // Both come again.
+                        Poll::Ready(_) | Poll::Pending if read > 0 => return Poll::Ready(Ok(read)),
+                        Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(broken(error))),
+                        // A reset that tells of no error is an end to hyper, but the body is not whole.
+                        Poll::Ready(None) if !body.is_end_stream() => {
+                            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+                        }
+                        Poll::Ready(None) => return Poll::Ready(Ok(0)),
+                        Poll::Pending => return Poll::Pending,
+                    }
+                }
                 From::Promised(_) => ready!(self.poll_upgraded(cx))?,
                 From::Over => return Poll::Ready(Ok(0)),
                 From::Upgraded(upgraded) => {
@@ -172,7 +217,7 @@ impl Stream {
         if state.gone {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        let room = ROOM.saturating_sub(state.bytes.len() + state.frames.len());
+        let room = ROOM.saturating_sub(state.left());
         if room == 0 {
             wait(&mut state.exchange, cx);
             return Poll::Pending;
@@ -186,6 +231,7 @@ impl Stream {
         }
         if let From::Upgraded(upgraded) = &mut self.incoming {
             let n = ready!(Pin::new(&mut **upgraded).poll_write(cx, bytes))?;
+            self.running.traffic().seats.borrow_mut().give(self.number, n);
             self.running.count(n as u64);
             return Poll::Ready(Ok(n));
         }
@@ -235,19 +281,16 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        self.running.traffic().seats.borrow_mut().leave(self.number);
         let incoming = std::mem::replace(&mut self.incoming, From::Over);
         let is_tunnel = !matches!(incoming, From::Body(_));
         let mut state = self.answer.state.borrow_mut();
         // What was not said to its end is reset.
         state.broken = !state.ended;
-        if let Some(head) = self.head {
-            if is_tunnel {
-                self.running.frames().unwatch(head.stream);
-            }
-            if state.timed_out && (is_tunnel || state.broken && !state.gone) {
-                self.running.say(|traffic| traffic.reset(head.stream, Reason::PROTOCOL_ERROR.into()));
-                state.reset = true;
-            }
+        let unsent = state.broken || state.left() > 0;
+        if state.timed_out && (is_tunnel || unsent && !state.gone) {
+            self.running.say(|traffic| traffic.reset(self.number, PROTOCOL_ERROR));
+            state.reset = true;
         }
         wake(&mut state.hyper);
         if state.forsaken {
@@ -274,6 +317,7 @@ fn broken(error: hyper::Error) -> io::Error {
 
 /// What is on its way between an exchange and hyper.
 struct Answer {
+    number: u32,
     state: RefCell<State>,
     /// Bytes of a DATA frame at most.
     frame: Cell<usize>,
@@ -282,11 +326,12 @@ struct Answer {
 
 #[derive(Default)]
 struct State {
-    head: Option<Response<()>>,
+    status: Option<StatusCode>,
     bytes: Vec<u8>,
     /// The bytes before those, which hyper is taking.
     frames: Bytes,
-    trailers: Option<HeaderMap>,
+    /// There are fields behind the body.
+    trails: bool,
     /// The exchange has said all it had to say.
     ended: bool,
     /// It ended without that.
@@ -299,12 +344,21 @@ struct State {
     unread: Option<Box<Incoming>>,
     /// Hyper had time to write what came before that.
     waited: bool,
+    /// Hyper has taken some of the body.
+    taken: bool,
     /// Hyper's end is gone.
     gone: bool,
     /// It was gone before the exchange was done.
     forsaken: bool,
     exchange: Option<Waker>,
     hyper: Option<Waker>,
+}
+
+impl State {
+    /// Bytes that hyper has not taken.
+    fn left(&self) -> usize {
+        self.bytes.len() + self.frames.len()
+    }
 }
 
 impl Answer {
@@ -343,14 +397,21 @@ impl std::error::Error for Unfinished {}
 /// Hyper's wait for the head.
 pub(super) struct Answering(Option<Outgoing>);
 
+impl Answering {
+    /// For a request that nobody knows.
+    pub(super) fn none() -> Self {
+        Self(None)
+    }
+}
+
 impl Future for Answering {
     type Output = Result<Response<Outgoing>, Unfinished>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(outgoing) = self.0.take() else { return Poll::Pending };
+        let Some(outgoing) = self.0.take() else { return Poll::Ready(Err(Unfinished)) };
         let mut state = outgoing.0.state.borrow_mut();
-        let head = match state.head.take() {
-            Some(head) => head,
+        let status = match state.status.take() {
+            Some(status) => status,
             None if state.broken && !state.reset => return Poll::Ready(Err(Unfinished)),
             None => {
                 wait(&mut state.hyper, cx);
@@ -360,7 +421,9 @@ impl Future for Answering {
             }
         };
         drop(state);
-        Poll::Ready(Ok(head.map(|()| outgoing)))
+        let mut response = Response::new(outgoing);
+        *response.status_mut() = status;
+        Poll::Ready(Ok(response))
     }
 }
 
@@ -376,14 +439,26 @@ impl Body for Outgoing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
         let state = &mut *self.0.state.borrow_mut();
-        if state.frames.is_empty() {
-            state.frames = std::mem::take(&mut state.bytes).into();
-        }
         if state.reset {
             return Poll::Pending;
         }
-        let n = state.frames.len().min(self.0.frame.get());
-        if n > 0 {
+        if state.left() > 0 {
+            let mut seats = self.0.open.traffic().seats.borrow_mut();
+            let most = self.0.frame.get().min(seats.room(self.0.number));
+            if most == 0 {
+                seats.wait(self.0.number, cx);
+                wait(&mut state.hyper, cx);
+                return Poll::Pending;
+            }
+            if state.frames.is_empty() {
+                state.frames = std::mem::take(&mut state.bytes).into();
+            } else if state.frames.len() < most && !state.bytes.is_empty() {
+                // Of what the client had no room for before.
+                state.frames = [&state.frames[..], &std::mem::take(&mut state.bytes)].concat().into();
+            }
+            let n = state.frames.len().min(most);
+            seats.give(self.0.number, n);
+            state.taken = true;
             wake(&mut state.exchange);
             return Poll::Ready(Some(Ok(Frame::data(state.frames.split_to(n)))));
         }
@@ -397,7 +472,8 @@ impl Body for Outgoing {
             return Poll::Ready(Some(Err(Unfinished)));
         }
         if state.ended {
-            return Poll::Ready(state.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
+            let trails = std::mem::take(&mut state.trails);
+            return Poll::Ready(trails.then(|| Ok(Frame::trailers(HeaderMap::new()))));
         }
         wait(&mut state.hyper, cx);
         Poll::Pending
@@ -405,7 +481,7 @@ impl Body for Outgoing {
 
     fn is_end_stream(&self) -> bool {
         let state = self.0.state.borrow();
-        state.ended && state.bytes.is_empty() && state.frames.is_empty() && state.trailers.is_none()
+        state.ended && state.left() == 0 && !state.trails
     }
 }
 

@@ -95,10 +95,12 @@ impl Io {
         })
     }
 
-    /// Whether the peer has taken some of the session's records since this was asked last. Of a plain socket each write tells.
+    /// Whether the peer has taken some of the session's records, or of a stream's response, since this was asked last. Of a plain
+    /// socket each write tells.
     pub fn has_taken(&mut self) -> bool {
         match self {
-            Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => false,
+            Io::Plain(_) | Io::Request(_) | Io::Absent => false,
+            Io::Stream(stream) => stream.has_taken(),
             Io::TlsServer(tls) => tls.get_mut().0.has_taken(),
             Io::TlsClient(tls) => tls.get_mut().0.has_taken(),
         }

@@ -32,10 +32,6 @@ impl Fault {
         Self { code: 1, message }
     }
 
-    const fn frame_size(message: &'static str) -> Self {
-        Self { code: 6, message }
-    }
-
     const fn compression(message: &'static str) -> Self {
         Self { code: 9, message }
     }
@@ -45,8 +41,7 @@ impl Fault {
     }
 }
 
-const CUT: Fault = Fault::frame_size("client sent header block with incorrect length");
-const TOO_LARGE: Fault = Fault::enhance_your_calm("client sent too large header");
+const LONG_INDEX: Fault = Fault::compression("client sent header block with too long header index value");
 
 /// Octets of a number at most, as in nginx: 2,097,278 is the largest.
 const OCTETS: usize = 4;
@@ -58,57 +53,65 @@ impl Decoder {
         Self { table: Table::new() }
     }
 
-    /// Appends the fields of a whole block: that of a HEADERS frame, without padding and priority, and of all its CONTINUATION.
-    /// After a fault those before it are there, and the connection has to end.
-    pub fn decode(&mut self, block: &[u8], limits: &Limits, fields: &mut Fields) -> Result<(), Fault> {
-        let mut rest = block;
-        let mut left = limits.list;
-        while let Some(first) = rest.first() {
-            match first {
-                0x80.. => {
-                    let index = number(&mut rest, 0x7f).map_err(Number::of_index)?;
-                    let (name, value) = self.field(index)?;
-                    left = left.checked_sub(name.len() + value.len()).ok_or(TOO_LARGE)?;
-                    fields.push(name, value);
-                }
-                0x20..0x40 => {
-                    let size = number(&mut rest, 0x1f).map_err(|bad| match bad {
-                        Number::Cut => CUT,
-                        Number::Long => {
-                            Fault::compression("client sent header block with too long size update value")
-                        }
-                    })?;
-                    if size > MOST {
-                        return Err(Fault::compression("client sent invalid table size update"));
-                    }
-                    self.table.resize(size);
-                }
-                _ => {
-                    let start = fields.bytes.len();
-                    if let Err(fault) = self.literal(&mut rest, limits, &mut left, fields) {
-                        fields.bytes.truncate(start);
-                        return Err(fault);
-                    }
+    /// Appends the fields of a block, or of a piece of it: that of a HEADERS frame, without padding and priority, and of its
+    /// CONTINUATION; `more` of it is known to follow. Says how many bytes are read: those of a field that is not whole have to come
+    /// again with those that follow.
+    ///
+    /// # Errors
+    /// Those before it are there, and the connection has to end.
+    pub fn decode(
+        &mut self,
+        block: &[u8],
+        more: bool,
+        limits: &mut Limits,
+        fields: &mut Fields,
+    ) -> Result<usize, Fault> {
+        let mut rest = Rest { bytes: block, more };
+        while !rest.bytes.is_empty() {
+            let (left, start) = (rest.bytes.len(), fields.bytes.len());
+            match self.next(&mut rest, limits, fields) {
+                Ok(()) => {}
+                Err(stop) => {
+                    fields.bytes.truncate(start);
+                    return match stop {
+                        Stop::Cut => Ok(block.len() - left),
+                        Stop::Bad(fault) => Err(fault),
+                    };
                 }
             }
+        }
+        Ok(block.len())
+    }
+
+    /// Takes a field, or what is said of the table.
+    fn next(&mut self, rest: &mut Rest<'_>, limits: &mut Limits, fields: &mut Fields) -> Result<(), Stop> {
+        match rest.bytes.first() {
+            Some(0x80..) => {
+                let (name, value) = self.field(number(rest, 0x7f, LONG_INDEX)?)?;
+                limits.take(name.len() + value.len())?;
+                fields.push(name, value);
+            }
+            Some(0x20..0x40) => {
+                let long = Fault::compression("client sent header block with too long size update value");
+                let size = number(rest, 0x1f, long)?;
+                if size > MOST {
+                    return Err(Fault::compression("client sent invalid table size update").into());
+                }
+                self.table.resize(size);
+            }
+            Some(_) | None => self.literal(rest, limits, fields)?,
         }
         Ok(())
     }
 
-    fn literal(
-        &mut self,
-        rest: &mut &[u8],
-        limits: &Limits,
-        left: &mut usize,
-        fields: &mut Fields,
-    ) -> Result<(), Fault> {
-        let keeps = rest.first().is_some_and(|first| first & 0x40 != 0);
-        let index = number(rest, if keeps { 0x3f } else { 0x0f }).map_err(Number::of_index)?;
+    fn literal(&mut self, rest: &mut Rest<'_>, limits: &mut Limits, fields: &mut Fields) -> Result<(), Stop> {
+        let keeps = rest.bytes.first().is_some_and(|first| first & 0x40 != 0);
+        let index = number(rest, if keeps { 0x3f } else { 0x0f }, LONG_INDEX)?;
         let start = fields.bytes.len();
         if index == 0 {
             string(rest, limits.field, &mut fields.bytes)?;
             if fields.bytes.len() == start {
-                return Err(Fault::protocol("client sent zero header name length"));
+                return Err(Fault::protocol("client sent zero header name length").into());
             }
         } else {
             fields.bytes.extend_from_slice(self.field(index)?.0);
@@ -116,7 +119,7 @@ impl Decoder {
         let middle = fields.bytes.len();
         string(rest, limits.field, &mut fields.bytes)?;
         let (name, value) = fields.bytes[start..].split_at(middle - start);
-        *left = left.checked_sub(name.len() + value.len()).ok_or(TOO_LARGE)?;
+        limits.take(name.len() + value.len())?;
         if keeps {
             self.table.insert(name, value);
         }
@@ -136,63 +139,68 @@ impl Decoder {
     }
 }
 
-/// What is wrong with a number.
-enum Number {
-    Cut,
-    Long,
+/// What of a block is not read.
+struct Rest<'b> {
+    bytes: &'b [u8],
+    /// It goes on.
+    more: bool,
 }
 
-impl Number {
-    fn of_index(self) -> Fault {
-        match self {
-            Self::Cut => CUT,
-            Self::Long => Fault::compression("client sent header block with too long header index value"),
-        }
+impl Limits {
+    fn take(&mut self, n: usize) -> Result<(), Fault> {
+        let large = Fault::enhance_your_calm("client sent too large header");
+        self.list = self.list.checked_sub(n).ok_or(large)?;
+        Ok(())
+    }
+}
+
+/// Why a block is not read any further.
+enum Stop {
+    /// More of it has to come.
+    Cut,
+    Bad(Fault),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Bad(fault)
     }
 }
 
 /// Takes a number (RFC 7541 section 5.1) whose first bits are those of `prefix`.
-fn number(rest: &mut &[u8], prefix: u8) -> Result<usize, Number> {
-    let (first, octets) = rest.split_first().ok_or(Number::Cut)?;
+fn number(rest: &mut Rest<'_>, prefix: u8, long: Fault) -> Result<usize, Stop> {
+    let (first, octets) = rest.bytes.split_first().ok_or(Stop::Cut)?;
     let mut number = usize::from(first & prefix);
     if first & prefix != prefix {
-        *rest = octets;
+        rest.bytes = octets;
         return Ok(number);
     }
     for (place, octet) in octets.iter().take(OCTETS - 1).enumerate() {
         number += usize::from(octet & 0x7f) << (7 * place);
         if *octet < 0x80 {
-            *rest = &octets[place + 1..];
+            rest.bytes = &octets[place + 1..];
             return Ok(number);
         }
     }
-    Err(if octets.len() < OCTETS { Number::Cut } else { Number::Long })
+    let is_long = octets.len() >= OCTETS || octets.len() == OCTETS - 1 && rest.more;
+    Err(if is_long { Stop::Bad(long) } else { Stop::Cut })
 }
 
 /// Takes a string (RFC 7541 section 5.2) and appends it.
-fn string(rest: &mut &[u8], most: usize, bytes: &mut Vec<u8>) -> Result<(), Fault> {
-    let is_huffman = rest.first().is_some_and(|first| first & 0x80 != 0);
-    let length = number(rest, 0x7f).map_err(|bad| match bad {
-        Number::Cut => CUT,
-        Number::Long => Fault::compression("client sent header field with too long length value"),
-    })?;
+fn string(rest: &mut Rest<'_>, most: usize, bytes: &mut Vec<u8>) -> Result<(), Stop> {
+    let is_huffman = rest.bytes.first().is_some_and(|first| first & 0x80 != 0);
+    let length =
+        number(rest, 0x7f, Fault::compression("client sent header field with too long length value"))?;
     if length > most {
-        return Err(Fault::enhance_your_calm("client sent too large header field"));
+        return Err(Fault::enhance_your_calm("client sent too large header field").into());
     }
-    let (encoded, behind) = rest.split_at(length.min(rest.len()));
-    let is_whole = encoded.len() == length;
+    let (encoded, behind) = rest.bytes.split_at_checked(length).ok_or(Stop::Cut)?;
     if is_huffman {
-        match huffman::decode(encoded, bytes) {
-            Err(huffman::Broken::Within) if !is_whole => {}
-            Err(_) => return Err(Fault::compression("client sent invalid encoded header field")),
-            Ok(()) => {}
-        }
-    } else if is_whole {
+        let bad = Fault::compression("client sent invalid encoded header field");
+        huffman::decode(encoded, bytes).map_err(|_| bad)?;
+    } else {
         bytes.extend_from_slice(encoded);
     }
-    if !is_whole {
-        return Err(Fault::frame_size("client sent header field with incorrect length"));
-    }
-    *rest = behind;
+    rest.bytes = behind;
     Ok(())
 }

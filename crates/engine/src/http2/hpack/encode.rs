@@ -50,12 +50,9 @@ const CHANGING: u64 = {
     set
 };
 
-const SET_COOKIE: usize = table::index("set-cookie");
-
 /// How a literal begins (RFC 7541 section 6.2): the bits before its index, and those that the index has.
 const KEPT: (u8, u8) = (0x40, 0x3f);
 const PASSING: (u8, u8) = (0, 0x0f);
-const SECRET: (u8, u8) = (0x10, 0x0f);
 
 impl Encoder {
     /// With the table that a connection has before anything is said of it, and no memory for it yet.
@@ -115,13 +112,7 @@ impl Encoder {
             let age = self.place(|seen| seen.name == tag.name, |entry| entry.0 == name)?;
             Some(STATIC.len() + 1 + age)
         });
-        let (bits, prefix) = if keeps {
-            KEPT
-        } else if known == Some(SET_COOKIE) {
-            SECRET
-        } else {
-            PASSING
-        };
+        let (bits, prefix) = if keeps { KEPT } else { PASSING };
         number(bits, prefix, index.unwrap_or(0), block);
         if index.is_none() {
             string(name, block);

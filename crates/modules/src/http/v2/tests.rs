@@ -1,3 +1,5 @@
+mod judged;
+
 use weir_testkit::http2::{END_HEADERS, END_STREAM, Frame, script};
 use weir_testkit::{Origin, Say};
 
@@ -149,15 +151,15 @@ fn requests_that_are_refused() {
             &[(":method", "TRACE"), (":scheme", "http"), (":path", "/"), (":authority", "a")],
             &["HEADERS 1 200", "DATA 1 TRACE / HTTP/2.0 end"],
         ),
-        // What is malformed by RFC 9113 gets no answer.
-        (&[(":method", "GET"), (":path", "/"), (":authority", "a")], &["RST_STREAM 1 code 1"]),
+        // Without a line there is no request to speak of.
+        (&[(":method", "GET"), (":path", "/"), (":authority", "a")], &["HEADERS 1 200 end"]),
         (
             &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("upgrade", "x")],
-            &["RST_STREAM 1 code 1"],
+            &["HEADERS 1 200", "DATA 1 GET / HTTP/2.0 end"],
         ),
         (
             &[(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), ("X", "x")],
-            &["GOAWAY code 1"],
+            &["HEADERS 1 200 end"],
         ),
     ] {
         check(&site, &[Frame::headers(1, END_HEADERS | END_STREAM, fields)], expected);
@@ -166,8 +168,7 @@ fn requests_that_are_refused() {
     let frames =
         self::site("").frames(&[Say::Send(&script(&[connect])), Say::Expect("</html>"), Say::Finish]);
     assert_eq!(frames[0], "HEADERS 1 400");
-    let expected =
-        "client sent neither \":authority\" nor \"Host\" header while reading client request headers";
+    let expected = "client sent no :scheme header while reading client request headers";
     assert!(site.log().contains(&expected.to_owned()), "{:?}", site.log());
 }
 
@@ -209,10 +210,19 @@ fn windows_hold_a_response_back() {
     let frames =
         site.frames(&[Say::Send(&sent), Say::Expect("ab"), Say::Send(&more), Say::Expect("f"), Say::Finish]);
     assert_eq!(frames, ["HEADERS 1 200", "DATA 1 0123456789", "DATA 1 ab", "DATA 1 cdef end"]);
-    // A response that the client takes nothing of gives up in the end, and the connection with it.
+    // A response that the client takes nothing of gives up in the end; other streams go on.
     sent = script(&[Frame::settings(&[(4, 0)]), Frame::get(1, "/f")]);
-    let frames = site.frames(&[Say::Send(&sent), Say::Pass(60_000), Say::Pass(1_000)]);
-    assert_eq!(frames, ["HEADERS 1 200"]);
+    let other = [Frame::settings(&[(4, 100)]).bytes(), Frame::get(3, "/f").bytes()].concat();
+    let frames = site.frames(&[
+        Say::Send(&sent),
+        Say::Pass(60_000),
+        Say::Pass(1_000),
+        Say::Send(&other),
+        Say::Expect("f"),
+        Say::Finish,
+    ]);
+    let of_other = ["HEADERS 3 200", "DATA 3 0123456789", "DATA 3 abcdef end"];
+    assert_eq!(frames, [&["HEADERS 1 200", "RST_STREAM 1 code 1"][..], &of_other].concat());
 }
 
 #[test]
@@ -236,18 +246,28 @@ fn connections_end() {
     let one = script(&[Frame::get(1, "/")]);
     let got = site.frames(&[Say::Send(&one), Say::Expect("http"), Say::Pass(5_100), Say::Pass(1_100)]);
     assert_eq!(got, [&answer(1)[..], &["GOAWAY code 0".to_owned()]].concat());
-    // A frame that begins and does not end, or a head in several, has the time of a head.
-    for begun in [&b"\0\0"[..], &Frame::headers(3, END_STREAM, &[(":method", "GET")]).bytes()] {
-        let site = self::site(&server);
-        let begun = [&one[..], begun].concat();
-        let got = site.frames(&[Say::Send(&begun), Say::Expect("http"), Say::Pass(3_100), Say::Pass(0)]);
-        assert_eq!(got, [&answer(1)[..], &["GOAWAY code 0".to_owned()]].concat());
-        assert!(
-            site.log().contains(&"client timed out while processing HTTP/2 connection".to_owned()),
-            "{:?}",
-            site.log()
-        );
-    }
+    // A frame that begins and does not end has the time of a head.
+    let site = self::site(&server);
+    let begun = [&one[..], b"\0\0"].concat();
+    let got = site.frames(&[Say::Send(&begun), Say::Expect("http"), Say::Pass(3_100), Say::Pass(0)]);
+    assert_eq!(got, [&answer(1)[..], &["GOAWAY code 1".to_owned()]].concat());
+    let late = "client timed out while processing HTTP/2 connection".to_owned();
+    assert!(site.log().contains(&late), "{:?}", site.log());
+    // A head that does is given up; the rest of it is read.
+    let site = self::site(&format!("client_header_timeout 3s; {ECHO}"));
+    let begun = Frame::headers(3, END_STREAM, &[(":method", "GET")]).bytes();
+    let begun = [&one[..], &begun].concat();
+    let rest = Frame::continuation(3, END_HEADERS, &[("x", "y")]).bytes();
+    let rest = [rest, Frame::get(5, "/").bytes()].concat();
+    let got = site.frames(&[
+        Say::Send(&begun),
+        Say::Expect("http"),
+        Say::Pass(3_100),
+        Say::Send(&rest),
+        Say::Expect("http"),
+        Say::Finish,
+    ]);
+    assert_eq!(got, [&answer(1)[..], &["RST_STREAM 3 code 1".to_owned()], &answer(5)].concat());
     let site = self::site(&server);
     assert_eq!(site.frames(&[Say::Send(&script(&[])), Say::Pass(3_100)]), ["GOAWAY code 0"]);
     assert!(
@@ -277,23 +297,28 @@ fn attack(
 #[test]
 fn floods_end_the_connection() {
     let flood = "http2 flood detected while processing HTTP/2 connection".to_owned();
-    for (what, kind) in [
-        ("PING", Frame::ping()),
-        ("an unknown type", Frame::new(99, 0, 0, [0; 100])),
-        ("PRIORITY", Frame::new(2, 0, 1, [0, 0, 0, 0, 1])),
-        ("WINDOW_UPDATE", Frame::window(0, 1)),
-        ("SETTINGS", Frame::settings(&[])),
+    for (what, kind, end) in [
+        ("PING", Frame::ping(), &flood),
+        ("its answer", Frame::new(6, 1, 0, [0; 8]), &flood),
+        ("an unknown type", Frame::new(99, 0, 0, [0; 100]), &flood),
+        (
+            "PRIORITY",
+            Frame::new(2, 0, 1, [0, 0, 0, 0, 1]),
+            &"client sent too many PRIORITY frames while processing HTTP/2 connection".to_owned(),
+        ),
+        ("WINDOW_UPDATE", Frame::window(0, 1), &flood),
+        ("SETTINGS", Frame::settings(&[]), &flood),
     ] {
         let many = (10 << 20) / kind.bytes().len();
         let (site, _) = attack("return 200 x;", &[], many, |_| vec![kind.clone()]);
-        assert!(site.log().contains(&flood), "{what}: {:?}", site.log());
+        assert!(site.log().contains(end), "{what}: {:?}", site.log());
     }
 }
 
 #[test]
 fn requests_that_are_given_up_are_bounded() {
     // Each is taken back as soon as it was made.
-    let conf = "keepalive_requests 50; location / { limit_rate 1; return 200 xxxxxxxxxxxxxxxxxxxxx; }";
+    let conf = "keepalive_requests 50000; location / { limit_rate 1; return 200 xxxxxxxxxxxxxxxxxxxxx; }";
     let (site, _) =
         attack(conf, &[], 20_000, |n| vec![Frame::get(2 * n + 1, "/"), Frame::reset(2 * n + 1, 8)]);
     let log = site.log();
@@ -305,13 +330,17 @@ fn requests_that_are_given_up_are_bounded() {
 fn heads_are_bounded() {
     let get = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a")];
     // CONTINUATION without end, of nothing and of fields.
-    for field in [&[][..], &[("x", "y")], &[("x", "0123456789012345678901234567890123456789")]] {
+    for (field, end) in [
+        (&[][..], "http2 flood detected"),
+        (&[("x", "y")], "client sent too large header"),
+        (&[("x", "0123456789012345678901234567890123456789")], "client sent too large header"),
+    ] {
         let first = [Frame::headers(1, END_STREAM, &get)];
         let (site, got) =
-            attack("return 200 x;", &first, 100_000, |_| vec![Frame::continuation(1, 0, field)]);
+            attack("return 200 x;", &first, 1_200_000, |_| vec![Frame::continuation(1, 0, field)]);
         assert!(got.iter().all(|line| line.starts_with("GOAWAY")), "{got:?}");
         let log = site.log();
-        assert!(log.iter().any(|line| line.starts_with("client broke the rules of HTTP/2")), "{log:?}");
+        assert!(log.iter().any(|line| line.starts_with(end)), "{log:?}");
     }
     // A field of the table that is named again and again: few bytes, and a long list.
     let mut block = Frame::headers(1, 0, &get).payload;
@@ -321,10 +350,7 @@ fn heads_are_bounded() {
     block.resize(block.len() + 10_000, 0xbe);
     let bomb = Frame::new(1, END_HEADERS | END_STREAM, 1, block);
     let (site, got) = attack("return 200 x;", &[bomb], 0, |_| vec![]);
-    assert!(
-        got.iter().any(|line| line.starts_with("GOAWAY") || line.starts_with("HEADERS 1 other")),
-        "{got:?}"
-    );
+    assert_eq!(got, ["GOAWAY code 11"]);
     assert_eq!(site.read("logs/access.log"), "");
 }
 
@@ -387,23 +413,10 @@ fn a_stream_that_is_given_up_amid_its_body() {
 #[test]
 fn connections_that_end_amid_streams() {
     let conf = "location / { limit_rate 1; return 200 xxxxxxxxxxxxxxxxxxxxx; }";
-    for (last, expected) in [
-        (vec![], "client prematurely closed connection"),
-        (
-            vec![Frame::headers(
-                3,
-                END_HEADERS,
-                &[(":method", "CONNECT"), (":authority", "a:1"), ("content-length", "5")],
-            )],
-            "client sent CONNECT request with body",
-        ),
-    ] {
-        let site = site(conf);
-        let sent = script(&[&[Frame::get(1, "/")], &last[..]].concat());
-        site.frames(&[Say::Send(&sent), Say::Finish]);
-        let expected = format!("{expected} while processing HTTP/2 connection");
-        assert!(site.log().contains(&expected), "{expected}: {:?}", site.log());
-    }
+    let site = site(conf);
+    site.frames(&[Say::Send(&script(&[Frame::get(1, "/")])), Say::Finish]);
+    let expected = "client prematurely closed connection while processing HTTP/2 connection".to_owned();
+    assert!(site.log().contains(&expected), "{:?}", site.log());
 }
 
 #[test]
@@ -444,10 +457,12 @@ fn who_takes_nothing_is_not_kept_by_other_frames() {
     let sent = script(&[Frame::settings(&[(4, 4)]), Frame::get(1, "/")]);
     let others = [Frame::new(6, 1, 0, [0; 8]).bytes(), Frame::ping().bytes()].concat();
     let mut steps = vec![Say::Send(&sent), Say::Expect("0123")];
-    steps.extend([Say::Flood(&others), Say::Pass(50_000)].repeat(5));
+    steps.extend([Say::Flood(&others), Say::Pass(50_000)].repeat(2));
     let got = site.frames(&steps);
     // And then the end of the connection.
-    assert!(got.iter().any(|line| line == "DATA 1 0123"), "{got:?}");
+    for line in ["DATA 1 0123", "RST_STREAM 1 code 1"] {
+        assert!(got.iter().any(|got| got == line), "{got:?}");
+    }
 }
 
 #[test]
