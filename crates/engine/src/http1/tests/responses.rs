@@ -218,3 +218,14 @@ fn nothing_beyond_the_limit_is_looked_at() {
         same(&in_pieces(b"HTTP/1.1 200 OK\r\n\x00", 17, |_| step * 9), b"upstream sent too big header", b"");
     }
 }
+
+#[test]
+fn fields_are_the_same_however_they_are_cut() {
+    let wire = b"HTTP/1.1 200 OK\r\nx-plain-name: and its value\r\nserver: weir\r\n\r\n";
+    let (mut whole, mut cut) = (Head::new(), Head::new());
+    assert_eq!(whole.parse(wire, LIMIT), Ok(Parsed::Complete(wire.len())));
+    for piece in wire.chunks(3) {
+        assert!(cut.parse(piece, LIMIT).is_ok());
+    }
+    assert_eq!(cut.fields(), whole.fields());
+}
