@@ -27,6 +27,8 @@ pub(super) const END_HEADERS: u8 = 4;
 pub(super) const PADDED: u8 = 8;
 pub(super) const PRIORITIZED: u8 = 0x20;
 
+/// Bytes of a setting.
+pub(super) const SETTING: usize = 6;
 pub(super) const HEADER_TABLE_SIZE: u16 = 1;
 pub(super) const ENABLE_PUSH: u16 = 2;
 pub(super) const INITIAL_WINDOW_SIZE: u16 = 4;

@@ -6,8 +6,8 @@ use super::frame::{
     self, ACK, CONTINUATION, DATA, ENABLE_CONNECT_PROTOCOL, ENABLE_PUSH, END_HEADERS, END_STREAM,
     ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, Fault, GOAWAY, HEADER_TABLE_SIZE, HEADERS,
     Header, Headers, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_WINDOW, NO_ERROR, PADDED, PAYLOAD, PING,
-    PRIORITIZED, PRIORITY, PROTOCOL_ERROR, PUSH_PROMISE, REFUSED_STREAM, RST_STREAM, SETTINGS, USUAL_WINDOW,
-    WINDOW_UPDATE,
+    PRIORITIZED, PRIORITY, PROTOCOL_ERROR, PUSH_PROMISE, REFUSED_STREAM, RST_STREAM, SETTING, SETTINGS,
+    USUAL_WINDOW, WINDOW_UPDATE,
 };
 use super::hpack::{Decoder, Fields, Limits};
 use super::outward::Outward;
@@ -15,8 +15,6 @@ use super::preface::PREFACE;
 use super::request::{self, Asked, Came};
 use super::seats::Seats;
 use crate::io::Buf;
-
-const SETTING: usize = 6;
 
 /// What is said of a connection's requests.
 #[derive(Clone, Copy, Debug)]
@@ -225,8 +223,6 @@ impl Inward {
         };
         match kind {
             DATA if stream == 0 => place("DATA", false)?,
-            // Hyper takes many of those for an attack; nginx does not mind them.
-            DATA if length == 0 && header.flags & (END_STREAM | PADDED) == 0 && stream <= self.last => {}
             DATA if header.has(PADDED) && length == 0 => {
                 let message = "client sent padded DATA frame with incorrect length: 0";
                 return Err(Fault::new(FRAME_SIZE_ERROR, message));
@@ -313,7 +309,7 @@ impl Inward {
             return;
         }
         let ends = header.flags & END_STREAM;
-        // One without any bytes is its end alone.
+        // One without any bytes is its end alone: hyper takes many that are nothing for an attack, nginx does not mind them.
         let first = *left + *padding + usize::from(header.has(PADDED)) == header.length;
         if *left > 0 || first && ends > 0 {
             *piece = (*left).min(PAYLOAD);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::frame::{
     self, ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADER, HEADERS, Header, Headers,
-    INITIAL_WINDOW_SIZE, INTERNAL_ERROR, MAX_FRAME_SIZE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+    INITIAL_WINDOW_SIZE, INTERNAL_ERROR, MAX_FRAME_SIZE, RST_STREAM, SETTING, SETTINGS, WINDOW_UPDATE,
 };
 use super::hpack::{Encoder, Fields};
 use super::seats::Seats;
@@ -12,8 +12,6 @@ use crate::io::Buf;
 
 /// Bytes that may wait for their place between hyper's frames, but for those that end something.
 const ROOM: usize = 16 * 1024;
-/// Bytes of a setting.
-const SETTING: usize = 6;
 
 pub(super) struct Outward {
     headers: Headers,
@@ -231,9 +229,8 @@ impl Outward {
     }
 
     fn say(&mut self, kind: u8, stream: u32, payload: &[u8]) {
-        let mut frame = Buf::new();
-        frame::put(&mut frame, kind, 0, stream, payload);
-        self.between.push_back(Between::Frame(frame.to_vec()));
+        let header = Header { length: payload.len(), kind, flags: 0, stream }.bytes();
+        self.between.push_back(Between::Frame([&header[..], payload].concat()));
         if matches!(self.state, State::Header) {
             self.settle();
         }

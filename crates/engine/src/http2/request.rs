@@ -255,7 +255,7 @@ impl<'f> Lines<'f> {
 }
 
 /// Fields of a connection, and as messages have them.
-const OF_HTTP1: [(&[u8], &[u8]); 5] = [
+pub(super) const OF_HTTP1: [(&[u8], &[u8]); 5] = [
     (b"connection", b"Connection"),
     (b"proxy-connection", b"Proxy-Connection"),
     (b"keep-alive", b"Keep-Alive"),

@@ -8,6 +8,7 @@ use weir_syntax::Level;
 
 use super::ChunkSize;
 use super::hpack::Fields;
+use super::request::OF_HTTP1;
 use crate::http::exchange::Tunnel;
 use crate::http::send::{
     SendError, body_to_send, completes, poll_client, server, transmit, trim, write_origin,
@@ -170,7 +171,7 @@ fn add(x: &Exchange, from: &Headers, fields: &mut Fields) {
     for (name, value) in from.iter() {
         match carries(name, value) {
             true => fields.push(name, value),
-            false if OF_HTTP1.iter().any(|other| name.eq_ignore_ascii_case(other)) => {}
+            false if is_of_http1(name) => {}
             false => {
                 let name = String::from_utf8_lossy(name);
                 x.log(Level::Warn, format_args!("header \"{name}\" cannot be sent over HTTP/2"));
@@ -179,17 +180,18 @@ fn add(x: &Exchange, from: &Headers, fields: &mut Fields) {
     }
 }
 
+fn is_of_http1(name: &[u8]) -> bool {
+    OF_HTTP1.iter().any(|(other, _)| name.eq_ignore_ascii_case(other))
+}
+
 /// Whether HTTP/2 has such a field.
 pub(super) fn carries(name: &[u8], value: &[u8]) -> bool {
     let token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     !name.is_empty()
         && name.iter().all(token)
-        && !OF_HTTP1.iter().any(|other| name.eq_ignore_ascii_case(other))
+        && !is_of_http1(name)
         && !value.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n'))
 }
-
-const OF_HTTP1: [&[u8]; 5] =
-    [b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"];
 
 #[cfg(test)]
 mod tests {

@@ -22,7 +22,6 @@ const MOST: usize = 64 * 1024;
 const TOO_MANY: usize = 4 * MOST;
 /// Bytes at which it is worth to write before hyper has had its turn.
 const ENOUGH: usize = 16 * 1024;
-
 /// Reads before others have their turn.
 const READS: usize = 8;
 
@@ -42,8 +41,6 @@ pub(super) struct Traffic {
     pub(super) seats: RefCell<Seats>,
     /// What the client did for which the connection ends.
     fault: RefCell<Option<Fault>>,
-    /// The client has ended its direction.
-    pub(super) ended: Cell<bool>,
     /// There is more to write than it takes.
     pub(super) stuck: Cell<bool>,
     /// How often it took some of that.
@@ -61,7 +58,6 @@ impl Traffic {
             outward: RefCell::new(Outward::new(rules.window)),
             seats: RefCell::new(Seats::new()),
             fault: RefCell::default(),
-            ended: Cell::new(false),
             stuck: Cell::new(false),
             taken: Cell::new(0),
             unflushed: Cell::new(false),
@@ -223,7 +219,6 @@ impl Read for Wire {
                 Poll::Ready(io::Result::Ok(n))
             }))?;
             if n == 0 {
-                traffic.ended.set(true);
                 return Poll::Ready(Ok(()));
             }
         }
