@@ -25,7 +25,8 @@ impl Response {
     }
 }
 
-pub(crate) fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
+/// The value of the first line of that name in a head, in any case.
+pub fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
     let mut lines = head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
     lines.find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
 }
@@ -159,12 +160,7 @@ impl Client {
     /// # Errors
     /// If none comes, or not all of it; what came stays unread.
     pub fn try_response(&mut self) -> io::Result<Response> {
-        let end = loop {
-            match find(&self.buffer, b"\r\n\r\n") {
-                Some(at) => break at + 4,
-                None => self.more()?,
-            }
-        };
+        let end = self.end_of_head()?;
         let head = String::from_utf8_lossy(&self.buffer[..end - 2]).into_owned();
         let status = head.get(9..12).and_then(|s| s.parse().ok());
         let status = status.ok_or_else(|| io::Error::other(format!("no status line: {head:?}")))?;
@@ -184,6 +180,27 @@ impl Client {
         };
         self.buffer.drain(..used);
         Ok(Response { status, head, body })
+    }
+
+    /// Waits for the head of an answer; its body stays unread.
+    ///
+    /// # Panics
+    /// If none comes.
+    #[track_caller]
+    pub fn head(&mut self) -> String {
+        match self.end_of_head() {
+            Ok(end) => String::from_utf8_lossy(&self.bytes(end)).into_owned(),
+            Err(error) => panic!("{error} after {:?}", String::from_utf8_lossy(&self.buffer)),
+        }
+    }
+
+    fn end_of_head(&mut self) -> io::Result<usize> {
+        loop {
+            match find(&self.buffer, b"\r\n\r\n") {
+                Some(at) => return Ok(at + 4),
+                None => self.more()?,
+            }
+        }
     }
 
     fn chunked(&mut self, mut at: usize) -> io::Result<(Vec<u8>, usize)> {

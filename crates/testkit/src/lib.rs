@@ -20,7 +20,7 @@ mod wire;
 
 pub use address::free_address;
 pub use binary::{Called, Server};
-pub use client::{Client, Response, requests};
+pub use client::{Client, Response, header, requests};
 pub use folder::Folder;
 pub use memory::{Say, Talk};
 pub use names::NameServer;

@@ -190,6 +190,17 @@ impl Visit {
         }
     }
 
+    /// What has come and was not read yet, at least a byte of it; nothing when the client has closed.
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub fn some(&mut self) -> io::Result<Vec<u8>> {
+        if self.unread.is_empty() {
+            self.more()?;
+        }
+        Ok(std::mem::take(&mut self.unread))
+    }
+
     fn more(&mut self) -> io::Result<usize> {
         let mut chunk = [0; 65536];
         let read = uninterrupted(|| self.stream.read(&mut chunk))?;

@@ -399,7 +399,11 @@ impl Serving {
         }
         x.keepalive = x.keepalive && self.persists(x);
         // Whether the body is all here decides what the client is told of the connection.
-        if x.keepalive && !x.discard_body_input() && (x.body.is_broken() || x.body.is_awaited()) {
+        if x.keepalive
+            && !x.body.goes_on()
+            && !x.discard_body_input()
+            && (x.body.is_broken() || x.body.is_awaited())
+        {
             x.keepalive = false;
         }
         let sent = send::send(x, response).await;

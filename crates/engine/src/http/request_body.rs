@@ -16,6 +16,7 @@ use crate::http1::body::{Decoder, Piece};
 use crate::http1::request::{Head, Version};
 use crate::io::{Io, scratch};
 use crate::temp_file::{Keep, TempFile};
+use crate::timer::Timer;
 
 /// How the body is framed and how much of it is still to come.
 #[derive(Debug)]
@@ -32,7 +33,6 @@ enum Framing {
 }
 
 /// The state of a request's body.
-#[derive(Debug)]
 pub struct RequestBody {
     framing: Framing,
     /// Bytes of the body received so far, framing not counted.
@@ -43,6 +43,8 @@ pub struct RequestBody {
     refused: bool,
     /// Some of it was handed on as it came.
     begun: bool,
+    /// The rest of it is handed on while the answer comes.
+    goes_on: bool,
     /// The whole body, once it was read.
     stored: Option<Rc<Stored>>,
     /// It is read into a file whatever its length, and whoever asked for that may move the file away.
@@ -53,6 +55,8 @@ pub struct RequestBody {
     broken: bool,
     /// The client ended, or broke, the connection within it.
     cut: bool,
+    /// Until when more of it has to come (`client_body_timeout`), which may be while the client is written to.
+    late: Option<Timer>,
 }
 
 /// A body that was read whole: in memory, or in a temporary file.
@@ -104,11 +108,13 @@ impl RequestBody {
             continued: true,
             refused: false,
             begun: false,
+            goes_on: false,
             stored: None,
             in_file: false,
             discarded: false,
             broken: false,
             cut: false,
+            late: None,
         }
     }
 
@@ -152,11 +158,13 @@ impl RequestBody {
             continued: !expects,
             refused: false,
             begun: false,
+            goes_on: false,
             stored: None,
             in_file: false,
             discarded: false,
             broken: false,
             cut: false,
+            late: None,
         }
     }
 
@@ -197,6 +205,15 @@ impl RequestBody {
 
     pub fn is_chunked(&self) -> bool {
         matches!(self.framing, Framing::Chunked(_) | Framing::Stream { left: None, .. })
+    }
+
+    /// What is left of it is for whoever makes the answer.
+    pub(crate) fn go_on(&mut self) {
+        self.goes_on = true;
+    }
+
+    pub(crate) fn goes_on(&self) -> bool {
+        self.goes_on
     }
 
     /// The length of a body that came in chunks and is all here, thrown away or not.
@@ -405,7 +422,7 @@ impl Exchange {
                 self.take_body_input(out)?;
             }
             if out.len() > before || self.body.is_over() {
-                self.client.timer.clear();
+                self.body.late.iter().for_each(Timer::clear);
                 if self.client.input.is_empty() {
                     self.client.input.release();
                 }
@@ -425,7 +442,7 @@ impl Exchange {
                     self.log(Level::Info, "client prematurely closed connection");
                     return Poll::Ready(Err(BodyError(400)));
                 }
-                Poll::Ready(Ok(_)) => self.client.timer.clear(),
+                Poll::Ready(Ok(_)) => self.body.late.iter().for_each(Timer::clear),
                 Poll::Ready(Err(error)) => {
                     self.body.cut = true;
                     self.log_error(Level::Info, Some(&error), "recv() failed");
@@ -433,10 +450,11 @@ impl Exchange {
                 }
                 Poll::Pending => {
                     let timeout = self.location().core.client_body_timeout;
-                    if self.client.timer.deadline().is_none() {
-                        self.client.timer.set_in(timeout);
+                    let late = self.body.late.get_or_insert_with(|| self.reactor.timers().register());
+                    if late.deadline().is_none() {
+                        late.set_in(timeout);
                     }
-                    if self.client.timer.poll_expired(cx).is_ready() {
+                    if late.poll_expired(cx).is_ready() {
                         if let Io::Stream(stream) = &self.client.io {
                             stream.time_out();
                             let late = io::Error::from_raw_os_error(nix::libc::ETIMEDOUT);

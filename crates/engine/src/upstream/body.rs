@@ -8,7 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use weir_syntax::Level;
 
-use super::http2::{self, Broken, Uplink};
+use super::http2::{self, Broken};
+use super::uplink::{Stopped, Uplink};
 use super::{Hidden, PeerGuard, Upstream, UpstreamState};
 use crate::http::response::Source;
 use crate::http::{Exchange, Headers};
@@ -31,8 +32,8 @@ pub(super) enum Left {
     Chunked(Box<Decoder>),
     /// Until the upstream closes.
     Close,
-    /// Until the upstream ends the stream; of the request's body something may be yet to send.
-    Frames(Option<Box<Uplink>>),
+    /// Until the upstream ends the stream.
+    Frames,
     Nothing,
 }
 
@@ -79,6 +80,8 @@ impl Line {
 pub(super) struct UpstreamBody {
     pub reactor: Rc<Reactor>,
     pub line: Option<Box<Line>>,
+    /// What of the request's body is yet to be sent.
+    pub uplink: Option<Box<Uplink>>,
     pub timer: Timer,
     pub read_timeout: u64,
     pub ignore_client_abort: bool,
@@ -197,6 +200,8 @@ pub(super) enum Failure {
     /// As the log has it.
     Http2(String),
     Invalid,
+    /// The rest of the request's body could not be had; the reason was logged.
+    Request,
 }
 
 impl Failure {
@@ -212,6 +217,14 @@ impl Failure {
 }
 
 impl UpstreamBody {
+    /// Sends what is left of the request's body while the answer comes.
+    pub fn goes_on_with(&mut self, uplink: Option<Box<Uplink>>, x: &mut Exchange) {
+        if uplink.is_some() {
+            x.body.go_on();
+        }
+        self.uplink = uplink;
+    }
+
     /// Whether reads should be large from the start.
     pub(super) fn is_long(left: &Left) -> bool {
         matches!(left, Left::Length(length) if *length >= LONG)
@@ -219,14 +232,17 @@ impl UpstreamBody {
 
     /// The same body, for somebody else to pull. What the client is yet to send of the request's body stays with the client.
     pub(super) fn take(&mut self) -> Self {
-        if let Left::Frames(uplink) = &mut self.left {
-            uplink.take_if(|uplink| uplink.streams());
+        if self.uplink.take_if(|uplink| uplink.streams()).is_some()
+            && let Some(line) = &mut self.line
+        {
+            line.keep = false;
         }
         let ranges = (mem::take(&mut self.raw), mem::take(&mut self.ready));
         Self {
             reactor: Rc::clone(&self.reactor),
             timer: self.reactor.timers().register(),
             line: self.line.take(),
+            uplink: self.uplink.take(),
             left: mem::replace(&mut self.left, Left::Nothing),
             block: self.block.take(),
             raw: ranges.0,
@@ -249,7 +265,7 @@ impl UpstreamBody {
         if self.trailers.is_none() && !self.is_over() && self.is_last() {
             // What is left is framing.
             match &self.left {
-                Left::Frames(_) => self.left = Left::Nothing,
+                Left::Frames => self.left = Left::Nothing,
                 _ => _ = self.advance(),
             }
         }
@@ -285,7 +301,7 @@ impl UpstreamBody {
             Left::Chunked(decoder) => {
                 decoder.is_over() && self.trailers.as_ref().is_none_or(|t| t.fields.is_some())
             }
-            Left::Close | Left::Frames(_) => false,
+            Left::Close | Left::Frames => false,
             Left::Nothing => true,
         }
     }
@@ -305,7 +321,7 @@ impl UpstreamBody {
                     self.raw.start += n;
                     return Ok(true);
                 }
-                Left::Close | Left::Frames(_) => {
+                Left::Close | Left::Frames => {
                     self.ready = self.raw.clone();
                     self.raw.start = self.raw.end;
                     return Ok(true);
@@ -335,20 +351,17 @@ impl UpstreamBody {
         Ok(false)
     }
 
-    /// Goes on with the request's body; where that fails, the answer tells.
+    /// Goes on with the request's body. Why an upstream takes no more of it its answer tells.
     #[cold]
-    fn push(&mut self, x: &mut Exchange, cx: &mut Context<'_>) {
-        if let Left::Frames(uplink) = &mut self.left
-            && let Some(Io::Request(stream)) = self.line.as_mut().map(|line| &mut line.io)
-            && let Some(body) = uplink
-        {
-            let polled = body.poll(x, stream, cx);
-            if let Some(state) = x.upstream_states.get_mut(self.state) {
-                state.bytes_sent = stream.sent();
-            }
-            if polled.is_ready() {
-                *uplink = None;
-            }
+    fn push(&mut self, x: &mut Exchange, cx: &mut Context<'_>) -> Result<(), Failure> {
+        let (Some(uplink), Some(line)) = (&mut self.uplink, &mut self.line) else { return Ok(()) };
+        let (_, polled) = uplink.poll(x, &mut line.io, self.state, cx);
+        let Poll::Ready(sent) = polled else { return Ok(()) };
+        self.uplink = None;
+        line.keep &= sent.is_ok();
+        match sent {
+            Err(Stopped::Client(_)) => Err(Failure::Request),
+            Err(Stopped::Upstream(_)) | Ok(()) => Ok(()),
         }
     }
 
@@ -389,7 +402,9 @@ impl UpstreamBody {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Failure>> {
-        let Some(line) = &mut self.line else { return Poll::Ready(Err(Failure::Closed)) };
+        let Some(line) = &mut self.line else {
+            return Poll::Ready(Err(self.failure.take().unwrap_or(Failure::Closed)));
+        };
         let mut most = usize::MAX;
         if let Some(pace) = &self.pace {
             most = loop {
@@ -455,8 +470,10 @@ impl Source for UpstreamBody {
                 self.tell_trailers(x);
                 return Poll::Ready(Ok(false));
             }
-            if let Left::Frames(Some(_)) = &self.left {
-                self.push(x, cx);
+            if self.uplink.is_some()
+                && let Err(failure) = self.push(x, cx)
+            {
+                return self.fail(failure);
             }
             match ready!(self.poll_fill(cx)) {
                 Ok(0) if matches!(self.left, Left::Close) => {
@@ -464,7 +481,7 @@ impl Source for UpstreamBody {
                     self.block = None;
                     return Poll::Ready(Ok(false));
                 }
-                Ok(0) if matches!(self.left, Left::Frames(_)) => {
+                Ok(0) if matches!(self.left, Left::Frames) => {
                     if let Err(failure) = self.take_trailers() {
                         return self.fail(failure);
                     }
@@ -504,8 +521,19 @@ impl Source for UpstreamBody {
                 ahead.is_over() || matches!(ahead.next(&block[self.raw.clone()]), Ok((_, Piece::End)))
             }
             Left::Close => false,
-            Left::Frames(_) => self.raw.is_empty() && self.is_stream_over(),
+            Left::Frames => self.raw.is_empty() && self.is_stream_over(),
             Left::Nothing => true,
+        }
+    }
+
+    fn read_ahead(&mut self, x: &mut Exchange, cx: &mut Context<'_>) {
+        if self.uplink.is_some()
+            && self.failure.is_none()
+            && let Err(failure) = self.push(x, cx)
+        {
+            // What is here goes to the client all the same.
+            self.failure = Some(failure);
+            self.line = None;
         }
     }
 
@@ -548,7 +576,7 @@ impl Source for UpstreamBody {
             Some(Failure::Invalid) => {
                 x.log_while(Level::Error, None, "upstream sent invalid chunked response", "reading upstream");
             }
-            None => {}
+            Some(Failure::Request) | None => {}
         }
         // What the last read brought of the framing is taken before the connection is judged.
         if complete && self.ready.is_empty() && !self.is_over() {
@@ -558,12 +586,12 @@ impl Source for UpstreamBody {
         if self.is_over() && !clean {
             let message = match &self.left {
                 Left::Chunked(_) => "upstream sent data after final chunk",
-                Left::Length(_) | Left::Close | Left::Frames(_) | Left::Nothing => MORE_THAN_TOLD,
+                Left::Length(_) | Left::Close | Left::Frames | Left::Nothing => MORE_THAN_TOLD,
             };
             x.log_while(Level::Warn, None, message, "reading upstream");
         }
         match self.line.take() {
-            Some(line) if line.keep && clean => keep(&self.reactor, line, now),
+            Some(line) if line.keep && clean && self.uplink.is_none() => keep(&self.reactor, line, now),
             Some(mut line) => line.io.farewell(),
             None => {}
         }

@@ -225,6 +225,7 @@ impl More {
         x: &mut Exchange,
         cx: &mut Context<'_>,
     ) {
+        body.read_ahead(x, cx);
         while !self.ended {
             if body.is_here() {
                 self.end(body, x, true);

@@ -23,13 +23,14 @@ pub(super) use self::answer::{obey_limit_rate, redirect};
 use self::open::Waited;
 pub(super) use self::secure::Identity;
 pub use self::secure::Tls;
-use self::send::append_piece;
 use super::balance::{Outcome, Picked, Tried};
 use super::body::Line;
-use super::http2::{BuiltHead, RequestHead, Uplink};
+use super::http2::{BuiltHead, RequestHead};
 use super::queue::{Nobody, Queue};
+use super::uplink::{Rest, Uplink, framed};
 use super::{Buffering, Caching, Hidden, Upstream, UpstreamState, caching};
 use crate::contract::Flow;
+use crate::http::request_body::Stored;
 use crate::http::{Exchange, Headers, Response, Template};
 use crate::http1::Method;
 use crate::http1::response::{Head, Parsed};
@@ -258,6 +259,9 @@ pub trait Protocol: Send + Sync {
     }
 }
 
+/// A body that is in memory and no longer than this goes in one piece with its head.
+const SHORT: usize = 8 * 1024;
+
 /// Bytes of heads that are read at a turn.
 const TURN: usize = 64 * 1024;
 
@@ -354,18 +358,25 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         Ok(to_head) => to_head,
         Err(status) => return given_up(x, status),
     };
-    if streams {
-        // What is here of the body goes in one piece with the head.
+    // What is here of the body goes in one piece with the head.
+    let rest = if streams {
         x.body.begin();
         let mut piece = Vec::new();
         if let Err(error) = x.take_body_input(&mut piece) {
             return given_up(x, error.0);
         }
-        match &http2 {
-            None => append_piece(&piece, &x.body, request.tail()),
-            Some(_) => request.extend(&piece),
+        request.extend(&if http2.is_none() { framed(piece, &x.body) } else { piece });
+        Rest::Streams
+    } else {
+        match x.body.stored().filter(|_| passes_body) {
+            None => Rest::Nothing,
+            Some(Stored::Memory(bytes)) if bytes.len() <= SHORT => {
+                request.extend(bytes);
+                Rest::Nothing
+            }
+            Some(_) => Rest::Stored(0),
         }
-    }
+    };
     let mut target = match whom {
         Whom::Known(target) => target,
         // Boxed, since few requests need the room.
@@ -392,7 +403,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         alone: false,
         refused: false,
         to_head,
-        streams,
+        rest,
         doing: "",
         identity,
         target,
@@ -436,7 +447,7 @@ struct Asking<'p> {
     /// What the group is of, where its peers come and go.
     living: Option<Arc<Upstream>>,
     protocol: &'p dyn Protocol,
-    /// The request as it is sent; over HTTP/2 the beginning of its body, and its head apart.
+    /// The request as it is sent, with the beginning of its body; over HTTP/2 its head is apart.
     request: Buf,
     http2: Option<Box<BuiltHead>>,
     /// A connection that others had was tried; the next has to be new.
@@ -452,8 +463,8 @@ struct Asking<'p> {
     tried: Tried,
     /// How often a peer was asked; connections that had been closed meanwhile do not count.
     asked: u64,
-    /// The client's body goes on as it comes.
-    streams: bool,
+    /// What of its body does not go with it.
+    rest: Rest,
     /// The part of the present attempt, as the log tells it.
     doing: &'static str,
 }
@@ -474,7 +485,7 @@ struct Attempt {
     hinted: usize,
     /// The answer came before the whole request was sent.
     early: Option<Read>,
-    /// Over HTTP/2: what of the request's body is yet to be sent.
+    /// What of the request's body goes on while the answer comes.
     uplink: Option<Box<Uplink>>,
 }
 
@@ -628,7 +639,7 @@ impl Asking<'_> {
         self.asked < tries(&self.target.group, settings)
             && settings.next_upstream & needed == needed
             // A body that goes on as it comes goes on only once.
-            && !(self.streams && self.request_left(x))
+            && !(self.rest == Rest::Streams && self.request_left(x))
             && (timeout == 0 || now.saturating_sub(self.started) < timeout)
     }
 

@@ -25,6 +25,7 @@ pub mod probe;
 mod queue;
 mod spool;
 mod store;
+mod uplink;
 pub mod variables;
 
 pub use balance::{Balance, Look, Picked, RoundRobin, Tried};

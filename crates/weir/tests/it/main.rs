@@ -12,6 +12,7 @@ mod buffering;
 mod cache;
 mod demo;
 mod drain;
+mod duplex;
 mod faults;
 mod health;
 mod http1;
@@ -64,13 +65,14 @@ fn main() -> ExitCode {
             filter => filters.push(filter),
         }
     }
-    let all: [&[Test]; 17] = [
+    let all: [&[Test]; 18] = [
         buffering::TESTS,
         cache::TESTS,
         faults::TESTS,
         processes::TESTS,
         reload::TESTS,
         drain::TESTS,
+        duplex::TESTS,
         upstreams::TESTS,
         health::TESTS,
         balancing::TESTS,

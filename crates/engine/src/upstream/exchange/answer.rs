@@ -116,14 +116,15 @@ impl Asking<'_> {
             response.body = tunnel(x, *attempt.line, read, settings);
             return Ok(Flow::Respond(response));
         }
+        let uplink = attempt.uplink.take();
         let mut line = attempt.line;
-        line.keep = attempt.sent && head.keeps_alive();
+        line.keep = head.keeps_alive() && (attempt.sent || uplink.is_some());
         let left = match framing {
             Framing::Empty => Left::Nothing,
             // Where it ends its stream says.
             _ if let Io::Request(stream) = &line.io => match stream.is_over() {
                 true => Left::Nothing,
-                false => Left::Frames(attempt.uplink.take()),
+                false => Left::Frames,
             },
             Framing::Length(0) => Left::Nothing,
             Framing::Length(length) => Left::Length(length),
@@ -143,7 +144,7 @@ impl Asking<'_> {
         let whole = match left {
             Left::Nothing => true,
             Left::Length(length) => length <= SHORT && length == here.len() as u64,
-            Left::Chunked(_) | Left::Close | Left::Frames(_) => false,
+            Left::Chunked(_) | Left::Close | Left::Frames => false,
         };
         if whole {
             timed(x, attempt.started, now);
@@ -172,14 +173,15 @@ impl Asking<'_> {
                 let body = if has_body { here } else { b"" };
                 x.store(store, body);
             }
-            if line.keep && clean {
+            if line.keep && clean && uplink.is_none() {
                 keep(&x.reactor, line, now);
             } else {
                 line.io.farewell();
             }
             return Ok(Flow::Respond(response));
         }
-        let body = self.body(x, line, left, block, raw, attempt.started);
+        let mut body = self.body(x, line, left, block, raw, attempt.started);
+        body.goes_on_with(uplink, x);
         response.body = self.stream(x, body, buffering, store);
         Ok(Flow::Respond(response))
     }
@@ -269,7 +271,7 @@ impl Asking<'_> {
     ) -> UpstreamBody {
         let settings = self.protocol.settings();
         let passed =
-            settings.pass_trailers.as_ref().filter(|_| matches!(left, Left::Chunked(_) | Left::Frames(_)));
+            settings.pass_trailers.as_ref().filter(|_| matches!(left, Left::Chunked(_) | Left::Frames));
         UpstreamBody {
             reactor: Rc::clone(&x.reactor),
             timer: x.reactor.timers().register(),
@@ -283,6 +285,7 @@ impl Asking<'_> {
             raw,
             ready: 0..0,
             line: Some(line),
+            uplink: None,
             failure: None,
             pace: None,
             trailers: passed.map(|hidden| Box::new(PassedTrailers::new(hidden, settings.buffer_size))),
@@ -301,7 +304,8 @@ impl Asking<'_> {
         response.headless = true;
         let mut line = attempt.line;
         line.keep = false;
-        let body = self.body(x, line, Left::Close, block, raw, attempt.started);
+        let mut body = self.body(x, line, Left::Close, block, raw, attempt.started);
+        body.goes_on_with(attempt.uplink, x);
         response.body = self.stream(x, body, self.protocol.settings().buffering, None);
         Flow::Respond(response)
     }

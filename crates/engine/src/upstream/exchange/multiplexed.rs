@@ -14,7 +14,8 @@ use crate::http1::response::Head;
 use crate::io::Io;
 use crate::upstream::balance::Picked;
 use crate::upstream::body::Line;
-use crate::upstream::http2::{self, Broken, BuiltHead, Kind, Message, Session, Stopped, Stream, Uplink};
+use crate::upstream::http2::{self, Broken, BuiltHead, Kind, Message, Session, Stream};
+use crate::upstream::uplink::{Rest, Stopped, Uplink};
 
 const SENDING: &str = "sending request to upstream";
 
@@ -41,22 +42,22 @@ impl Asking<'_> {
         self.alone = attempt.cached;
         self.refused = false;
         self.doing = SENDING;
-        if self.streams
+        if self.rest == Rest::Streams
             && let Err(error) = x.send_continue().await
         {
             return Err(Failure::end(error.0));
         }
-        let uplink = Uplink::new(x, &self.request, self.streams, self.passes_body());
-        let mut stream = match Stream::open(session, &x.reactor, head, uplink.is_none()) {
+        let uplink = Uplink::new(&self.request, self.rest);
+        let stream = match Stream::open(session, &x.reactor, head, uplink.is_none()) {
             Ok(stream) => stream,
             Err(broken) => return Err(fail(x, &attempt, &broken, SENDING)),
         };
         attempt.uplink = uplink.map(Box::new);
-        let asked = self.ask(x, &mut attempt, &mut stream).await;
+        attempt.line.io = Io::Request(Box::new(stream));
+        let asked = self.ask(x, &mut attempt).await;
         self.timer.clear();
         let now = x.reactor.clock().now_ms();
         if let Some(state) = x.upstream_states.last_mut() {
-            state.bytes_sent = stream.sent();
             state.bytes_received = attempt.received;
         }
         self.doing = if attempt.sent { READING_HEAD } else { SENDING };
@@ -64,9 +65,9 @@ impl Asking<'_> {
             Asked::Answered(head) => head,
             Asked::Broken(broken) => {
                 if broken.kind == Kind::Unprocessed {
-                    stream.retire();
+                    retire(&attempt);
                     // One that had the connection alone is judged as nginx does.
-                    self.refused = attempt.cached && !self.streams;
+                    self.refused = attempt.cached && self.rest != Rest::Streams;
                 }
                 return Err(fail(x, &attempt, &broken, self.doing));
             }
@@ -77,7 +78,7 @@ impl Asking<'_> {
             Asked::Client(status) => return Err(Failure::end(status)),
             Asked::Timeout => {
                 log_timeout(x, self.doing);
-                stream.retire();
+                retire(&attempt);
                 return Err(Failure::of(next::TIMEOUT, attempt.cached));
             }
             Asked::ClientGone => return Err(client_gone(x, self.doing)),
@@ -88,15 +89,9 @@ impl Asking<'_> {
             state.status = head.status();
         }
         x.keep_upstream_headers(&head);
-        attempt.line.io = Io::Request(Box::new(stream));
         let flow = self.answer(x, attempt, &head, None, 0..0);
         x.reactor.put_head(head);
         flow
-    }
-
-    /// Whether the client's body goes on.
-    fn passes_body(&self) -> bool {
-        self.protocol.settings().pass_request_body && !self.protocol.replaces_body()
     }
 
     /// A connection that is shared, or a new one.
@@ -146,28 +141,28 @@ impl Asking<'_> {
     }
 
     /// Sends the request's body until the head of the answer is there, which may be before its end.
-    async fn ask(&self, x: &mut Exchange, attempt: &mut Attempt, stream: &mut Stream) -> Asked {
+    async fn ask(&self, x: &mut Exchange, attempt: &mut Attempt) -> Asked {
         let settings = self.protocol.settings();
         let timer = &self.timer;
-        if let Some(state) = x.upstream_states.last_mut() {
+        if let (Some(state), Io::Request(stream)) = (x.upstream_states.last_mut(), &attempt.line.io) {
             state.bytes_sent = stream.sent();
         }
         attempt.sent = attempt.uplink.is_none();
         poll_fn(|cx| {
             if let Some(uplink) = &mut attempt.uplink {
-                let before = stream.sent();
-                let polled = uplink.poll(x, stream, cx);
-                if polled.is_ready() || stream.sent() != before {
+                let last = x.upstream_states.len().saturating_sub(1);
+                let (moved, polled) = uplink.poll(x, &mut attempt.line.io, last, cx);
+                if polled.is_ready() || moved {
                     timer.clear();
                 }
                 match polled {
                     Poll::Ready(Ok(())) => (attempt.uplink, attempt.sent) = (None, true),
                     Poll::Ready(Err(Stopped::Client(status))) => return Poll::Ready(Asked::Client(status)),
-                    Poll::Ready(Err(Stopped::Upstream)) => attempt.uplink = None,
+                    Poll::Ready(Err(Stopped::Upstream(_))) => attempt.uplink = None,
                     Poll::Pending => {}
                 }
             }
-            if let Poll::Ready(asked) = self.poll_answer(cx, x, attempt, stream) {
+            if let Poll::Ready(asked) = self.poll_answer(cx, x, attempt) {
                 return Poll::Ready(asked);
             }
             if !x.early_hints.is_empty() {
@@ -190,14 +185,9 @@ impl Asking<'_> {
         .await
     }
 
-    fn poll_answer(
-        &self,
-        cx: &mut Context<'_>,
-        x: &mut Exchange,
-        attempt: &mut Attempt,
-        stream: &mut Stream,
-    ) -> Poll<Asked> {
+    fn poll_answer(&self, cx: &mut Context<'_>, x: &mut Exchange, attempt: &mut Attempt) -> Poll<Asked> {
         let settings = self.protocol.settings();
+        let Io::Request(stream) = &mut attempt.line.io else { return Poll::Pending };
         while let Poll::Ready(message) = stream.poll_head(cx) {
             let (parts, interim) = match message {
                 Ok(Message::Interim(parts)) => (parts, true),
@@ -221,6 +211,13 @@ impl Asking<'_> {
             x.reactor.put_head(head);
         }
         Poll::Pending
+    }
+}
+
+/// Its connection takes no more requests.
+fn retire(attempt: &Attempt) {
+    if let Io::Request(stream) = &attempt.line.io {
+        stream.retire();
     }
 }
 

@@ -10,11 +10,9 @@
 mod head;
 mod session;
 mod stream;
-mod uplink;
 
 pub use head::RequestHead;
 pub(super) use head::{BuiltHead, Invalid, check_trailers, read};
 pub(super) use session::Session;
 pub use stream::Stream;
 pub(super) use stream::{Broken, Kind, Message};
-pub(super) use uplink::{Stopped, Uplink};

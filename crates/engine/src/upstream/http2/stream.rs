@@ -139,7 +139,7 @@ impl Stream {
     }
 
     /// Sends of the body what the peer takes now; ready when that is all of it. `last` is whether no more follows.
-    pub(super) fn poll_send(
+    pub(in crate::upstream) fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
         piece: &mut Bytes,
