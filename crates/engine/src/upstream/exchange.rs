@@ -24,7 +24,7 @@ pub(super) use self::answer::{obey_limit_rate, redirect};
 use self::open::Waited;
 pub(super) use self::secure::Identity;
 pub use self::secure::Tls;
-pub use self::settings::{Settings, Storing, ignore, next};
+pub use self::settings::{Settings, Storing, Wire, ignore, next};
 use super::balance::{Outcome, Picked, Tried};
 use super::body::Line;
 use super::http2::{BuiltHead, RequestHead};
@@ -223,7 +223,7 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
     };
     let mut request = x.take_buf();
     let mut http2 = None;
-    let written = if settings.http2 {
+    let written = if settings.wire == Wire::Http2 {
         protocol.request_head(x, length, request.tail()).and_then(|head| {
             x.upstream_uri.clear();
             x.upstream_uri.extend_from_slice(head.path());

@@ -31,7 +31,7 @@ pub mod variables;
 pub use balance::{Balance, Look, Picked, RoundRobin, Tried};
 pub use buffered::Buffering;
 pub use caching::Caching;
-pub use exchange::{Protocol, Settings, Storing, Target, Tls, Unresolved, Whom, Written, run};
+pub use exchange::{Protocol, Settings, Storing, Target, Tls, Unresolved, Whom, Wire, Written, run};
 pub use health::Health;
 pub use http2::RequestHead;
 pub use live::Edit;

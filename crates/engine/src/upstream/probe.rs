@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use weir_ir::LocationId;
 
-use super::exchange::{READING_HEAD, RequestLength, Settings, next};
+use super::exchange::{READING_HEAD, RequestLength, Settings, Wire, next};
 use super::{PoolId, PoolSettings, Protocol, RequestHead, Target, Upstream, Whom, Written, run};
 use crate::contract::Flow;
 use crate::generation::Generation;
@@ -67,8 +67,11 @@ impl Probe {
     ) -> Option<Self> {
         let target = protocol.known()?.clone();
         let settings = Settings {
-            // Which only HTTP/1.1 can.
-            http2: protocol.settings().http2 && upgrade.is_none(),
+            wire: match protocol.settings().wire.clone() {
+                // Which only HTTP/1.1 can.
+                Wire::Http2 if upgrade.is_some() => Wire::Http1,
+                wire => wire,
+            },
             // There is no next one; it lets a kept connection that was closed meanwhile be made good by a new one.
             next_upstream: next::ERROR,
             ignore_client_abort: true,

@@ -10,7 +10,7 @@ use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 use weir_syntax::Level;
 
-use super::{Asking, Attempt, Failure, Waited, client_gone, log_timeout, next, poll_client_gone};
+use super::{Asking, Attempt, Failure, Waited, Wire, client_gone, log_timeout, next, poll_client_gone};
 use crate::http::{Exchange, Template};
 use crate::io::{Io, Records};
 use crate::tls::{ClientTls, Distrust, failed};
@@ -83,11 +83,12 @@ impl Asking<'_> {
                 return Ok(());
             }
         };
-        let mut config = tls.client.of_peer(&attempt.line.peer, settings.http2);
+        let http2 = settings.wire == Wire::Http2;
+        let mut config = tls.client.of_peer(&attempt.line.peer, http2);
         if let Some(pairs) = tls.client.pairs.as_ref().filter(|_| !identity.certificate.is_empty()) {
             let now = x.reactor.clock().now_ms();
             match pairs.get(&identity.certificate, &identity.key, now).await {
-                Ok(pair) => config = tls.client.with_pair(pair, settings.http2),
+                Ok(pair) => config = tls.client.with_pair(pair, http2),
                 Err(fault) => {
                     x.log_while(Level::Error, None, fault, "connecting to upstream");
                     return Err(Failure::end(500));

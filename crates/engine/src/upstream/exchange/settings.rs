@@ -65,6 +65,21 @@ pub mod ignore {
     pub const VARY: u32 = 1 << 8;
 }
 
+/// What is spoken with an upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Wire {
+    #[default]
+    Http1,
+    /// Requests share connections.
+    Http2,
+    FastCgi {
+        /// The application is asked to let the connection go on (`fastcgi_keep_conn`).
+        keep: bool,
+        /// Texts that make an answer invalid where its application writes them to stderr before its head (`fastcgi_catch_stderr`).
+        catch_stderr: Arc<[Box<[u8]>]>,
+    },
+}
+
 /// What a `…_pass` module's directives say of the exchange. Times are milliseconds, sizes bytes.
 #[derive(Clone, Default)]
 pub struct Settings {
@@ -79,8 +94,8 @@ pub struct Settings {
     pub next_upstream_timeout: u64,
     /// The request's body is read whole before a peer is asked.
     pub request_buffering: bool,
-    /// HTTP/2 is spoken, so that requests share connections.
-    pub http2: bool,
+    /// What is spoken.
+    pub wire: Wire,
     /// The upstream understands chunks, or needs none; else a body whose length nobody told is read whole all the same.
     pub chunks: bool,
     pub pass_request_body: bool,

@@ -20,7 +20,7 @@ use weir_engine::http1::{Known, response::Head};
 use weir_engine::io::ConnectOptions;
 use weir_engine::upstream::exchange::{RequestLength, next};
 use weir_engine::upstream::{
-    Hidden, Protocol, RequestHead, Settings, Target, Unresolved, Upstream, Whom, Written,
+    Hidden, Protocol, RequestHead, Settings, Target, Unresolved, Upstream, Whom, Wire, Written,
 };
 use weir_ir::address::{self, Authority, Form, Host};
 use weir_ir::lowering::{Call, Fault, Merge};
@@ -378,7 +378,7 @@ impl Passing {
             next_upstream_tries: self.next_tries.or(0),
             next_upstream_timeout: self.next_timeout.or(0),
             request_buffering: self.request_buffering.or(true),
-            http2,
+            wire: if http2 { Wire::Http2 } else { Wire::Http1 },
             chunks: version != HttpVersion::Http10,
             pass_request_body: self.pass_request_body.or(true),
             buffer_size: self.buffers.head(),
