@@ -18,7 +18,7 @@ impl Invalid {
         Self { message: Cow::Borrowed(message.as_bytes()) }
     }
 
-    fn quoting(parts: &[&[u8]]) -> Self {
+    pub(crate) fn quoting(parts: &[&[u8]]) -> Self {
         Self { message: Cow::Owned(parts.concat()) }
     }
 }

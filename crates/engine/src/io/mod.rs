@@ -29,7 +29,7 @@ use tokio_rustls::{client, server};
 
 use crate::http2::Stream;
 use crate::timer::Timers;
-use crate::upstream::http2;
+use crate::upstream::{fastcgi, http2};
 
 /// One end of a connection.
 pub enum Io {
@@ -43,6 +43,8 @@ pub enum Io {
     Stream(Box<Stream>),
     /// A stream of a connection to an upstream, which others share: HTTP/2 with h2.
     Request(Box<http2::Stream>),
+    /// A connection to an upstream that speaks FastCGI: its output is read, and records are written.
+    FastCgi(Box<fastcgi::Application>),
     /// Nobody is there: nothing is ever read, and nothing can be written.
     Absent,
 }
@@ -58,6 +60,7 @@ impl Io {
             Io::Plain(socket) => Some(socket),
             Io::TlsServer(tls) => Some(tls.get_ref().0.socket()),
             Io::TlsClient(tls) => Some(tls.get_ref().0.socket()),
+            Io::FastCgi(application) => application.io().socket(),
             Io::Stream(_) | Io::Request(_) | Io::Absent => None,
         }
     }
@@ -82,6 +85,7 @@ impl Io {
             Io::TlsClient(tls) => Pin::new(&mut **tls).poll_read(cx, &mut read),
             Io::Stream(stream) => return stream.poll_read(cx, into),
             Io::Request(stream) => return stream.poll_read(cx, into),
+            Io::FastCgi(application) => return application.poll_read(cx, into),
             Io::Plain(_) | Io::Absent => return Poll::Pending,
         };
         if polled.is_pending() && self.owes_records() {
@@ -99,7 +103,7 @@ impl Io {
     /// socket each write tells.
     pub fn has_taken(&mut self) -> bool {
         match self {
-            Io::Plain(_) | Io::Request(_) | Io::Absent => false,
+            Io::Plain(_) | Io::Request(_) | Io::FastCgi(_) | Io::Absent => false,
             Io::Stream(stream) => stream.has_taken(),
             Io::TlsServer(tls) => tls.get_mut().0.has_taken(),
             Io::TlsClient(tls) => tls.get_mut().0.has_taken(),
@@ -110,7 +114,7 @@ impl Io {
     /// renegotiation).
     pub(crate) fn owes_records(&self) -> bool {
         match self {
-            Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => false,
+            Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::FastCgi(_) | Io::Absent => false,
             Io::TlsServer(tls) => tls.get_ref().1.wants_write() || tls.get_ref().0.holds(),
             Io::TlsClient(tls) => tls.get_ref().1.wants_write() || tls.get_ref().0.holds(),
         }
@@ -124,6 +128,7 @@ impl Io {
             Io::TlsServer(_) | Io::TlsClient(_) if bytes.is_empty() => Poll::Ready(Ok(0)),
             Io::TlsServer(_) | Io::TlsClient(_) => self.poll_seal(cx, |session| session.write(bytes)),
             Io::Stream(stream) => stream.poll_write(cx, bytes),
+            Io::FastCgi(application) => application.io_mut().poll_write(cx, bytes),
             Io::Request(_) | Io::Absent => absent(),
         }
     }
@@ -138,7 +143,9 @@ impl Io {
             let taken = match self {
                 Io::TlsServer(tls) => write(&mut tls.get_mut().1.writer())?,
                 Io::TlsClient(tls) => write(&mut tls.get_mut().1.writer())?,
-                Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => return absent(),
+                Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::FastCgi(_) | Io::Absent => {
+                    return absent();
+                }
             };
             if taken > 0 {
                 return Poll::Ready(Ok(taken));
@@ -156,6 +163,7 @@ impl Io {
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Io::Plain(socket) => socket.try_write(bytes),
+            Io::FastCgi(application) => application.io().try_write(bytes),
             Io::TlsServer(_) | Io::TlsClient(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => {
                 Err(io::ErrorKind::WouldBlock.into())
             }
@@ -177,6 +185,7 @@ impl Io {
                 self.poll_seal(cx, |session| session.write_vectored(pieces))
             }
             Io::Stream(stream) => stream.poll_write_vectored(cx, pieces),
+            Io::FastCgi(application) => application.io_mut().poll_write_vectored(cx, pieces),
             Io::Request(_) | Io::Absent => absent(),
         }
     }
@@ -193,7 +202,7 @@ impl Io {
     /// Sends the TLS records that were not sent yet; nothing to do on a plain socket.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Io::Plain(_) | Io::Request(_) | Io::Absent => Poll::Ready(Ok(())),
+            Io::Plain(_) | Io::Request(_) | Io::FastCgi(_) | Io::Absent => Poll::Ready(Ok(())),
             Io::Stream(stream) => stream.poll_flush(cx),
             Io::TlsServer(tls) => Pin::new(&mut **tls).poll_flush(cx),
             Io::TlsClient(tls) => Pin::new(&mut **tls).poll_flush(cx),
@@ -207,6 +216,7 @@ impl Io {
             Io::TlsServer(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
             Io::TlsClient(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
             Io::Stream(stream) => stream.poll_shutdown(cx),
+            Io::FastCgi(application) => application.io_mut().poll_shutdown_write(cx),
             Io::Request(_) | Io::Absent => Poll::Ready(Ok(())),
         }
     }
@@ -217,6 +227,9 @@ impl Io {
     pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.session_is_readable() {
             return Poll::Ready(Ok(()));
+        }
+        if let Io::FastCgi(application) = self {
+            return application.poll_read_ready(cx);
         }
         self.socket().map_or(Poll::Pending, |socket| socket.poll_read_ready(cx))
     }
@@ -231,7 +244,7 @@ impl Io {
     fn session_is_readable(&self) -> bool {
         // All that came was processed by the read that took it. What rustls wants no more for is one of the two.
         match self {
-            Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => false,
+            Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::FastCgi(_) | Io::Absent => false,
             Io::TlsServer(tls) => !tls.get_ref().1.wants_read(),
             Io::TlsClient(tls) => !tls.get_ref().1.wants_read(),
         }
@@ -252,9 +265,12 @@ impl Io {
                 let mut byte = [0u8; 1];
                 socket.read(&mut byte).is_some()
             }
-            Io::TlsServer(_) | Io::TlsClient(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => {
-                self.poll_stale(&mut Context::from_waker(Waker::noop())).is_ready()
-            }
+            Io::TlsServer(_)
+            | Io::TlsClient(_)
+            | Io::Stream(_)
+            | Io::Request(_)
+            | Io::FastCgi(_)
+            | Io::Absent => self.poll_stale(&mut Context::from_waker(Waker::noop())).is_ready(),
         }
     }
 
@@ -262,7 +278,7 @@ impl Io {
     /// then.
     pub fn end(&mut self) {
         match self {
-            Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::Absent => {}
+            Io::Plain(_) | Io::Stream(_) | Io::Request(_) | Io::FastCgi(_) | Io::Absent => {}
             Io::TlsServer(tls) => tls.get_mut().1.send_close_notify(),
             Io::TlsClient(tls) => tls.get_mut().1.send_close_notify(),
         }
@@ -281,7 +297,7 @@ impl Io {
     pub fn farewell(&mut self) {
         let cx = &mut Context::from_waker(Waker::noop());
         let _ = match self {
-            Io::Plain(_) | Io::Request(_) | Io::Absent => Poll::Ready(Ok(())),
+            Io::Plain(_) | Io::Request(_) | Io::FastCgi(_) | Io::Absent => Poll::Ready(Ok(())),
             Io::Stream(stream) => stream.poll_shutdown(cx),
             Io::TlsServer(_) | Io::TlsClient(_) => {
                 self.end();

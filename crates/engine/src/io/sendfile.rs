@@ -41,7 +41,9 @@ impl Io {
                     Err(e) => Poll::Ready(Err(e.into())),
                 }
             }))?,
-            Io::Request(_) | Io::Absent => return Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+            Io::Request(_) | Io::FastCgi(_) | Io::Absent => {
+                return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+            }
         };
         *offset += sent as u64;
         Poll::Ready(Ok(sent))

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use weir_syntax::Level;
 
+use super::fastcgi::{self, log_stderr};
 use super::http2::{self, Broken};
 use super::uplink::{Stopped, Uplink};
 use super::{Hidden, PeerGuard, Upstream, UpstreamState};
@@ -34,6 +35,8 @@ pub(super) enum Left {
     Close,
     /// Until the upstream ends the stream.
     Frames,
+    /// Until the application ends its output; of the length that it told this is left.
+    Output(Option<u64>),
     Nothing,
 }
 
@@ -198,7 +201,7 @@ pub(super) enum Failure {
     /// A call, and what it said.
     Io(&'static str, io::Error),
     /// As the log has it.
-    Http2(String),
+    Said(String),
     Invalid,
     /// The rest of the request's body could not be had; the reason was logged.
     Request,
@@ -209,9 +212,12 @@ impl Failure {
         match error.downcast::<Broken>() {
             Ok(broken) => match broken.system {
                 Some(code) => Self::Io(call, io::Error::from_raw_os_error(code)),
-                None => Self::Http2(broken.message),
+                None => Self::Said(broken.message),
             },
-            Err(error) => Self::Io(call, error),
+            Err(error) => match error.downcast::<fastcgi::Fault>() {
+                Ok(fault) => Self::Said(fault.to_string()),
+                Err(error) => Self::Io(call, error),
+            },
         }
     }
 }
@@ -265,7 +271,7 @@ impl UpstreamBody {
         if self.trailers.is_none() && !self.is_over() && self.is_last() {
             // What is left is framing.
             match &self.left {
-                Left::Frames => self.left = Left::Nothing,
+                Left::Frames | Left::Output(_) => self.left = Left::Nothing,
                 _ => _ = self.advance(),
             }
         }
@@ -276,6 +282,7 @@ impl UpstreamBody {
     pub(super) fn is_whole(&mut self) -> bool {
         let told = match self.line.as_ref().map(|line| &line.io) {
             Some(Io::Request(stream)) => self.raw.is_empty() && stream.is_whole(),
+            Some(Io::FastCgi(_)) => self.raw.is_empty() && matches!(self.left, Left::Output(Some(0))),
             Some(_) | None => false,
         };
         told || self.is_here()
@@ -301,7 +308,7 @@ impl UpstreamBody {
             Left::Chunked(decoder) => {
                 decoder.is_over() && self.trailers.as_ref().is_none_or(|t| t.fields.is_some())
             }
-            Left::Close | Left::Frames => false,
+            Left::Close | Left::Frames | Left::Output(_) => false,
             Left::Nothing => true,
         }
     }
@@ -321,7 +328,19 @@ impl UpstreamBody {
                     self.raw.start += n;
                     return Ok(true);
                 }
-                Left::Close | Left::Frames => {
+                Left::Output(Some(left)) => {
+                    let n = (self.raw.len() as u64).min(*left) as usize;
+                    if n == 0 {
+                        // More than was told ends it.
+                        self.left = Left::Nothing;
+                        return Ok(false);
+                    }
+                    *left -= n as u64;
+                    self.ready = self.raw.start..self.raw.start + n;
+                    self.raw.start += n;
+                    return Ok(true);
+                }
+                Left::Close | Left::Frames | Left::Output(None) => {
                     self.ready = self.raw.clone();
                     self.raw.start = self.raw.end;
                     return Ok(true);
@@ -373,6 +392,30 @@ impl UpstreamBody {
         }
     }
 
+    /// Whether an application has no more to say to this, nor to its connection.
+    fn is_output_over(&self, left: Option<u64>) -> bool {
+        match self.line.as_ref().map(|line| &line.io) {
+            Some(Io::FastCgi(application)) => match left {
+                None => application.is_over() && application.fault_of_end(false).is_none(),
+                Some(0) => application.is_over() || !application.keeps(),
+                Some(_) => false,
+            },
+            Some(_) | None => false,
+        }
+    }
+
+    /// The application has ended its output.
+    fn end_output(&mut self, left: Option<u64>) -> Result<(), Failure> {
+        if let Some(Io::FastCgi(application)) = self.line.as_ref().map(|line| &line.io)
+            && let Some(fault) = application.fault_of_end(left.is_some_and(|left| left > 0))
+        {
+            return Err(Failure::Said(fault.to_string()));
+        }
+        self.left = Left::Nothing;
+        self.block = None;
+        Ok(())
+    }
+
     /// Takes what is behind the body of a stream.
     fn take_trailers(&mut self) -> Result<(), Failure> {
         if let Some(Io::Request(stream)) = self.line.as_mut().map(|line| &mut line.io)
@@ -380,7 +423,7 @@ impl UpstreamBody {
             && let Some(passed) = &mut self.trailers
         {
             let fields = http2::check_trailers(&fields, passed.limit);
-            passed.here(fields.map_err(Failure::Http2)?);
+            passed.here(fields.map_err(Failure::Said)?);
         }
         Ok(())
     }
@@ -391,6 +434,15 @@ impl UpstreamBody {
             && let Some(all) = trailers.all.take()
         {
             x.upstream_trailers = Some(all);
+        }
+    }
+
+    /// Logs what an application says of itself.
+    fn heed(&mut self, x: &Exchange) {
+        if let Some(Io::FastCgi(application)) = self.line.as_mut().map(|line| &mut line.io)
+            && let Some(said) = application.take_stderr()
+        {
+            log_stderr(x, &said, "reading upstream");
         }
     }
 
@@ -475,7 +527,9 @@ impl Source for UpstreamBody {
             {
                 return self.fail(failure);
             }
-            match ready!(self.poll_fill(cx)) {
+            let filled = self.poll_fill(cx);
+            self.heed(x);
+            match ready!(filled) {
                 Ok(0) if matches!(self.left, Left::Close) => {
                     self.left = Left::Nothing;
                     self.block = None;
@@ -488,6 +542,12 @@ impl Source for UpstreamBody {
                     self.tell_trailers(x);
                     self.left = Left::Nothing;
                     self.block = None;
+                    return Poll::Ready(Ok(false));
+                }
+                Ok(0) if let Left::Output(left) = self.left => {
+                    if let Err(failure) = self.end_output(left) {
+                        return self.fail(failure);
+                    }
                     return Poll::Ready(Ok(false));
                 }
                 Ok(0) => return self.fail(Failure::Closed),
@@ -522,6 +582,7 @@ impl Source for UpstreamBody {
             }
             Left::Close => false,
             Left::Frames => self.raw.is_empty() && self.is_stream_over(),
+            Left::Output(left) => self.raw.is_empty() && self.is_output_over(*left),
             Left::Nothing => true,
         }
     }
@@ -564,7 +625,7 @@ impl Source for UpstreamBody {
             Some(Failure::Io(call, error)) => {
                 x.log_while(Level::Error, Some(&error), call, "reading upstream");
             }
-            Some(Failure::Http2(message)) => x.log_while(Level::Error, None, message, "reading upstream"),
+            Some(Failure::Said(message)) => x.log_while(Level::Error, None, message, "reading upstream"),
             Some(Failure::Trailers(invalid)) => {
                 x.log_while(
                     Level::Error,
@@ -582,11 +643,18 @@ impl Source for UpstreamBody {
         if complete && self.ready.is_empty() && !self.is_over() {
             let _ = self.advance();
         }
+        if let Left::Output(left) = self.left
+            && self.is_output_over(left)
+        {
+            self.left = Left::Nothing;
+        }
         let clean = self.is_over() && self.raw.is_empty();
         if self.is_over() && !clean {
             let message = match &self.left {
                 Left::Chunked(_) => "upstream sent data after final chunk",
-                Left::Length(_) | Left::Close | Left::Frames | Left::Nothing => MORE_THAN_TOLD,
+                Left::Length(_) | Left::Close | Left::Frames | Left::Output(_) | Left::Nothing => {
+                    MORE_THAN_TOLD
+                }
             };
             x.log_while(Level::Warn, None, message, "reading upstream");
         }
@@ -601,6 +669,13 @@ impl Source for UpstreamBody {
 /// Gives a connection back to the pool, unless it served long enough.
 pub(super) fn keep(reactor: &Reactor, mut line: Box<Line>, now: u64) {
     let Some(group) = line.group.take() else { return };
+    line.io = match mem::replace(&mut line.io, Io::Absent) {
+        Io::FastCgi(application) => match application.into_idle() {
+            Some(io) => io,
+            None => return,
+        },
+        io => io,
+    };
     let settings = &group.pool;
     let spent = line.requests >= settings.requests || now.saturating_sub(line.opened) >= settings.time;
     if spent || reactor.is_quitting() || settings.connections == 0 {

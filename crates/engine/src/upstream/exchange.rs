@@ -27,6 +27,7 @@ pub use self::secure::Tls;
 pub use self::settings::{Settings, Storing, Wire, ignore, next};
 use super::balance::{Outcome, Picked, Tried};
 use super::body::Line;
+use super::fastcgi::{self, Application, append_stdin};
 use super::http2::{BuiltHead, RequestHead};
 use super::queue::{Nobody, Queue};
 use super::uplink::{Rest, Uplink, framed};
@@ -36,7 +37,7 @@ use crate::http::request_body::Stored;
 use crate::http::{Exchange, Headers, Response};
 use crate::http1::Method;
 use crate::http1::response::{Head, Parsed};
-use crate::io::{Block, Buf};
+use crate::io::{Block, Buf, Io};
 use crate::reactor::others_first;
 use crate::timer::Timer;
 
@@ -112,13 +113,13 @@ pub trait Protocol: Send + Sync {
         None
     }
 
-    /// Appends the request's head.
+    /// Appends the request's head; of FastCGI that is all records before the body's.
     ///
     /// # Errors
     /// The status to answer with; the reason was logged.
     fn request(&self, x: &mut Exchange, length: RequestLength, out: &mut Vec<u8>) -> Result<Written, u16>;
 
-    /// The same of a request over HTTP/2; what replaces the body is appended.
+    /// The same of a request over HTTP/2, asked for where the settings have that; what replaces the body is appended.
     ///
     /// # Errors
     /// The status to answer with; the reason was logged.
@@ -127,7 +128,10 @@ pub trait Protocol: Send + Sync {
         x: &mut Exchange,
         length: RequestLength,
         body: &mut Vec<u8>,
-    ) -> Result<RequestHead, u16>;
+    ) -> Result<RequestHead, u16> {
+        let _ = (x, length, body);
+        Err(500)
+    }
 
     /// Appends what answers are known by in a cache where the configuration does not say.
     fn cache_key(&self, x: &mut Exchange, scheme: &'static str, out: &mut Vec<u8>);
@@ -253,16 +257,28 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
         if let Err(error) = x.take_body_input(&mut piece) {
             return given_up(x, error.0);
         }
-        request.extend(&if http2.is_none() { framed(piece, &x.body) } else { piece });
+        match settings.wire {
+            Wire::Http1 => request.extend(&framed(piece, &x.body)),
+            Wire::Http2 => request.extend(&piece),
+            Wire::FastCgi { .. } => append_stdin(&piece, x.body.is_over(), request.tail()),
+        }
         Rest::Streams
     } else {
-        match x.body.stored().filter(|_| passes_body) {
-            None => Rest::Nothing,
-            Some(Stored::Memory(bytes)) if bytes.len() <= SHORT => {
+        let short = match x.body.stored().filter(|_| passes_body) {
+            None => Some(&[][..]),
+            Some(Stored::Memory(bytes)) if bytes.len() <= SHORT => Some(&bytes[..]),
+            Some(_) => None,
+        };
+        match (short, &settings.wire) {
+            (None, _) => Rest::Stored(0),
+            (Some(bytes), Wire::FastCgi { .. }) => {
+                append_stdin(bytes, true, request.tail());
+                Rest::Nothing
+            }
+            (Some(bytes), _) => {
                 request.extend(bytes);
                 Rest::Nothing
             }
-            Some(_) => Rest::Stored(0),
         }
     };
     let mut target = match whom {
@@ -405,13 +421,24 @@ impl Attempt {
             // Where the body is read at a rate, as little of it comes with the head as in nginx.
             let paced = settings.buffers.rate.is_some() && settings.buffer_size < block.len();
             let most = if paced { settings.buffer_size } else { block.len() };
-            match ready!(self.line.io.poll_read(cx, &mut block[..most])) {
+            let polled = self.line.io.poll_read(cx, &mut block[..most]);
+            if let Io::FastCgi(application) = &mut self.line.io
+                && let Some(said) = application.take_stderr()
+                && heed(x, &said, settings)
+            {
+                return Poll::Ready(Read::Invalid);
+            }
+            match ready!(polled) {
                 Ok(0) => return Poll::Ready(Read::Closed),
                 Ok(n) => {
                     self.received += n as u64;
                     taken += n;
                     let head = self.head.get_or_insert_with(|| x.reactor.take_head());
-                    if let Some(read) = parse(head, x, block, n, settings, &mut self.hinted) {
+                    let read = match &settings.wire {
+                        Wire::FastCgi { .. } => parse_output(head, x, block, n, settings),
+                        Wire::Http1 | Wire::Http2 => parse(head, x, block, n, settings, &mut self.hinted),
+                    };
+                    if let Some(read) = read {
                         return Poll::Ready(read);
                     }
                     // Heads that others follow may come as fast as they are read: the thread has others to see to,
@@ -421,10 +448,24 @@ impl Attempt {
                         return Poll::Pending;
                     }
                 }
-                Err(error) => return Poll::Ready(Read::Failed(error)),
+                Err(error) => match error.downcast::<fastcgi::Fault>() {
+                    Ok(fault) => {
+                        x.log_while(Level::Error, None, fault, READING_HEAD);
+                        return Poll::Ready(Read::Invalid);
+                    }
+                    Err(error) => return Poll::Ready(Read::Failed(error)),
+                },
             }
         }
     }
+}
+
+/// Logs what an application says of itself; whether that makes its answer invalid.
+#[cold]
+fn heed(x: &Exchange, said: &[u8], settings: &Settings) -> bool {
+    fastcgi::log_stderr(x, said, READING_HEAD);
+    let Wire::FastCgi { catch_stderr, .. } = &settings.wire else { return false };
+    catch_stderr.iter().any(|text| memchr::memmem::find(said, text).is_some())
 }
 
 impl Asking<'_> {
@@ -549,6 +590,10 @@ impl Asking<'_> {
         }
         if let Some(status) = self.protocol.settings().tunnels_with {
             return self.connected(x, attempt, status);
+        }
+        if let Wire::FastCgi { keep, .. } = self.protocol.settings().wire {
+            let io = std::mem::replace(&mut attempt.line.io, Io::Absent);
+            attempt.line.io = Io::FastCgi(Box::new(Application::new(io, keep)));
         }
         self.doing = "sending request to upstream";
         if x.body.exists() && x.location().core.tcp_nodelay {
@@ -742,6 +787,26 @@ fn parse(
             }
         }
     }
+}
+
+/// The same of an application's output.
+fn parse_output(head: &mut Head, x: &Exchange, block: Block, n: usize, settings: &Settings) -> Option<Read> {
+    let invalid = match fastcgi::parse(head, &block[..n], settings.buffer_size) {
+        Ok(Parsed::Partial) => return None,
+        Ok(Parsed::Complete(taken)) => {
+            for warning in head.warnings() {
+                x.log_while(Level::Warn, None, String::from_utf8_lossy(&warning), READING_HEAD);
+            }
+            if x.debugs {
+                debug_head(head, x);
+            }
+            return Some(Read::Head((taken < n).then_some(block), taken..n));
+        }
+        Ok(Parsed::Headless) => "upstream sent invalid header".into(),
+        Err(invalid) => String::from_utf8_lossy(&invalid.message).into_owned(),
+    };
+    x.log_while(Level::Error, None, invalid, READING_HEAD);
+    Some(Read::Invalid)
 }
 
 fn log_timeout(x: &Exchange, doing: &str) {

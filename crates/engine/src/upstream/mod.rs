@@ -17,6 +17,7 @@ mod body;
 mod buffered;
 pub mod caching;
 pub mod exchange;
+pub mod fastcgi;
 pub mod health;
 pub(crate) mod http2;
 mod live;

@@ -8,6 +8,7 @@ use bytes::Buf as _;
 use hyper::body::Bytes;
 use weir_syntax::Level;
 
+use super::fastcgi::append_stdin;
 use crate::http::Exchange;
 use crate::http::request_body::RequestBody;
 use crate::http1::body::{ChunkHead, LAST_CHUNK};
@@ -98,8 +99,10 @@ impl Uplink {
                 Rest::Streams => {
                     let mut piece = Vec::new();
                     ready!(x.poll_body_piece(cx, &mut piece)).map_err(|error| Stopped::Client(error.0))?;
+                    let last = x.body.is_over();
                     self.piece = match io {
                         Io::Request(_) => piece,
+                        Io::FastCgi(_) => records(&piece, last),
                         _ => framed(piece, &x.body),
                     }
                     .into();
@@ -115,7 +118,11 @@ impl Uplink {
                         }
                     };
                     *from += n as u64;
-                    self.piece = Bytes::from_owner(block).slice(..n);
+                    let last = x.body.stored().is_none_or(|stored| *from >= stored.len());
+                    self.piece = match io {
+                        Io::FastCgi(_) => records(&block[..n], last).into(),
+                        _ => Bytes::from_owner(block).slice(..n),
+                    };
                 }
             }
         }
@@ -134,6 +141,13 @@ impl Uplink {
         // What the session holds of it is not sent yet.
         io.poll_flush(cx).map_err(failed)
     }
+}
+
+/// The same for an application.
+fn records(piece: &[u8], last: bool) -> Vec<u8> {
+    let mut out = Vec::with_capacity(piece.len() + 64);
+    append_stdin(piece, last, &mut out);
+    out
 }
 
 /// A part of a request's body as it is framed for the upstream, the end behind the last one.

@@ -100,7 +100,17 @@ impl Asking<'_> {
             x.limit_rate = Some(0);
         }
         let mut response = self.protocol.response(x, head);
-        let framing = head.framing(self.to_head);
+        let framing = match &mut attempt.line.io {
+            Io::FastCgi(application) => {
+                application.begin_body();
+                match head.framing(self.to_head) {
+                    Framing::Empty => Framing::Empty,
+                    // It is what its records say.
+                    _ => Framing::UntilClose,
+                }
+            }
+            _ => head.framing(self.to_head),
+        };
         if framing == Framing::Tunnel && x.is_subrequest() && !x.is_probe() {
             return Err(upgrade_in_subrequest(x));
         }
@@ -126,6 +136,7 @@ impl Asking<'_> {
                 true => Left::Nothing,
                 false => Left::Frames,
             },
+            _ if matches!(line.io, Io::FastCgi(_)) => Left::Output(head.content_length()),
             Framing::Length(0) => Left::Nothing,
             Framing::Length(length) => Left::Length(length),
             Framing::Chunked => Left::Chunked(Box::new(match settings.pass_trailers {
@@ -144,11 +155,14 @@ impl Asking<'_> {
         let whole = match left {
             Left::Nothing => true,
             Left::Length(length) => length <= SHORT && length == here.len() as u64,
-            Left::Chunked(_) | Left::Close | Left::Frames => false,
+            Left::Output(Some(length)) if let Io::FastCgi(application) = &line.io => {
+                length <= SHORT && length == here.len() as u64 && application.is_over()
+            }
+            Left::Chunked(_) | Left::Close | Left::Output(_) | Left::Frames => false,
         };
         if whole {
             timed(x, attempt.started, now);
-            let has_body = matches!(left, Left::Length(_));
+            let has_body = matches!(left, Left::Length(_) | Left::Output(_));
             let clean = has_body || here.is_empty();
             if has_body {
                 if let Some(state) = x.upstream_states.last_mut() {
