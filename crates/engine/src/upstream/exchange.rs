@@ -4,14 +4,14 @@
 //! protocol (the bytes of the request, what of the response's head goes on) is behind [`Protocol`]. Over HTTP/2 the
 //! task has a stream, and the connection one of its own: see [`super::http2`].
 
-use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::Context;
 
 use weir_syntax::Level;
 
 mod answer;
+mod head;
 mod hints;
 mod multiplexed;
 mod open;
@@ -21,13 +21,14 @@ mod send;
 mod settings;
 
 pub(super) use self::answer::{obey_limit_rate, redirect};
+use self::head::{Answered, Read};
 use self::open::Waited;
 pub(super) use self::secure::Identity;
 pub use self::secure::Tls;
 pub use self::settings::{Settings, Storing, Wire, ignore, next};
 use super::balance::{Outcome, Picked, Tried};
 use super::body::Line;
-use super::fastcgi::{self, Application, append_stdin};
+use super::fastcgi::{Application, append_stdin};
 use super::http2::{BuiltHead, RequestHead};
 use super::queue::{Nobody, Queue};
 use super::uplink::{Rest, Uplink, framed};
@@ -36,8 +37,8 @@ use crate::contract::Flow;
 use crate::http::request_body::Stored;
 use crate::http::{Exchange, Headers, Response};
 use crate::http1::Method;
-use crate::http1::response::{Head, Parsed};
-use crate::io::{Block, Buf, Io};
+use crate::http1::response::Head;
+use crate::io::{Buf, Io};
 use crate::reactor::others_first;
 use crate::timer::Timer;
 
@@ -153,9 +154,6 @@ pub trait Protocol: Send + Sync {
 
 /// A body that is in memory and no longer than this goes in one piece with its head.
 const SHORT: usize = 8 * 1024;
-
-/// Bytes of heads that are read at a turn.
-const TURN: usize = 64 * 1024;
 
 /// What is done while an answer's head has not come, as messages say it.
 pub(super) const READING_HEAD: &str = "reading response header from upstream";
@@ -408,64 +406,6 @@ impl Attempt {
             uplink: None,
         }
     }
-
-    /// Reads until the head of the answer is complete, heads that another follows passed over.
-    fn poll_head(&mut self, cx: &mut Context<'_>, x: &mut Exchange, settings: &Settings) -> Poll<Read> {
-        let mut taken = 0;
-        loop {
-            // Whoever waits holds no block.
-            if let Err(error) = ready!(self.line.io.poll_read_ready(cx)) {
-                return Poll::Ready(Read::Failed(error));
-            }
-            let mut block = Block::small();
-            // Where the body is read at a rate, as little of it comes with the head as in nginx.
-            let paced = settings.buffers.rate.is_some() && settings.buffer_size < block.len();
-            let most = if paced { settings.buffer_size } else { block.len() };
-            let polled = self.line.io.poll_read(cx, &mut block[..most]);
-            if let Io::FastCgi(application) = &mut self.line.io
-                && let Some(said) = application.take_stderr()
-                && heed(x, &said, settings)
-            {
-                return Poll::Ready(Read::Invalid);
-            }
-            match ready!(polled) {
-                Ok(0) => return Poll::Ready(Read::Closed),
-                Ok(n) => {
-                    self.received += n as u64;
-                    taken += n;
-                    let head = self.head.get_or_insert_with(|| x.reactor.take_head());
-                    let read = match &settings.wire {
-                        Wire::FastCgi { .. } => parse_output(head, x, block, n, settings),
-                        Wire::Http1 | Wire::Http2 => parse(head, x, block, n, settings, &mut self.hinted),
-                    };
-                    if let Some(read) = read {
-                        return Poll::Ready(read);
-                    }
-                    // Heads that others follow may come as fast as they are read: the thread has others to see to,
-                    // and this request its deadline.
-                    if taken >= TURN {
-                        cx.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
-                }
-                Err(error) => match error.downcast::<fastcgi::Fault>() {
-                    Ok(fault) => {
-                        x.log_while(Level::Error, None, fault, READING_HEAD);
-                        return Poll::Ready(Read::Invalid);
-                    }
-                    Err(error) => return Poll::Ready(Read::Failed(error)),
-                },
-            }
-        }
-    }
-}
-
-/// Logs what an application says of itself; whether that makes its answer invalid.
-#[cold]
-fn heed(x: &Exchange, said: &[u8], settings: &Settings) -> bool {
-    fastcgi::log_stderr(x, said, READING_HEAD);
-    let Wire::FastCgi { catch_stderr, .. } = &settings.wire else { return false };
-    catch_stderr.iter().any(|text| memchr::memmem::find(said, text).is_some())
 }
 
 impl Asking<'_> {
@@ -616,78 +556,6 @@ impl Asking<'_> {
         }
         flow
     }
-
-    /// Reads the head of the answer; with it comes what was read behind it.
-    async fn head(&self, x: &mut Exchange, attempt: &mut Attempt) -> Result<Answered, Failure> {
-        let settings = self.protocol.settings();
-        let timer = &self.timer;
-        let result = poll_fn(|cx| {
-            if let Some(read) = attempt.early.take() {
-                return Poll::Ready(read);
-            }
-            if let Poll::Ready(read) = attempt.poll_head(cx, x, settings) {
-                return Poll::Ready(read);
-            }
-            if !x.early_hints.is_empty() {
-                x.poll_hints(cx);
-            }
-            if timer.deadline().is_none() {
-                timer.set_about(settings.read_timeout);
-            }
-            if poll_client_gone(x, cx, settings) {
-                return Poll::Ready(Read::ClientGone);
-            }
-            timer.poll_expired(cx).map(|()| Read::Timeout)
-        })
-        .await;
-        timer.clear();
-        let received = attempt.received;
-        let now = x.reactor.clock().now_ms();
-        if let Some(state) = x.upstream_states.last_mut() {
-            state.bytes_received = received;
-        }
-        let head = attempt.head.take().unwrap_or_default();
-        match result {
-            Read::Head(block, raw) => {
-                if let Some(state) = x.upstream_states.last_mut() {
-                    state.header_time = Some(now.saturating_sub(attempt.started));
-                    state.status = head.status();
-                    state.bytes_received -= raw.len() as u64;
-                }
-                x.keep_upstream_headers(&head);
-                Ok(Answered { head, block, raw, headless: false })
-            }
-            Read::Headless(block, raw) => {
-                let (block, raw) = put_back(&head, block, raw);
-                if let Some(state) = x.upstream_states.last_mut() {
-                    state.header_time = Some(now.saturating_sub(attempt.started));
-                    state.status = 200;
-                    state.bytes_received -= raw.len() as u64;
-                }
-                Ok(Answered { head, block: Some(block), raw, headless: true })
-            }
-            Read::Closed => {
-                x.log_while(Level::Error, None, "upstream prematurely closed connection", READING_HEAD);
-                Err(Failure::of(next::ERROR, attempt.cached && received == 0))
-            }
-            Read::Failed(error) => {
-                x.log_while(Level::Error, Some(&error), "recv() failed", READING_HEAD);
-                Err(Failure::of(next::ERROR, attempt.cached && received == 0))
-            }
-            Read::Timeout => {
-                log_timeout(x, READING_HEAD);
-                Err(Failure::of(next::TIMEOUT, attempt.cached))
-            }
-            Read::Invalid => {
-                // nginx reads no more than there is room for.
-                if let Some(state) = x.upstream_states.last_mut() {
-                    state.bytes_received = received.min(settings.buffer_size as u64);
-                }
-                Err(Failure::of(next::INVALID_HEADER, attempt.cached))
-            }
-            Read::ClientGone => Err(client_gone(x, READING_HEAD)),
-        }
-    }
 }
 
 impl Exchange {
@@ -702,111 +570,6 @@ impl Exchange {
             self.upstream_headers = Some(headers);
         }
     }
-}
-
-/// The head of an answer, and what was read behind it.
-struct Answered {
-    head: Box<Head>,
-    block: Option<Block>,
-    raw: std::ops::Range<usize>,
-    headless: bool,
-}
-
-/// What was read, behind what the head took in before it was known to be none.
-fn put_back(head: &Head, block: Block, raw: std::ops::Range<usize>) -> (Block, std::ops::Range<usize>) {
-    if head.raw().is_empty() {
-        return (block, raw);
-    }
-    let whole = Block::of_parts(&[head.raw(), &block[raw]]);
-    let length = whole.len();
-    (whole, 0..length)
-}
-
-/// Writes the head of an answer down as it was read.
-#[cold]
-fn debug_head(head: &Head, x: &Exchange) {
-    let text = String::from_utf8_lossy;
-    x.debug(|| format!("http proxy status {} \"{}\"", head.status(), text(head.status_line())));
-    for field in head.fields() {
-        let (name, value) = (head.get(field.name), head.get(field.value));
-        x.debug(|| format!("http proxy header: \"{}: {}\"", text(name), text(value)));
-    }
-    x.debug(|| "http proxy header done".to_owned());
-}
-
-enum Read {
-    Head(Option<Block>, std::ops::Range<usize>),
-    /// An HTTP/0.9 answer: everything is body.
-    Headless(Block, std::ops::Range<usize>),
-    Closed,
-    Failed(io::Error),
-    Timeout,
-    Invalid,
-    ClientGone,
-}
-
-/// Takes what was read for the head; `None` where more is needed.
-fn parse(
-    head: &mut Head,
-    x: &mut Exchange,
-    block: Block,
-    n: usize,
-    settings: &Settings,
-    hinted: &mut usize,
-) -> Option<Read> {
-    let mut from = 0;
-    loop {
-        match head.parse(&block[from..n], settings.buffer_size) {
-            Ok(Parsed::Partial) => return None,
-            Ok(Parsed::Complete(taken)) => {
-                from += taken;
-                for warning in head.warnings() {
-                    x.log_while(Level::Warn, None, String::from_utf8_lossy(&warning), READING_HEAD);
-                }
-                if head.is_interim() {
-                    // 100 and its like are between the upstream and us.
-                    *hinted += head.raw().len();
-                    x.hint(head, *hinted, settings);
-                    head.reset();
-                    continue;
-                }
-                if x.debugs {
-                    debug_head(head, x);
-                }
-                let block = (from < n).then_some(block);
-                return Some(Read::Head(block, from..n));
-            }
-            Ok(Parsed::Headless) => {
-                x.log_while(Level::Error, None, "upstream sent no valid HTTP/1.0 header", READING_HEAD);
-                return Some(Read::Headless(block, from..n));
-            }
-            Err(invalid) => {
-                let message = String::from_utf8_lossy(&invalid.message);
-                x.log_while(Level::Error, None, message, READING_HEAD);
-                return Some(Read::Invalid);
-            }
-        }
-    }
-}
-
-/// The same of an application's output.
-fn parse_output(head: &mut Head, x: &Exchange, block: Block, n: usize, settings: &Settings) -> Option<Read> {
-    let invalid = match fastcgi::parse(head, &block[..n], settings.buffer_size) {
-        Ok(Parsed::Partial) => return None,
-        Ok(Parsed::Complete(taken)) => {
-            for warning in head.warnings() {
-                x.log_while(Level::Warn, None, String::from_utf8_lossy(&warning), READING_HEAD);
-            }
-            if x.debugs {
-                debug_head(head, x);
-            }
-            return Some(Read::Head((taken < n).then_some(block), taken..n));
-        }
-        Ok(Parsed::Headless) => "upstream sent invalid header".into(),
-        Err(invalid) => String::from_utf8_lossy(&invalid.message).into_owned(),
-    };
-    x.log_while(Level::Error, None, invalid, READING_HEAD);
-    Some(Read::Invalid)
 }
 
 fn log_timeout(x: &Exchange, doing: &str) {
@@ -824,28 +587,4 @@ pub(super) fn poll_client_gone(x: &mut Exchange, cx: &mut Context<'_>, settings:
     x.poll_left(cx);
     let keeps = settings.store.is_some() || x.is_cacheable();
     !settings.ignore_client_abort && !x.post_action && !keeps && x.poll_client_gone(cx)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_no_head_is_put_back_whole() {
-        #[track_caller]
-        fn check(before: &[u8], read: usize) {
-            let mut head = Head::new();
-            assert_eq!(head.parse(before, 4096), Ok(Parsed::Partial));
-            let mut block = Block::small();
-            block.fill(b'x');
-            assert_eq!(head.parse(&block[..read], 4096), Ok(Parsed::Headless));
-            let (whole, raw) = put_back(&head, block, 0..read);
-            assert!(whole[raw] == *[before, &vec![b'x'; read]].concat(), "{read}");
-        }
-        check(b"", 5);
-        check(b"HT", 5);
-        // A block that is full has no room for more.
-        check(b"", Block::small().len());
-        check(b"HT", Block::small().len());
-    }
 }
