@@ -6,16 +6,15 @@ use weir_engine::contract::Install;
 use weir_engine::generation::{ContentHandler, Plan};
 use weir_engine::http::{Exchange, Response, Template};
 use weir_engine::http1::{Method, response::Head};
-use weir_engine::io::ConnectOptions;
 use weir_engine::upstream::exchange::{RequestLength, next};
 use weir_engine::upstream::{Protocol, RequestHead, Settings, Target, Unresolved, Upstream, Whom, Written};
 use weir_ir::address::{self, Form, Host};
 use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::program::ScopeKind;
-use weir_ir::{Conf, Contexts, Directive, Module, Once, Setting, Takes};
+use weir_ir::{Conf, Contexts, Directive, Module, Once, Takes};
 use weir_syntax::{Diagnostic, Level};
 
-use super::proxy::{Bind, bind, group};
+use super::passing::attempts::{Attempts, group};
 
 pub struct Tunnel;
 
@@ -30,12 +29,12 @@ impl Module for Tunnel {
     type Scope = Passing;
     const DIRECTIVES: &'static [D] = &[
         D::scope("tunnel_pass", PASS, Takes::of(0, 1), pass),
-        D::scope("tunnel_bind", SCOPES, Takes::ONE_TWO, |s, c| bind(&mut s.bind, c)),
-        D::scope("tunnel_socket_keepalive", SCOPES, Takes::FLAG, |s, c| s.socket_keepalive.flag(c)),
-        D::scope("tunnel_socket_rcvbuf", SCOPES, Takes::ONE, |s, c| s.socket_rcvbuf.size(c)),
-        D::scope("tunnel_socket_sndbuf", SCOPES, Takes::ONE, |s, c| s.socket_sndbuf.size(c)),
-        D::scope("tunnel_connect_timeout", SCOPES, Takes::ONE, |s, c| s.connect_timeout.msec(c)),
-        D::scope("tunnel_send_timeout", SCOPES, Takes::ONE, |s, c| s.send_timeout.msec(c)),
+        D::scope("tunnel_bind", SCOPES, Takes::ONE_TWO, |s, c| s.attempts.bind(c)),
+        D::scope("tunnel_socket_keepalive", SCOPES, Takes::FLAG, |s, c| s.attempts.socket_keepalive.flag(c)),
+        D::scope("tunnel_socket_rcvbuf", SCOPES, Takes::ONE, |s, c| s.attempts.socket_rcvbuf.size(c)),
+        D::scope("tunnel_socket_sndbuf", SCOPES, Takes::ONE, |s, c| s.attempts.socket_sndbuf.size(c)),
+        D::scope("tunnel_connect_timeout", SCOPES, Takes::ONE, |s, c| s.attempts.connect_timeout.msec(c)),
+        D::scope("tunnel_send_timeout", SCOPES, Takes::ONE, |s, c| s.attempts.send_timeout.msec(c)),
         D::scope("tunnel_send_lowat", SCOPES, Takes::ONE, |s, c| {
             s.once.size(c)?;
             c.warn("\"tunnel_send_lowat\" is not supported, ignored");
@@ -44,10 +43,12 @@ impl Module for Tunnel {
         .accepted("it has no effect on Linux"),
         D::scope("tunnel_buffer_size", SCOPES, Takes::ONE, |s, c| s.once.size(c))
             .accepted("tunnels copy through memory of their thread"),
-        D::scope("tunnel_read_timeout", SCOPES, Takes::ONE, |s, c| s.read_timeout.msec(c)),
-        D::scope("tunnel_next_upstream", SCOPES, Takes::ONE_MORE, next_upstream),
-        D::scope("tunnel_next_upstream_tries", SCOPES, Takes::ONE, |s, c| s.next_tries.number(c)),
-        D::scope("tunnel_next_upstream_timeout", SCOPES, Takes::ONE, |s, c| s.next_timeout.msec(c)),
+        D::scope("tunnel_read_timeout", SCOPES, Takes::ONE, |s, c| s.attempts.read_timeout.msec(c)),
+        D::scope("tunnel_next_upstream", SCOPES, Takes::ONE_MORE, |s, c| {
+            s.attempts.add_next_upstream(&FAILURES, c)
+        }),
+        D::scope("tunnel_next_upstream_tries", SCOPES, Takes::ONE, |s, c| s.attempts.next_tries.number(c)),
+        D::scope("tunnel_next_upstream_timeout", SCOPES, Takes::ONE, |s, c| s.attempts.next_timeout.msec(c)),
     ];
 }
 
@@ -63,34 +64,18 @@ enum Pass {
 #[derive(Clone, Debug, Default)]
 pub struct Passing {
     pass: Option<Pass>,
-    /// `None` is `off`.
-    bind: Setting<Option<Bind>>,
-    socket_keepalive: Setting<bool>,
-    socket_rcvbuf: Setting<u64>,
-    socket_sndbuf: Setting<u64>,
-    connect_timeout: Setting<u64>,
-    send_timeout: Setting<u64>,
-    read_timeout: Setting<u64>,
-    next_upstream: Setting<u32>,
-    next_tries: Setting<u64>,
-    next_timeout: Setting<u64>,
+    attempts: Attempts,
     once: Once,
 }
+
+/// Of `tunnel_next_upstream`.
+const FAILURES: [(&str, u32); 3] = [("error", next::ERROR), ("timeout", next::TIMEOUT), ("off", next::OFF)];
 
 impl Conf for Passing {
     const EVERY_LEVEL: bool = true;
 
     fn inherit(&mut self, outer: &Self, merge: &mut Merge<'_>) -> Result<(), Fault> {
-        self.bind.inherit(&outer.bind);
-        self.socket_keepalive.inherit(&outer.socket_keepalive);
-        self.socket_rcvbuf.inherit(&outer.socket_rcvbuf);
-        self.socket_sndbuf.inherit(&outer.socket_sndbuf);
-        self.connect_timeout.inherit(&outer.connect_timeout);
-        self.send_timeout.inherit(&outer.send_timeout);
-        self.read_timeout.inherit(&outer.read_timeout);
-        self.next_upstream.inherit(&outer.next_upstream);
-        self.next_tries.inherit(&outer.next_tries);
-        self.next_timeout.inherit(&outer.next_timeout);
+        self.attempts.inherit(&outer.attempts);
         // Blocks without a name of their own pass where their location does.
         if self.pass.is_none() && matches!(merge.kind(), ScopeKind::If | ScopeKind::LimitExcept) {
             self.pass.clone_from(&outer.pass);
@@ -120,39 +105,10 @@ fn pass(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn next_upstream(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
-    // A second directive of a level adds to the first.
-    let mut bits = passing.next_upstream.or(0);
-    call.add_bits(&mut bits, &[("error", next::ERROR), ("timeout", next::TIMEOUT), ("off", next::OFF)])?;
-    passing.next_upstream.replace(bits);
-    Ok(())
-}
-
 impl Install for Tunnel {
     fn install(passing: &Passing, plan: &mut Plan<'_, '_>) -> Result<(), Diagnostic> {
         let Some(pass) = &passing.pass else { return Ok(()) };
-        let bind = passing.bind.get().and_then(Option::as_ref);
-        let settings = Settings {
-            connect_timeout: passing.connect_timeout.or(60_000),
-            send_timeout: passing.send_timeout.or(60_000),
-            read_timeout: passing.read_timeout.or(60_000),
-            next_upstream: match passing.next_upstream.or(next::ERROR | next::TIMEOUT) {
-                bits if bits & next::OFF != 0 => next::OFF,
-                bits => bits,
-            },
-            next_upstream_tries: passing.next_tries.or(0),
-            next_upstream_timeout: passing.next_timeout.or(0),
-            socket: ConnectOptions {
-                keepalive: passing.socket_keepalive.or(false),
-                receive_buffer: passing.socket_rcvbuf.get().map(|n| *n as usize),
-                send_buffer: passing.socket_sndbuf.get().map(|n| *n as usize),
-                transparent: bind.is_some_and(|bind| bind.transparent),
-                ..ConnectOptions::default()
-            },
-            bind: bind.map(|bind| Arc::new(plan.template(&bind.from))),
-            tunnels_with: Some(200),
-            ..Settings::default()
-        };
+        let settings = Settings { tunnels_with: Some(200), ..passing.attempts.settings(plan) };
         let to = match pass {
             Pass::Known(upstream) => To::Known(plan.build.upstream(*upstream)),
             Pass::Computed(template) => To::Computed(plan.template(template)),

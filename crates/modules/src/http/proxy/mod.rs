@@ -5,19 +5,17 @@ mod cookie;
 mod names;
 mod redirect;
 mod request;
-mod response;
 mod ssl;
 mod v2;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use cookie::Attribute;
 use weir_engine::contract::{Install, Variable};
 use weir_engine::generation::{Build, ContentHandler, Plan};
 use weir_engine::http::{Exchange, Response, Template};
-use weir_engine::http1::{Known, response::Head};
-use weir_engine::io::ConnectOptions;
+use weir_engine::http1::{Field, Known, response::Head};
 use weir_engine::upstream::exchange::{RequestLength, next};
 use weir_engine::upstream::{
     Hidden, Protocol, RequestHead, Settings, Target, Unresolved, Upstream, Whom, Wire, Written,
@@ -25,11 +23,13 @@ use weir_engine::upstream::{
 use weir_ir::address::{self, Authority, Form, Host};
 use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::program::{LocationMatch, ScopeKind};
-use weir_ir::{Conf, Contexts, Directive, Module, Once, Setting, Takes};
+use weir_ir::{Conf, Contexts, Directive, Module, Setting, Takes};
 use weir_syntax::{Diagnostic, Level};
 
-use super::buffers::{Buffers, Store};
-use super::{cache, dav};
+use super::dav;
+use super::passing::attempts::group;
+use super::passing::{Common, Names, cache, response};
+use redirect::Rewrites;
 use request::Way;
 
 pub use redirect::Redirect;
@@ -57,88 +57,102 @@ impl Module for Proxy {
         D::scope("proxy_cookie_flags", SCOPES, Takes::ONE_TO_FOUR, |s, c| {
             cookie::read_flags(&mut s.cookie_flags, c)
         }),
-        D::scope("proxy_bind", SCOPES, Takes::ONE_TWO, |s, c| bind(&mut s.bind, c)),
+        D::scope("proxy_bind", SCOPES, Takes::ONE_TWO, |s, c| s.common.attempts.bind(c)),
         D::scope("proxy_set_header", SCOPES, Takes::TWO, set_header),
         D::scope("proxy_set_body", SCOPES, Takes::ONE, |s, c| s.set_body.put_with(c, |c| c.template(0))),
         D::scope("proxy_method", SCOPES, Takes::ONE, |s, c| s.method.put_with(c, |c| c.template(0))),
         D::scope("proxy_http_version", SCOPES, Takes::ONE, http_version),
-        D::scope("proxy_pass_request_headers", SCOPES, Takes::FLAG, |s, c| s.pass_request_headers.flag(c)),
-        D::scope("proxy_pass_request_body", SCOPES, Takes::FLAG, |s, c| s.pass_request_body.flag(c)),
-        D::scope("proxy_request_buffering", SCOPES, Takes::FLAG, |s, c| s.request_buffering.flag(c)),
-        D::scope("proxy_pass_header", SCOPES, Takes::ONE, |s, c| {
-            s.pass_headers.push(c.arg(0).to_ascii_lowercase().into());
-            Ok(())
+        D::scope("proxy_pass_request_headers", SCOPES, Takes::FLAG, |s, c| {
+            s.common.pass_request_headers.flag(c)
         }),
+        D::scope("proxy_pass_request_body", SCOPES, Takes::FLAG, |s, c| s.common.pass_request_body.flag(c)),
+        D::scope("proxy_request_buffering", SCOPES, Takes::FLAG, |s, c| s.common.request_buffering.flag(c)),
+        D::scope("proxy_pass_header", SCOPES, Takes::ONE, |s, c| s.common.pass_header(c)),
         D::scope("proxy_pass_trailers", SCOPES, Takes::FLAG, |s, c| s.pass_trailers.flag(c)),
-        D::scope("proxy_hide_header", SCOPES, Takes::ONE, |s, c| {
-            s.hide_headers.push(c.arg(0).to_ascii_lowercase().into());
-            Ok(())
+        D::scope("proxy_hide_header", SCOPES, Takes::ONE, |s, c| s.common.hide_header(c)),
+        D::scope("proxy_connect_timeout", SCOPES, Takes::ONE, |s, c| {
+            s.common.attempts.connect_timeout.msec(c)
         }),
-        D::scope("proxy_connect_timeout", SCOPES, Takes::ONE, |s, c| s.connect_timeout.msec(c)),
-        D::scope("proxy_send_timeout", SCOPES, Takes::ONE, |s, c| s.send_timeout.msec(c)),
-        D::scope("proxy_read_timeout", SCOPES, Takes::ONE, |s, c| s.read_timeout.msec(c)),
-        D::scope("proxy_next_upstream", SCOPES, Takes::ONE_MORE, next_upstream),
-        D::scope("proxy_next_upstream_tries", SCOPES, Takes::ONE, |s, c| s.next_tries.number(c)),
-        D::scope("proxy_next_upstream_timeout", SCOPES, Takes::ONE, |s, c| s.next_timeout.msec(c)),
-        D::scope("proxy_intercept_errors", SCOPES, Takes::FLAG, |s, c| s.intercept_errors.flag(c)),
-        D::scope("proxy_ignore_client_abort", SCOPES, Takes::FLAG, |s, c| s.ignore_client_abort.flag(c)),
-        D::scope("proxy_socket_keepalive", SCOPES, Takes::FLAG, |s, c| s.socket_keepalive.flag(c)),
-        D::scope("proxy_socket_rcvbuf", SCOPES, Takes::ONE, |s, c| s.socket_rcvbuf.size(c)),
-        D::scope("proxy_socket_sndbuf", SCOPES, Takes::ONE, |s, c| s.socket_sndbuf.size(c)),
-        D::scope("proxy_buffer_size", SCOPES, Takes::ONE, |s, c| s.buffers.head.size(c)),
-        D::scope("proxy_buffering", SCOPES, Takes::FLAG, |s, c| s.buffers.on.flag(c)),
-        D::scope("proxy_buffers", SCOPES, Takes::TWO, |s, c| s.buffers.body.put_with(c, |c| c.buffers())),
-        D::scope("proxy_busy_buffers_size", SCOPES, Takes::ONE, |s, c| s.buffers.busy.size(c))
+        D::scope("proxy_send_timeout", SCOPES, Takes::ONE, |s, c| s.common.attempts.send_timeout.msec(c)),
+        D::scope("proxy_read_timeout", SCOPES, Takes::ONE, |s, c| s.common.attempts.read_timeout.msec(c)),
+        D::scope("proxy_next_upstream", SCOPES, Takes::ONE_MORE, |s, c| {
+            s.common.attempts.add_next_upstream(&FAILURES, c)
+        }),
+        D::scope("proxy_next_upstream_tries", SCOPES, Takes::ONE, |s, c| {
+            s.common.attempts.next_tries.number(c)
+        }),
+        D::scope("proxy_next_upstream_timeout", SCOPES, Takes::ONE, |s, c| {
+            s.common.attempts.next_timeout.msec(c)
+        }),
+        D::scope("proxy_intercept_errors", SCOPES, Takes::FLAG, |s, c| s.common.intercept_errors.flag(c)),
+        D::scope("proxy_ignore_client_abort", SCOPES, Takes::FLAG, |s, c| {
+            s.common.ignore_client_abort.flag(c)
+        }),
+        D::scope("proxy_socket_keepalive", SCOPES, Takes::FLAG, |s, c| {
+            s.common.attempts.socket_keepalive.flag(c)
+        }),
+        D::scope("proxy_socket_rcvbuf", SCOPES, Takes::ONE, |s, c| s.common.attempts.socket_rcvbuf.size(c)),
+        D::scope("proxy_socket_sndbuf", SCOPES, Takes::ONE, |s, c| s.common.attempts.socket_sndbuf.size(c)),
+        D::scope("proxy_buffer_size", SCOPES, Takes::ONE, |s, c| s.common.buffers.head.size(c)),
+        D::scope("proxy_buffering", SCOPES, Takes::FLAG, |s, c| s.common.buffers.on.flag(c)),
+        D::scope("proxy_buffers", SCOPES, Takes::TWO, |s, c| {
+            s.common.buffers.body.put_with(c, |c| c.buffers())
+        }),
+        D::scope("proxy_busy_buffers_size", SCOPES, Takes::ONE, |s, c| s.common.buffers.busy.size(c))
             .accepted("all that has come is offered to the client at once"),
-        D::scope("proxy_max_temp_file_size", SCOPES, Takes::ONE, |s, c| s.buffers.max_temp_file_size.size(c)),
+        D::scope("proxy_max_temp_file_size", SCOPES, Takes::ONE, |s, c| {
+            s.common.buffers.max_temp_file_size.size(c)
+        }),
         D::scope("proxy_temp_file_write_size", SCOPES, Takes::ONE, |s, c| {
-            s.buffers.temp_file_write_size.size(c)
+            s.common.buffers.temp_file_write_size.size(c)
         }),
         D::scope("proxy_temp_path", SCOPES, Takes::ONE_TO_FOUR, |s, c| {
-            s.buffers.temp_path.put_with(c, weir_ir::http::core::temp_path)
+            s.common.buffers.temp_path.put_with(c, weir_ir::http::core::temp_path)
         }),
         D::scope("proxy_limit_rate", SCOPES, Takes::ONE, |s, c| {
-            s.buffers.limit_rate.put_with(c, weir_ir::http::core::size_template)
+            s.common.buffers.limit_rate.put_with(c, weir_ir::http::core::size_template)
         }),
-        D::scope("proxy_store", SCOPES, Takes::ONE, store),
+        D::scope("proxy_store", SCOPES, Takes::ONE, |s, c| s.common.store(NAMES, c)),
         D::scope("proxy_store_access", SCOPES, Takes::ONE_TO_THREE, |s, c| {
-            s.buffers.store_access.put_with(c, dav::access)
+            s.common.buffers.store_access.put_with(c, dav::access)
         }),
         D::scope("proxy_send_lowat", SCOPES, Takes::ONE, |s, c| {
-            s.once.size(c)?;
+            s.common.once.size(c)?;
             c.warn("\"proxy_send_lowat\" is not supported, ignored");
             Ok(())
         })
         .accepted("it has no effect on Linux"),
-        D::scope("proxy_headers_hash_max_size", SCOPES, Takes::ONE, |s, c| s.once.number(c))
+        D::scope("proxy_headers_hash_max_size", SCOPES, Takes::ONE, |s, c| s.common.once.number(c))
             .accepted("weir's tables size themselves"),
-        D::scope("proxy_headers_hash_bucket_size", SCOPES, Takes::ONE, |s, c| s.once.number(c))
+        D::scope("proxy_headers_hash_bucket_size", SCOPES, Takes::ONE, |s, c| s.common.once.number(c))
             .accepted("weir's tables size themselves"),
         D::main("proxy_cache_path", Contexts::HTTP, Takes::TWO_MORE, |paths, c| paths.add(Proxy::NAME, c)),
-        D::scope("proxy_cache", SCOPES, Takes::ONE, cache_zone),
-        D::scope("proxy_cache_key", SCOPES, Takes::ONE, |s, c| s.cache.key.put_with(c, |c| c.template(0))),
-        D::scope("proxy_cache_valid", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_valid(c)),
-        D::scope("proxy_cache_min_uses", SCOPES, Takes::ONE, |s, c| s.cache.min_uses.number(c)),
+        D::scope("proxy_cache", SCOPES, Takes::ONE, |s, c| s.common.cache_zone(NAMES, c)),
+        D::scope("proxy_cache_key", SCOPES, Takes::ONE, |s, c| {
+            s.common.cache.key.put_with(c, |c| c.template(0))
+        }),
+        D::scope("proxy_cache_valid", SCOPES, Takes::ONE_MORE, |s, c| s.common.cache.add_valid(c)),
+        D::scope("proxy_cache_min_uses", SCOPES, Takes::ONE, |s, c| s.common.cache.min_uses.number(c)),
         D::scope("proxy_cache_max_range_offset", SCOPES, Takes::ONE, |s, c| {
-            s.cache.max_range_offset.offset(c)
+            s.common.cache.max_range_offset.offset(c)
         }),
         D::scope("proxy_cache_use_stale", SCOPES, Takes::ONE_MORE, |s, c| {
-            s.cache.add_use_stale(&FAILURES, c)
+            s.common.cache.add_use_stale(&FAILURES, c)
         }),
-        D::scope("proxy_cache_methods", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_methods(c)),
-        D::scope("proxy_cache_bypass", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_bypass(c)),
-        D::scope("proxy_cache_purge", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_purge(c)),
-        D::scope("proxy_no_cache", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_no_cache(c)),
-        D::scope("proxy_cache_lock", SCOPES, Takes::FLAG, |s, c| s.cache.lock.flag(c)),
-        D::scope("proxy_cache_lock_timeout", SCOPES, Takes::ONE, |s, c| s.cache.lock_timeout.msec(c)),
-        D::scope("proxy_cache_lock_age", SCOPES, Takes::ONE, |s, c| s.cache.lock_age.msec(c)),
-        D::scope("proxy_cache_revalidate", SCOPES, Takes::FLAG, |s, c| s.cache.revalidate.flag(c)),
-        D::scope("proxy_cache_convert_head", SCOPES, Takes::FLAG, |s, c| s.cache.convert_head.flag(c)),
+        D::scope("proxy_cache_methods", SCOPES, Takes::ONE_MORE, |s, c| s.common.cache.add_methods(c)),
+        D::scope("proxy_cache_bypass", SCOPES, Takes::ONE_MORE, |s, c| s.common.cache.add_bypass(c)),
+        D::scope("proxy_cache_purge", SCOPES, Takes::ONE_MORE, |s, c| s.common.cache.add_purge(c)),
+        D::scope("proxy_no_cache", SCOPES, Takes::ONE_MORE, |s, c| s.common.cache.add_no_cache(c)),
+        D::scope("proxy_cache_lock", SCOPES, Takes::FLAG, |s, c| s.common.cache.lock.flag(c)),
+        D::scope("proxy_cache_lock_timeout", SCOPES, Takes::ONE, |s, c| s.common.cache.lock_timeout.msec(c)),
+        D::scope("proxy_cache_lock_age", SCOPES, Takes::ONE, |s, c| s.common.cache.lock_age.msec(c)),
+        D::scope("proxy_cache_revalidate", SCOPES, Takes::FLAG, |s, c| s.common.cache.revalidate.flag(c)),
+        D::scope("proxy_cache_convert_head", SCOPES, Takes::FLAG, |s, c| s.common.cache.convert_head.flag(c)),
         D::scope("proxy_cache_background_update", SCOPES, Takes::FLAG, |s, c| {
-            s.cache.background_update.flag(c)
+            s.common.cache.background_update.flag(c)
         }),
-        D::scope("proxy_ignore_headers", SCOPES, Takes::ONE_MORE, |s, c| s.cache.add_ignored(c)),
-        D::scope("proxy_force_ranges", SCOPES, Takes::FLAG, |s, c| s.force_ranges.flag(c)),
+        D::scope("proxy_ignore_headers", SCOPES, Takes::ONE_MORE, |s, c| s.common.cache.add_ignored(c)),
+        D::scope("proxy_force_ranges", SCOPES, Takes::FLAG, |s, c| s.common.force_ranges.flag(c)),
         D::scope("proxy_ssl_session_reuse", SCOPES, Takes::FLAG, |s, c| s.ssl.session_reuse.flag(c)),
         D::scope("proxy_ssl_protocols", SCOPES, Takes::ONE_MORE, |s, c| s.ssl.protocols.add(c)),
         D::scope("proxy_ssl_ciphers", SCOPES, Takes::ONE, |s, c| s.ssl.ciphers.put(c, c.text(0).into())),
@@ -168,6 +182,8 @@ impl Module for Proxy {
         }),
     ];
 }
+
+const NAMES: Names = Names { module: Proxy::NAME, prefix: "proxy" };
 
 /// Where `proxy_pass` leads.
 #[derive(Clone, Debug)]
@@ -203,14 +219,6 @@ impl Place {
     }
 }
 
-/// `proxy_bind`, where it is not `off`.
-#[derive(Clone, Debug, Hash)]
-pub(crate) struct Bind {
-    pub from: weir_ir::Template,
-    /// The address need not be the machine's own.
-    pub transparent: bool,
-}
-
 /// `proxy_http_version`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HttpVersion {
@@ -223,8 +231,8 @@ pub(crate) enum HttpVersion {
 #[derive(Clone, Debug, Default)]
 pub struct Passing {
     pass: Option<Pass>,
+    common: Common,
     redirects: Setting<Vec<Redirect>>,
-    bind: Setting<Option<Bind>>,
     cookie_domains: Setting<Vec<cookie::Replace>>,
     cookie_paths: Setting<Vec<cookie::Replace>>,
     cookie_flags: Setting<Vec<cookie::Flags>>,
@@ -232,28 +240,8 @@ pub struct Passing {
     set_body: Setting<weir_ir::Template>,
     method: Setting<weir_ir::Template>,
     http_version: Setting<HttpVersion>,
-    pass_request_headers: Setting<bool>,
-    pass_request_body: Setting<bool>,
-    request_buffering: Setting<bool>,
-    pass_headers: Vec<Box<[u8]>>,
-    hide_headers: Vec<Box<[u8]>>,
     pass_trailers: Setting<bool>,
-    connect_timeout: Setting<u64>,
-    send_timeout: Setting<u64>,
-    read_timeout: Setting<u64>,
-    next_upstream: Setting<u32>,
-    next_tries: Setting<u64>,
-    next_timeout: Setting<u64>,
-    intercept_errors: Setting<bool>,
-    ignore_client_abort: Setting<bool>,
-    socket_keepalive: Setting<bool>,
-    socket_rcvbuf: Setting<u64>,
-    socket_sndbuf: Setting<u64>,
-    buffers: Buffers,
-    force_ranges: Setting<bool>,
-    cache: cache::Settings,
     ssl: ssl::Ssl,
-    once: Once,
 }
 
 /// Of `proxy_next_upstream` and `proxy_cache_use_stale`.
@@ -273,6 +261,18 @@ const FAILURES: [(&str, u32); 13] = [
     ("off", next::OFF),
 ];
 
+/// Headers that are hidden unless `proxy_pass_header` names them.
+const HIDDEN: [&str; 8] = [
+    "date",
+    "server",
+    "x-pad",
+    "x-accel-expires",
+    "x-accel-redirect",
+    "x-accel-limit-rate",
+    "x-accel-buffering",
+    "x-accel-charset",
+];
+
 impl Conf for Passing {
     const EVERY_LEVEL: bool = true;
 
@@ -282,38 +282,14 @@ impl Conf for Passing {
         }
         settings!(
             redirects,
-            bind,
             cookie_domains,
             cookie_paths,
             cookie_flags,
             set_body,
             method,
             http_version,
-            pass_request_headers,
-            pass_request_body,
-            pass_trailers,
-            request_buffering,
-            connect_timeout,
-            send_timeout,
-            read_timeout,
-            next_upstream,
-            next_tries,
-            next_timeout,
-            intercept_errors,
-            ignore_client_abort,
-            socket_keepalive,
-            socket_rcvbuf,
-            socket_sndbuf,
-            force_ranges,
+            pass_trailers
         );
-        // Lists are taken over whole or not at all.
-        for (own, outer) in
-            [(&mut self.pass_headers, &outer.pass_headers), (&mut self.hide_headers, &outer.hide_headers)]
-        {
-            if own.is_empty() {
-                own.clone_from(outer);
-            }
-        }
         if self.set_headers.is_empty() {
             self.set_headers.clone_from(&outer.set_headers);
         }
@@ -321,19 +297,10 @@ impl Conf for Passing {
         if self.pass.is_none() && matches!(merge.kind(), ScopeKind::If | ScopeKind::LimitExcept) {
             self.pass.clone_from(&outer.pass);
         }
-        // Of a cache and a store the inner one counts.
-        if self.buffers.store.get().is_some_and(|store| *store != Store::Off) {
-            self.cache.turn_off();
-        }
-        if self.cache.is_on() {
-            self.buffers.store.replace(Store::Off);
-        }
-        self.buffers.inherit(&outer.buffers, "proxy", merge)?;
-        self.cache.inherit(&outer.cache);
         let paths = merge.main_of::<Proxy>().clone();
-        self.cache.check("proxy_cache", &paths, merge)?;
+        self.common.inherit(&outer.common, NAMES, &paths, merge)?;
         if self.pass.is_some() {
-            self.buffers.make_temp_path("proxy_temp", merge)?;
+            self.common.buffers.make_temp_path("proxy_temp", merge)?;
         }
         self.ssl.inherit(&outer.ssl);
         match &self.pass {
@@ -351,51 +318,19 @@ impl Passing {
     }
 
     fn settings(&self, hidden: &Arc<Hidden>, plan: &Plan<'_, '_>) -> Settings {
-        let bind = self.bind.get().and_then(Option::as_ref);
-        let socket = ConnectOptions {
-            keepalive: self.socket_keepalive.or(false),
-            receive_buffer: self.socket_rcvbuf.get().map(|n| *n as usize),
-            send_buffer: self.socket_sndbuf.get().map(|n| *n as usize),
-            transparent: bind.is_some_and(|bind| bind.transparent),
-            ..ConnectOptions::default()
-        };
-        let mut opened_by = DefaultHasher::new();
-        (&socket, bind).hash(&mut opened_by);
         let tls = self.ssl.compile(plan);
-        tls.as_ref().map(|tls| tls.client.identity()).hash(&mut opened_by);
         let version = self.http_version.or(HttpVersion::Http11);
         let http2 = version == HttpVersion::Http2;
         // What a connection may bring of heads is told when it is opened.
-        http2.then(|| self.buffers.head()).hash(&mut opened_by);
+        let head = http2.then(|| self.common.buffers.head());
+        let opened_by = (tls.as_ref().map(|tls| tls.client.identity()), head);
         Settings {
-            connect_timeout: self.connect_timeout.or(60_000),
-            send_timeout: self.send_timeout.or(60_000),
-            read_timeout: self.read_timeout.or(60_000),
-            next_upstream: match self.next_upstream.or(next::ERROR | next::TIMEOUT) {
-                bits if bits & next::OFF != 0 => next::OFF,
-                bits => bits & !next::UPDATING,
-            },
-            next_upstream_tries: self.next_tries.or(0),
-            next_upstream_timeout: self.next_timeout.or(0),
-            request_buffering: self.request_buffering.or(true),
             wire: if http2 { Wire::Http2 } else { Wire::Http1 },
             chunks: version != HttpVersion::Http10,
-            pass_request_body: self.pass_request_body.or(true),
-            buffer_size: self.buffers.head(),
-            buffering: self.buffers.on.or(true),
-            buffers: Arc::new(self.buffers.compile(plan)),
-            ignore_client_abort: self.ignore_client_abort.or(false),
-            intercept_errors: self.intercept_errors.or(false),
-            socket,
-            bind: bind.map(|bind| Arc::new(plan.template(&bind.from))),
             pass_trailers: self.pass_trailers.or(false).then(|| Arc::clone(hidden)),
             pass_early_hints: Some(Arc::clone(hidden)),
-            opened_by: opened_by.finish(),
             tls,
-            ignore_headers: self.cache.ignore_headers,
-            tunnels_with: None,
-            cache: self.cache.compile(Proxy::NAME, "proxy", plan),
-            store: self.buffers.compile_store(plan).map(Arc::new),
+            ..self.common.settings(NAMES, opened_by, plan)
         }
     }
 }
@@ -484,22 +419,6 @@ fn with_slash(uri: &[u8]) -> Box<[u8]> {
     if uri.first() == Some(&b'?') { [b"/", uri].concat().into() } else { uri.into() }
 }
 
-fn store(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
-    let cached = passing.cache.is_on();
-    passing.buffers.store.put_with(call, |call| match Store::read(call)? {
-        Store::On | Store::At(_) if cached => Err(call.refuse("is incompatible with \"proxy_cache\"")),
-        store => Ok(store),
-    })
-}
-
-fn cache_zone(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
-    let stored = passing.buffers.store.get().is_some_and(|store| *store != Store::Off);
-    if stored && !passing.cache.is_set() && call.arg(0) != b"off" {
-        return Err(call.refuse("is incompatible with \"proxy_store\""));
-    }
-    passing.cache.set_zone(Proxy::NAME, call)
-}
-
 fn set_header(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
     let value = call.template(1)?;
     passing.set_headers.push((call.arg(0).into(), value));
@@ -516,36 +435,6 @@ fn http_version(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault>
             Err(call.under(fault, 0))
         }
     })
-}
-
-/// Reads a `…_bind`; `None` is `off`.
-pub(super) fn bind(setting: &mut Setting<Option<Bind>>, call: &mut Call<'_>) -> Result<(), Fault> {
-    setting.put_with(call, |call| {
-        if call.args().len() == 1 && call.arg(0) == b"off" {
-            return Ok(None);
-        }
-        let from = call.template(0)?;
-        if from.as_literal().is_some_and(|text| address::local(text).is_none()) {
-            let fault = call.fail(format!("invalid address \"{}\"", call.text(0)));
-            return Err(call.under(fault, 0));
-        }
-        let transparent = call.args().len() > 1;
-        if transparent {
-            if call.arg(1) != b"transparent" {
-                return Err(call.invalid_parameter(1));
-            }
-            call.needs_transparent();
-        }
-        Ok(Some(Bind { from, transparent }))
-    })
-}
-
-fn next_upstream(passing: &mut Passing, call: &mut Call<'_>) -> Result<(), Fault> {
-    // A second directive of a level adds to the first.
-    let mut bits = passing.next_upstream.or(0);
-    call.add_bits(&mut bits, &FAILURES)?;
-    passing.next_upstream.replace(bits);
-    Ok(())
 }
 
 impl Install for Proxy {
@@ -573,11 +462,18 @@ impl Install for Proxy {
             }
             Pass::Computed(template) => To::Computed(plan.template(template)),
         };
-        let hidden = Arc::new(response::hidden(passing));
+        let hidden = Arc::new(response::hidden(&passing.common, &HIDDEN));
         let handler = Handler {
             request: request::Rules::compile(passing, plan),
             settings: passing.settings(&hidden, plan),
-            response: response::Rules::compile(passing, hidden, plan),
+            rewrites: Rewrites::compile(passing, plan),
+            cookies: cookie::Rules::compile(
+                &passing.cookie_domains,
+                &passing.cookie_paths,
+                &passing.cookie_flags,
+                plan,
+            ),
+            response: response::Rules::compile(&passing.common, hidden),
             to,
         };
         if let ScopeKind::Location(pattern) = plan.kind() {
@@ -618,6 +514,8 @@ struct Handler {
     to: To,
     request: request::Rules,
     response: response::Rules,
+    rewrites: Rewrites,
+    cookies: Option<cookie::Rules>,
     settings: Settings,
 }
 
@@ -637,6 +535,26 @@ impl Handler {
             }
             (To::Known { place, uri, .. }, _) => Way { host: &place.host, uri, computed: false },
             (To::Computed(_), None) => Way { host: b"", uri: b"", computed: true },
+        }
+    }
+
+    /// Adds `Location`, `Refresh` or `Set-Cookie` as the client is to have it.
+    fn place(&self, x: &Exchange, head: &Head, field: &Field, response: &mut Response) {
+        let (name, value) = (head.get(field.name), head.get(field.value));
+        if field.known == Known::SetCookie {
+            return match self.cookies.as_ref().and_then(|rules| rules.apply(x, value)) {
+                Some(changed) => response.headers.push_known(field.known, name, &changed),
+                None => response.headers.copy(head, field),
+            };
+        }
+        let way = self.way(x);
+        match self.rewrites.apply(x, field.known, value, way.host, way.uri) {
+            // A path that a rule made is a redirect within this server and is completed as our own are.
+            Cow::Owned(path) if field.known == Known::Location && path.starts_with(b"/") => {
+                response.location = Some(Cow::Owned(path));
+            }
+            // One that the upstream sent means what it means there.
+            value => response.headers.push_known(field.known, name, &value),
         }
     }
 
@@ -668,24 +586,6 @@ impl Handler {
             })),
         })
     }
-}
-
-/// A group of the configuration by that name, or a group of the one address; none for any other name.
-pub(super) fn group(x: &Exchange, authority: &Authority, default_port: u16) -> Option<Arc<Upstream>> {
-    let port = authority.port.unwrap_or(default_port);
-    let named = |u: &&Arc<Upstream>| {
-        u.name.eq_ignore_ascii_case(&authority.host_text)
-            && (u.explicit && authority.port.is_none() || u.port == port)
-    };
-    if let Some(group) = x.generation.upstreams.iter().find(named) {
-        return Some(Arc::clone(group));
-    }
-    let address = match &authority.host {
-        Host::Ip(ip) => address::Address::Ip((*ip, port).into()),
-        Host::Unix(path) => address::Address::Unix(Arc::clone(path)),
-        Host::Any | Host::Name(_) => return None,
-    };
-    Some(Arc::new(Upstream::of_addresses(&authority.host_text, port, [address])))
 }
 
 impl Protocol for Handler {
@@ -728,13 +628,7 @@ impl Protocol for Handler {
     }
 
     fn response(&self, x: &mut Exchange, head: &Head) -> Box<Response> {
-        let response = x.new_response(head.status());
-        let response = self.response.make(x, response, head, self.way(x));
-        // What an upstream before this one said of the type was of a content that this one takes the place of.
-        if response.content_type.is_some() {
-            x.answer_type = None;
-        }
-        response
+        self.response.make(x, head, |x, field, response| self.place(x, head, field, response))
     }
 
     fn redirect(&self, x: &mut Exchange, head: &Head) -> Option<Vec<u8>> {

@@ -83,7 +83,7 @@ impl Rules {
             own_none_match: true,
             dropped: KnownSet::of(&HOP),
             dropped_names: vec![],
-            pass_headers: passing.pass_request_headers.or(true),
+            pass_headers: passing.common.pass_request_headers.or(true),
             body: passing.set_body.get().map(|b| plan.template(b)),
         };
         for (name, value) in &passing.set_headers {

@@ -10,7 +10,7 @@ use weir_ir::{Setting, Template};
 
 /// The settings at one level.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Buffers {
+pub(crate) struct Buffers {
     pub on: Setting<bool>,
     pub head: Setting<u64>,
     pub body: Setting<(u64, u64)>,
@@ -25,7 +25,7 @@ pub(super) struct Buffers {
 
 /// `…_store`
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Store {
+pub(crate) enum Store {
     Off,
     /// As the file that the location has for the request.
     On,
@@ -35,7 +35,7 @@ pub(super) enum Store {
 const PAGE: u64 = 4096;
 
 impl Store {
-    pub(super) fn read(call: &mut Call<'_>) -> Result<Self, Fault> {
+    pub(crate) fn read(call: &mut Call<'_>) -> Result<Self, Fault> {
         match call.arg(0) {
             b"off" => Ok(Self::Off),
             b"" => Err(call.under(call.fail("empty path"), 0)),
@@ -47,7 +47,7 @@ impl Store {
 
 impl Buffers {
     /// Takes over what the level leaves open. `prefix` is the directives'.
-    pub(super) fn inherit(&mut self, outer: &Self, prefix: &str, merge: &Merge<'_>) -> Result<(), Fault> {
+    pub(crate) fn inherit(&mut self, outer: &Self, prefix: &str, merge: &Merge<'_>) -> Result<(), Fault> {
         macro_rules! settings {
             ($($field:ident),*) => { $(self.$field.inherit(&outer.$field);)* };
         }
@@ -103,7 +103,7 @@ impl Buffers {
     }
 
     /// Makes the folder for temporary files of that name where none is given.
-    pub(super) fn make_temp_path(&mut self, name: &str, merge: &mut Merge<'_>) -> Result<(), Fault> {
+    pub(crate) fn make_temp_path(&mut self, name: &str, merge: &mut Merge<'_>) -> Result<(), Fault> {
         if !self.temp_path.is_set() {
             let path = format!("{}{name}", merge.prefixes().state).into();
             let spec = PathSpec { path, levels: [1, 2, 0], position: None };
@@ -113,12 +113,12 @@ impl Buffers {
         Ok(())
     }
 
-    pub(super) fn head(&self) -> usize {
+    pub(crate) fn head(&self) -> usize {
         self.head.or(PAGE) as usize
     }
 
     /// What the engine goes by.
-    pub(super) fn compile(&self, plan: &Plan<'_, '_>) -> Buffering {
+    pub(crate) fn compile(&self, plan: &Plan<'_, '_>) -> Buffering {
         let (number, each) = self.body.or((8, PAGE));
         let memory = self.head.or(PAGE).saturating_add(number.saturating_mul(each));
         Buffering {
@@ -133,7 +133,7 @@ impl Buffers {
     }
 
     /// Where answers are files of their own.
-    pub(super) fn compile_store(&self, plan: &Plan<'_, '_>) -> Option<Storing> {
+    pub(crate) fn compile_store(&self, plan: &Plan<'_, '_>) -> Option<Storing> {
         let path = match self.store.get()? {
             Store::Off => return None,
             Store::On => None,

@@ -3,24 +3,19 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Response};
 use weir_engine::http1::response::Head;
-use weir_engine::http1::{Known, KnownSet};
+use weir_engine::http1::{Field, Known, KnownSet};
 use weir_engine::http1::{date, status};
 use weir_engine::upstream::Hidden;
 use weir_engine::upstream::exchange::ignore;
 
-use super::redirect::Rewrites;
-use super::request::Way;
-use super::{Passing, cookie};
+use super::Common;
 
 /// What of an upstream's head goes on.
-pub(super) struct Rules {
+pub(crate) struct Rules {
     /// What stays.
     hidden: Arc<Hidden>,
-    rewrites: Rewrites,
-    cookies: Option<cookie::Rules>,
     /// Bits of what is not obeyed.
     ignored: u32,
     force_ranges: bool,
@@ -29,24 +24,13 @@ pub(super) struct Rules {
 /// Headers that are between the upstream and us, or that we write ourselves.
 const OWN: [Known; 4] = [Known::Connection, Known::KeepAlive, Known::TransferEncoding, Known::ContentLength];
 
-/// Headers that are hidden unless `proxy_pass_header` names them.
-const HIDDEN: [&str; 8] = [
-    "date",
-    "server",
-    "x-pad",
-    "x-accel-expires",
-    "x-accel-redirect",
-    "x-accel-limit-rate",
-    "x-accel-buffering",
-    "x-accel-charset",
-];
-
 /// What of an upstream's head, and of the fields behind its body, does not go on as it is.
-pub(super) fn hidden(passing: &Passing) -> Hidden {
+/// `defaults` stay unless `…_pass_header` names them.
+pub(crate) fn hidden(common: &Common, defaults: &[&str]) -> Hidden {
     let mut hidden = Hidden { known: KnownSet::of(&OWN), names: vec![] };
-    let passed = |name: &[u8]| passing.pass_headers.iter().any(|p| **p == *name);
-    let defaults = HIDDEN.iter().map(|name| name.as_bytes());
-    let names = defaults.chain(passing.hide_headers.iter().map(|name| &**name));
+    let passed = |name: &[u8]| common.pass_headers.iter().any(|p| **p == *name);
+    let defaults = defaults.iter().map(|name| name.as_bytes());
+    let names = defaults.chain(common.hide_headers.iter().map(|name| &**name));
     for name in names.filter(|name| !passed(name)) {
         match Known::of(name) {
             Known::Other => hidden.names.push(name.into()),
@@ -57,23 +41,12 @@ pub(super) fn hidden(passing: &Passing) -> Hidden {
 }
 
 impl Rules {
-    pub(super) fn compile(passing: &Passing, hidden: Arc<Hidden>, plan: &Plan<'_, '_>) -> Self {
-        Self {
-            hidden,
-            rewrites: Rewrites::compile(passing, plan),
-            cookies: cookie::Rules::compile(
-                &passing.cookie_domains,
-                &passing.cookie_paths,
-                &passing.cookie_flags,
-                plan,
-            ),
-            ignored: passing.cache.ignore_headers,
-            force_ranges: passing.force_ranges.or(false),
-        }
+    pub(crate) fn compile(common: &Common, hidden: Arc<Hidden>) -> Self {
+        Self { hidden, ignored: common.cache.ignore_headers, force_ranges: common.force_ranges.or(false) }
     }
 
     /// Where the upstream sends the request on, and what of its head goes along.
-    pub(super) fn redirect(&self, x: &mut Exchange, head: &Head) -> Option<Vec<u8>> {
+    pub(crate) fn redirect(&self, x: &mut Exchange, head: &Head) -> Option<Vec<u8>> {
         let to = head.first(Known::XAccelRedirect)?.to_vec();
         if let Some(charset) = self.charset(head) {
             x.accel_charset = Some(Cow::Owned(charset.to_vec()));
@@ -103,14 +76,15 @@ impl Rules {
         head.first(Known::XAccelCharset).filter(|_| self.ignored & ignore::X_ACCEL_CHARSET == 0)
     }
 
+    /// `place` adds a field that names a place or sets a cookie to the response, as the client is to have it.
     #[inline]
-    pub(super) fn make(
+    pub(crate) fn make(
         &self,
-        x: &Exchange,
-        mut response: Box<Response>,
+        x: &mut Exchange,
         head: &Head,
-        way: Way<'_>,
+        place: impl Fn(&Exchange, &Field, &mut Response),
     ) -> Box<Response> {
+        let mut response = x.new_response(head.status());
         // What is not cached was not checked against the client's copy by the upstream, or was and is what it is.
         let cacheable = x.is_cacheable();
         response.disable_not_modified = !cacheable;
@@ -159,25 +133,13 @@ impl Rules {
                     response.last_modified = date::parse_http(value);
                     response.headers.copy(head, field);
                 }
-                Known::Location | Known::Refresh => {
-                    let value = self.rewrites.apply(x, field.known, value, way.host, way.uri);
-                    match value {
-                        // A path that a rule made is a redirect within this server and is completed as our own are.
-                        Cow::Owned(path) if field.known == Known::Location && path.starts_with(b"/") => {
-                            response.location = Some(Cow::Owned(path));
-                        }
-                        // One that the upstream sent means what it means there.
-                        value => response.headers.push_known(field.known, head.get(field.name), &value),
-                    }
-                }
-                Known::SetCookie => match self.cookies.as_ref().and_then(|rules| rules.apply(x, value)) {
-                    Some(changed) => {
-                        response.headers.push_known(field.known, head.get(field.name), &changed);
-                    }
-                    None => response.headers.copy(head, field),
-                },
+                Known::Location | Known::Refresh | Known::SetCookie => place(x, field, &mut response),
                 _ => response.headers.copy(head, field),
             }
+        }
+        // What an upstream before this one said of the type was of a content that this one takes the place of.
+        if response.content_type.is_some() {
+            x.answer_type = None;
         }
         response
     }

@@ -12,6 +12,8 @@ use weir_ir::program::PathSpec;
 use weir_ir::{Call, Fault, Merge, value};
 use weir_syntax::Diagnostic;
 
+use super::Names;
+
 /// All `…_cache_path` of a module.
 #[derive(Clone, Debug, Default)]
 pub struct Paths(Vec<Arc<Spec>>);
@@ -26,7 +28,7 @@ impl Conf for Paths {
 const SMALLEST: u64 = 2 * 4096;
 
 impl Paths {
-    pub(super) fn add(&mut self, module: &'static str, call: &mut Call<'_>) -> Result<(), Fault> {
+    pub(crate) fn add(&mut self, module: &'static str, call: &mut Call<'_>) -> Result<(), Fault> {
         let path = call.path(0);
         let path = path.strip_suffix('/').unwrap_or(&path).into();
         let pace = Pace { files: 100, sleep: 50, threshold: 200 };
@@ -72,7 +74,7 @@ impl Paths {
     }
 
     /// Opens the caches of a generation.
-    pub(super) fn prepare(&self, build: &mut Build<'_>) -> Result<(), Diagnostic> {
+    pub(crate) fn prepare(&self, build: &mut Build<'_>) -> Result<(), Diagnostic> {
         self.0.iter().try_for_each(|spec| build.open_cache(spec))
     }
 
@@ -183,7 +185,7 @@ const POST: u32 = 4;
 
 impl Settings {
     /// `…_cache zone | off`
-    pub(super) fn set_zone(&mut self, module: &'static str, call: &mut Call<'_>) -> Result<(), Fault> {
+    pub(crate) fn set_zone(&mut self, module: &'static str, call: &mut Call<'_>) -> Result<(), Fault> {
         self.zone.put_with(call, |call| {
             if call.arg(0) == b"off" {
                 return Ok(None);
@@ -197,7 +199,7 @@ impl Settings {
     }
 
     /// `…_cache_valid [code …] time`
-    pub(super) fn add_valid(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+    pub(crate) fn add_valid(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
         let last = call.args().len() - 1;
         let time = value::sec(call.arg(last)).ok_or_else(|| call.fail_at(last, "invalid time value"))?;
         if last == 0 {
@@ -216,28 +218,28 @@ impl Settings {
         Ok(())
     }
 
-    pub(super) fn add_methods(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+    pub(crate) fn add_methods(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
         call.add_bits(&mut self.methods, &[("GET", GET), ("HEAD", HEAD), ("POST", POST)])
     }
 
-    pub(super) fn add_bypass(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+    pub(crate) fn add_bypass(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
         core::predicates(&mut self.bypass, call)
     }
 
-    pub(super) fn add_no_cache(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+    pub(crate) fn add_no_cache(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
         core::predicates(&mut self.no_cache, call)
     }
 
-    pub(super) fn add_purge(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+    pub(crate) fn add_purge(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
         core::predicates(&mut self.purge, call)
     }
 
     /// The words are those of the protocol's `…_next_upstream`.
-    pub(super) fn add_use_stale(&mut self, words: &[(&str, u32)], call: &mut Call<'_>) -> Result<(), Fault> {
+    pub(crate) fn add_use_stale(&mut self, words: &[(&str, u32)], call: &mut Call<'_>) -> Result<(), Fault> {
         call.add_bits(&mut self.use_stale, words)
     }
 
-    pub(super) fn add_ignored(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
+    pub(crate) fn add_ignored(&mut self, call: &mut Call<'_>) -> Result<(), Fault> {
         const WORDS: [(&str, u32); 9] = [
             ("X-Accel-Redirect", ignore::X_ACCEL_REDIRECT),
             ("X-Accel-Expires", ignore::X_ACCEL_EXPIRES),
@@ -253,7 +255,7 @@ impl Settings {
     }
 
     /// Takes over what the level leaves open.
-    pub(super) fn inherit(&mut self, outer: &Self) {
+    pub(crate) fn inherit(&mut self, outer: &Self) {
         macro_rules! settings {
             ($($field:ident),*) => { $(self.$field.inherit(&outer.$field);)* };
         }
@@ -295,45 +297,40 @@ impl Settings {
     }
 
     /// The cache's zone is one of the module's.
-    pub(super) fn check(&self, directive: &str, paths: &Paths, merge: &Merge<'_>) -> Result<(), Fault> {
+    pub(crate) fn check(&self, prefix: &str, paths: &Paths, merge: &Merge<'_>) -> Result<(), Fault> {
         let name = self.zone.get().and_then(Option::as_ref).and_then(weir_ir::Template::as_literal);
         match name.filter(|name| !paths.has(name)) {
             None => Ok(()),
             Some(name) => {
                 let name = String::from_utf8_lossy(name);
-                Err(merge.fail(format!("\"{directive}\" zone \"{name}\" is unknown")))
+                Err(merge.fail(format!("\"{prefix}_cache\" zone \"{name}\" is unknown")))
             }
         }
     }
 
-    pub(super) fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.zone.is_set()
     }
 
-    pub(super) fn turn_off(&mut self) {
+    pub(crate) fn turn_off(&mut self) {
         self.zone.replace(None);
     }
 
-    pub(super) fn is_on(&self) -> bool {
+    pub(crate) fn is_on(&self) -> bool {
         self.zone.get().is_some_and(Option::is_some)
     }
 
-    /// What the engine goes by; `None` where nothing is kept. `module` is the zones', `prefix` the directives'.
-    pub(super) fn compile(
-        &self,
-        module: &'static str,
-        prefix: &'static str,
-        plan: &Plan<'_, '_>,
-    ) -> Option<Arc<Caching>> {
+    /// What the engine goes by; `None` where nothing is kept.
+    pub(crate) fn compile(&self, names: Names, plan: &Plan<'_, '_>) -> Option<Arc<Caching>> {
         let name = self.zone.get()?.as_ref()?;
-        let mut zones = plan.build.caches().iter().filter(|zone| zone.spec.module == module);
+        let mut zones = plan.build.caches().iter().filter(|zone| zone.spec.module == names.module);
         let zone = match name.as_literal() {
             Some(name) => Place::Zone(Arc::clone(zones.find(|zone| zone.spec.name.as_bytes() == name)?)),
             None => Place::Computed(plan.template(name), zones.cloned().collect()),
         };
         let templates = |list: &[weir_ir::Template]| list.iter().map(|t| plan.template(t)).collect();
         Some(Arc::new(Caching {
-            module: prefix,
+            module: names.prefix,
             zone,
             key: self.key.get().map(|key| plan.template(key)),
             valid: self.valid.clone().into(),
