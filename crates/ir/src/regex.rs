@@ -53,6 +53,14 @@ impl Regex {
         Ok(built)
     }
 
+    /// Compiles a pattern whose named captures set no variables.
+    ///
+    /// # Errors
+    /// As for [`Regex::compile`].
+    pub fn without_names(pattern: &[u8], call: &Call<'_>) -> Result<Self, Fault> {
+        Self::build(pattern, false, true).map_err(|message| call.fail(message))
+    }
+
     /// Compiles a pattern that is used once, whose named captures are the caller's.
     ///
     /// # Errors

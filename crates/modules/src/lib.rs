@@ -42,10 +42,10 @@ pub const HTTP: &[&dyn AnyInstall] = &[
     &http::AuthRequest,
     // Each takes its location whole, so their places among the content handlers do not matter.
     &http::Proxy,
+    &http::FastCgi,
     &http::Tunnel,
     // It asks as the location's requests are passed on.
     &http::UpstreamHc,
-    &http::temp_paths::Fastcgi,
     &http::temp_paths::Uwsgi,
     &http::temp_paths::Scgi,
     &http::StubStatus,

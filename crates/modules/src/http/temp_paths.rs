@@ -32,6 +32,5 @@ macro_rules! temp_path {
     };
 }
 
-temp_path!(Fastcgi, "http_fastcgi", "fastcgi_temp_path");
 temp_path!(Uwsgi, "http_uwsgi", "uwsgi_temp_path");
 temp_path!(Scgi, "http_scgi", "scgi_temp_path");

@@ -7,14 +7,14 @@ use weir_engine::generation::{ContentHandler, Plan};
 use weir_engine::http::{Exchange, Response, Template};
 use weir_engine::http1::{Method, response::Head};
 use weir_engine::upstream::exchange::{RequestLength, next};
-use weir_engine::upstream::{Protocol, RequestHead, Settings, Target, Unresolved, Upstream, Whom, Written};
-use weir_ir::address::{self, Form, Host};
+use weir_engine::upstream::{Protocol, RequestHead, Settings, Target, Upstream, Whom, Written};
+use weir_ir::address::{self, Form};
 use weir_ir::lowering::{Call, Fault, Merge};
 use weir_ir::program::ScopeKind;
 use weir_ir::{Conf, Contexts, Directive, Module, Once, Takes};
 use weir_syntax::{Diagnostic, Level};
 
-use super::passing::attempts::{Attempts, group};
+use super::passing::attempts::{Attempts, whom};
 
 pub struct Tunnel;
 
@@ -153,18 +153,7 @@ impl Protocol for Handler {
             x.log(Level::Info, format_args!("{reason} in upstream \"{text}\""));
             500_u16
         })?;
-        if let Some(group) = group(x, &authority, 0) {
-            let own_port = group.explicit || matches!(authority.host, Host::Unix(_));
-            if own_port || authority.port.is_some() {
-                return Ok(Whom::Known(target(group)));
-            }
-        }
-        let host = authority.host_text;
-        let Some(port) = authority.port else {
-            x.log(Level::Error, format_args!("no port in upstream \"{host}\""));
-            return Err(500);
-        };
-        Ok(Whom::Unresolved(Box::new(Unresolved { host, port, scheme: "", tls: false })))
+        whom(x, authority, "")
     }
 
     /// None: what the client sends is for whom it is connected to.

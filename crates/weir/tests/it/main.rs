@@ -13,6 +13,7 @@ mod cache;
 mod demo;
 mod drain;
 mod duplex;
+mod fastcgi;
 mod faults;
 mod health;
 mod http1;
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
             filter => filters.push(filter),
         }
     }
-    let all: [&[Test]; 18] = [
+    let all: [&[Test]; 19] = [
         buffering::TESTS,
         cache::TESTS,
         faults::TESTS,
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         reload::TESTS,
         drain::TESTS,
         duplex::TESTS,
+        fastcgi::TESTS,
         upstreams::TESTS,
         health::TESTS,
         balancing::TESTS,

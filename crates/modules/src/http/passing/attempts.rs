@@ -6,10 +6,11 @@ use weir_engine::generation::Plan;
 use weir_engine::http::Exchange;
 use weir_engine::io::ConnectOptions;
 use weir_engine::upstream::exchange::next;
-use weir_engine::upstream::{Settings, Upstream};
+use weir_engine::upstream::{Settings, Target, Unresolved, Upstream, Whom};
 use weir_ir::Setting;
 use weir_ir::address::{self, Authority, Host};
 use weir_ir::lowering::{Call, Fault};
+use weir_syntax::Level;
 
 /// The settings of one level.
 #[derive(Clone, Debug, Default)]
@@ -136,4 +137,23 @@ pub(crate) fn group(x: &Exchange, authority: &Authority, default_port: u16) -> O
         Host::Any | Host::Name(_) => return None,
     };
     Some(Arc::new(Upstream::of_addresses(&authority.host_text, port, [address])))
+}
+
+/// Whom a computed authority names where its protocol has no port of its own.
+///
+/// # Errors
+/// The status to answer with, where no port is given; that was logged.
+pub(crate) fn whom(x: &Exchange, authority: Authority, scheme: &'static str) -> Result<Whom, u16> {
+    if let Some(group) = group(x, &authority, 0) {
+        let own_port = group.explicit || matches!(authority.host, Host::Unix(_));
+        if own_port || authority.port.is_some() {
+            return Ok(Whom::Known(Target { group, scheme, tls: false }));
+        }
+    }
+    let host = authority.host_text;
+    let Some(port) = authority.port else {
+        x.log(Level::Error, format_args!("no port in upstream \"{host}\""));
+        return Err(500);
+    };
+    Ok(Whom::Unresolved(Box::new(Unresolved { host, port, scheme, tls: false })))
 }
