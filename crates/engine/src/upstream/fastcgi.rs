@@ -202,10 +202,10 @@ impl Application {
         &mut self.io
     }
 
-    /// How the output ended, if it did. Who keeps the connection waits for the end of the request.
+    /// How the output ended, if it did. Behind its last record the end of the request is waited for.
     fn end(&self) -> Option<End> {
         let Records { stdout_closed, request_ended, .. } = self.records;
-        if stdout_closed && (request_ended || !self.keep || !self.answers) {
+        if stdout_closed && (request_ended || !self.answers) {
             Some(End::Stdout)
         } else if request_ended {
             Some(End::Request)
