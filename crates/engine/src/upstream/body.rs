@@ -486,7 +486,7 @@ impl UpstreamBody {
                 Poll::Ready(Ok(n))
             }
             Poll::Ready(Err(error)) => {
-                let vectored = self.buffered && matches!(line.io, Io::Plain(_));
+                let vectored = self.buffered && matches!(line.io, Io::Plain(_) | Io::FastCgi(_));
                 let call = if vectored { "readv() failed" } else { "recv() failed" };
                 Poll::Ready(Err(Failure::of(call, error)))
             }
@@ -643,9 +643,7 @@ impl Source for UpstreamBody {
         if complete && self.ready.is_empty() && !self.is_over() {
             let _ = self.advance();
         }
-        if let Left::Output(left) = self.left
-            && self.is_output_over(left)
-        {
+        if matches!(self.left, Left::Output(_)) && self.is_last() {
             self.left = Left::Nothing;
         }
         let clean = self.is_over() && self.raw.is_empty();
