@@ -56,7 +56,7 @@ pub(super) fn append_stdin(piece: &[u8], last: bool, out: &mut Vec<u8>) {
 
 /// What of an application's answer is none.
 #[derive(Debug)]
-pub(super) struct Fault(String);
+pub struct Fault(String);
 
 impl Fault {
     fn new(message: impl Into<String>) -> Self {
@@ -89,9 +89,9 @@ enum End {
     Closed,
 }
 
-/// What records say.
+/// What an application's records say.
 #[derive(Debug, Default)]
-struct Records {
+pub struct Records {
     header: [u8; HEADER],
     /// Bytes of the header that were read.
     had: usize,
@@ -111,7 +111,7 @@ struct Records {
 
 impl Records {
     /// Reads what came; the application's output is put together at the front, so many bytes of it.
-    fn take(&mut self, bytes: &mut [u8]) -> usize {
+    pub fn take(&mut self, bytes: &mut [u8]) -> usize {
         let (mut at, mut kept) = (0, 0);
         while at < bytes.len() && self.fault.is_none() {
             if self.request_ended {
@@ -153,6 +153,21 @@ impl Records {
             }
         }
         kept
+    }
+
+    /// What is wrong with the record that came last, behind which nothing is read.
+    pub fn fault(&self) -> Option<&Fault> {
+        self.fault.as_ref()
+    }
+
+    /// Whether the request has ended.
+    pub fn has_ended(&self) -> bool {
+        self.request_ended
+    }
+
+    /// What the application has said of itself and nobody has taken.
+    pub fn stderr(&self) -> &[u8] {
+        &self.stderr
     }
 
     fn begin(&mut self) -> Result<(), Fault> {
@@ -218,6 +233,7 @@ impl Application {
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut read = 0;
         loop {
+            // What is wrong with a record ends the answer.
             if let Some(fault) = self.records.fault.take() {
                 return Poll::Ready(Err(fault.into()));
             }
@@ -250,7 +266,7 @@ impl Application {
 
     /// Whether a read would find something.
     pub(crate) fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_over() || self.records.fault.is_some() {
+        if self.is_over() || self.records.fault().is_some() {
             return Poll::Ready(Ok(()));
         }
         self.io.poll_read_ready(cx)
@@ -284,7 +300,7 @@ impl Application {
 
     /// What the application has said of itself since this was asked last; nothing mostly.
     pub(super) fn take_stderr(&mut self) -> Option<Vec<u8>> {
-        if self.records.stderr.is_empty() { None } else { Some(mem::take(&mut self.records.stderr)) }
+        if self.records.stderr().is_empty() { None } else { Some(mem::take(&mut self.records.stderr)) }
     }
 
     /// The connection, where another request may follow on it.
@@ -308,7 +324,7 @@ const STATUS_LINE: &[u8] = b"HTTP/1.1 200 OK\r\n";
 ///
 /// # Errors
 /// As [`Head::parse`], and where `Status` has no three digits.
-pub(super) fn parse(head: &mut Head, input: &[u8], limit: usize) -> Result<Parsed, Invalid> {
+pub fn parse(head: &mut Head, input: &[u8], limit: usize) -> Result<Parsed, Invalid> {
     if head.raw().is_empty() {
         head.parse(STATUS_LINE, usize::MAX)?;
     }
