@@ -3,6 +3,7 @@
 use weir_engine::generation::Plan;
 use weir_engine::http::{Exchange, Template};
 use weir_engine::http1::{Field, Known};
+use weir_engine::upstream::fastcgi::append_record;
 use weir_ir::lowering::{Call, Fault};
 use weir_syntax::Level;
 
@@ -100,30 +101,23 @@ impl Params {
         pass_headers: bool,
         out: &mut Vec<u8>,
     ) -> Result<(), u16> {
-        out.extend_from_slice(&header(BEGIN_REQUEST, 8, 0));
-        out.extend_from_slice(&[0, RESPONDER, u8::from(keep), 0, 0, 0, 0, 0]);
-        let start = out.len();
-        out.extend_from_slice(&header(PARAMS, 0, 0));
-        let content = out.len();
+        append_record(BEGIN_REQUEST, &[0, RESPONDER, u8::from(keep), 0, 0, 0, 0, 0], out);
+        let mut content = vec![];
         for Ready { name, value, if_not_empty } in &self.list {
-            pair(x, name, *if_not_empty, out, |out| value.append(x, out));
+            pair(x, name, *if_not_empty, &mut content, |out| value.append(x, out));
         }
         if pass_headers {
-            self.write_client_headers(x, out);
+            self.write_client_headers(x, &mut content);
         }
-        let length = out.len() - content;
-        let Ok(told) = u16::try_from(length) else {
-            x.log(Level::Alert, format_args!("fastcgi request record is too big: {length}"));
+        if content.len() > usize::from(u16::MAX) {
+            x.log(Level::Alert, format_args!("fastcgi request record is too big: {}", content.len()));
             return Err(500);
-        };
-        if length == 0 {
-            // An empty record is the end of them.
-            return Ok(());
         }
-        let padded = length.next_multiple_of(8);
-        out[start..content].copy_from_slice(&header(PARAMS, told, (padded - length) as u8));
-        out.resize(content + padded, 0);
-        out.extend_from_slice(&header(PARAMS, 0, 0));
+        // An empty record is the end of them.
+        if !content.is_empty() {
+            append_record(PARAMS, &content, out);
+        }
+        append_record(PARAMS, b"", out);
         Ok(())
     }
 
@@ -157,12 +151,6 @@ impl Params {
 const BEGIN_REQUEST: u8 = 1;
 const PARAMS: u8 = 4;
 const RESPONDER: u8 = 1;
-
-/// The header of a record of the one request that a connection has at a time.
-fn header(kind: u8, length: u16, padding: u8) -> [u8; 8] {
-    let [high, low] = length.to_be_bytes();
-    [1, kind, 0, 1, high, low, padding, 0]
-}
 
 /// Appends a parameter; one `if_not_empty` that is empty is left out.
 fn pair(x: &Exchange, name: &[u8], if_not_empty: bool, out: &mut Vec<u8>, value: impl FnOnce(&mut Vec<u8>)) {
