@@ -338,3 +338,43 @@ fn what_an_application_says_goes_on() {
         &["HTTP/1.1 200 OK", "Date", of_type, "Status: 200 OK"],
     );
 }
+
+#[test]
+fn whom_to_ask_may_be_computed() {
+    let server = "set $php PHP;
+        location / { fastcgi_pass $php; }
+        location /group { set $php app; fastcgi_pass $php; }
+        location /none { fastcgi_pass $arg_none; }
+        location /port { set $php 127.0.0.1; fastcgi_pass $php; }";
+    let requests = ["/", "/group", "/none", "/port"].map(|path| format!("GET {path} HTTP/1.0\r\n\r\n"));
+    let (answers, told) =
+        asked("upstream app { server PHP; }", server, &requests.each_ref().map(|request| &**request));
+    assert_eq!(answers.iter().map(|answer| &answer[9..12]).collect::<Vec<_>>(), ["200", "200", "500", "500"]);
+    assert_eq!(told.len(), 2);
+}
+
+#[test]
+fn of_an_answer_that_may_be_kept_the_whole_is_asked_for() {
+    let folder = weir_testkit::Folder::new(&[]);
+    let http = format!("fastcgi_cache_path {} keys_zone=z:1m;", folder.path().display());
+    let server = "fastcgi_cache z; fastcgi_cache_key $request_method$uri; fastcgi_cache_valid 1m;
+        location / { fastcgi_pass PHP; }
+        location /asks { fastcgi_param HTTP_RANGE $http_range; fastcgi_pass PHP; }
+        location /not { fastcgi_cache off; fastcgi_pass PHP; }";
+    let fields = "Host: a\r\nRange: bytes=1-2\r\nIf-Match: b\r\nIf-Range: c\r\nIf-None-Match: d\r\nX: y\r\n";
+    let requests = ["GET /", "GET /", "HEAD /", "GET /asks", "GET /not"]
+        .map(|line| format!("{line} HTTP/1.0\r\n{fields}\r\n"));
+    let (_, told) = asked(&http, server, &requests.each_ref().map(|request| &**request));
+    let params: Vec<_> = told.iter().map(|told| told.params.join(" ")).collect();
+    let whole = "HTTP_HOST=a HTTP_X=y";
+    assert_eq!(
+        params,
+        [
+            whole,
+            // A head is another answer than the whole.
+            whole,
+            "HTTP_RANGE=bytes=1-2 HTTP_HOST=a HTTP_X=y",
+            "HTTP_HOST=a HTTP_RANGE=bytes=1-2 HTTP_IF_MATCH=b HTTP_IF_RANGE=c HTTP_IF_NONE_MATCH=d HTTP_X=y",
+        ]
+    );
+}
