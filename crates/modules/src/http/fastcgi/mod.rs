@@ -206,14 +206,12 @@ impl Conf for Passing {
         if self.catch_stderr.is_empty() {
             self.catch_stderr.clone_from(&outer.catch_stderr);
         }
-        // Blocks without a name of their own pass where their location does.
-        if self.pass.is_none() && matches!(merge.kind(), ScopeKind::If | ScopeKind::LimitExcept) {
+        // Its block has no name of its own and passes where its location does; an `if` goes on with all of that anyway.
+        if self.pass.is_none() && matches!(merge.kind(), ScopeKind::LimitExcept) {
             self.pass.clone_from(&outer.pass);
         }
         let paths = merge.main_of::<FastCgi>().clone();
         self.common.inherit(&outer.common, NAMES, &paths, merge)?;
-        // An application is told the client's method, whatever is kept of its answer.
-        self.common.cache.convert_head.replace(false);
         if self.common.cache.is_on() && !self.common.cache.key.is_set() {
             merge.warn("no \"fastcgi_cache_key\" for \"fastcgi_cache\"");
         }

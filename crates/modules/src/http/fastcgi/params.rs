@@ -127,10 +127,10 @@ impl Params {
         let same = |a: &Field, b: &Field| {
             a.known == b.known && (a.known != Known::Other || name(a).eq_ignore_ascii_case(name(b)))
         };
+        let mut told = vec![false; fields.len()];
         let mut param = vec![];
         for (index, field) in fields.iter().enumerate() {
-            let told = fields[..index].iter().any(|earlier| same(earlier, field));
-            if told || self.replaced.iter().any(|replaced| is_header(replaced, name(field))) {
+            if told[index] || self.replaced.iter().any(|replaced| is_header(replaced, name(field))) {
                 continue;
             }
             param.clear();
@@ -139,9 +139,12 @@ impl Params {
             let between: &[u8] = if field.known == Known::Cookie { b"; " } else { b", " };
             pair(x, &param, false, out, |out| {
                 out.extend_from_slice(x.head.get(field.value));
-                for later in fields[index + 1..].iter().filter(|later| same(field, later)) {
-                    out.extend_from_slice(between);
-                    out.extend_from_slice(x.head.get(later.value));
+                for (told, later) in told.iter_mut().zip(fields).skip(index + 1) {
+                    if same(field, later) {
+                        *told = true;
+                        out.extend_from_slice(between);
+                        out.extend_from_slice(x.head.get(later.value));
+                    }
                 }
             });
         }
