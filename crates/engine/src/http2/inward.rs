@@ -9,7 +9,7 @@ use super::frame::{
     PRIORITIZED, PRIORITY, PROTOCOL_ERROR, PUSH_PROMISE, REFUSED_STREAM, RST_STREAM, SETTING, SETTINGS,
     USUAL_WINDOW, WINDOW_UPDATE,
 };
-use super::hpack::{Decoder, Fields, Limits};
+use super::hpack::{Decoder, Fields, Limits, Pieces};
 use super::outward::Outward;
 use super::preface::PREFACE;
 use super::request::{self, Asked, Came};
@@ -99,10 +99,7 @@ struct Block {
     dropped: bool,
     /// Bytes that came.
     length: usize,
-    /// Those of a field that is not whole.
-    rest: Vec<u8>,
-    /// With so many of them it is looked at again.
-    again: usize,
+    pieces: Pieces,
     /// What may come yet.
     limits: Limits,
     fields: Fields,
@@ -514,8 +511,7 @@ impl Inward {
             whole: header.has(END_HEADERS),
             dropped: unknown,
             length: 0,
-            rest: vec![],
-            again: 0,
+            pieces: Pieces::default(),
             limits: self.rules.limits,
             fields: Fields::default(),
         });
@@ -558,33 +554,21 @@ impl Inward {
             return Ok(());
         }
         block.length += piece.len();
-        let bytes = match block.rest.is_empty() {
-            true => piece,
-            false => {
-                block.rest.extend_from_slice(piece);
-                &block.rest
-            }
-        };
-        // A field that comes in many pieces is looked at when there is twice as much of it, so that it costs no more than its length.
-        if bytes.len() < block.again && (more || !block.whole) {
-            return Ok(());
-        }
-        let read = self.decoder.decode(bytes, more, &mut block.limits, &mut block.fields);
-        let n = read.map_err(|fault| Fault::new(fault.code, fault.message))?;
-        block.rest = bytes[n..].to_vec();
-        block.again = 2 * block.rest.len();
-        Ok(())
+        let Block { pieces, limits, fields, .. } = block;
+        let read = pieces
+            .take(piece, more || !block.whole, |bytes| self.decoder.decode(bytes, more, limits, fields));
+        read.map_err(|fault| Fault::new(fault.code, fault.message))
     }
 
     /// Ends a piece of a block that is all here, and the block with it if no more follows.
     fn end_fields(&mut self, seats: &mut Seats) -> Result<(), Fault> {
         let State::Fields(0, padding) = self.state else { return Ok(()) };
         self.state = if padding > 0 { State::Drop(padding) } else { State::Header };
-        if self.block.as_ref().is_some_and(|block| block.whole && !block.rest.is_empty()) {
+        if self.block.as_ref().is_some_and(|block| block.whole && !block.pieces.is_empty()) {
             self.read(&[])?;
         }
         let Some(block) = self.block.take_if(|block| block.whole) else { return Ok(()) };
-        if !block.rest.is_empty() {
+        if !block.pieces.is_empty() {
             return Err(Fault::new(FRAME_SIZE_ERROR, "client sent header block with incorrect length"));
         }
         if block.dropped {
@@ -661,7 +645,7 @@ impl Inward {
     pub(super) fn kept(&self) -> (usize, usize) {
         let of_block = |block: &Block| {
             let fields = block.fields.iter().map(|(name, value)| name.len() + value.len());
-            block.rest.len() + fields.sum::<usize>()
+            block.pieces.len() + fields.sum::<usize>()
         };
         (self.skipped.len(), self.payload.len() + self.block.as_ref().map_or(0, of_block))
     }

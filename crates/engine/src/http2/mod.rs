@@ -5,7 +5,7 @@
 //! ```
 
 mod connection;
-mod frame;
+pub(crate) mod frame;
 mod frames;
 pub mod hpack;
 mod inward;
@@ -22,7 +22,7 @@ mod wire;
 pub use connection::serve;
 pub(crate) use connection::serve_from;
 pub use frames::Frames;
-pub(crate) use preface::begins;
+pub(crate) use preface::{PREFACE, begins};
 pub(crate) use send::send;
 pub use stream::Stream;
 

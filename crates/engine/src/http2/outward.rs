@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use super::frame::{
-    self, ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADER, HEADERS, Header, Headers,
-    INITIAL_WINDOW_SIZE, INTERNAL_ERROR, MAX_FRAME_SIZE, RST_STREAM, SETTING, SETTINGS, WINDOW_UPDATE,
+    self, ACK, CONTINUATION, DATA, END_STREAM, GOAWAY, HEADER, HEADERS, Header, Headers, INITIAL_WINDOW_SIZE,
+    INTERNAL_ERROR, MAX_FRAME_SIZE, RST_STREAM, SETTING, SETTINGS, WINDOW_UPDATE,
 };
 use super::hpack::{Encoder, Fields};
 use super::seats::Seats;
@@ -181,18 +181,7 @@ impl Outward {
         for (name, value) in fields.iter() {
             self.encoder.field(name, value, &mut self.block);
         }
-        let (mut kind, mut flags, mut rest) = (HEADERS, flags, &self.block[..]);
-        loop {
-            let (piece, behind) = rest.split_at(rest.len().min(self.max_frame));
-            if behind.is_empty() {
-                flags |= END_HEADERS;
-            }
-            frame::put(&mut self.out, kind, flags, stream, piece);
-            if behind.is_empty() {
-                break;
-            }
-            (kind, flags, rest) = (CONTINUATION, 0, behind);
-        }
+        frame::put_block(&mut self.out, flags, stream, &self.block, self.max_frame);
     }
 
     /// Hyper's settings are ours but for what it gets otherwise than it comes: it has one window for all of a body, of which the client

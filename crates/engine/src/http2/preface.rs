@@ -11,7 +11,7 @@ use crate::http::exchange::Connection;
 use crate::io::{Buf, Io, Socket, scratch};
 use crate::reactor::Reactor;
 
-pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Reads as far as it takes to know how a connection begins. `None` where the client says nothing in time, or is gone.
 pub(crate) async fn begins(

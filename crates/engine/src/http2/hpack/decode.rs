@@ -84,7 +84,12 @@ impl Decoder {
     }
 
     /// Takes a field, or what is said of the table.
-    fn next(&mut self, rest: &mut Rest<'_>, limits: &mut Limits, fields: &mut Fields) -> Result<(), Stop> {
+    fn next(
+        &mut self,
+        rest: &mut Rest<'_>,
+        limits: &mut Limits,
+        fields: &mut Fields,
+    ) -> Result<(), Stop<Fault>> {
         match rest.bytes.first() {
             Some(0x80..) => {
                 let (name, value) = self.field(number(rest, 0x7f, LONG_INDEX)?)?;
@@ -104,12 +109,17 @@ impl Decoder {
         Ok(())
     }
 
-    fn literal(&mut self, rest: &mut Rest<'_>, limits: &mut Limits, fields: &mut Fields) -> Result<(), Stop> {
+    fn literal(
+        &mut self,
+        rest: &mut Rest<'_>,
+        limits: &mut Limits,
+        fields: &mut Fields,
+    ) -> Result<(), Stop<Fault>> {
         let keeps = rest.bytes.first().is_some_and(|first| first & 0x40 != 0);
         let index = number(rest, if keeps { 0x3f } else { 0x0f }, LONG_INDEX)?;
         let start = fields.bytes.len();
         if index == 0 {
-            string(rest, limits.field, &mut fields.bytes)?;
+            bounded(rest, limits.field, &mut fields.bytes)?;
             if fields.bytes.len() == start {
                 return Err(Fault::protocol("client sent zero header name length").into());
             }
@@ -117,7 +127,7 @@ impl Decoder {
             fields.bytes.extend_from_slice(self.field(index)?.0);
         }
         let middle = fields.bytes.len();
-        string(rest, limits.field, &mut fields.bytes)?;
+        bounded(rest, limits.field, &mut fields.bytes)?;
         let (name, value) = fields.bytes[start..].split_at(middle - start);
         limits.take(name.len() + value.len())?;
         if keeps {
@@ -139,13 +149,6 @@ impl Decoder {
     }
 }
 
-/// What of a block is not read.
-struct Rest<'b> {
-    bytes: &'b [u8],
-    /// It goes on.
-    more: bool,
-}
-
 impl Limits {
     fn take(&mut self, n: usize) -> Result<(), Fault> {
         let large = Fault::enhance_your_calm("client sent too large header");
@@ -154,21 +157,36 @@ impl Limits {
     }
 }
 
-/// Why a block is not read any further.
-enum Stop {
-    /// More of it has to come.
-    Cut,
-    Bad(Fault),
+/// Takes a string of no more than so many bytes and appends it.
+fn bounded(rest: &mut Rest<'_>, most: usize, bytes: &mut Vec<u8>) -> Result<(), Stop<Fault>> {
+    let long = Fault::compression("client sent header field with too long length value");
+    let bad = Fault::compression("client sent invalid encoded header field");
+    let large = Fault::enhance_your_calm("client sent too large header field");
+    string(rest, bytes, long, bad, |length, _| if length > most { Err(large) } else { Ok(()) })
 }
 
-impl From<Fault> for Stop {
-    fn from(fault: Fault) -> Self {
+/// What of a block is not read.
+pub(crate) struct Rest<'b> {
+    pub(crate) bytes: &'b [u8],
+    /// It goes on.
+    pub(crate) more: bool,
+}
+
+/// Why a block is not read any further.
+pub(crate) enum Stop<F> {
+    /// More of it has to come.
+    Cut,
+    Bad(F),
+}
+
+impl<F> From<F> for Stop<F> {
+    fn from(fault: F) -> Self {
         Self::Bad(fault)
     }
 }
 
 /// Takes a number (RFC 7541 section 5.1) whose first bits are those of `prefix`.
-fn number(rest: &mut Rest<'_>, prefix: u8, long: Fault) -> Result<usize, Stop> {
+pub(crate) fn number<F>(rest: &mut Rest<'_>, prefix: u8, long: F) -> Result<usize, Stop<F>> {
     let (first, octets) = rest.bytes.split_first().ok_or(Stop::Cut)?;
     let mut number = usize::from(first & prefix);
     if first & prefix != prefix {
@@ -186,17 +204,19 @@ fn number(rest: &mut Rest<'_>, prefix: u8, long: Fault) -> Result<usize, Stop> {
     Err(if is_long { Stop::Bad(long) } else { Stop::Cut })
 }
 
-/// Takes a string (RFC 7541 section 5.2) and appends it.
-fn string(rest: &mut Rest<'_>, most: usize, bytes: &mut Vec<u8>) -> Result<(), Stop> {
+/// Takes a string (RFC 7541 section 5.2) and appends it. `judge` is told how long it is on the wire, and whether by Huffman's code.
+pub(crate) fn string<F>(
+    rest: &mut Rest<'_>,
+    bytes: &mut Vec<u8>,
+    long: F,
+    bad: F,
+    judge: impl FnOnce(usize, bool) -> Result<(), F>,
+) -> Result<(), Stop<F>> {
     let is_huffman = rest.bytes.first().is_some_and(|first| first & 0x80 != 0);
-    let length =
-        number(rest, 0x7f, Fault::compression("client sent header field with too long length value"))?;
-    if length > most {
-        return Err(Fault::enhance_your_calm("client sent too large header field").into());
-    }
+    let length = number(rest, 0x7f, long)?;
+    judge(length, is_huffman)?;
     let (encoded, behind) = rest.bytes.split_at_checked(length).ok_or(Stop::Cut)?;
     if is_huffman {
-        let bad = Fault::compression("client sent invalid encoded header field");
         huffman::decode(encoded, bytes).map_err(|_| bad)?;
     } else {
         bytes.extend_from_slice(encoded);

@@ -1,4 +1,4 @@
-//! Blocks of fields that a server sends.
+//! Blocks of fields that are sent: those of responses, and of requests to upstreams.
 
 use std::collections::VecDeque;
 use std::hash::Hasher;
@@ -30,16 +30,28 @@ struct Tag {
 /// Longer values are not put into the table, where they would take the place of many.
 const LONGEST_KEPT: usize = 1024;
 
-/// Indexes of the static table, a bit each: names whose values are others in each response.
+/// Indexes of the static table, a bit each: names whose values are others in each response or request, or that tell who somebody is:
+/// requests of many share a connection to an upstream.
 const CHANGING: u64 = {
     let names = [
+        ":path",
         "age",
+        "authorization",
         "content-length",
         "content-range",
+        "cookie",
         "etag",
         "expires",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
         "last-modified",
         "location",
+        "proxy-authorization",
+        "range",
+        "referer",
         "set-cookie",
     ];
     let (mut set, mut at) = (0, 0);

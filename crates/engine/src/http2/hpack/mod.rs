@@ -10,12 +10,16 @@
 mod decode;
 mod encode;
 mod huffman;
+mod pieces;
 mod table;
 #[cfg(test)]
 mod tests;
 
 pub use decode::{Decoder, Fault, Limits};
+pub(crate) use decode::{Rest, Stop, string};
 pub use encode::Encoder;
+pub(crate) use pieces::Pieces;
+pub(crate) use table::entry;
 
 /// Fields in the order in which they came, with their names and values in one run of bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -66,6 +66,12 @@ pub(super) const STATIC: [(&str, &str); 61] = [
     ("www-authenticate", ""),
 ];
 
+/// An entry of the static table, where there is one.
+pub(crate) fn entry(index: usize) -> Option<(&'static [u8], &'static [u8])> {
+    let (name, value) = STATIC.get(index.checked_sub(1)?)?;
+    Some((name.as_bytes(), value.as_bytes()))
+}
+
 /// The index of the first entry of the static table with that name.
 pub(super) fn find(name: &[u8]) -> Option<usize> {
     let mut at = slot(name);
