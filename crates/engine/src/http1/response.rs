@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::fields::{BadLine, Field, Fields, LONGEST, Line, PADDING, Rules, Scan, Span, accessors, ordinary};
 use super::known::{Known, KnownSet};
 use super::request::{Version, decimal, holds};
+use super::status;
 
 /// An answer that is no answer: the next upstream is tried (`proxy_next_upstream invalid_header`), or else the client gets 502.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,6 +175,39 @@ impl Head {
             }
             taken += gulp;
         }
+    }
+
+    /// Takes a head that came in another form, as if it had come in lines.
+    ///
+    /// # Errors
+    /// As of [`Head::parse`].
+    pub(crate) fn assemble<'a>(
+        &mut self,
+        status: u16,
+        fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Result<(), Invalid> {
+        self.raw.extend_from_slice(b"HTTP/2.0 ");
+        self.now.status_start = self.raw.len();
+        match status::line(status) {
+            Some(line) => self.raw.extend_from_slice(line.as_bytes()),
+            None => self.raw.extend_from_slice(format!("{status} ").as_bytes()),
+        }
+        self.now.status_end = self.raw.len();
+        self.raw.extend_from_slice(b"\r\n");
+        (self.now.major, self.now.status, self.now.stage) = (2, status, Stage::Fields);
+        for (name, value) in fields {
+            let start = self.raw.len();
+            if start + name.len() + value.len() > LONGEST - 8 {
+                return Err(Invalid::new("upstream sent too big header"));
+            }
+            for part in [name, b": ", value, b"\r\n"] {
+                self.raw.extend_from_slice(part);
+            }
+            let end = self.raw.len() - 2;
+            self.field(Field::of_line(start, start + name.len(), end, Known::of(name)))?;
+        }
+        self.raw.extend_from_slice(b"\r\n");
+        Ok(())
     }
 
     /// True when the line is complete, `None` when it is no status line.

@@ -202,6 +202,7 @@ pub(super) enum Failure {
     Io(&'static str, io::Error),
     /// As the log has it.
     Said(String),
+    Http2(Broken),
     Invalid,
     /// The rest of the request's body could not be had; the reason was logged.
     Request,
@@ -212,7 +213,7 @@ impl Failure {
         match error.downcast::<Broken>() {
             Ok(broken) => match broken.system {
                 Some(code) => Self::Io(call, io::Error::from_raw_os_error(code)),
-                None => Self::Said(broken.message),
+                None => Self::Http2(broken),
             },
             Err(error) => match error.downcast::<fastcgi::Fault>() {
                 Ok(fault) => Self::Said(fault.to_string()),
@@ -417,15 +418,13 @@ impl UpstreamBody {
     }
 
     /// Takes what is behind the body of a stream.
-    fn take_trailers(&mut self) -> Result<(), Failure> {
+    fn take_trailers(&mut self) {
         if let Some(Io::Request(stream)) = self.line.as_mut().map(|line| &mut line.io)
             && let Some(fields) = stream.take_trailers()
             && let Some(passed) = &mut self.trailers
         {
-            let fields = http2::check_trailers(&fields, passed.limit);
-            passed.here(fields.map_err(Failure::Said)?);
+            passed.here(http2::trailers(&fields));
         }
-        Ok(())
     }
 
     /// Variables know them from now on.
@@ -536,9 +535,7 @@ impl Source for UpstreamBody {
                     return Poll::Ready(Ok(false));
                 }
                 Ok(0) if matches!(self.left, Left::Frames) => {
-                    if let Err(failure) = self.take_trailers() {
-                        return self.fail(failure);
-                    }
+                    self.take_trailers();
                     self.tell_trailers(x);
                     self.left = Left::Nothing;
                     self.block = None;
@@ -626,6 +623,7 @@ impl Source for UpstreamBody {
                 x.log_while(Level::Error, Some(&error), call, "reading upstream");
             }
             Some(Failure::Said(message)) => x.log_while(Level::Error, None, message, "reading upstream"),
+            Some(Failure::Http2(broken)) => broken.tell(x, "reading upstream"),
             Some(Failure::Trailers(invalid)) => {
                 x.log_while(
                     Level::Error,

@@ -5,6 +5,7 @@
 //! task has a stream, and the connection one of its own: see [`super::http2`].
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
 
@@ -29,7 +30,7 @@ pub use self::settings::{Settings, Storing, Wire, ignore, next};
 use super::balance::{Outcome, Picked, Tried};
 use super::body::Line;
 use super::fastcgi::{Application, append_stdin};
-use super::http2::{BuiltHead, RequestHead};
+use super::http2::RequestHead;
 use super::queue::{Nobody, Queue};
 use super::uplink::{Rest, Uplink, framed};
 use super::{Upstream, UpstreamState, caching};
@@ -230,11 +231,11 @@ pub async fn run(x: &mut Exchange, protocol: &dyn Protocol) -> Flow {
             x.upstream_uri.clear();
             x.upstream_uri.extend_from_slice(head.path());
             let to_head = head.is_to_head();
-            let Some(built) = head.build(whom.is_tls()) else {
-                x.log(Level::Error, "request cannot be sent over HTTP/2");
-                return Err(500);
-            };
-            http2 = Some(Box::new(built));
+            let built = head.build(whom.is_tls()).map_err(|message| {
+                x.log(Level::Error, message);
+                500u16
+            })?;
+            http2 = Some(Rc::new(built));
             Ok(to_head)
         })
     } else {
@@ -351,7 +352,7 @@ struct Asking<'p> {
     protocol: &'p dyn Protocol,
     /// The request as it is sent, with the beginning of its body; over HTTP/2 its head is apart.
     request: Buf,
-    http2: Option<Box<BuiltHead>>,
+    http2: Option<Rc<RequestHead>>,
     /// A connection that others had was tried; the next has to be new.
     alone: bool,
     /// The peer of the last attempt says that it did nothing with the request, which is there to be sent again.
@@ -520,7 +521,7 @@ impl Asking<'_> {
     async fn attempt(&mut self, x: &mut Exchange, picked: Picked, now: u64) -> Result<Flow, Failure> {
         self.doing = "connecting to upstream";
         if let Some(head) = &self.http2 {
-            let head = BuiltHead::clone(head);
+            let head = Rc::clone(head);
             return Box::pin(self.multiplexed(x, head, picked, now)).await;
         }
         let mut attempt = self.open(x, picked, now).await?;

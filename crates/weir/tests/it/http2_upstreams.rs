@@ -22,7 +22,8 @@ pub const TESTS: &[Test] = &[
     ("bodies_wait_for_windows", bodies_wait_for_windows),
     ("a_body_goes_on_while_the_answer_comes", a_body_goes_on_while_the_answer_comes),
     ("a_body_that_breaks_off_does_not_end", a_body_that_breaks_off_does_not_end),
-    ("what_has_no_place_in_http2_opens_no_connection", what_has_no_place_in_http2_opens_no_connection),
+    ("requests_go_as_they_are", requests_go_as_they_are),
+    ("what_is_malformed_costs_one_stream", what_is_malformed_costs_one_stream),
     ("connections_obey_the_configuration_of_the_day", connections_obey_the_configuration_of_the_day),
     ("an_answer_may_be_whole_before_its_request", an_answer_may_be_whole_before_its_request),
     ("fields_behind_a_body_go_on", fields_behind_a_body_go_on),
@@ -258,13 +259,19 @@ fn a_request_alone_is_refused() {
     let interim = Frame::headers(1, END_HEADERS, &[(":status", "100")]);
     refused(&[interim], "upstream sent unexpected :status \"100\"");
     let long = "y".repeat(5000);
-    refused(&[Frame::headers(1, WHOLE, &[OK, ("x", &long)])], "upstream sent too large http2 header");
-    refused(&[Frame::headers(1, WHOLE, &[OK, ("X", "y")])], "upstream violated HTTP/2:");
-    refused(&[Frame::headers(1, WHOLE, &[("x", "y")])], "upstream violated HTTP/2:");
-    refused(&[Frame::data(1, END_STREAM, b"x")], "upstream violated HTTP/2:");
-    refused(&[Frame::data(0, END_STREAM, b"x")], "upstream violated HTTP/2:");
+    let large = "upstream sent too large http2 header value length: 5000";
+    refused(&[Frame::headers(1, WHOLE, &[OK, ("x", &long)])], large);
+    let list = [OK, ("x", &long[..2100]), ("y", &long[..1964])];
+    refused(&[Frame::headers(1, WHOLE, &list)], "upstream sent too big header");
+    let upper = Frame::headers(1, WHOLE, &[OK, ("X", "y")]);
+    refused(std::slice::from_ref(&upper), "upstream sent invalid header: \"X: y\"");
+    refused(&[upper], "upstream sent invalid header");
+    refused(&[Frame::headers(1, WHOLE, &[("x", "y")])], "upstream sent no :status header");
+    refused(&[Frame::data(1, END_STREAM, b"x")], "upstream sent unexpected http2 frame: 0");
+    refused(&[Frame::data(0, END_STREAM, b"x")], "upstream sent data frame for unknown stream 0");
+    refused(&[Frame::headers(3, WHOLE, &[OK])], "upstream sent frame for unknown stream 3");
+    refused(&[Frame::window(0, 0)], "upstream sent zero window update");
     let length = [OK, ("content-length", "1"), ("content-length", "1")];
-    refused(&[Frame::headers(1, WHOLE, &length[..2])], "upstream violated HTTP/2:");
     refused(&[Frame::headers(1, END_HEADERS, &length)], "upstream sent duplicate header line:");
     // As nginx has it: what somebody else may do is not asked for by itself.
     let mut client = site.ask("/alone");
@@ -312,8 +319,15 @@ fn answers_that_break_off() {
     );
     check(&site, None, None, "upstream prematurely closed connection while reading upstream");
     check(&site, Some("8"), None, "upstream prematurely closed connection while reading upstream");
-    check(&site, Some("8"), Some(ends(b"s")), "upstream violated HTTP/2:");
-    check(&site, Some("8"), Some(ends(b" and more")), "upstream violated HTTP/2:");
+    let closed = "upstream prematurely closed stream while reading upstream";
+    check(&site, Some("8"), Some(ends(b"")), closed);
+    check(&site, Some("8"), Some([Frame::headers(1, WHOLE, &[("x", "y")])].to_vec()), closed);
+    let larger = "upstream sent response body larger than indicated content length while reading upstream";
+    check(&site, Some("8"), Some(ends(b" and more")), larger);
+    let upper = [Frame::headers(1, WHOLE, &[("X", "y")])].to_vec();
+    check(&site, None, Some(upper), "upstream sent invalid trailer while reading upstream");
+    let large = [Frame::new(0, 0, 1, vec![b'x'; 16_385])].to_vec();
+    check(&site, None, Some(large), "upstream sent too large http2 frame: 16385 while reading upstream");
 }
 
 fn who_stalls_gets_no_more_requests() {
@@ -425,16 +439,71 @@ fn a_body_that_breaks_off_does_not_end() {
     assert_eq!(peer.hears(), "RST_STREAM 1 code 8");
 }
 
-fn what_has_no_place_in_http2_opens_no_connection() {
+fn requests_go_as_they_are() {
     let site = Site::start();
-    let long = format!("/{}", "x".repeat(66_000));
-    for path in ["/authority", "/path", &long] {
-        let before = site.server.log().len();
-        check(&mut site.ask(path), 500, "");
-        site.logged(before, "request cannot be sent over HTTP/2");
+    for path in ["/authority", "/path", "/<a>\"{b}\""] {
+        let mut client = site.ask(path);
+        let mut peer = site.accept(&[]);
+        asked(&mut peer, 1);
+        answer(&mut peer, 1, "answer");
+        peer.say(&Frame::goaway(1, 0));
+        check(&mut client, 200, "answer");
     }
-    site.origin.set_nonblocking(true).expect("a socket");
-    assert!(site.origin.accept().is_err(), "a connection for nothing");
+    let mut client = site.ask(&format!("/{}", "~".repeat(66_000)));
+    let mut peer = site.accept(&[]);
+    asked(&mut peer, 1);
+    for flags in [0, 0, 0, END_HEADERS] {
+        let frame = peer.frame().expect("more of a head");
+        assert_eq!((frame.kind, frame.stream, frame.flags), (9, 1, flags), "{frame}");
+    }
+    answer(&mut peer, 1, "answer");
+    check(&mut client, 200, "answer");
+}
+
+/// RFC 9113 section 5.4.2: who has other streams of the connection does not hear of it.
+fn what_is_malformed_costs_one_stream() {
+    let site = Site::start();
+    let mut peer = site.warm(&[]);
+    let bad = |stream| {
+        let head = |flags, fields: &[(&str, &str)]| Frame::headers(stream, flags, fields);
+        [
+            ("upstream sent invalid http2 table index: 62", vec![Frame::new(1, WHOLE, stream, [0x88, 0xbe])]),
+            ("upstream sent invalid encoded header", vec![Frame::new(1, WHOLE, stream, [0x88, 0, 0x81, 0])]),
+            ("upstream sent truncated http2 header", vec![Frame::new(1, WHOLE, stream, [0x88, 0])]),
+            ("upstream sent invalid header: \"a b: c\"", vec![head(WHOLE, &[OK, ("a b", "c")])]),
+            ("upstream sent duplicate :status header", vec![head(WHOLE, &[OK, OK])]),
+            ("upstream sent unexpected http2 frame: 6", vec![head(0, &[OK]), Frame::ping()]),
+            ("upstream sent unexpected http2 frame: 0", vec![Frame::data(stream, 0, b"x")]),
+            (
+                "upstream sent too large http2 frame: 16385",
+                vec![Frame::new(1, WHOLE, stream, vec![0; 16_385])],
+            ),
+            (
+                "upstream sent invalid \"Content-Length\" header",
+                vec![head(WHOLE, &[OK, ("content-length", "x")])],
+            ),
+        ]
+    };
+    let mut stream = 3;
+    for turn in 0..bad(stream).len() {
+        let before = site.server.log().len();
+        let mut unlucky = site.ask("/");
+        asked(&mut peer, stream);
+        let mut neighbour = site.ask("/");
+        asked(&mut peer, stream + 2);
+        peer.say(&Frame::headers(stream + 2, END_HEADERS, &[OK]));
+        let (message, frames) = bad(stream)[turn].clone();
+        frames.iter().for_each(|frame| peer.say(frame));
+        check(&mut unlucky, 502, "");
+        site.logged(before, message);
+        peer.say(&Frame::data(stream + 2, END_STREAM, b"neighbour"));
+        check(&mut neighbour, 200, "neighbour");
+        // H2 was told of the end of one alone.
+        if !message.contains("Content-Length") {
+            assert_eq!(peer.hears(), format!("RST_STREAM {stream} code 8"), "{message}");
+        }
+        stream += 4;
+    }
 }
 
 fn connections_obey_the_configuration_of_the_day() {

@@ -10,11 +10,11 @@ use weir_syntax::Level;
 use super::{Asking, Attempt, Failure, READING_HEAD, client_gone, log_timeout, next, poll_client_gone};
 use crate::contract::Flow;
 use crate::http::Exchange;
-use crate::http1::response::Head;
+use crate::http1::response::{Framing, Head, Invalid};
 use crate::io::Io;
 use crate::upstream::balance::Picked;
 use crate::upstream::body::Line;
-use crate::upstream::http2::{self, Broken, BuiltHead, Kind, Message, Session, Stream};
+use crate::upstream::http2::{Broken, Kind, Message, RequestHead, Session, Stream};
 use crate::upstream::uplink::{Rest, Stopped, Uplink};
 
 const SENDING: &str = "sending request to upstream";
@@ -23,7 +23,7 @@ const SENDING: &str = "sending request to upstream";
 enum Asked {
     Answered(Box<Head>),
     Broken(Broken),
-    Invalid(http2::Invalid),
+    Invalid(Invalid),
     /// The client's body could not be had.
     Client(u16),
     Timeout,
@@ -34,7 +34,7 @@ impl Asking<'_> {
     pub(super) async fn multiplexed(
         &mut self,
         x: &mut Exchange,
-        head: BuiltHead,
+        head: Rc<RequestHead>,
         picked: Picked,
         now: u64,
     ) -> Result<Flow, Failure> {
@@ -48,7 +48,8 @@ impl Asking<'_> {
             return Err(Failure::end(error.0));
         }
         let uplink = Uplink::new(&self.request, self.rest);
-        let stream = match Stream::open(session, &x.reactor, head, uplink.is_none()) {
+        let limit = self.protocol.settings().buffer_size;
+        let stream = match Stream::open(session, &x.reactor, head, limit, uplink.is_none()) {
             Ok(stream) => stream,
             Err(broken) => return Err(fail(x, &attempt, &broken, SENDING)),
         };
@@ -71,7 +72,8 @@ impl Asking<'_> {
                 }
                 return Err(fail(x, &attempt, &broken, self.doing));
             }
-            Asked::Invalid(message) => {
+            Asked::Invalid(invalid) => {
+                let message = String::from_utf8_lossy(&invalid.message);
                 x.log_while(Level::Error, None, message, READING_HEAD);
                 return Err(Failure::of(next::INVALID_HEADER, attempt.cached));
             }
@@ -132,9 +134,8 @@ impl Asking<'_> {
         attempt.line.set_nodelay();
         attempt.line.group = None;
         let io = std::mem::replace(&mut attempt.line.io, Io::Absent);
-        let head_size = self.protocol.settings().buffer_size;
         // Nothing is waited for but room for the first bytes of the connection.
-        match Session::open(&x.reactor, io, Arc::clone(peer), attempt.line.tag, &group, head_size).await {
+        match Session::open(&x.reactor, io, Arc::clone(peer), attempt.line.tag, &group).await {
             Ok(session) => Ok((attempt, session)),
             Err(error) => Err(fail(x, &attempt, &Broken::of(error), SENDING)),
         }
@@ -189,13 +190,13 @@ impl Asking<'_> {
         let settings = self.protocol.settings();
         let Io::Request(stream) = &mut attempt.line.io else { return Poll::Pending };
         while let Poll::Ready(message) = stream.poll_head(cx) {
-            let (parts, interim) = match message {
-                Ok(Message::Interim(parts)) => (parts, true),
-                Ok(Message::Answer(parts)) => (parts, false),
+            let (status, fields, interim) = match message {
+                Ok(Message::Interim(status, fields)) => (status, fields, true),
+                Ok(Message::Answer(status, fields)) => (status, fields, false),
                 Err(broken) => return Poll::Ready(Asked::Broken(broken)),
             };
             let mut head = x.reactor.take_head();
-            let read = http2::read(&parts, settings.buffer_size, &mut head);
+            let read = head.assemble(status, fields.iter());
             attempt.received += head.raw().len() as u64;
             for warning in head.warnings() {
                 x.log_while(Level::Warn, None, String::from_utf8_lossy(&warning), READING_HEAD);
@@ -204,6 +205,10 @@ impl Asking<'_> {
                 return Poll::Ready(Asked::Invalid(invalid));
             }
             if !interim {
+                stream.expect(match head.framing(self.to_head) {
+                    Framing::Empty => Some(0),
+                    _ => head.content_length(),
+                });
                 return Poll::Ready(Asked::Answered(head));
             }
             attempt.hinted += head.raw().len();
@@ -223,13 +228,12 @@ fn retire(attempt: &Attempt) {
 
 /// What becomes of a request whose stream broke off.
 fn fail(x: &Exchange, attempt: &Attempt, broken: &Broken, doing: &str) -> Failure {
-    let system = broken.system.map(std::io::Error::from_raw_os_error);
-    x.log_while(Level::Error, system.as_ref(), &broken.message, doing);
+    broken.tell(x, if broken.kind == Kind::Malformed { READING_HEAD } else { doing });
     match broken.kind {
         Kind::Closed => Failure::of(next::ERROR, attempt.cached && attempt.received == 0),
         // It may be the fault of others who have the connection; on one of its own it is judged as nginx does.
         Kind::Unprocessed | Kind::Connection if attempt.cached => Failure::of(next::ERROR, true),
-        Kind::Unprocessed | Kind::Connection | Kind::Invalid => {
+        Kind::Unprocessed | Kind::Connection | Kind::Invalid | Kind::Malformed => {
             Failure::of(next::INVALID_HEADER, attempt.cached)
         }
     }

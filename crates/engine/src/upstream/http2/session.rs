@@ -1,20 +1,23 @@
 //! A connection to a peer that several requests use at a time.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::future::{Future, poll_fn};
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use h2::SendStream;
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
-use hyper::Request;
 use hyper::body::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper::{Request, Uri};
 use weir_ir::address::Address;
 
+use super::head::RequestHead;
+use super::seats::Seats;
+use super::stream::Broken;
+use super::wire::{Traffic, Wire};
 use crate::io::Io;
 use crate::reactor::Reactor;
 use crate::timer::Timer;
@@ -38,9 +41,6 @@ const SMALL_FRAMES: usize = 16 * 1024 * 1024;
 /// Streams that were given up and of which frames may still come. Those of others end the connection.
 const FORGOTTEN: usize = 256;
 
-/// Bytes that may come beside what was asked for; an eighth of all may always.
-const SLACK: u64 = 1 << 20;
-
 /// Milliseconds in which a connection that is done with has to be closed.
 const LINGERING: u64 = 5000;
 
@@ -57,8 +57,7 @@ pub(in crate::upstream) struct Session {
     /// Those that it has carried.
     requests: Cell<u64>,
     active: Cell<usize>,
-    /// Bytes of requests and answers.
-    payload: Rc<Cell<u64>>,
+    traffic: Rc<Traffic>,
     /// It takes no more of them.
     retired: Cell<bool>,
 }
@@ -71,10 +70,9 @@ impl Session {
         peer: Arc<Address>,
         tag: Tag,
         group: &Upstream,
-        head_size: usize,
     ) -> Result<Rc<Self>, h2::Error> {
-        let payload = Rc::<Cell<u64>>::default();
-        let wire = Wire { io, came: 0, payload: Rc::clone(&payload) };
+        let traffic = Rc::<Traffic>::default();
+        let wire = Wire::new(io, &traffic);
         let (send, connection) = Builder::new()
             .enable_push(false)
             .header_table_size(0)
@@ -82,8 +80,6 @@ impl Session {
             .initial_connection_window_size(ALL)
             // Until the peer has told how many it takes.
             .initial_max_send_streams(1)
-            // h2 counts more of a field than its bytes; what fits is judged when it is read.
-            .max_header_list_size(u32::try_from(head_size * 2 + 16 * 1024).unwrap_or(u32::MAX))
             .max_send_buffer_size(ROOM)
             .max_concurrent_reset_streams(FORGOTTEN)
             .data_frame_budget(SMALL_FRAMES)
@@ -100,7 +96,7 @@ impl Session {
             since: Cell::new(now),
             requests: Cell::new(0),
             active: Cell::new(0),
-            payload,
+            traffic,
             retired: Cell::new(false),
         });
         let lingering = reactor.timers().register();
@@ -111,18 +107,35 @@ impl Session {
         Ok(session)
     }
 
-    /// Sends the head of a request.
+    /// Sends the head of a request, whose answer's may have so many bytes. H2 sees another, and says which stream it is.
     pub(super) fn request(
         &self,
-        head: Request<()>,
+        head: Rc<RequestHead>,
+        limit: usize,
         ends: bool,
     ) -> Result<(ResponseFuture, SendStream<Bytes>), h2::Error> {
         // A handle that waited for a stream to begin would make others wait too.
         let mut send = self.send.borrow().clone();
-        let begun = send.send_request(head, ends)?;
+        let mut request = Request::new(());
+        *request.uri_mut() = Uri::from_static("http://weir/");
+        let begun = send.send_request(request, ends)?;
+        self.seats().begin(begun.0.stream_id().as_u32(), head, limit);
         self.requests.set(self.requests.get() + 1);
         self.active.set(self.active.get() + 1);
         Ok(begun)
+    }
+
+    /// Why a stream broke off.
+    pub(super) fn broken(&self, error: h2::Error) -> Broken {
+        match self.traffic.fault.get().filter(|_| error.is_io()) {
+            Some(fault) => Broken::of_connection(fault),
+            None => Broken::of(error),
+        }
+    }
+
+    /// What of the streams h2 does not see.
+    pub(super) fn seats(&self) -> RefMut<'_, Seats> {
+        self.traffic.seats.borrow_mut()
     }
 
     /// A stream is over.
@@ -144,7 +157,8 @@ impl Session {
 
     /// Counts bytes of a request or an answer.
     pub(super) fn count(&self, n: usize) {
-        self.payload.set(self.payload.get() + n as u64);
+        let payload = &self.traffic.payload;
+        payload.set(payload.get() + n as u64);
     }
 
     /// Takes no more requests.
@@ -181,56 +195,6 @@ impl Session {
     fn is_closed(&self) -> bool {
         let cx = &mut Context::from_waker(Waker::noop());
         matches!(self.send.borrow_mut().poll_ready(cx), Poll::Ready(Err(_)))
-    }
-}
-
-/// A connection's bytes, as far as they are of use: a peer that sends no more than PING and the like is cut off, also while
-/// nobody asks it for anything.
-struct Wire {
-    io: Io,
-    came: u64,
-    payload: Rc<Cell<u64>>,
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = into.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, into))?;
-        self.came += (into.filled().len() - before) as u64;
-        if self.came / 8 > self.payload.get() + SLACK {
-            return Poll::Ready(Err(io::Error::other("upstream sent too many frames that are no answers")));
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        AsyncWrite::is_write_vectored(&self.io)
     }
 }
 

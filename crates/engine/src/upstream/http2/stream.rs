@@ -10,19 +10,20 @@ use std::task::{Context, Poll, ready};
 
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
-use hyper::HeaderMap;
 use hyper::body::Bytes;
-use hyper::header::CONTENT_LENGTH;
-use hyper::http::response::Parts;
 use nix::libc;
+use weir_syntax::Level;
 
-use super::head::BuiltHead;
+use super::head::RequestHead;
 use super::session::{Session, is_end};
+use crate::http::Exchange;
+use crate::http2::hpack::Fields;
 use crate::reactor::Reactor;
 
 /// A stream, given up when it is dropped before both sides have ended it.
 pub struct Stream {
     session: Rc<Session>,
+    id: u32,
     reactor: Rc<Reactor>,
     send: SendStream<Bytes>,
     receive: Receive,
@@ -31,7 +32,7 @@ pub struct Stream {
     /// Bytes that the body lacks of the length that was told.
     lacks: Option<u64>,
     /// Fields behind the body.
-    trailers: Option<HeaderMap>,
+    trailers: Option<Fields>,
     /// Bytes of the request that h2 has taken, its head as it reads.
     sent: u64,
 }
@@ -46,58 +47,79 @@ enum Receive {
 /// A head from the peer.
 pub(in crate::upstream) enum Message {
     /// Another follows.
-    Interim(Parts),
-    Answer(Parts),
+    Interim(u16, Fields),
+    Answer(u16, Fields),
 }
 
 impl Stream {
-    /// Sends the head of a request.
+    /// Sends the head of a request, whose answer's may have so many bytes.
     pub(in crate::upstream) fn open(
         session: Rc<Session>,
         reactor: &Rc<Reactor>,
-        head: BuiltHead,
+        head: Rc<RequestHead>,
+        limit: usize,
         ends: bool,
     ) -> Result<Self, Broken> {
-        session.count(head.size as usize);
-        let (response, send) = session.request(head.request, ends).map_err(Broken::of)?;
+        let size = head.size();
+        session.count(size);
+        let (response, send) = session.request(head, limit, ends).map_err(|error| session.broken(error))?;
         Ok(Self {
             session,
+            id: response.stream_id().as_u32(),
             reactor: Rc::clone(reactor),
             send,
             receive: Receive::Head(response),
             rest: Bytes::new(),
             lacks: None,
             trailers: None,
-            sent: head.size,
+            sent: size as u64,
         })
     }
 
     /// The next head.
     pub(in crate::upstream) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Broken>> {
         let Receive::Head(response) = &mut self.receive else { return Poll::Pending };
-        if let Some(interim) = ready!(response.poll_informational(cx)) {
-            return Poll::Ready(
-                interim.map(|head| Message::Interim(head.into_parts().0)).map_err(Broken::of),
-            );
+        let mut seats = self.session.seats();
+        if let Some((status, fields)) = seats.take_interim(self.id) {
+            return Poll::Ready(Ok(Message::Interim(status, fields)));
         }
-        let (parts, body) = ready!(Pin::new(response).poll(cx)).map_err(Broken::of)?.into_parts();
-        let told = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        self.lacks = told;
-        let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len());
-        self.session.count(fields.sum());
+        if let Some(fault) = seats.fault(self.id) {
+            return Poll::Ready(Err(fault));
+        }
+        seats.wait(self.id, cx);
+        drop(seats);
+        let body =
+            ready!(Pin::new(response).poll(cx)).map_err(|error| self.session.broken(error))?.into_body();
+        let answer = self.session.seats().take_answer(self.id);
+        let (status, fields) = answer.ok_or_else(Broken::closed)?;
+        self.session.count(fields.iter().map(|(name, value)| name.len() + value.len()).sum());
         self.receive = if body.is_end_stream() { Receive::Over } else { Receive::Body(body) };
-        Poll::Ready(Ok(Message::Answer(parts)))
+        Poll::Ready(Ok(Message::Answer(status, fields)))
+    }
+
+    /// The body has so many bytes, as the head of the answer tells.
+    pub(in crate::upstream) fn expect(&mut self, length: Option<u64>) {
+        self.lacks = length;
     }
 
     /// As much of the body as has come; 0 is its end.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        if let Some(fault) = self.session.seats().fault(self.id) {
+            return Poll::Ready(Err(fault.into()));
+        }
         let mut read = 0;
         loop {
             let n = self.rest.len().min(into.len() - read);
             into[read..read + n].copy_from_slice(&self.rest.split_to(n));
             read += n;
             self.session.count(n);
-            let Receive::Body(body) = &mut self.receive else { return Poll::Ready(Ok(read)) };
+            let Receive::Body(body) = &mut self.receive else {
+                return Poll::Ready(if read > 0 || self.lacks.is_none_or(|lacks| lacks == 0) {
+                    Ok(read)
+                } else {
+                    Err(Broken::invalid("upstream prematurely closed stream").into())
+                });
+            };
             if n > 0 {
                 // It fails only where the stream is over.
                 let _ = body.flow_control().release_capacity(n);
@@ -107,21 +129,32 @@ impl Stream {
             }
             match body.poll_data(cx) {
                 Poll::Ready(Some(Ok(data))) => {
-                    self.lacks = self.lacks.map(|lacks| lacks.saturating_sub(data.len() as u64));
-                    self.rest = data;
+                    let lacks = self.lacks.map(|lacks| lacks.checked_sub(data.len() as u64));
+                    if lacks == Some(None) {
+                        let larger = "upstream sent response body larger than indicated content length";
+                        self.session.seats().spoil(self.id, Broken::invalid(larger));
+                        return if read > 0 { Poll::Ready(Ok(read)) } else { self.poll_read(cx, into) };
+                    }
+                    (self.lacks, self.rest) = (lacks.flatten(), data);
                 }
                 // They come again.
                 Poll::Ready(Some(Err(_))) | Poll::Pending if read > 0 => return Poll::Ready(Ok(read)),
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(self.end(error)),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.session.seats().wait(self.id, cx);
+                    return Poll::Pending;
+                }
                 Poll::Ready(None) => match body.poll_trailers(cx) {
-                    Poll::Ready(Ok(trailers)) => {
-                        self.trailers = trailers;
+                    Poll::Ready(Ok(_)) => {
+                        self.trailers = self.session.seats().take_trailers(self.id);
                         self.receive = Receive::Over;
                     }
                     Poll::Ready(Err(_)) | Poll::Pending if read > 0 => return Poll::Ready(Ok(read)),
                     Poll::Ready(Err(error)) => return Poll::Ready(self.end(error)),
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => {
+                        self.session.seats().wait(self.id, cx);
+                        return Poll::Pending;
+                    }
                 },
             }
         }
@@ -130,7 +163,7 @@ impl Stream {
     /// No more comes. To a body that is as long as was told the end of the connection does nothing; that its stream ended
     /// before is forgotten where the request had not.
     fn end(&mut self, error: h2::Error) -> io::Result<usize> {
-        let broken = Broken::of(error);
+        let broken = self.session.broken(error);
         if broken.kind != Kind::Closed || self.lacks != Some(0) {
             return Err(broken.into());
         }
@@ -152,27 +185,30 @@ impl Stream {
             if self.send.capacity() == 0 {
                 match ready!(self.send.poll_capacity(cx)) {
                     Some(Ok(_)) => continue,
-                    Some(Err(error)) => return Poll::Ready(Err(Broken::of(error))),
+                    Some(Err(error)) => return Poll::Ready(Err(self.session.broken(error))),
                     None => return Poll::Ready(Err(Broken::closed())),
                 }
             }
             let data = piece.split_to(self.send.capacity().min(piece.len()));
             self.sent += data.len() as u64;
             self.session.count(data.len());
-            self.send.send_data(data, last && piece.is_empty()).map_err(Broken::of)?;
+            self.send
+                .send_data(data, last && piece.is_empty())
+                .map_err(|error| self.session.broken(error))?;
             if last && piece.is_empty() {
                 return Poll::Ready(Ok(()));
             }
         }
         if last {
-            self.send.send_data(Bytes::new(), true).map_err(Broken::of)?;
+            self.send.send_data(Bytes::new(), true).map_err(|error| self.session.broken(error))?;
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Whether all of the answer was read.
+    /// Whether all of the answer was read, and as much as was told.
     pub fn is_over(&self) -> bool {
         self.rest.is_empty()
+            && self.lacks.is_none_or(|lacks| lacks == 0)
             && match &self.receive {
                 Receive::Head(_) => false,
                 Receive::Body(body) => body.is_end_stream(),
@@ -189,7 +225,7 @@ impl Stream {
         self.sent
     }
 
-    pub(in crate::upstream) fn take_trailers(&mut self) -> Option<HeaderMap> {
+    pub(in crate::upstream) fn take_trailers(&mut self) -> Option<Fields> {
         self.trailers.take()
     }
 
@@ -201,15 +237,18 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        self.session.seats().leave(self.id);
         self.session.release(&self.reactor);
     }
 }
 
 /// Why a stream broke off.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::upstream) struct Broken {
     /// For the error log.
     pub message: String,
+    /// What follows it there.
+    pub then: Option<&'static str>,
     /// The error of the system behind it.
     pub system: Option<i32>,
     pub kind: Kind,
@@ -225,6 +264,8 @@ pub(in crate::upstream) enum Kind {
     Connection,
     /// The same to the stream, or it gave that up.
     Invalid,
+    /// The same, by what it sent of a head.
+    Malformed,
 }
 
 impl Broken {
@@ -238,7 +279,7 @@ impl Broken {
                 let system = (io.kind() == io::ErrorKind::ConnectionReset).then_some(libc::ECONNRESET);
                 let message =
                     if system.is_some() { "recv() failed".into() } else { format!("recv() failed: {io}") };
-                return Self { message, system, kind: Kind::Closed };
+                return Self { message, then: None, system, kind: Kind::Closed };
             }
             (None, true) if error.is_go_away() => {
                 (format!("upstream sent goaway with error {code}"), Kind::Unprocessed)
@@ -253,12 +294,34 @@ impl Broken {
                 (format!("upstream violated HTTP/2: {error}"), kind)
             }
         };
-        Self { message, system: None, kind }
+        Self { message, then: None, system: None, kind }
     }
 
     fn closed() -> Self {
         let message = "upstream prematurely closed connection".into();
-        Self { message, system: None, kind: Kind::Closed }
+        Self { message, then: None, system: None, kind: Kind::Closed }
+    }
+
+    fn invalid(message: &str) -> Self {
+        Self { message: message.into(), then: None, system: None, kind: Kind::Invalid }
+    }
+
+    pub(super) fn of_connection(message: &str) -> Self {
+        Self { message: message.into(), then: None, system: None, kind: Kind::Connection }
+    }
+
+    /// Of a frame that has no place where it is.
+    pub(super) fn malformed(message: String) -> Self {
+        Self { message, then: None, system: None, kind: Kind::Malformed }
+    }
+
+    /// Tells the error log.
+    pub fn tell(&self, x: &Exchange, doing: &str) {
+        let system = self.system.map(io::Error::from_raw_os_error);
+        x.log_while(Level::Error, system.as_ref(), &self.message, doing);
+        if let Some(then) = self.then {
+            x.log_while(Level::Error, None, then, doing);
+        }
     }
 }
 

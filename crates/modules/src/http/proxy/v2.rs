@@ -1,7 +1,7 @@
 //! `ngx_http_proxy_v2_module`: the request as the upstream receives it over HTTP/2.
 
 use weir_engine::http::Exchange;
-use weir_engine::http1::date;
+use weir_engine::http1::{date, unbreak};
 use weir_engine::upstream::RequestHead;
 use weir_engine::upstream::exchange::RequestLength;
 use weir_syntax::Level;
@@ -29,12 +29,14 @@ impl Rules {
         if authority.is_empty() {
             authority.extend_from_slice(way.host);
         }
+        unbreak(&mut authority);
         let mut head = RequestHead::new(method, path, authority);
         for (name, template) in &self.set {
-            let value = template.value(x);
+            let mut value = template.value(x);
             // A header without a value is not sent at all.
             if !value.is_empty() {
-                head.push(x, name.strip_suffix(b": ").unwrap_or(name), &value);
+                unbreak(&mut value);
+                head.push(name.strip_suffix(b": ").unwrap_or(name), &value);
             }
         }
         let length = match &self.body {
@@ -48,20 +50,20 @@ impl Rules {
         if let RequestLength::Known(length) = length
             && self.own_length
         {
-            head.push(x, b"content-length", itoa::Buffer::new().format(length).as_bytes());
+            head.push(b"content-length", itoa::Buffer::new().format(length).as_bytes());
         }
         if x.is_cacheable() {
             // What the cache has already need not be sent again.
             if let Some(time) = x.cache_last_modified().filter(|_| self.own_modified_since) {
-                head.push(x, b"if-modified-since", date::http(time).as_ref());
+                head.push(b"if-modified-since", date::http(time).as_ref());
             }
             if let Some(etag) = x.cache_etag().filter(|_| self.own_none_match) {
-                head.push(x, b"if-none-match", etag);
+                head.push(b"if-none-match", etag);
             }
         }
         if self.pass_headers {
             for field in x.head.fields().iter().filter(|field| self.passes(x, field)) {
-                head.push(x, x.head.get(field.name), x.head.get(field.value));
+                head.push(x.head.get(field.name), x.head.get(field.value));
             }
         }
         Ok(head)
