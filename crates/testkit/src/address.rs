@@ -10,11 +10,11 @@ const EACH: u16 = 250;
 /// for the first 250, of this call alone, so that no other program binds it in between.
 ///
 /// # Panics
-/// If nothing can be bound, or after 500 calls.
+/// If nothing can be bound, or after 1000 calls.
 pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    assert!(number < 2 * EACH, "out of addresses");
+    assert!(number < 4 * EACH, "out of addresses");
     let listener = TcpListener::bind((ip(std::process::id(), number), 0)).expect("a free port");
     listener.local_addr().expect("the address of a bound socket")
 }
