@@ -38,6 +38,8 @@ const SLACK: u64 = 1 << 20;
 const READ_AHEAD: u32 = 64 * 1024;
 /// Bytes of a response that hyper takes before the socket does.
 const SEND_BUFFER: usize = 64 * 1024;
+/// Milliseconds that a client which still sends its request has for the answer before the stream is reset.
+const GRACE: u64 = 100;
 /// What a connection and its streams have in common.
 pub(super) struct Shared {
     reactor: Rc<Reactor>,
@@ -58,8 +60,8 @@ pub(super) struct Shared {
     /// Bytes of requests and answers among what came and went, about.
     payload: Cell<u64>,
     /// What nobody has any more use for, and hyper is to think otherwise until it had its turn. To let go of a body resets its stream,
-    /// and there are clients (curl 7.88) that lose an answer which they read together with that; to let go of a tunnel ends its
-    /// stream, which is to be reset.
+    /// and there are clients (curl 7.88) that lose an answer which they read together with that, hence [`GRACE`]; to let go of a
+    /// tunnel ends its stream, which is to be reset.
     left: RefCell<Vec<Box<dyn Any>>>,
     /// The task that drives the connection.
     waker: RefCell<Option<Waker>>,
@@ -86,10 +88,21 @@ impl Open {
         self.0.wake();
     }
 
+    /// Lets go of a body that nobody reads; where more of it is `coming`, not before the client had the time to read its answer.
+    pub(super) fn let_go(&self, body: Box<Incoming>, coming: bool) {
+        if !coming {
+            return self.leave(body);
+        }
+        let shared = Rc::clone(&self.0);
+        self.0.reactor.spawn(async move {
+            shared.reactor.timers().sleep(GRACE).await;
+            shared.leave(body);
+        });
+    }
+
     /// Lets go of it once what hyper has was written, and what is there for it read.
     pub(super) fn leave(&self, left: Box<dyn Any>) {
-        self.0.left.borrow_mut().push(left);
-        self.0.wake();
+        self.0.leave(left);
     }
 }
 
@@ -169,6 +182,11 @@ impl Shared {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
+    }
+
+    fn leave(&self, left: Box<dyn Any>) {
+        self.left.borrow_mut().push(left);
+        self.wake();
     }
 
     fn remember(&self, cx: &Context<'_>) {

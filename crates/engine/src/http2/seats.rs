@@ -126,6 +126,11 @@ impl Seats {
         }
     }
 
+    /// Whether more of a request is to come.
+    pub(super) fn is_coming(&self, stream: u32) -> bool {
+        self.find(stream).is_some_and(|at| !self.list[at].ended && !self.list[at].reset)
+    }
+
     /// Streams of which more has come than may.
     pub(super) fn exceeded(&mut self) -> Vec<u32> {
         match std::mem::take(&mut self.exceeded) {

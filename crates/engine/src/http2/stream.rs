@@ -281,6 +281,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        let coming = self.answer.is_coming();
         self.running.traffic().seats.borrow_mut().leave(self.number);
         let incoming = std::mem::replace(&mut self.incoming, From::Over);
         let is_tunnel = !matches!(incoming, From::Body(_));
@@ -299,7 +300,7 @@ impl Drop for Stream {
         match incoming {
             From::Body(body) if state.ended && !body.is_end_stream() => {
                 if state.gone {
-                    self.answer.open.leave(Box::new(body));
+                    self.answer.open.let_go(Box::new(body), coming);
                 } else {
                     state.unread = Some(Box::new(body));
                 }
@@ -362,6 +363,11 @@ impl State {
 }
 
 impl Answer {
+    /// Whether the client is yet to say more of the request.
+    fn is_coming(&self) -> bool {
+        self.open.traffic().seats.borrow().is_coming(self.number)
+    }
+
     /// Changes what hyper waits for.
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state.borrow_mut();
@@ -494,7 +500,7 @@ impl Drop for Outgoing {
             self.0.open.forsake(false);
         }
         if let Some(body) = state.unread.take() {
-            self.0.open.leave(body);
+            self.0.open.let_go(body, self.0.is_coming());
         }
         (state.bytes, state.frames) = (Vec::new(), Bytes::new());
         wake(&mut state.exchange);
