@@ -167,7 +167,8 @@ pub trait Source {
     fn ends_with_client(&self) -> bool {
         false
     }
-    /// The client takes nothing for now: what can be fetched meanwhile is.
+    /// The client takes nothing for now: what can be fetched meanwhile is. What was ready may be put aside for that, and has to be
+    /// made ready again.
     fn read_ahead(&mut self, x: &mut Exchange, cx: &mut Context<'_>) {
         let _ = (x, cx);
     }

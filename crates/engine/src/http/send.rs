@@ -633,14 +633,16 @@ fn poll_write_piece(
         chunks.left = source.data().len();
         head.extend(ChunkHead::new(chunks.left as u64).as_ref());
     }
-    let is_last = source.is_last() && x.response.as_ref().is_none_or(|r| r.trailers.is_none());
+    let data = source.data();
+    // Where it was put aside meanwhile, it comes in other pieces than the one that its chunk began with.
+    let length = if x.chunked { data.len().min(chunks.left) } else { data.len() };
+    let is_last =
+        length == data.len() && source.is_last() && x.response.as_ref().is_none_or(|r| r.trailers.is_none());
     if is_last {
         say_end(x);
     }
-    let data = source.data();
-    let data = if x.chunked { &data[..data.len().min(chunks.left)] } else { data };
-    let length = data.len();
-    let ends: &[u8] = match (x.chunked, is_last) {
+    let data = &data[..length];
+    let ends: &[u8] = match (x.chunked && length == chunks.left, is_last) {
         (false, _) => b"",
         (true, true) => b"\r\n0\r\n\r\n",
         (true, false) => CHUNK_END,

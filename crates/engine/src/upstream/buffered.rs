@@ -24,6 +24,8 @@ use crate::timer::Timer;
 
 /// Milliseconds that a client may be behind before a file is begun for its sake.
 const PATIENCE: u64 = 100;
+/// Those after which what would have room in memory is in the file too.
+const LONGER: u64 = 1_000;
 
 /// `proxy_buffers` and what belongs to it. Sizes are bytes.
 #[derive(Default)]
@@ -60,6 +62,11 @@ impl Ahead {
         self.front.is_none() && self.memory.is_empty() && self.file.is_empty()
     }
 
+    /// Bytes of it in memory.
+    fn in_memory(&self) -> usize {
+        self.front.as_ref().map_or(0, |(_, range)| range.len()) + self.memory.len()
+    }
+
     fn append(&mut self, range: Range<u64>) {
         if self.file.is_empty() {
             self.file.start = range.start;
@@ -67,14 +74,30 @@ impl Ahead {
         self.file.end = range.end;
     }
 
+    /// The file that is for this client alone. What waits in memory is the first of it, unless that is little, or too much for a file.
+    fn file<'s>(&mut self, spool: &'s mut Option<Spool>, rules: &Buffering) -> &'s mut Spool {
+        let below = || Place::Nameless(Arc::clone(&rules.temp_path));
+        let spool = spool.get_or_insert_with(|| Spool::new(below(), rules.write_size, vec![]));
+        if self.file.is_empty() {
+            spool.rewind();
+            let start = spool.len();
+            let n = self.in_memory();
+            if n > rules.memory && start + n as u64 <= rules.max_file {
+                if let Some((block, range)) = self.front.take() {
+                    spool.push(&block[range]);
+                }
+                spool.push(&self.memory);
+                self.memory.release();
+                self.append(start..spool.len());
+            }
+        }
+        spool
+    }
+
     /// Whether the client has been behind for so long that a file is worth it.
-    fn poll_patience(&mut self, x: &Exchange, cx: &mut Context<'_>) -> Poll<()> {
-        let until = self.since + PATIENCE;
-        let timer = self.patience.get_or_insert_with(|| {
-            let timer = x.reactor.timers().register();
-            timer.set(until);
-            timer
-        });
+    fn poll_patience(&mut self, ms: u64, x: &Exchange, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.patience.get_or_insert_with(|| x.reactor.timers().register());
+        timer.set(self.since + ms);
         timer.poll_expired(cx)
     }
 }
@@ -95,6 +118,8 @@ struct More {
     ahead: Option<Ahead>,
     /// The file for what the client is yet to get, where nothing is kept or all of it is.
     spool: Option<Spool>,
+    /// That file has all of the answer.
+    whole: bool,
     /// The log says that there is one, or need not.
     announced: bool,
     /// The body is over.
@@ -176,6 +201,10 @@ impl More {
             memory: Buf::new(),
             file: 0..0,
         });
+        if self.ended {
+            // The upstream does not wait for it.
+            ready!(ahead.poll_patience(LONGER, x, cx));
+        }
         let first = ahead.is_empty();
         if first && let Some(front) = body.take_block() {
             ahead.front = Some(front);
@@ -189,20 +218,16 @@ impl More {
         }
         if ahead.file.is_empty() && n > 0 {
             ahead.memory.extend(&data[..n]);
-        } else if let Some(store) = &self.store {
-            let end = store.spool.len();
+        } else if let Some(spool) = kept(&self.store, &self.spool, self.whole) {
+            let end = spool.len();
             n = data.len();
             ahead.append(end - n as u64..end);
         } else {
             if rules.max_file == 0 {
                 return Poll::Pending;
             }
-            ready!(ahead.poll_patience(x, cx));
-            let below = || Place::Nameless(Arc::clone(&rules.temp_path));
-            let spool = self.spool.get_or_insert_with(|| Spool::new(below(), rules.write_size, vec![]));
-            if ahead.file.is_empty() {
-                spool.rewind();
-            }
+            ready!(ahead.poll_patience(PATIENCE, x, cx));
+            let spool = ahead.file(&mut self.spool, rules);
             let start = spool.len();
             let room = rules.max_file.saturating_sub(start);
             if room == 0 {
@@ -226,10 +251,9 @@ impl More {
         cx: &mut Context<'_>,
     ) {
         body.read_ahead(x, cx);
-        while !self.ended {
-            if body.is_here() {
+        loop {
+            if !self.ended && body.is_here() {
                 self.end(body, x, true);
-                break;
             }
             if !body.data().is_empty() {
                 match self.poll_put_aside(body, rules, x, cx) {
@@ -239,30 +263,67 @@ impl More {
                 }
                 break;
             }
+            if self.ended {
+                break;
+            }
             match self.poll_fetch(body, x, cx) {
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(_)) => self.end(body, x, false),
                 Poll::Pending => break,
             }
         }
+        if let Poll::Ready(Err(failed)) = self.poll_spare(body, rules, x, cx) {
+            self.fail(body, x, &failed);
+        }
         if !self.announced
             && let Some(spool) = &mut self.spool
-            && let Poll::Ready(made) = spool.poll_idle(cx)
         {
-            match (made, spool.file()) {
-                (Ok(()), None) => {}
-                (Ok(()), Some(file)) => {
-                    self.announced = true;
-                    let message = "an upstream response is buffered to a temporary file";
-                    let message = format_args!("{message} {}", file.name());
-                    x.log_while(Level::Warn, None, message, "reading upstream");
-                }
-                (Err(failed), _) => self.fail(body, x, &failed),
+            let made = spool.poll_idle(cx);
+            if let Some(file) = spool.file() {
+                self.announced = true;
+                let message = "an upstream response is buffered to a temporary file";
+                let message = format_args!("{message} {}", file.name());
+                x.log_while(Level::Warn, None, message, "reading upstream");
+            }
+            if let Poll::Ready(Err(failed)) = made {
+                self.fail(body, x, &failed);
             }
         }
         if self.ended {
             // Whether it is there yet is asked again whenever the client takes something.
             let _ = self.poll_place(x, cx);
+        }
+    }
+
+    /// Gives up memory of what the client is yet to get, where a file has that or can have it.
+    fn poll_spare(
+        &mut self,
+        body: &UpstreamBody,
+        rules: &Buffering,
+        x: &Exchange,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Failed>> {
+        let settled = self.ended || self.store.is_some();
+        if settled
+            && body.data().is_empty()
+            && let Some(ahead) = self.ahead.as_mut().filter(|ahead| ahead.in_memory() > rules.memory)
+        {
+            ready!(ahead.poll_patience(LONGER, x, cx));
+            if let Some(spool) = kept(&self.store, &self.spool, self.whole) {
+                if ahead.file.is_empty() {
+                    let end = spool.len() - self.stored as u64;
+                    ahead.file = end..end;
+                }
+                ahead.file.start -= ahead.in_memory() as u64;
+                ahead.front = None;
+                ahead.memory.release();
+            } else if ahead.file.is_empty() && rules.max_file > 0 {
+                ahead.file(&mut self.spool, rules);
+            }
+        }
+        match &mut self.spool {
+            Some(spool) if self.ended => spool.poll_flush(cx),
+            Some(_) | None => Poll::Ready(Ok(())),
         }
     }
 
@@ -274,7 +335,7 @@ impl More {
         if !complete && let Some(store) = self.store.take() {
             // It is no use to others, but to this client.
             self.spool = Some(store.split().0);
-            self.announced = true;
+            (self.whole, self.announced) = (true, true);
         }
     }
 
@@ -297,13 +358,18 @@ impl More {
                 Ok(file) => {
                     let (spool, placing) = store.split();
                     self.spool = Some(spool);
-                    self.announced = true;
+                    (self.whole, self.announced) = (true, true);
                     x.spawn_work(placing.run(file));
                 }
             }
         }
         Poll::Ready(())
     }
+}
+
+/// The file that has all of the answer as far as it is here.
+fn kept<'s>(store: &'s Option<Store>, spool: &'s Option<Spool>, whole: bool) -> Option<&'s Spool> {
+    store.as_ref().map(|store| &store.spool).or(spool.as_ref().filter(|_| whole))
 }
 
 fn log(x: &Exchange, failed: &Failed) {

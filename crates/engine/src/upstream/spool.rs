@@ -118,14 +118,28 @@ impl Spool {
         }
     }
 
+    /// Waits until what was pushed is written, for no more comes for a while.
+    ///
+    /// # Errors
+    /// As [`Spool::poll_room`].
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failed>> {
+        loop {
+            ready!(self.poll_idle(cx))?;
+            if self.pending.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            self.start();
+        }
+    }
+
     /// Waits until all of it is in the file, which is made if it has no bytes.
     ///
     /// # Errors
     /// As [`Spool::poll_room`].
     pub fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<Arc<TempFile>, Failed>> {
         loop {
-            ready!(self.poll_idle(cx))?;
-            if let (Some(file), true) = (&self.file, self.pending.is_empty()) {
+            ready!(self.poll_flush(cx))?;
+            if let Some(file) = &self.file {
                 return Poll::Ready(Ok(Arc::clone(file)));
             }
             self.start();

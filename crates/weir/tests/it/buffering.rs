@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use tokio::time::Instant;
+use weir_testkit::http2::{Frame, Http2};
 use weir_testkit::{Client, Folder, Gate, Origin, Response, Server, until};
 
 use crate::{Test, executable};
@@ -15,6 +16,8 @@ pub const TESTS: &[Test] = &[
     ("without_a_file_the_upstream_waits", without_a_file_the_upstream_waits),
     ("upstreams_choose_their_buffering", upstreams_choose_their_buffering),
     ("what_came_before_a_failure_is_sent", what_came_before_a_failure_is_sent),
+    ("a_chunk_comes_whole_out_of_a_file", a_chunk_comes_whole_out_of_a_file),
+    ("what_waits_for_clients_is_in_files", what_waits_for_clients_is_in_files),
     ("a_slow_client_does_not_hold_a_key", a_slow_client_does_not_hold_a_key),
     ("a_client_that_leaves_takes_its_upstream_along", a_client_that_leaves),
     ("what_comes_is_sent_at_once", what_comes_is_sent_at_once),
@@ -37,9 +40,11 @@ const CONF: &str = "
         upstream single { server {origin} max_conns=1; keepalive 8; }
         server {
             listen {listen};
+            http2 on;
             proxy_set_header Connection '';
             proxy_read_timeout 20s;
             location / { proxy_pass http://single; }
+            location /many/ { proxy_pass http://u; }
             location /memory/ { proxy_pass http://single; proxy_max_temp_file_size 0; }
             location /off/ { proxy_pass http://single; proxy_buffering off; }
             location /ignored/ {
@@ -185,6 +190,92 @@ fn joined(mut chunks: &[u8]) -> Vec<u8> {
         chunks = chunks.get(end + 2..).unwrap_or_default();
     }
     data
+}
+
+fn a_chunk_comes_whole_out_of_a_file() {
+    let origin = Origin::start(|visit| {
+        while visit.request()?.is_some() {
+            visit.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1800000\r\n")?;
+            visit.send(body())?;
+            visit.send("\r\n0\r\n\r\n")?;
+        }
+        Ok(())
+    });
+    let server = start(&origin);
+    let mut client = slow(&server, "/x");
+    server.logged(SPOOLED);
+    assert!(client.response().body == body());
+    let mut client = slow(&server, "/cached/x");
+    origin.visited(2);
+    assert_eq!(get(&server, "/cached/x").header("X-Cache"), Some("HIT"));
+    assert!(client.response().body == body());
+}
+
+/// KiB of the worker that are in memory.
+#[track_caller]
+fn resident(server: &Server) -> usize {
+    let about = fs::read_to_string(format!("/proc/{}/status", server.worker())).unwrap();
+    let line = about.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_ascii_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[track_caller]
+fn check_resident(server: &Server, path: &str, told: bool) {
+    const STREAMS: usize = 40;
+    let length = 1 << 20;
+    let spooled = || server.log().matches(SPOOLED).count();
+    let told_before = spooled();
+    // It takes nothing of its answers.
+    let mut client = Http2::connect(server.address());
+    client.say(&Frame::settings(&[(4, 0)]));
+    let number = |n: usize| 2 * n as u32 + 1;
+    let mut before = 0;
+    for n in 0..STREAMS {
+        client.say(&Frame::get(number(n), &format!("{path}{n}")));
+        assert_eq!(client.hears(), format!("HEADERS {} 200", number(n)));
+        match told {
+            true => until("there is a file", || spooled() - told_before > n),
+            false => assert!(get(server, &format!("{path}{n}")).body == body()[..length]),
+        }
+        if n == 0 {
+            before = resident(server);
+        }
+    }
+    // About as much as `proxy_buffers`, and what the C library keeps of what was there for a while.
+    until("little is in memory", || resident(server) < before + STREAMS * 320);
+    for n in [0, STREAMS - 1] {
+        for stream in [0, number(n)] {
+            client.say(&Frame::window(stream, length as u32));
+        }
+        assert!(client.data(number(n), length) == body()[..length], "{path}{n}");
+    }
+}
+
+fn what_waits_for_clients_is_in_files() {
+    const SHORT: usize = 200_000;
+    let origin = Origin::start(|visit| {
+        while let Some(request) = visit.request()? {
+            let length = if request.contains("short") { SHORT } else { 1 << 20 };
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+            visit.send([head.as_bytes(), &body()[..length]].concat())?;
+        }
+        Ok(())
+    });
+    let server = start(&origin);
+    check_resident(&server, "/many/long", true);
+    check_resident(&server, "/cached/long", false);
+    // One that would have room goes there later.
+    let spooled = || server.log().matches(SPOOLED).count();
+    let before = spooled();
+    let mut client = Http2::connect(server.address());
+    client.say(&Frame::settings(&[(4, 0)]));
+    client.say(&Frame::get(1, "/many/short"));
+    until("there is a file", || spooled() > before);
+    assert_eq!(client.hears(), "HEADERS 1 200");
+    for stream in [0, 1] {
+        client.say(&Frame::window(stream, SHORT as u32));
+    }
+    assert!(client.data(1, SHORT) == body()[..SHORT]);
 }
 
 fn a_slow_client_does_not_hold_a_key() {
