@@ -13,6 +13,7 @@ pub mod http2;
 pub mod io;
 pub mod localtime;
 pub mod md5;
+pub mod memory;
 pub mod open_files;
 pub mod proxy_protocol;
 pub mod reactor;

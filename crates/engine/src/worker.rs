@@ -12,18 +12,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
 
 use crate::errorlog::Level;
 use crate::generation::Generation;
 use crate::http::accept;
-use crate::io::{Address, Listener, Severity, accept_loop};
+use crate::io::{Address, Listener, Severity, accept_loop, given_back};
+use crate::memory::{self, Ebb};
 use crate::reactor::{Counters, Reactor};
 use crate::timer;
 use crate::upstream::{self, Upstream};
 
 /// Milliseconds that a listener rests when no descriptor is left (nginx: `accept_mutex_delay`).
 const ACCEPT_PAUSE: u64 = 500;
-/// Milliseconds between two looks at the idle upstream connections.
+/// Milliseconds between two looks at the idle upstream connections, and at what memory is to spare.
 const SWEEP: u64 = 1_000;
 
 /// A listening socket and the address that it was bound to. Several sockets of one address keep their order over
@@ -273,11 +275,15 @@ async fn accept_all(reactor: Rc<Reactor>, address: Address, listener: Listener) 
 }
 
 async fn sweep(reactor: Rc<Reactor>) {
+    let mut ebb = Ebb::default();
     loop {
         reactor.timers().sleep(SWEEP).await;
         let generation = reactor.current();
         reactor.pools.sweep(reactor.clock().now_ms());
         reactor.pools.retain_live(&generation);
         reactor.look_for_departures();
+        if ebb.is_due(given_back()) {
+            spawn_blocking(memory::trim);
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! same poll; only what could not be written (or parsed) yet is copied into a pooled [`Buf`], which goes back to the
 //! pool of the thread that drops it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
@@ -16,8 +16,20 @@ const CLASSES: [(usize, usize); 4] = [(4 * 1024, 64), (16 * 1024, 16), (64 * 102
 
 thread_local! {
     static SCRATCH_BYTES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static GIVEN_BACK: Cell<usize> = const { Cell::new(0) };
     static POOL: RefCell<[Vec<Vec<u8>>; CLASSES.len()]> =
         const { RefCell::new([Vec::new(), Vec::new(), Vec::new(), Vec::new()]) };
+}
+
+/// Bytes of buffers that this thread's pools had no place for, since this was asked last.
+pub fn given_back() -> usize {
+    GIVEN_BACK.take()
+}
+
+/// Lets go of a buffer that the pools have no place for.
+#[cold]
+fn give_back(bytes: usize) {
+    GIVEN_BACK.set(GIVEN_BACK.get() + bytes);
 }
 
 /// Lends the thread's scratch ([`SCRATCH`] bytes, contents left over from earlier use) for the length of `work`.
@@ -194,8 +206,9 @@ impl Drop for Block {
         // A thread that is being torn down has no list any more; the block is freed then.
         let _ = FREE_BLOCKS.try_with(|free| {
             let list = &mut free.borrow_mut()[class];
-            if list.len() < BLOCKS[class].1 {
-                list.push(bytes);
+            match list.len() < BLOCKS[class].1 {
+                true => list.push(bytes),
+                false => give_back(bytes.len()),
             }
         });
     }
@@ -256,7 +269,7 @@ impl Drop for Buf {
         }
         let mut bytes = std::mem::take(&mut self.bytes);
         let Some(class) = CLASSES.iter().position(|(size, _)| bytes.capacity() == *size) else {
-            return;
+            return give_back(bytes.capacity());
         };
         bytes.clear();
         // While a thread ends, its pool may be gone already: the memory is then simply freed.
@@ -265,6 +278,8 @@ impl Drop for Buf {
                 && pool[class].len() < CLASSES[class].1
             {
                 pool[class].push(bytes);
+            } else {
+                give_back(bytes.capacity());
             }
         });
     }
@@ -311,6 +326,10 @@ mod tests {
         drop(many);
         drop(Buf::with_capacity(1 << 20));
         assert_eq!(pooled(), [CLASSES[0].1, 0, 0, 0]);
+        assert_eq!((given_back(), given_back()), ((500 - CLASSES[0].1) * CLASSES[0].0 + (1 << 20), 0));
+        let blocks: Vec<Block> = (0..10).map(|_| Block::large()).collect();
+        drop(blocks);
+        assert_eq!(given_back(), (10 - BLOCKS[1].1) * BLOCKS[1].0);
     }
 
     #[test]

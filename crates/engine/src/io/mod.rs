@@ -13,7 +13,7 @@ mod sendfile;
 mod socket;
 mod sockets;
 
-pub use buf::{Block, Buf, scratch};
+pub use buf::{Block, Buf, given_back, scratch};
 pub use connect::{ConnectCall, ConnectError, ConnectOptions, Connecting, connect};
 pub use records::Records;
 pub use socket::{Address, Socket};
