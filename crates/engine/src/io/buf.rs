@@ -173,29 +173,39 @@ pub struct Block(Box<[u8]>);
 /// then are one read and one write.
 const BLOCKS: [(usize, usize); 2] = [(68 * 1024, 8), (256 * 1024, 2)];
 
+/// Large blocks that a thread has at most, 16 MiB: clients that take nothing may hold them, many at a time.
+const LARGE: usize = 64;
+
 thread_local! {
     static FREE_BLOCKS: RefCell<[Vec<Box<[u8]>>; BLOCKS.len()]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    /// Large blocks that there are, held or free.
+    static LARGE_BLOCKS: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Block {
     /// A block for messages, 68 KiB.
     pub fn small() -> Self {
-        Self::of(0)
+        let kept = FREE_BLOCKS.with_borrow_mut(|free| free[0].pop());
+        Self(kept.unwrap_or_else(|| vec![0; BLOCKS[0].0].into()))
     }
 
-    /// A block for long bodies, 256 KiB.
+    /// A block for long bodies, 256 KiB; a small one where too many of those are held.
     pub fn large() -> Self {
-        Self::of(1)
+        if let Some(kept) = FREE_BLOCKS.with_borrow_mut(|free| free[1].pop()) {
+            return Self(kept);
+        }
+        match LARGE_BLOCKS.get() {
+            LARGE.. => Self::small(),
+            there => {
+                LARGE_BLOCKS.set(there + 1);
+                Self(vec![0; BLOCKS[1].0].into())
+            }
+        }
     }
 
     /// A block of these bytes, as long as they are.
     pub fn of_parts(parts: &[&[u8]]) -> Self {
         Self(parts.concat().into())
-    }
-
-    fn of(class: usize) -> Self {
-        let kept = FREE_BLOCKS.with_borrow_mut(|free| free[class].pop());
-        Self(kept.unwrap_or_else(|| vec![0; BLOCKS[class].0].into()))
     }
 }
 
@@ -208,7 +218,12 @@ impl Drop for Block {
             let list = &mut free.borrow_mut()[class];
             match list.len() < BLOCKS[class].1 {
                 true => list.push(bytes),
-                false => give_back(bytes.len()),
+                false => {
+                    give_back(bytes.len());
+                    if class == 1 {
+                        LARGE_BLOCKS.set(LARGE_BLOCKS.get().saturating_sub(1));
+                    }
+                }
             }
         });
     }
@@ -330,6 +345,18 @@ mod tests {
         let blocks: Vec<Block> = (0..10).map(|_| Block::large()).collect();
         drop(blocks);
         assert_eq!(given_back(), (10 - BLOCKS[1].1) * BLOCKS[1].0);
+    }
+
+    #[test]
+    fn large_blocks_are_bounded() {
+        let sizes = |n: usize| {
+            let blocks: Vec<Block> = (0..n).map(|_| Block::large()).collect();
+            [0, 1].map(|class| blocks.iter().filter(|block| block.len() == BLOCKS[class].0).count())
+        };
+        for _ in 0..2 {
+            assert_eq!(sizes(LARGE), [0, LARGE]);
+            assert_eq!(sizes(LARGE + 20), [20, LARGE]);
+        }
     }
 
     #[test]
