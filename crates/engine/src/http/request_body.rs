@@ -507,11 +507,13 @@ impl Exchange {
                 }
                 Ok(())
             }
-            Framing::Stream { left, .. } => {
+            Framing::Stream { left, over } => {
+                let ends = matches!(&self.client.io, Io::Stream(stream) if stream.is_over());
                 let (before, piece) = (self.body.received, self.client.input.len() as u64);
                 self.body.received += piece;
                 self.request_length += piece;
                 let Some(left) = left else {
+                    *over |= ends;
                     out.extend_from_slice(&self.client.input);
                     self.client.input.clear();
                     return self.bound_body(max, before, piece);
@@ -522,9 +524,10 @@ impl Exchange {
                     return Err(BodyError(400));
                 };
                 *left = rest;
-                if rest > 0 && matches!(&self.client.io, Io::Stream(stream) if stream.is_over()) {
+                if rest > 0 && ends {
                     return self.end_stream();
                 }
+                *over |= ends;
                 out.extend_from_slice(&self.client.input);
                 self.client.input.clear();
                 Ok(())

@@ -136,7 +136,10 @@ impl Asking<'_> {
                 true => Left::Nothing,
                 false => Left::Frames,
             },
-            _ if matches!(line.io, Io::FastCgi(_)) => Left::Output(head.content_length()),
+            // To HEAD an application may send less than it tells, or all the same.
+            _ if matches!(line.io, Io::FastCgi(_)) => {
+                Left::Output(head.content_length().filter(|_| x.method != Method::Head))
+            }
             Framing::Length(0) => Left::Nothing,
             Framing::Length(length) => Left::Length(length),
             Framing::Chunked => Left::Chunked(Box::new(match settings.pass_trailers {
@@ -176,7 +179,7 @@ impl Asking<'_> {
             } else {
                 self.unread(x, here.len());
                 // Nobody looks behind a head that was all that was asked for.
-                if !clean && !self.to_head {
+                if !clean && !self.to_head && x.method != Method::Head {
                     if let Some(state) = x.upstream_states.last_mut() {
                         state.response_length = here.len() as u64;
                     }
