@@ -295,15 +295,15 @@ fn answers_that_break_off() {
             fields.extend(length.map(|length| ("content-length", length)));
             peer.say(&Frame::headers(1, END_HEADERS, &fields));
             peer.say(&Frame::data(1, 0, b"text"));
-            let head = client.bytes(12);
-            assert_eq!(head, b"HTTP/1.1 200");
+            assert!(client.head().starts_with("HTTP/1.1 200 "), "{path} {message}");
+            // What has come before it breaks off is passed on, unless it is read together with that.
+            let body: &[u8] = if length.is_some() { b"text" } else { b"4\r\ntext\r\n" };
+            assert_eq!(client.bytes(body.len()), body, "{path} {message}");
             match &last {
                 Some(frames) => frames.iter().for_each(|frame| peer.say(frame)),
                 None => peer.finish(),
             }
-            let rest = client.last_words();
-            let expected = if length.is_some() { "\r\n\r\ntext" } else { "\r\n4\r\ntext\r\n" };
-            assert!(rest.ends_with(expected), "{path} {message}: {rest:?}");
+            assert_eq!(client.last_words(), "", "{path} {message}");
             site.logged(before, message);
         }
     }
