@@ -282,7 +282,7 @@ impl Application {
         self.end().is_some()
     }
 
-    /// Whether the connection is of no more use than to read the end from it.
+    /// Whether the application is asked to let the connection go on, which is worth waiting for the end of the request.
     pub(super) fn keeps(&self) -> bool {
         self.keep
     }
